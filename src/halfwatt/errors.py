@@ -1,0 +1,62 @@
+"""Every error that a user can meet, in one tree.
+
+    HalfwattError          exit code
+    ├── BadInput           2   what was given cannot be used
+    │   ├── DialogueError      a dialogue file, named by file and line
+    │   ├── ModelError         a model folder, its tensors, tokenizer or template
+    │   └── RunLocked          another process owns the output folder
+    ├── EnvironmentFault   3   this machine lacks something
+    │   └── MeterError         a meter could not be read; never turned into a number
+    └── TaintedRun         3   no clean measuring window within the limit
+
+A message is one line: what is wrong, what was found, what to type.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HalfwattError(Exception):
+    """Base of the tree: ``what`` is wrong, ``found`` instead, ``hint`` = what to do or type.
+
+    >>> str(BadInput("no chat template", found="base model", hint="pass --chat-template FILE"))
+    'no chat template (found: base model); pass --chat-template FILE'
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, what: str, *, found: str | None = None, hint: str | None = None) -> None:
+        self.what, self.found, self.hint = what, found, hint
+        line = what if found is None else f"{what} (found: {found})"
+        super().__init__(line if hint is None else f"{line}; {hint}")
+
+
+class BadInput(HalfwattError):
+    """What was given cannot be used."""
+
+
+class DialogueError(BadInput):
+    """A dialogue file is faulty; names the file and the line."""
+
+
+class ModelError(BadInput):
+    """A model folder is faulty, unsafe or unsupported."""
+
+
+class RunLocked(BadInput):
+    """Another process is at work in the output folder."""
+
+
+class EnvironmentFault(HalfwattError):
+    """This machine lacks something that the command needs."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class MeterError(EnvironmentFault):
+    """A meter could not be read. Raised, never replaced by a number."""
+
+
+class TaintedRun(EnvironmentFault):
+    """Too many windows in a row were disturbed to measure anything."""

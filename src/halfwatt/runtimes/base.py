@@ -1,0 +1,46 @@
+"""What a runtime is: it exports a model once, then serves it in sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from halfwatt.dialogue import Dialogue
+from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    from halfwatt.chat_model import ChatModel
+    from numpy.typing import NDArray
+
+
+class Session(Protocol):
+    """A loaded artifact that answers. The last prompt's KV cache is kept for the next when ``reuse_prefix`` is on."""
+
+    def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
+        """Answer each dialogue, whose last message is the user's."""
+        ...
+
+    def stream(self, dialogue: Dialogue, sampling: Sampling) -> Iterator[str]:
+        """Answer one dialogue piece by piece; the generator's return value is the whole `Reply`."""
+        ...
+
+    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
+        """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
+        ...
+
+    def sync(self) -> None:
+        """Wait until the device is idle."""
+        ...
+
+
+class Runtime(Protocol):
+    name: ClassVar[str]
+
+    def export(self, model: ChatModel, to: Path) -> Artifact:
+        """Write ``model`` into the folder ``to`` (which must not exist) in this runtime's form."""
+        ...
+
+    def open(self, artifact: Artifact, at: OperatingPoint) -> AbstractContextManager[Session]: ...
