@@ -115,6 +115,7 @@ class Artifact:
     sha256: str
     lineage: tuple[str, ...]  # how it was made, oldest first
     kept: tuple[KeptLayer, ...] = ()
+    context: int | None = None  # the longest context the model was made for, in tokens
     parity: Parity | None = None
 
 
@@ -149,7 +150,10 @@ class Window:
     tokens_in: int = 0
     tokens_cached: int = 0
     tokens_out: int = 0
+    passes: int = 0  # whole passes over the block's prompts
+    replies_sha256: str = ""  # of the token ids of the first pass, to show that arms and gate saw the same replies
     taints: tuple[str, ...] = ()
+    discarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +269,7 @@ class Claim:
     """The headline: baseline over winner, so 15 means fifteen times less."""
 
     verdict: ClaimVerdict
+    about: str  # the Trial that the ratios are about
     sentence: str
     grade: Grade
     kind: Kind | None

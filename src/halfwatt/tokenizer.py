@@ -1,12 +1,36 @@
-"""The chat side of a tokenizer: dialogues to token ids and back. Never imports torch."""
+"""The chat side of a tokenizer: dialogues to token ids and back.
+
+The token ids are those of ``AutoTokenizer.apply_chat_template``. transformers rebuilds some tokenizers from its own code
+when it finds a model's config.json (and imports torch to do so); `ChatTokenizer.save` therefore writes down the
+tokenizer as it really is, and a folder without config.json is read as it stands, without torch.
+
+A chat template is a stranger's program. It runs in transformers' immutable sandbox, its text and what it makes are
+capped, and `probe` runs it first in a process of its own with a limit on time and memory.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from halfwatt.dialogue import Dialogue
+from halfwatt.dialogue import Dialogue, Message
+from halfwatt.errors import ModelError
+
+TEMPLATE_FILE = "chat_template.jinja"
+MAX_TEMPLATE = 256 * 1024  # characters of a template
+MAX_OVERHEAD = 256 * 1024  # characters that rendering may add to the messages
+PROBE_S = 5  # CPU seconds that the probe of a template may take
+PROBE_B = 2 << 30  # bytes of address space, likewise
+
+_REFUSED = 9  # exit code of the probe's process
+_INTERNALS = re.compile(r"__[a-z]+__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,33 +47,288 @@ class ScoredTokens:
 
 
 class ChatTokenizer:
-    """A Hugging Face tokenizer with its chat template and its whole list of stop tokens."""
+    """A Hugging Face tokenizer with its chat template and its whole list of stop tokens.
 
-    template: str
-    eos_ids: tuple[int, ...]
-    vocab_size: int
+    template:        the template's text, character for character
+    eos_ids:         the whole list of generation_config.json, in its order (else of config.json, else the tokenizer's)
+    pad_id:          fills up the shorter rows of a batch
+    vocab_size:      the number of token ids, added tokens included
+    special_tokens:  their texts: what a reply must never show
+    """
+
+    def __init__(self, hf: Any, template: str, eos_ids: tuple[int, ...]) -> None:
+        """``hf`` is a transformers tokenizer with a `tokenizers` backend."""
+        self.hf, self.template, self.eos_ids = hf, template, eos_ids
+        self.pad_id: int = eos_ids[0] if hf.pad_token_id is None else hf.pad_token_id
+        self.vocab_size: int = 1 + max(hf.get_vocab().values())
+        self._backend = hf.backend_tokenizer
+        self._backend.no_truncation()  # tokenizer.json may carry both, and neither belongs to a chat
+        self._backend.no_padding()
+        added = hf.added_tokens_decoder.values()
+        self.special_tokens: tuple[str, ...] = tuple(
+            sorted({str(t) for t in added if t.special} | set(hf.all_special_tokens))
+        )
 
     @classmethod
     def load(cls, folder: Path, chat_template: str | None = None) -> ChatTokenizer:
         """Read tokenizer.json, the chat template and the stop tokens of ``folder``.
 
+        Args:
+            chat_template: the template's text, instead of the folder's.
+
         Raises:
-            ModelError: no tokenizer, or no chat template and none given (names ``--chat-template FILE``).
+            ModelError: no tokenizer, no stop token, or no chat template and none given (names ``--chat-template FILE``).
         """
-        raise NotImplementedError
+        hf = _hf_tokenizer(folder)
+        template = stored_template(folder, hf) if chat_template is None else chat_template
+        if template is None:
+            raise ModelError(
+                f"{folder} has no chat template, so its prompts cannot be built",
+                hint="pass --chat-template FILE with the Jinja template that it was trained with",
+            )
+        _check_template(template)
+        return cls(hf, template, _eos_ids(folder, hf))
 
     def render(self, dialogue: Dialogue, *, prompt: bool) -> str:
-        """The text that the template makes; ``prompt`` adds what opens the assistant's turn."""
-        raise NotImplementedError
+        """The text that the template makes; ``prompt`` adds what opens the assistant's turn.
+
+        Raises:
+            ModelError: the template refuses these messages, breaks out of its sandbox, or makes too much text.
+        """
+        return render(self.template, dialogue, prompt=prompt, tokens=self.hf.special_tokens_map)
 
     def prompt_ids(self, dialogue: Dialogue) -> list[int]:
         """Token ids of the rendered prompt, ready for the assistant's reply."""
-        raise NotImplementedError
+        return self.encode(self.render(dialogue, prompt=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text`` as it stands: no special token is added, those in the text are recognised."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
 
     def scored(self, dialogue: Dialogue) -> ScoredTokens:
-        """Token ids of the whole dialogue, and which of them the assistant wrote."""
-        raise NotImplementedError
+        """Token ids of the whole dialogue, and which of them the assistant wrote.
+
+        A turn counts when its prompt is a prefix of the whole, in text and in tokens, and the turn ends in a stop token
+        right after its content; templates may rewrite earlier turns (Qwen3 drops their reasoning), and then those turns
+        are left out.
+
+        Raises:
+            ModelError: no turn counts.
+        """
+        text = self.render(dialogue, prompt=False)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        reply, end = [False] * len(ids), [False] * len(ids)
+        for turn in dialogue.assistant_turns:
+            prompt = self.render(dialogue.before(turn), prompt=True)
+            first = self.encode(prompt)
+            if not text.startswith(prompt) or ids[: len(first)] != first:
+                continue
+            content = dialogue.messages[turn].content.strip()
+            at = text.find(content, len(prompt))
+            stop = self._stop_after(ids, encoding.offsets, len(first), at + len(content)) if at >= 0 else None
+            if stop is not None and not text[at + len(content) : encoding.offsets[stop][0]].strip():
+                reply[len(first) : stop + 1] = [True] * (stop + 1 - len(first))
+                end[stop] = True
+        if not any(end):
+            raise ModelError(
+                f"dialogue {dialogue.id}: no reply can be told apart in the rendered text",
+                found="no assistant turn of the template ends in one of the stop tokens "
+                + ", ".join(repr(self.hf.convert_ids_to_tokens(i)) for i in self.eos_ids),
+                hint="check the chat template and the eos_token_id list of generation_config.json",
+            )
+        return ScoredTokens(tuple(ids), tuple(reply), tuple(end))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens."""
-        raise NotImplementedError
+        text: str = self.hf.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer as it is used, the template (to both places that readers look in) and the stop tokens.
+
+        ``folder`` must exist; generation_config.json is written when there is none.
+        """
+        self.hf.save_pretrained(folder)
+        (folder / TEMPLATE_FILE).write_bytes(self.template.encode())
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("is_local", "local_files_only", "name_or_path"):
+            config.pop(key, None)  # says where it was loaded from, not what it is
+        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": self.template}
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        generation = folder / "generation_config.json"
+        if not generation.exists():
+            stops = {"eos_token_id": list(self.eos_ids), "pad_token_id": self.pad_id}
+            generation.write_text(json.dumps(stops, indent=2) + "\n", encoding="utf-8")
+
+    def _stop_after(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]], first: int, at: int) -> int | None:
+        """Index of the first stop token from token ``first`` on that begins at or after character ``at``."""
+        found = (i for i in range(first, len(ids)) if ids[i] in self.eos_ids and offsets[i][0] >= at)
+        return next(found, None)
+
+
+def from_pretrained(factory: Any, folder: Path, **options: Any) -> Any:
+    """Load anything through transformers: the only place, so that no code from a model folder is ever run.
+
+    ``factory`` is a transformers class with ``from_pretrained``; only files of ``folder`` are read, never a hub.
+    """
+    return factory.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+
+
+def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str, str]) -> str:
+    """Render ``template`` in transformers' sandbox. ``tokens`` are the special tokens that it may name.
+
+    Raises:
+        ModelError: see `ChatTokenizer.render`.
+    """
+    from jinja2 import TemplateError
+    from jinja2.exceptions import SecurityError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [{"role": m.role, "content": m.content} for m in dialogue.messages]
+    try:
+        rendered, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **tokens)
+    except SecurityError as error:
+        raise ModelError("the chat template tries to leave its sandbox", found=str(error)) from error
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
+        raise ModelError(
+            f"the chat template does not render dialogue {dialogue.id or '(unnamed)'}",
+            found=f"{type(error).__name__}: {error}"[:300],
+            hint="pass another one with --chat-template FILE, or change the dialogue",
+        ) from error
+    text: str = rendered[0]
+    allowed = MAX_OVERHEAD + 4 * sum(len(m.content) for m in dialogue.messages)
+    if len(text) > allowed:
+        raise ModelError("the chat template makes too much text", found=f"{len(text)}, at most {allowed} characters")
+    return text
+
+
+def probe(template: str, tokens: dict[str, str], *, limit_s: int = PROBE_S) -> None:
+    """Try a stranger's template on made-up dialogues of 1, 2 and 12 exchanges, in a process with limits.
+
+    Raises:
+        ModelError: it failed, took more than ``limit_s`` CPU seconds, or more memory than a template can need.
+    """
+    _probe(json.dumps({"template": template, "tokens": tokens, "limit_s": limit_s}), limit_s)
+
+
+@lru_cache  # a template that passed once passes again
+def _probe(order: str, limit_s: int) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", "from halfwatt.tokenizer import _probe_child; _probe_child()"],
+        input=order,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60 + 10 * limit_s,  # the CPU limit ends it long before
+    )
+    if child.returncode == 0:
+        return
+    if child.returncode == _REFUSED:
+        raise ModelError("the chat template was refused", found=child.stdout.strip())
+    raise ModelError(
+        "the chat template was stopped",
+        found=f"more than {limit_s} s of CPU time or {PROBE_B >> 30} GB for a short dialogue",
+        hint="pass another one with --chat-template FILE",
+    )
+
+
+def _probe_child() -> None:
+    """The other end of `probe`: limits first, then the template; says on stdout why it was refused."""
+    import resource
+
+    order = json.load(sys.stdin)
+    import transformers.utils.chat_template_utils  # noqa: F401 - its import is not the template's time
+
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    limit_s = int(spent.ru_utime + spent.ru_stime) + 1 + order["limit_s"]
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
+    resource.setrlimit(resource.RLIMIT_AS, (PROBE_B, PROBE_B))
+    for exchanges in (1, 2, 12):
+        turns = (Message("user", "Is the light on?"), Message("assistant", "Yes, it is on."))
+        dialogue = Dialogue("", turns * exchanges)
+        try:
+            render(order["template"], dialogue, prompt=False, tokens=order["tokens"])
+            render(order["template"], dialogue.before(2 * exchanges - 1), prompt=True, tokens=order["tokens"])
+        except ModelError as error:
+            print(error.found or error.what)  # noqa: T201 - the pipe to the parent
+            sys.exit(_REFUSED)
+
+
+def _check_template(template: str) -> None:
+    if len(template) > MAX_TEMPLATE:
+        raise ModelError("the chat template is too long", found=f"{len(template)}, at most {MAX_TEMPLATE} characters")
+    if inner := _INTERNALS.search(template):  # the sandbox would block it; a template that tries is not to be trusted
+        raise ModelError("the chat template tries to leave its sandbox", found=inner.group(), hint="do not trust it")
+
+
+def _hf_tokenizer(folder: Path) -> Any:
+    if not (folder / "tokenizer_config.json").exists() and not (folder / "tokenizer.json").exists():
+        raise ModelError(f"{folder} has no tokenizer", hint="a model folder holds tokenizer.json beside its weights")
+    if (folder / "config.json").exists():
+        from transformers import AutoTokenizer as Factory
+    else:
+        from transformers import PreTrainedTokenizerFast as Factory
+    try:
+        hf = from_pretrained(Factory, folder)
+    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception for a faulty file
+        raise ModelError(f"the tokenizer of {folder} cannot be read", found=_first_line(error)) from error
+    if not getattr(hf, "is_fast", False):
+        raise ModelError(
+            f"the tokenizer of {folder} has no fast form", found=type(hf).__name__, hint="add its tokenizer.json"
+        )
+    return hf
+
+
+def stored_template(folder: Path, hf: Any) -> str | None:
+    """The template of ``folder``, character for character; transformers reads its file with newlines translated.
+
+    ``hf`` is the tokenizer that transformers made of the folder.
+    """
+    path = folder / TEMPLATE_FILE
+    if path.exists():
+        try:
+            return path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{path} is not UTF-8", found=str(error)) from error
+    stored = hf.chat_template
+    if isinstance(stored, dict):
+        stored = stored.get("default")
+    return stored or None
+
+
+def _eos_ids(folder: Path, hf: Any) -> tuple[int, ...]:
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        found = read_json(path).get("eos_token_id") if path.exists() else None
+        if found is not None:
+            ids = found if isinstance(found, list) else [found]
+            if not ids or not all(type(i) is int and i >= 0 for i in ids):
+                raise ModelError(f"eos_token_id of {path} is not a token id or a list of them", found=repr(found))
+            return tuple(dict.fromkeys(ids))
+    if hf.eos_token_id is None:
+        raise ModelError(f"{folder} names no stop token", hint="set eos_token_id in its generation_config.json")
+    return (hf.eos_token_id,)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder.
+
+    Raises:
+        ModelError: missing, not JSON, or not an object.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON", found=_first_line(error)) from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} does not hold a JSON object", found=type(found).__name__)
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -12,8 +12,9 @@ from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling
 
 if TYPE_CHECKING:
     import numpy as np
-    from halfwatt.chat_model import ChatModel
     from numpy.typing import NDArray
+
+    from halfwatt.chat_model import ChatModel
 
 
 class Session(Protocol):
@@ -23,7 +24,7 @@ class Session(Protocol):
         """Answer each dialogue, whose last message is the user's."""
         ...
 
-    def stream(self, dialogue: Dialogue, sampling: Sampling) -> Iterator[str]:
+    def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue piece by piece; the generator's return value is the whole `Reply`."""
         ...
 
@@ -31,8 +32,16 @@ class Session(Protocol):
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
         ...
 
+    def reset(self) -> None:
+        """Forget the cached prefix, so that the next reply does not depend on what was asked before."""
+        ...
+
     def sync(self) -> None:
         """Wait until the device is idle."""
+        ...
+
+    def bytes_moved(self) -> int:
+        """Bytes of weights and KV cache that all replies so far had to read, computed from the format."""
         ...
 
 

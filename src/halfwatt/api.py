@@ -1,0 +1,292 @@
+"""The Python face: load, quantize, measure, compare, optimize. The command line calls exactly these.
+
+>>> import halfwatt as hw                                                           # doctest: +SKIP
+>>> result = hw.optimize("my_model", "chats.jsonl", max_loss=0.01, out="out")       # doctest: +SKIP
+>>> result.claim.verdict, result.claim.energy_ratio_vs_B1                           # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from halfwatt import accounting, pipeline, search
+from halfwatt.artifacts import Access, RuntimeChoice, model_source, servable
+from halfwatt.chat_model import ChatModel, load
+from halfwatt.deliver import deliver
+from halfwatt.dialogue import DialogueSet, SealedSplit, Split, read, split_set
+from halfwatt.errors import BadInput
+from halfwatt.files import locked
+from halfwatt.generation import generate
+from halfwatt.grids import Bits
+from halfwatt.provenance import provenance
+from halfwatt.quality import Margins, judge
+from halfwatt.recipe import Recipe
+from halfwatt.records import Artifact, Provenance, QualityInputs
+from halfwatt.result import Comparison, Measured, Result
+from halfwatt.steps.quantize import Quantize, ScaleSearch
+from halfwatt.pipeline import Speech
+from halfwatt.worker import Spec
+from halfwatt.workload import Arm, Plan, Progress, instruments
+from halfwatt.workload import measure as run_measure
+
+FRACTIONS = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
+MIN_TEST = 200  # dialogues that the gate wants at least
+
+__all__ = ["compare", "load", "measure", "optimize", "quantize"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every verb takes."""
+
+    access: Access = field(default_factory=Access)
+    seed: int = 0
+    rapl_root: str | None = None
+    command: str = "halfwatt (Python)"
+    progress: Progress = lambda _: None
+
+
+def quantize(
+    model: ChatModel, bits: Bits = 8, *, head_bits: Bits | None = None, scale_search: ScaleSearch = "mse"
+) -> ChatModel:
+    """Round every Linear, the embedding and the head to the int8 or int4 grid.
+
+    Raises:
+        ModelError: the model cannot be quantized; every reason is named.
+    """
+    return pipeline.apply(Quantize(bits=bits, head_bits=head_bits, scale_search=scale_search), model)
+
+
+def quantize_to(
+    model: str, out: Path, step: Quantize, dialogues: str | Path | DialogueSet | None, options: Options
+) -> Artifact:
+    """Quantize, export for llama.cpp and prove the export on ``dialogues`` (None = the demo's).
+
+    Raises:
+        ModelError: the model cannot be used, or the export is not what was computed in memory.
+        BadInput: ``out`` exists already.
+    """
+    if out.exists():
+        raise BadInput(f"{out} exists already", hint="choose another -o folder")
+    loaded = _load(model, options.access)
+    found = _dialogues(model, dialogues)
+    with locked(out.parent), _scratch(out.parent) as cache:
+        options.progress("quantizing, exporting and proving the export")
+        traffic = pipeline.traffic(found, Speech(loaded.tokenizer, loaded.generation, loaded.context))
+        artifact = pipeline.build(loaded, Recipe("quantized", (step,)), traffic.dialogues, cache, "cpu")
+        artifact.path.rename(out)
+    return replace(artifact, path=out)
+
+
+def optimize(
+    model: str | Path | ChatModel,
+    dialogues: str | Path | DialogueSet | None = None,
+    *,
+    max_loss: float | None = None,
+    out: str | Path = "out",
+    options: Options | None = None,
+) -> Result:
+    """Find the form of ``model`` that answers ``dialogues`` as well for the fewest joules, and prove it.
+
+    Args:
+        dialogues: a file or set; None = the demo's own, for the demo model only.
+        max_loss: the perplexity that may be lost, 0.01 = 1 %; None = the gate's default of 2 %.
+        out: the folder for result.json, report.html and the winner. A run that was interrupted there goes on.
+
+    Raises:
+        BadInput: unusable model, dialogues or folder. RunLocked: another process works in ``out``.
+        EnvironmentFault: nothing could be measured here.
+    """
+    options = options or Options()
+    folder, access = Path(out), _resolved(options.access)
+    with locked(folder):
+        loaded = model if isinstance(model, ChatModel) else _load(str(model), access)
+        name = str(loaded.source) if isinstance(model, ChatModel) else str(model)
+        splits = _splits(name, dialogues, options.seed)
+        job = search.Job(
+            model=loaded,
+            tune=splits["tune"],
+            test=SealedSplit(splits["test"], folder / "stages" / "test-opened.json"),
+            out=folder,
+            tools=instruments(access.device, rapl_root=options.rapl_root),
+            margins=_margins(max_loss),
+            device=access.device,
+            dtype=access.dtype,
+            seed=options.seed,
+            progress=options.progress,
+        )
+        outcome = search.optimize(job)
+        made = provenance(
+            command=options.command,
+            seed=options.seed,
+            model=name,
+            model_sha256=loaded.sha256,
+            dialogues=str(dialogues)
+            if isinstance(dialogues, str | Path)
+            else "given in Python"
+            if dialogues
+            else "demo",
+            sha256={split: found.sha256 for split, found in splits.items()},
+        )
+        return deliver(outcome, job, made)
+
+
+def measure(
+    model: str | Path,
+    dialogues: str | Path | DialogueSet | None = None,
+    *,
+    runtime: RuntimeChoice = "auto",
+    plan: Plan | None = None,
+    options: Options | None = None,
+) -> Measured:
+    """What one model or artifact uses per reply on this machine.
+
+    Raises:
+        BadInput, EnvironmentFault: as for `optimize`.
+    """
+    options = options or Options()
+    access = _resolved(options.access)
+    with _scratch() as cache:
+        spec = servable(str(model), access, cache, runtime)
+        found = _dialogues(str(model), dialogues)
+        traffic = pipeline.traffic(found, Speech.of(spec.artifact))
+        tools = instruments(access.device, rapl_root=options.rapl_root)
+        plan = replace(plan or Plan(), seed=options.seed)
+        run = run_measure([Arm("model", spec)], traffic.dialogues, traffic.greedy, plan, tools, options.progress)
+    return Measured(
+        provenance=_provenance(options, str(model), spec, found),
+        meters=run.meters,
+        artifact=spec.artifact,
+        at=spec.at,
+        measurement=accounting.measurement("model", run.windows, run.meter),
+        windows=run.windows,
+        notes=(*traffic.notes, *run.events),
+    )
+
+
+def compare(
+    reference: str | Path,
+    candidate: str | Path,
+    dialogues: str | Path | DialogueSet | None = None,
+    *,
+    max_loss: float | None = None,
+    runtime: RuntimeChoice = "auto",
+    options: Options | None = None,
+) -> Comparison:
+    """Energy and quality of two models or artifacts, paired: A is the reference, B the candidate.
+
+    Raises:
+        BadInput, EnvironmentFault: as for `optimize`.
+    """
+    options = options or Options()
+    access = _resolved(options.access)
+    with _scratch() as cache:
+        a = servable(str(reference), access, cache / "a", runtime)
+        b = servable(str(candidate), access, cache / "b", runtime)
+        found = _dialogues(str(reference), dialogues)
+        traffic = pipeline.traffic(found, Speech.of(a.artifact))
+        tools = instruments(access.device, rapl_root=options.rapl_root)
+        arms = [Arm("A", a), Arm("B", b)]
+        plan = Plan(prefill=False, seed=options.seed)
+        run = run_measure(arms, traffic.dialogues, traffic.greedy, plan, tools, options.progress)
+        inputs = _examined(a, b, traffic, options)
+    special = traffic.tokenizer.special_tokens
+    report = judge(inputs, split=found.split, margins=_margins(max_loss), special=special, seed=options.seed)
+    return Comparison(
+        provenance=_provenance(options, f"{reference} against {candidate}", a, found),
+        meters=run.meters,
+        artifacts=(a.artifact, b.artifact),
+        measurements=tuple(accounting.measurement(arm.name, run.windows, run.meter) for arm in arms),
+        cpu_s_ratio=accounting.ratio("A", "B", run.windows, accounting.cpu_s_per_reply),
+        energy_ratio=None if run.meter is None else accounting.energy_ratio("A", "B", run.windows, run.meter),
+        quality=report,
+        inputs=inputs,
+        windows=run.windows,
+        notes=(*traffic.notes, *run.events),
+    )
+
+
+# --- small shared pieces -------------------------------------------------------------------------------------------
+
+
+def _examined(a: Spec, b: Spec, traffic: pipeline.Traffic, options: Options) -> QualityInputs:
+    """What the gate reads of B against A; an artifact that was never proved is proved first."""
+    if b.artifact.parity is None:
+        options.progress("proving B in its own runtime")
+        b = replace(b, artifact=pipeline.prove(load(b.artifact.path), b, traffic.dialogues))
+    replies = generate(a, traffic.prompts(), options.progress, "A's replies")
+    return pipeline.examine(a, b, traffic, replies, options.progress)
+
+
+def _load(name: str, access: Access) -> ChatModel:
+    return load(model_source(name), chat_template=access.chat_template, dtype=access.dtype, offline=access.offline)
+
+
+def _resolved(access: Access) -> Access:
+    """``auto`` becomes the GPU when there is one."""
+    if access.device != "auto":
+        return access
+    import torch
+
+    return replace(access, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _margins(max_loss: float | None) -> Margins:
+    return Margins() if max_loss is None else Margins().with_max_loss(max_loss)
+
+
+def _dialogues(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
+    """The dialogues of a verb that judges nothing for good: the given ones, or the demo's tune split."""
+    if isinstance(given, DialogueSet):
+        return given
+    if given is not None:
+        return read(Path(given), split="tune")
+    if model != "demo" and not Path(model).exists():
+        raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
+    from halfwatt import demo
+
+    return demo.dialogues("tune")
+
+
+def _splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> dict[Split, DialogueSet]:
+    """train, tune and test; the user's dialogues are split by first user turn.
+
+    Raises:
+        BadInput: no dialogues for a model that is not the demo, or too few to judge anything.
+    """
+    from halfwatt import demo
+
+    if given is None:
+        if model != "demo":
+            raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
+        return {"train": demo.dialogues("train"), "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
+    whole = given if isinstance(given, DialogueSet) else read(Path(given))
+    splits = split_set(whole, FRACTIONS, seed=seed)
+    if len(splits["test"]) < 2 or len(splits["tune"]) < 2:
+        raise BadInput(
+            f"{len(whole)} dialogues are too few to choose on one part and judge on another",
+            hint=f"give at least {round(MIN_TEST / FRACTIONS['test'])}, so that {MIN_TEST} are left for the gate",
+        )
+    return splits
+
+
+def _provenance(options: Options, model: str, spec: Spec, found: DialogueSet) -> Provenance:
+    return provenance(
+        command=options.command,
+        seed=options.seed,
+        model=model,
+        model_sha256=spec.artifact.sha256,
+        dialogues=found.split,
+        sha256={found.split: found.sha256},
+    )
+
+
+@contextmanager
+def _scratch(parent: Path | None = None) -> Iterator[Path]:
+    """A folder for exports that are not kept."""
+    with TemporaryDirectory(prefix=".halfwatt-", dir=parent) as folder:
+        yield Path(folder)

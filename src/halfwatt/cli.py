@@ -1,0 +1,394 @@
+"""The command line: the only place that prints, exits or reads the environment.
+
+Results go to stdout (one JSON document with --json), progress to stderr. Exit codes: 0 done and proven, 1 done but the
+gate failed or nothing was proven, 2 bad input or usage, 3 environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from halfwatt.errors import BadInput, HalfwattError
+
+if TYPE_CHECKING:
+    from halfwatt.api import Options
+
+app = typer.Typer(
+    help="Make a chat model answer as well for a fraction of the joules, and prove it on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class RuntimeName(StrEnum):
+    auto = "auto"
+    torch_eager = "torch_eager"
+    llamacpp = "llamacpp"
+
+
+Model = Annotated[str, typer.Argument(help="a Hugging Face folder or hub id, a folder made by halfwatt, or 'demo'")]
+Dialogues = Annotated[
+    Path | None, typer.Option("--dialogues", "-d", help="chats: messages JSONL (.gz too), ShareGPT or Alpaca")
+]
+MaxLoss = Annotated[
+    str | None, typer.Option("--max-loss", help="perplexity that may be lost, such as 1% (the gate's default is 2%)")
+]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", help="folder for the results")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
+Seed = Annotated[int, typer.Option("--seed", help="of sampling and of the order of windows")]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+OnDevice = Annotated[Device, typer.Option("--device", help="where the model runs")]
+OfDtype = Annotated[Dtype, typer.Option("--dtype", help="of the original; auto = as stored")]
+Offline = Annotated[bool, typer.Option("--offline", help="never ask the network")]
+Template = Annotated[Path | None, typer.Option("--chat-template", help="for a model that has none")]
+RaplRoot = Annotated[str | None, typer.Option("--rapl-root", help="a powercap tree, for containers and guests")]
+Runtime = Annotated[RuntimeName, typer.Option("--runtime", help="auto = as commonly run")]
+
+
+@app.command()
+def optimize(
+    model: Model,
+    dialogues: Dialogues = None,
+    max_loss: MaxLoss = None,
+    out: OutFolder = Path("out"),
+    device: OnDevice = Device.auto,
+    dtype: OfDtype = Dtype.auto,
+    chat_template: Template = None,
+    rapl_root: RaplRoot = None,
+    offline: Offline = False,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the cheapest form of MODEL that answers as well, and prove it. Goes on where it was interrupted."""
+
+    def work(options: Options) -> int:
+        from halfwatt import api
+        from halfwatt.report.console import show
+
+        result = api.optimize(model, dialogues, max_loss=_share(max_loss), out=out, options=options)
+        _emit(result, json, lambda: show(result, out))
+        return 0 if result.claim.verdict == "PASS" else 1
+
+    _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
+
+
+@app.command()
+def measure(
+    model: Model,
+    dialogues: Dialogues = None,
+    runtime: Runtime = RuntimeName.auto,
+    device: OnDevice = Device.auto,
+    dtype: OfDtype = Dtype.auto,
+    chat_template: Template = None,
+    rapl_root: RaplRoot = None,
+    offline: Offline = False,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What MODEL uses per reply on this machine."""
+
+    def work(options: Options) -> int:
+        from halfwatt import api
+        from halfwatt.report.console import show_measured
+
+        found = api.measure(model, dialogues, runtime=runtime.value, options=options)
+        _emit(found, json, lambda: show_measured(found))
+        return 0
+
+    _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="the reference: a model or artifact folder")],
+    b: Annotated[str, typer.Argument(help="the candidate")],
+    dialogues: Dialogues = None,
+    max_loss: MaxLoss = None,
+    runtime: Runtime = RuntimeName.auto,
+    device: OnDevice = Device.auto,
+    dtype: OfDtype = Dtype.auto,
+    chat_template: Template = None,
+    rapl_root: RaplRoot = None,
+    offline: Offline = False,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Energy and quality of two models, paired. Exit 0 when B passes the gate against A, else 1."""
+
+    def work(options: Options) -> int:
+        from halfwatt import api
+        from halfwatt.report.console import show_comparison
+
+        found = api.compare(a, b, dialogues, max_loss=_share(max_loss), runtime=runtime.value, options=options)
+        _emit(found, json, lambda: show_comparison(found))
+        return 0 if found.quality.verdict == "PASS" else 1
+
+    _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
+
+
+@app.command()
+def quantize(
+    model: Model,
+    out: OutFolder,
+    bits: Annotated[int, typer.Option("--bits", help="8 or 4")] = 8,
+    head_bits: Annotated[int | None, typer.Option("--head-bits", help="8 or 4; as --bits when not given")] = None,
+    scale_search: Annotated[str, typer.Option("--scale-search", help="mse or absmax")] = "mse",
+    dialogues: Dialogues = None,
+    chat_template: Template = None,
+    offline: Offline = False,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Round MODEL to the int8 or int4 grid and write it for llama.cpp, proved in its own runtime."""
+
+    def work(options: Options) -> int:
+        from halfwatt import api
+        from halfwatt.report.console import show_artifact
+
+        made = api.quantize_to(model, out, _step(bits, head_bits, scale_search), dialogues, options)
+        _emit(made, json, lambda: show_artifact(made))
+        return 0
+
+    _run(work, _access(Device.cpu, Dtype.auto, offline, chat_template), seed, debug, None)
+
+
+@app.command()
+def chat(
+    artifact: Model,
+    runtime: Runtime = RuntimeName.auto,
+    device: OnDevice = Device.auto,
+    dtype: OfDtype = Dtype.auto,
+    chat_template: Template = None,
+    rapl_root: RaplRoot = None,
+    offline: Offline = False,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Talk to a model; prints joules, tokens and seconds after each reply. Ends with an empty line or Ctrl-D."""
+
+    def work(options: Options) -> int:
+        from halfwatt.chat import converse
+
+        lines = iter(_prompted_lines(quiet=json or not sys.stdin.isatty()))
+        converse(artifact, lines, _json_line if json else _stream, runtime.value, options)
+        return 0
+
+    _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
+
+
+@app.command()
+def doctor(rapl_root: RaplRoot = None, json: Json = False, seed: Seed = 0, debug: Debug = False) -> None:
+    """Which energy meters exist here, what each covers, and what would enable the others."""
+
+    def work(_: Options) -> int:
+        from halfwatt.meters.discover import findings
+        from halfwatt.report.console import show_doctor
+
+        found = findings(rapl_root=rapl_root)
+        if json:
+            import dataclasses
+
+            _json_line({"meters": [dataclasses.asdict(finding) for finding in found]})
+        else:
+            show_doctor(found)
+        return 0
+
+    _run(work, None, seed, debug, rapl_root)
+
+
+@app.command()
+def verify(
+    result: Annotated[Path, typer.Argument(help="a result.json")],
+    json: Json = False,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Recompute every figure of a result from the raw readings in it. Exit 0 when all agree, else 1."""
+
+    def work(_: Options) -> int:
+        from halfwatt.report.console import show_verification
+        from halfwatt.verify import verify_file
+
+        found = verify_file(result)
+        _emit(found, json, lambda: show_verification(found))
+        return 0 if not found.differences else 1
+
+    _run(work, None, seed, debug, None)
+
+
+# --- between the user and the rooms --------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """The console entry point: one line for every error, and the exit code that belongs to it."""
+    try:
+        app(standalone_mode=False)
+    except HalfwattError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except (typer.Exit, typer.Abort) as stop:
+        sys.exit(getattr(stop, "exit_code", 130))
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on where it stopped")
+        sys.exit(130)
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        sys.exit(3)
+    except Exception as error:
+        usage = _usage_error(error)
+        if usage is None and "--debug" in sys.argv:
+            raise
+        _complain(usage or f"unexpected {type(error).__name__}: {error}; run again with --debug and report it")
+        sys.exit(2 if usage else 3)
+
+
+def _usage_error(error: Exception) -> str | None:
+    """The line of a wrong option or argument; None for anything else."""
+    show = getattr(error, "format_message", None)
+    return f"{show()}; see halfwatt --help" if show else None
+
+
+def _run(
+    work: Callable[[Options], int],
+    access: dict[str, Any] | None,
+    seed: int,
+    debug: bool,
+    rapl_root: str | None,
+) -> None:
+    if access and access["offline"]:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # transformers asks on its own too
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        raise typer.Exit(work(_options(access, seed, rapl_root)))
+    except HalfwattError:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        raise
+
+
+def _options(access: dict[str, Any] | None, seed: int, rapl_root: str | None) -> Any:
+    """What every verb takes; light verbs (doctor, verify) do not load the rooms behind it."""
+    if access is None:
+        return None
+    from halfwatt.api import Options
+    from halfwatt.artifacts import Access
+
+    return Options(
+        access=Access(**access),
+        seed=seed,
+        rapl_root=rapl_root,
+        command=shlex.join(["halfwatt", *sys.argv[1:]]),
+        progress=_progress(),
+    )
+
+
+def _access(device: Device, dtype: Dtype, offline: bool, chat_template: Path | None) -> dict[str, Any]:
+    return {"device": device.value, "dtype": dtype.value, "offline": offline, "chat_template": chat_template}
+
+
+def _share(text: str | None) -> float | None:
+    """``1%`` or ``0.01`` as 0.01."""
+    if text is None:
+        return None
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 0.5:
+        raise BadInput("--max-loss is a share between 0 and 50 %", found=text, hint="type --max-loss 1%")
+    return value
+
+
+def _step(bits: int, head_bits: int | None, scale_search: str) -> Any:
+    from halfwatt.steps.quantize import Quantize
+
+    if bits not in (8, 4) or head_bits not in (None, 8, 4):
+        raise BadInput("bits are 8 or 4", found=str(bits if bits not in (8, 4) else head_bits), hint="type --bits 8")
+    if scale_search not in ("mse", "absmax"):
+        raise BadInput("no such scale search", found=scale_search, hint="type --scale-search mse or absmax")
+    return Quantize(bits=bits, head_bits=head_bits, scale_search=scale_search)
+
+
+def _emit(record: Any, as_json: bool, show: Callable[[], None]) -> None:
+    if as_json:
+        from halfwatt.records import to_json
+
+        print(to_json(record))
+    else:
+        show()
+
+
+def _json_line(value: Any) -> None:
+    import json
+
+    print(json.dumps(value), flush=True)
+
+
+def _stream(piece: Any) -> None:
+    """Text as it comes; the figures of the finished reply on a line of their own."""
+    if isinstance(piece, str):
+        print(piece, end="", flush=True)
+    elif isinstance(piece, dict) and "line" in piece:
+        print(f"\n  [{piece['line']}]", flush=True)
+
+
+def _prompted_lines(quiet: bool) -> Any:
+    while True:
+        try:
+            line = input("" if quiet else "you> ")
+        except EOFError:
+            return
+        if not line.strip():
+            return
+        yield line
+
+
+def _progress() -> Callable[[str], None]:
+    """One line on a terminal, rewritten; plain lines elsewhere. Called between windows only."""
+    live = sys.stderr.isatty()
+
+    def say(text: str) -> None:
+        print(f"\r\x1b[2K{text[:100]}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _complain(line: str) -> None:
+    print(f"halfwatt: {' '.join(line.split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

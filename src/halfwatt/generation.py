@@ -1,0 +1,97 @@
+"""Replies for the gate: every prompt of a split, greedy and sampled, spread over one-threaded workers.
+
+Quality work, never inside an energy window. Reference and candidate get the same prompts in the same order with the
+same seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from queue import Queue
+
+from halfwatt.dialogue import Dialogue
+from halfwatt.provenance import cores
+from halfwatt.records import Reply, Sampling, ScoredReply
+from halfwatt.worker import Spec, Worker
+from halfwatt.workload import Progress
+
+SHARD = 8  # dialogues a worker is handed at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One reply to be made: the assistant's message at ``turn`` of ``dialogue``, greedy (seed None) or sampled."""
+
+    dialogue: Dialogue
+    turn: int
+    seed: int | None
+    sampling: Sampling
+
+
+def prompts(
+    dialogues: Sequence[Dialogue], own: Sampling, *, cap: int, max_turns: int, seeds: Sequence[int]
+) -> list[list[Prompt]]:
+    """Per dialogue: each turn greedy, then each turn under the model's own sampling with each seed.
+
+    A model whose generation_config does not sample is judged on its greedy replies alone.
+    """
+    greedy = Sampling(max_new_tokens=cap, repetition_penalty=own.repetition_penalty)
+    sampled = [] if own.temperature == 0 else list(seeds)
+    made = []
+    for index, dialogue in enumerate(dialogues):
+        turns = dialogue.assistant_turns[:max_turns]
+        rows = [Prompt(dialogue, turn, None, greedy) for turn in turns]
+        for seed in sampled:
+            for turn in turns:
+                own_seed = replace(own, max_new_tokens=cap, seed=seed * 1_000_003 + index * 101 + turn)
+                rows.append(Prompt(dialogue, turn, seed, own_seed))
+        made.append(rows)
+    return made
+
+
+def generate(
+    spec: Spec, work: Sequence[Sequence[Prompt]], progress: Progress = lambda _: None, label: str = "replies"
+) -> tuple[ScoredReply, ...]:
+    """Answer every prompt; the result is in the order of ``work``, whatever worker did it."""
+    one_thread = replace(spec, at=replace(spec.at, threads=1, threads_prefill=1, batch=1))
+    shards = [work[i : i + SHARD] for i in range(0, len(work), SHARD)]
+    scored: list[ScoredReply] = []
+    with ExitStack() as stack:
+        lanes = min(cores(), len(shards))
+        idle: Queue[Worker] = Queue()
+        for _ in range(lanes):
+            idle.put(stack.enter_context(Worker(one_thread)))
+
+        def answer(shard: Sequence[Sequence[Prompt]]) -> list[ScoredReply]:
+            worker = idle.get()
+            try:
+                return _scored(worker, [prompt for rows in shard for prompt in rows])
+            finally:
+                idle.put(worker)
+
+        executor = stack.enter_context(ThreadPoolExecutor(lanes))
+        for count, replies in enumerate(executor.map(answer, shards), start=1):
+            scored += replies
+            progress(f"{label}: {count / len(shards):.0%}")
+    return tuple(scored)
+
+
+def _scored(worker: Worker, rows: Sequence[Prompt]) -> list[ScoredReply]:
+    replies = worker.replies([p.dialogue.before(p.turn) for p in rows], [p.sampling for p in rows])
+    return [_record(prompt, reply) for prompt, reply in zip(rows, replies, strict=True)]
+
+
+def _record(prompt: Prompt, reply: Reply) -> ScoredReply:
+    return ScoredReply(
+        dialogue=prompt.dialogue.id,
+        turn=prompt.turn,
+        seed=prompt.seed,
+        text=reply.text,
+        tokens=len(reply.token_ids),
+        stopped=reply.stopped,
+        cap=prompt.sampling.max_new_tokens,
+        reference=prompt.dialogue.messages[prompt.turn].content,
+    )

@@ -1,0 +1,52 @@
+"""Finished stages of a run, one file each, so that an interrupted run goes on where it stopped.
+
+A stage is written whole (temp, fsync, rename) or not at all, so after a crash it is either there or computed again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from halfwatt.errors import BadInput
+from halfwatt.files import write_atomic
+from halfwatt.records import from_json, to_json
+
+T = TypeVar("T")
+
+
+class Journal:
+    """The folder of finished stages of one run.
+
+    Raises:
+        BadInput: the folder holds the stages of another run (other model, dialogues, margin, seed or version).
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, str]) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        stamp = folder / "run.json"
+        if not stamp.exists():
+            write_atomic(stamp, json.dumps(identity, indent=1).encode())
+        found = json.loads(stamp.read_text())
+        changed = sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k))
+        if changed:
+            raise BadInput(
+                f"{folder.parent} holds a run with another {', '.join(changed)}",
+                hint="choose another -o folder, or remove this one",
+            )
+
+    def once(self, stage: str, kind: type[T], compute: Callable[[], T]) -> T:
+        """The stored result of ``stage``; computed and stored when there is none yet."""
+        path = self.folder / f"{stage}.json"
+        if path.exists():
+            return from_json(path.read_bytes(), kind)
+        result = compute()
+        write_atomic(path, to_json(result).encode())
+        return result
+
+    def has(self, stage: str) -> bool:
+        """Is ``stage`` finished?"""
+        return (self.folder / f"{stage}.json").exists()

@@ -1,0 +1,221 @@
+"""From a recipe to an artifact, and from an artifact to what the gate reads.
+
+build    model + recipe -> steps -> export -> parity in the exported runtime -> artifact on disk, made once
+examine  reference and candidate artifact -> teacher-forced scores and replies on the same dialogues
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from halfwatt.chat_model import ChatModel, read_sampling
+from halfwatt.dialogue import Dialogue, DialogueSet
+from halfwatt.errors import BadInput, ModelError
+from halfwatt.files import write_atomic
+from halfwatt.generation import Prompt, generate, prompts
+from halfwatt.journal import Journal
+from halfwatt.metrics import teacher_score
+from halfwatt.recipe import Recipe
+from halfwatt.records import (
+    Artifact,
+    OperatingPoint,
+    QualityInputs,
+    Sampling,
+    ScoredReply,
+    TeacherScore,
+    from_json,
+    to_json,
+)
+from halfwatt.runtimes import parity
+from halfwatt.runtimes.available import by_name
+from halfwatt.runtimes.base import Session
+from halfwatt.runtimes.llamacpp import LlamaCpp
+from halfwatt.steps.base import Step, StepContext
+from halfwatt.tokenizer import ChatTokenizer
+from halfwatt.worker import Spec
+from halfwatt.workload import Progress
+
+MAX_TURNS = 4  # replies judged and measured per dialogue
+SEEDS = (1, 2)  # sampled replies beside the greedy one
+MIN_CAP = 256
+PARITY_DIALOGUES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """How a model talks: its tokenizer and template, its own sampling, the tokens it can look back on."""
+
+    tokenizer: ChatTokenizer
+    generation: Sampling
+    context: int
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Speech:
+        """Read from an artifact's folder.
+
+        Raises:
+            ModelError: the folder tells no context length.
+        """
+        if artifact.context is None:
+            raise ModelError(f"{artifact.path} tells no context length", hint="export the model again")
+        return cls(ChatTokenizer.load(artifact.path), read_sampling(artifact.path), artifact.context)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The dialogues of one split, cut so that every prompt and its longest reply fit the context."""
+
+    dialogues: tuple[Dialogue, ...]
+    tokenizer: ChatTokenizer
+    own: Sampling  # the model's own generation settings
+    cap: int  # the most tokens a reply may take
+    notes: tuple[str, ...]  # what had to be cut or left out, in words
+
+    @property
+    def greedy(self) -> Sampling:
+        """How replies are made inside energy windows: greedy, so that every arm can be asked the same again."""
+        return Sampling(max_new_tokens=self.cap, repetition_penalty=self.own.repetition_penalty)
+
+    def prompts(self) -> list[list[Prompt]]:
+        """The replies that the gate asks for, per dialogue."""
+        return prompts(self.dialogues, self.own, cap=self.cap, max_turns=MAX_TURNS, seeds=SEEDS)
+
+
+def traffic(found: DialogueSet, speech: Speech) -> Traffic:
+    """Cut ``found`` to the context of the model.
+
+    The cap on a reply is four times the 99th percentile of the human replies, at least 256, at most half the context.
+
+    Raises:
+        BadInput: nothing fits.
+    """
+    tokenizer, context = speech.tokenizer, speech.context
+    lengths = [len(tokenizer.encode(d.messages[t].content)) for d in found.dialogues for t in d.assistant_turns]
+    cap = min(max(MIN_CAP, 4 * round(float(np.percentile(lengths, 99)))), context // 2)
+    kept: list[Dialogue] = []
+    cut = 0
+    for dialogue in found.dialogues:
+        turns = _fitting_turns(dialogue, tokenizer, context - cap)
+        if turns:
+            kept.append(Dialogue(dialogue.id, dialogue.messages[: turns[-1] + 1], dialogue.source))
+        cut += len(turns) < len(dialogue.assistant_turns[:MAX_TURNS])
+    if not kept:
+        raise BadInput(f"no dialogue of the {found.split} split fits the model's context of {context} tokens")
+    notes = []
+    if cut:
+        notes.append(f"{found.split}: {cut} of {len(found)} dialogues were cut to what fits {context - cap} tokens")
+    if len(kept) < len(found):
+        notes.append(f"{found.split}: {len(found) - len(kept)} dialogues whose first turn does not fit were left out")
+    return Traffic(tuple(kept), tokenizer, speech.generation, cap, tuple(notes))
+
+
+def _fitting_turns(dialogue: Dialogue, tokenizer: ChatTokenizer, room: int) -> list[int]:
+    turns = []
+    for turn in dialogue.assistant_turns[:MAX_TURNS]:
+        whole = Dialogue(dialogue.id, dialogue.messages[: turn + 1])
+        if len(tokenizer.scored(whole).ids) > room:
+            break
+        turns.append(turn)
+    return turns
+
+
+def build(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue], cache: Path, device: str) -> Artifact:
+    """Apply the steps, export, and prove the export in its own runtime. Made once per fingerprint.
+
+    Args:
+        dialogues: real dialogues for the parity check (gate G0); the first 64 are used.
+
+    Raises:
+        ModelError: a step cannot be applied to this model; every reason is named.
+    """
+    folder = cache / f"{recipe.slug}-{recipe.fingerprint(model.sha256)}"
+    record = folder / "artifact.json"
+    if record.exists():
+        found = from_json(record.read_bytes(), Artifact)
+        if found.parity is not None:
+            return found
+    shutil.rmtree(folder, ignore_errors=True)  # an export whose parity was not finished is made anew
+    made = model
+    for step in recipe.steps:
+        made = apply(step, made)
+    exported = LlamaCpp(device=device).export(made, folder)
+    artifact = prove(made, Spec(exported, OperatingPoint(), device), dialogues)
+    write_atomic(record, to_json(artifact).encode())
+    return artifact
+
+
+def prove(model: ChatModel, spec: Spec, dialogues: Sequence[Dialogue]) -> Artifact:
+    """The artifact with its parity record: the runtime that serves it against ``model`` in memory (gate G0)."""
+    with _open(spec) as session:
+        return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues[:PARITY_DIALOGUES]))
+
+
+def apply(step: Step, model: ChatModel) -> ChatModel:
+    """Run one step.
+
+    Raises:
+        ModelError: the step does not fit the model; every reason is named.
+    """
+    problems = step.problems(model)
+    if problems:
+        raise ModelError(f"{step.name} cannot be applied", found="; ".join(problems))
+    return step.apply(model, StepContext())
+
+
+def reference_replies(
+    spec: Spec, found: Traffic, journal: Journal, split: str, progress: Progress
+) -> tuple[ScoredReply, ...]:
+    """The reference's replies to one split, made once per run."""
+    return journal.once(
+        f"reference-{split}",
+        tuple[ScoredReply, ...],
+        lambda: generate(spec, found.prompts(), progress, f"original's replies, {split} split"),
+    )
+
+
+def examine(
+    reference: Spec,
+    candidate: Spec,
+    found: Traffic,
+    replies_ref: tuple[ScoredReply, ...],
+    progress: Progress,
+) -> QualityInputs:
+    """Read everything that the gate needs, in the runtime that will serve the candidate.
+
+    Raises:
+        ModelError: the candidate's artifact was never checked for parity.
+    """
+    proof = candidate.artifact.parity
+    if proof is None:
+        raise ModelError(f"{candidate.artifact.path} has no parity record", hint="build it again")
+    proof = parity.against_reference(
+        proof, reference.artifact.path, candidate.artifact.path, found.dialogues[:PARITY_DIALOGUES]
+    )
+    replies = generate(candidate, found.prompts(), progress, "candidate's replies")
+    scores = teacher_forced(reference, candidate, found, progress)
+    return QualityInputs(proof, scores, replies_ref, replies)
+
+
+def teacher_forced(reference: Spec, candidate: Spec, found: Traffic, progress: Progress) -> tuple[TeacherScore, ...]:
+    """Both models over the same tokens in lockstep, so that no logits have to be stored."""
+    scores = []
+    with _open(reference) as ref, _open(candidate) as cand:
+        for index, dialogue in enumerate(found.dialogues):
+            tokens = found.tokenizer.scored(dialogue)
+            logits = ref.logits(dialogue), cand.logits(dialogue)
+            scores.append(teacher_score(dialogue.id, tokens, *logits, found.tokenizer.eos_ids))
+            if index % 50 == 49:
+                progress(f"likelihoods: {(index + 1) / len(found.dialogues):.0%}")
+    return tuple(scores)
+
+
+def _open(spec: Spec) -> AbstractContextManager[Session]:
+    """Open a session on all cores: likelihoods are prefill only."""
+    runtime = by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype)
+    return runtime.open(spec.artifact, replace(spec.at, threads=None, threads_prefill=None))

@@ -1,0 +1,296 @@
+"""Tables for the terminal. ``*_view`` builds what rich can print; ``show*`` prints it for the command line.
+
+Text from outside (model names, reasons, replies) is printed as it is and never read as rich's markup.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from halfwatt.meters.base import Finding
+from halfwatt.records import Artifact, KeptLayer, Measurement, MeterInfo, QualityReport
+from halfwatt.report import words
+from halfwatt.report.words import Figure
+from halfwatt.result import Comparison, Measured, Result, Row, meter, rows
+from halfwatt.verification import Verification
+
+VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow", "NO PROVEN SAVING": "bold yellow"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def render_table(result: Result, out: Path = Path("out"), width: int = 80) -> str:
+    """The end of ``optimize`` as plain text, ``width`` columns wide."""
+    return plain(result_view(result, out), width)
+
+
+def plain(view: RenderableType, width: int = 80) -> str:
+    """Any view without colours."""
+    buffer = StringIO()
+    Console(file=buffer, width=width, color_system=None, legacy_windows=False).print(view)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def show(result: Result, out: Path) -> None:
+    """Print the table, the verdict and where the files are."""
+    _print(result_view(result, out))
+
+
+def show_measured(found: Measured) -> None:
+    """Print what ``measure`` found."""
+    _print(measured_view(found))
+
+
+def show_comparison(found: Comparison) -> None:
+    """Print what ``compare`` found."""
+    _print(comparison_view(found))
+
+
+def show_artifact(made: Artifact) -> None:
+    """Print what ``quantize`` wrote."""
+    _print(artifact_view(made))
+
+
+def show_doctor(found: Sequence[Finding]) -> None:
+    """Print the meters of this machine."""
+    _print(doctor_view(found))
+
+
+def show_verification(found: Verification) -> None:
+    """Print what ``verify`` recomputed."""
+    _print(verification_view(found))
+
+
+def _print(view: RenderableType) -> None:
+    console = Console()
+    console.print(view)
+
+
+# --- optimize ---------------------------------------------------------------------------------------------------------
+
+
+def result_view(result: Result, out: Path) -> Group:
+    """Table, remarks, verdict in words, files."""
+    everyone = rows(result)
+    claim = result.claim
+    return Group(
+        _ladder(everyone, words.energy_unit(result.final)),
+        *_remarks(everyone),
+        Text(),
+        _ratios(result),
+        _line((claim.verdict, VERDICT_STYLE[claim.verdict]), (f": {claim.sentence}", "")),
+        _line((words.origin_line(claim, meter(result)), "")),
+        _files(result, out),
+    )
+
+
+def _ladder(everyone: Sequence[Row], energy_head: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("model", overflow="fold")
+    heads = (energy_head.replace(" (", "\n("), "CPU-ms\n/reply", "tokens\n/reply", "s\n/reply", "MB")
+    for head in heads:
+        table.add_column(head, justify="right", overflow="fold")
+    table.add_column("gate", overflow="fold")
+    for row in everyone:
+        table.add_row(*_cells(row), style="bold" if row.winner else None)
+    return table
+
+
+def _cells(row: Row) -> tuple[Text, ...]:
+    m, artifact = row.energy, row.trial.artifact
+    name = _line((f"{'> ' if row.winner else ''}{row.trial.name}", ""), (f"\n{_about(row)}", "dim"))
+    return (
+        name,
+        _cell(words.energy(row)),
+        _cell(words.cpu_ms(m), show_origin=False),
+        Text(words.measured(m.tokens_per_reply if m else None).value),
+        Text(words.measured(m.s_per_reply if m else None).value),
+        Text(words.megabytes(artifact.size_b if artifact else None)),
+        _gate(row),
+    )
+
+
+def _about(row: Row) -> str:
+    if row.title != "candidate":
+        return row.title.replace(", ", ",\n")
+    return "winner" if row.winner else ""
+
+
+def _cell(shown: Figure, show_origin: bool = True) -> Text:
+    """Value and grade above, interval below."""
+    if shown.absent:
+        return _line((shown.value, ""), (f"\n{shown.origin}", "dim"))
+    first = f"{shown.value} {shown.origin}" if show_origin else shown.value
+    return _line((first, ""), (f"\n{shown.interval}" if shown.interval else "", "dim"))
+
+
+def _gate(row: Row) -> Text:
+    if row.trial.status != "done":
+        return Text(row.trial.status, style="red")
+    if row.quality is None:
+        return Text("reference" if row.title != "candidate" else words.ABSENT, style="dim")
+    verdict = row.quality.verdict
+    return _line((verdict, VERDICT_STYLE[verdict]), (f"\n{row.quality.split} split", "dim"))
+
+
+def _remarks(everyone: Sequence[Row]) -> Iterable[Text]:
+    if any(row.run == "tune" and row.energy for row in everyone):
+        yield Text(
+            "Rows judged on the tune split were measured in a run of their own against B1; "
+            "all others together, interleaved, on the sealed test split.",
+            style="dim",
+        )
+    for row in everyone:
+        if row.trial.reason:
+            yield _line((f"{row.trial.name} {row.trial.status}: {row.trial.reason}", "dim"))
+
+
+def _ratios(result: Result) -> Text:
+    """The headline; ratios of a refused candidate are called measured, not claimed."""
+    claim = result.claim
+    pairs = (
+        ("energy", claim.energy_ratio_vs_B1, claim.energy_ratio_vs_B0, claim.grade),
+        ("CPU time", claim.cpu_s_ratio_vs_B1, claim.cpu_s_ratio_vs_B0, None),
+    )
+    text = Text()
+    for name, vs_b1, vs_b0, grade in pairs:
+        b1, b0 = words.times(vs_b1, grade, claim.kind), words.times(vs_b0, grade, claim.kind)
+        text.append(f"{name:<9} B1 / {claim.about}  {b1.line}\n          B0 / {claim.about}  {b0.line}\n")
+    if claim.verdict != "PASS":
+        text.append("These ratios were measured; they are not claimed as a saving.\n", style="dim")
+    return text
+
+
+def _files(result: Result, out: Path) -> Text:
+    lines = [("model", out / result.winner_path), ("result", out / "result.json"), ("report", out / "report.html")]
+    return _line(*((f"{name:<7} {_clean(str(path))}\n", "") for name, path in lines))
+
+
+# --- the other verbs --------------------------------------------------------------------------------------------------
+
+
+def measured_view(found: Measured) -> Group:
+    """What one model uses per reply."""
+    info = next((i for i in found.meters if i.name == found.measurement.meter), None)
+    return Group(
+        _figures((found.measurement,)),
+        _line((_origin(info), "")),
+        Text(words.threads(found.at.threads, found.at.threads_prefill) + f", {found.artifact.precision}"),
+        *(Text(_clean(note), style="dim") for note in found.notes),
+    )
+
+
+def comparison_view(found: Comparison) -> Group:
+    """Two models side by side, their ratios, and the gate."""
+    info = next((i for i in found.meters if i.name == found.measurements[0].meter), None)
+    grade, kind = (info.grade, info.kind) if info else (None, None)
+    verdict = found.quality.verdict
+    return Group(
+        _figures(found.measurements),
+        _line((f"energy    A / B  {words.times(found.energy_ratio, grade, kind).line}", "")),
+        _line((f"CPU time  A / B  {words.times(found.cpu_s_ratio, None, None).line}", "")),
+        _line((_origin(info), "")),
+        gate_view(found.quality),
+        _line((verdict, VERDICT_STYLE[verdict]), (f": B against A on {found.quality.dialogues} dialogues", "")),
+        *(Text(_clean(note), style="dim") for note in found.notes),
+    )
+
+
+def gate_view(report: QualityReport) -> Table:
+    """Every check of the gate: estimate, interval, margin, verdict."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for head in ("gate", "check", "estimate", "margin", "verdict"):
+        table.add_column(head, overflow="fold")
+    for check in report.checks:
+        needed = f"\nneeds {check.n_needed} dialogues" if check.n_needed else ""
+        shown = words.check_figure(check)
+        table.add_row(
+            check.layer,
+            _line((check.name, "")),
+            Text(check.detail if shown.absent else shown.line),
+            Text(check.margin),
+            _line((check.verdict, VERDICT_STYLE[check.verdict]), (needed, "dim")),
+        )
+    return table
+
+
+def artifact_view(made: Artifact) -> Group:
+    """What was written, and what stayed at higher precision."""
+    return Group(
+        _line((f"{made.path}: {made.precision}, {words.megabytes(made.size_b)} MB, for {made.runtime}", "")),
+        *(_line((line, "dim")) for line in kept_lines(made.kept)),
+    )
+
+
+def kept_lines(kept: Sequence[KeptLayer]) -> list[str]:
+    """The layers at higher precision, one line per reason."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for layer in kept:
+        by_reason.setdefault((layer.kept_as, layer.reason), []).append(layer.tensor)
+    return [f"kept at {kept_as}: {_some(names)} ({reason})" for (kept_as, reason), names in by_reason.items()]
+
+
+def doctor_view(found: Sequence[Finding]) -> Table:
+    """The meters of this machine, and what would enable the others."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for head in ("meter", "grade", "here", "covers, or why not"):
+        table.add_column(head, overflow="fold")
+    for f in found:
+        here = Text("yes", style="green") if f.available else Text("no", style="dim")
+        table.add_row(_line((f.name, "")), f.grade, here, _line((f.covers if f.available else f.reason or "", "")))
+    return table
+
+
+def verification_view(found: Verification) -> Group:
+    """Figures that could not be made again from the raw readings."""
+    if not found.differences:
+        return Group(Text(f"all {found.figures} figures agree with the raw readings", style="green"))
+    return Group(
+        Text(f"{len(found.differences)} of {found.figures} figures do not follow from the raw readings", style="red"),
+        *(_line((f"  {d.name}: stored {d.stored}, recomputed {d.recomputed}", "")) for d in found.differences),
+    )
+
+
+def _figures(measurements: Sequence[Measurement]) -> Table:
+    """One column per arm, one line per figure."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+    table.add_column("per reply")
+    for m in measurements:
+        table.add_column(_line((m.arm, "")), justify="right", overflow="fold")
+    lines = {
+        "energy, J": [words.joules(m) for m in measurements],
+        "net of idle, J": [words.joules(m, net=True) for m in measurements],
+        "CPU-ms": [words.cpu_ms(m) for m in measurements],
+        "tokens": [words.measured(m.tokens_per_reply) for m in measurements],
+        "seconds": [words.measured(m.s_per_reply) for m in measurements],
+    }
+    for name, cells in lines.items():
+        table.add_row(name, *(_line((cell.line, "")) for cell in cells))
+    return table
+
+
+def _origin(info: MeterInfo | None) -> str:
+    if info is None:
+        return f"no energy number (grade F): {words.GRADES['F']}"
+    return f"{info.kind.upper()} (grade {info.grade}: {info.covers}; not covered: {info.not_covered})"
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def _line(*parts: tuple[str, str]) -> Text:
+    return Text.assemble(*((_clean(text), style) for text, style in parts))
+
+
+def _clean(text: str) -> str:
+    """Without control characters, which a terminal would obey."""
+    return _CONTROL.sub("\ufffd", text)

@@ -1,0 +1,170 @@
+"""Numbers as people read them. An energy number is never separated from its grade, nor an absent one turned into 0.
+
+Energy is shown in one of two ways, never mixed in a column:
+
+    measured or replayed   J/reply with its interval and grade:  "1.32 [1.30 to 1.34] B"
+    modelled               how much of B1's energy it takes:     "0.49 [0.33 to 0.73] E modelled"
+
+Modelled joules are not printed as joules, since a model claims ratios only. They are given against B1 and not against
+B0, because B1 is the arm that every run holds: each row's ratio is then paired within one run. The ratios against both
+baselines stand in the headline.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from halfwatt.estimate import Estimate
+from halfwatt.records import Claim, GateCheck, Grade, Kind, Measurement, MeterInfo
+from halfwatt.result import Row, absolute_joules
+
+ABSENT = "–"  # noqa: RUF001 - a dash, as in every printed table
+
+GRADES: dict[Grade, str] = {
+    "A": "wall meter or battery: the whole system",
+    "B": "hardware energy counter of the device that does the work",
+    "C": "hardware power samples, integrated",
+    "D": "model calibrated on this device: ratios within 30 %",
+    "E": "generic model: ratios within 50 %, no joules",
+    "F": "no energy number; CPU-seconds, bytes and tokens under their own names",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number ready for print. ``value`` is `ABSENT` when it was not measured; ``origin`` then says why."""
+
+    value: str
+    interval: str  # "" when there is none
+    origin: str  # "E modelled", "B", "measured", or the reason for the absence
+    grade: Grade | None  # None: not an energy number, or absent
+
+    @property
+    def absent(self) -> bool:
+        return self.value == ABSENT
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        bracket = f" [{self.interval}]" if self.interval else ""
+        origin = f" ({self.origin})" if self.absent else f" {self.origin}" if self.origin else ""
+        return f"{self.value}{bracket}{origin}"
+
+
+def figure(e: Estimate | None, origin: str, grade: Grade | None = None, *, scale: float = 1.0) -> Figure:
+    """An estimate times ``scale``; for an absent one ``origin`` is the reason."""
+    if e is None:
+        return absent(origin)
+    return Figure(_mean(e, scale), _interval(e, scale), origin, grade)
+
+
+def absent(why: str) -> Figure:
+    """What was not measured."""
+    return Figure(ABSENT, "", why, None)
+
+
+def origin(grade: Grade, kind: Kind | None) -> str:
+    """``B`` for a measured number; modelled and replayed ones say so."""
+    return grade if kind in (None, "measured") else f"{grade} {kind}"
+
+
+def energy(row: Row) -> Figure:
+    """The energy cell of a row of the table."""
+    m = row.energy
+    if m is None:
+        return absent(row.trial.status if row.trial.status != "done" else "not measured")
+    if m.j_per_reply is None:
+        return absent("no meter")
+    stated = absolute_joules(m)
+    if stated is not None:
+        return figure(stated, origin(m.grade, m.kind), m.grade)
+    if row.trial.name == "B1":
+        return Figure("1", "", origin(m.grade, m.kind), m.grade)
+    return relative_energy(row)
+
+
+def relative_energy(row: Row) -> Figure:
+    """Energy per reply as a share of B1's in the same run."""
+    m = row.energy
+    if m is None or row.energy_vs_B1 is None:
+        return absent("no meter" if m is not None else "not measured")
+    return figure(row.energy_vs_B1, origin(m.grade, m.kind), m.grade)
+
+
+def energy_unit(measurements: tuple[Measurement, ...]) -> str:
+    """Head of the energy column."""
+    stated = any(absolute_joules(m) is not None for m in measurements)
+    return "J/reply" if stated else "energy/reply (B1 = 1)"
+
+
+def cpu_ms(m: Measurement | None) -> Figure:
+    """CPU-milliseconds per reply, as the operating system counted them."""
+    return figure(None if m is None else m.cpu_s_per_reply, "measured" if m else "not measured", scale=1000)
+
+
+def measured(e: Estimate | None) -> Figure:
+    """A number that is no energy number: tokens, seconds."""
+    return figure(e, "measured" if e else "not measured")
+
+
+def times(ratio: Estimate | None, grade: Grade | None, kind: Kind | None) -> Figure:
+    """A ratio of the claim, baseline over winner. ``grade`` None: not an energy ratio."""
+    if ratio is None:
+        return absent("no energy number: no meter here")
+    return figure(ratio, "measured" if grade is None else origin(grade, kind), grade)
+
+
+def origin_line(claim: Claim, info: MeterInfo | None) -> str:
+    """Where the energy numbers of a result come from, in words."""
+    if info is None:
+        return f"NO ENERGY NUMBER (grade F): {GRADES['F']}"
+    return f"{(claim.kind or info.kind).upper()} (grade {claim.grade}: {info.covers}; not covered: {info.not_covered})"
+
+
+def check_figure(check: GateCheck) -> Figure:
+    """The estimate of a line of the gate; the exact checks have none."""
+    if check.estimate is None:
+        return absent("exact check")
+    return figure(check.estimate, check.estimate.unit)
+
+
+def megabytes(size_b: int | None) -> str:
+    """Decimal megabytes."""
+    if size_b is None:
+        return ABSENT
+    mb = size_b / 1e6
+    return f"{mb:,.0f}" if mb >= 100 else f"{mb:.3g}"
+
+
+def threads(decode: int | None, prefill: int | None) -> str:
+    """The threads of an operating point."""
+    if decode is None:
+        return "default threads"
+    one = f"{decode} thread" + ("s" if decode > 1 else "")
+    return one if prefill in (None, decode) else f"{one}, prefill {prefill}"
+
+
+def _mean(e: Estimate, scale: float) -> str:
+    return _plain(e.mean * scale, _decimals(e, scale))
+
+
+def _interval(e: Estimate, scale: float) -> str:
+    decimals = _decimals(e, scale)
+    return f"{_plain(e.lo * scale, decimals)} to {_plain(e.hi * scale, decimals)}"
+
+
+def _decimals(e: Estimate, scale: float) -> int:
+    """As many as show two digits of the half-width, but two to four digits of the number itself."""
+    half = (e.hi - e.lo) / 2 * scale
+    size = abs(e.mean * scale)
+    leading = math.floor(math.log10(size)) if size else 0
+    by_width = 1 - math.floor(math.log10(half)) if half > 0 else 3 - leading
+    if size > half:
+        by_width = max(min(by_width, 3 - leading), 1 - leading)
+    return max(0, by_width)
+
+
+def _plain(value: float, decimals: int) -> str:
+    text = f"{value:,.{decimals}f}"
+    return text.replace("-", "−") if float(text.replace(",", "")) else text.lstrip("-")  # noqa: RUF001

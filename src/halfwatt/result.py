@@ -1,0 +1,358 @@
+"""What a verb found, as one record each, and the figures that are derived from a `Result` for display. Pure.
+
+A `Result` is ``result.json`` (described in ``docs/result.md``): the claim, every trial, and the raw readings from which
+all of it can be computed again. Nothing here measures; nothing here invents a figure for what was not measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from halfwatt import accounting
+from halfwatt.dialogue import Dialogue
+from halfwatt.errors import BadInput
+from halfwatt.estimate import Estimate
+from halfwatt.meters.base import Finding
+from halfwatt.quality import Margins
+from halfwatt.records import (
+    SCHEMA,
+    Artifact,
+    Claim,
+    GateCheck,
+    Measurement,
+    MeterInfo,
+    OperatingPoint,
+    Provenance,
+    QualityInputs,
+    QualityReport,
+    Trial,
+    Window,
+    from_json,
+)
+
+DUTIES = (1, 10, 100, 1000)  # replies per hour
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """The original twice, with the energy of the final run."""
+
+    B0: Trial  # as commonly run: transformers, its stored dtype, default threads
+    B1: Trial  # in the best runtime at bf16/f16 and its best operating point
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What was read. Every other figure of a result follows from it."""
+
+    windows: tuple[Window, ...]  # of the final run, the discarded ones with their reasons
+    quality_inputs: QualityInputs | None  # of the candidate that the claim is about, on the test split
+    special_tokens: tuple[str, ...] = ()  # what the gate counts as leaked template tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt and how both models answered it."""
+
+    dialogue: Dialogue  # ends with the user's message
+    original: str
+    optimized: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What ``optimize`` found."""
+
+    schema: int
+    provenance: Provenance
+    meters: tuple[MeterInfo, ...]  # every meter that was read
+    unavailable: tuple[Finding, ...]  # every meter that was not, and why
+    baselines: Baselines
+    trials: tuple[Trial, ...]  # the candidates, measured and judged on the tune split
+    winner: str  # name of the delivered trial, may be "B1"
+    winner_path: str  # its folder, relative to result.json
+    final: tuple[Measurement, ...]  # arms "B0", "B1", "winner" of the one interleaved run
+    final_quality: QualityReport | None  # of `Claim.about` on the sealed test split
+    claim: Claim
+    margins: Margins
+    raw: Raw
+    events: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What ``measure`` found."""
+
+    provenance: Provenance
+    meters: tuple[MeterInfo, ...]
+    artifact: Artifact
+    at: OperatingPoint
+    measurement: Measurement
+    windows: tuple[Window, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What ``compare`` found: A is the reference, B the candidate; ratios are A over B."""
+
+    provenance: Provenance
+    meters: tuple[MeterInfo, ...]
+    artifacts: tuple[Artifact, Artifact]
+    measurements: tuple[Measurement, ...]
+    cpu_s_ratio: Estimate
+    energy_ratio: Estimate | None
+    quality: QualityReport
+    inputs: QualityInputs
+    windows: tuple[Window, ...]
+    notes: tuple[str, ...]
+
+
+def parse(text: str | bytes) -> Result:
+    """Read a ``result.json``.
+
+    Raises:
+        BadInput: it is not one, or one of another schema version.
+    """
+    import json
+
+    from pydantic import ValidationError
+
+    try:
+        found = json.loads(text).get("schema")
+    except (ValueError, AttributeError):
+        raise BadInput("this is not a result.json", hint="give the file that 'halfwatt optimize' wrote") from None
+    if found != SCHEMA:
+        raise BadInput(
+            f"this halfwatt reads results of schema {SCHEMA}", found=str(found), hint="use the version that wrote it"
+        )
+    try:
+        return from_json(text, Result)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(f"result.json is damaged at {where}", found=str(first["msg"])) from None
+
+
+# --- the table: one row per thing that was measured -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    ``energy_vs_B1`` and ``cpu_s_vs_B1`` say how much of B1's this row takes, paired within one run (0.5 = half as
+    much); None for B1 itself and where nothing was measured. Candidates that did not reach the final run were measured
+    in a run of their own against B1 ("tune"), so only their ratios may be compared with other rows.
+    """
+
+    trial: Trial
+    title: str
+    run: Literal["final", "tune"]
+    energy: Measurement | None
+    energy_vs_B1: Estimate | None
+    cpu_s_vs_B1: Estimate | None
+    quality: QualityReport | None
+    winner: bool
+
+
+def rows(result: Result) -> tuple[Row, ...]:
+    """B0, B1, then the candidates in the order in which they were tried."""
+    return (_b0(result), _b1(result), *(_candidate(result, trial) for trial in result.trials))
+
+
+def arms(result: Result) -> dict[str, Measurement]:
+    """The final run by arm: B0, B1, winner."""
+    return {m.arm: m for m in result.final}
+
+
+def champion(result: Result) -> Trial:
+    """The trial that the claim is about: the delivered one, unless the gate refused it."""
+    everyone = (*result.trials, result.baselines.B1)
+    return next(t for t in everyone if t.name == result.claim.about)
+
+
+def delivered(result: Result) -> Trial:
+    """The trial in the winner's folder."""
+    everyone = (*result.trials, result.baselines.B1)
+    return next(t for t in everyone if t.name == result.winner)
+
+
+def meter(result: Result) -> MeterInfo | None:
+    """The meter that the joules of the final run come from; None when there was none (grade F)."""
+    names = {m.meter for m in result.final}
+    return next((info for info in result.meters if info.name in names), None)
+
+
+def absolute_joules(measurement: Measurement | None) -> Estimate | None:
+    """J/reply where joules may be stated as such.
+
+    A model claims ratios only: grade E has no known absolute error on a CPU, grade D is stated as a ratio +-30 %.
+    """
+    if measurement is None or measurement.kind == "modelled":
+        return None
+    return measurement.j_per_reply
+
+
+def inverse(ratio: Estimate | None, unit: str) -> Estimate | None:
+    """Baseline over candidate turned into candidate over baseline."""
+    return None if ratio is None else Estimate(1 / ratio.mean, 1 / ratio.hi, 1 / ratio.lo, unit, ratio.n)
+
+
+def _b0(result: Result) -> Row:
+    info, windows = meter(result), result.raw.windows
+    return Row(
+        trial=result.baselines.B0,
+        title="original, as commonly run",
+        run="final",
+        energy=arms(result).get("B0"),
+        energy_vs_B1=None if info is None else accounting.energy_ratio("B0", "B1", windows, info),
+        cpu_s_vs_B1=accounting.ratio("B0", "B1", windows, accounting.cpu_s_per_reply),
+        quality=None,
+        winner=False,
+    )
+
+
+def _b1(result: Result) -> Row:
+    return Row(
+        trial=result.baselines.B1,
+        title="original, best runtime",
+        run="final",
+        energy=arms(result).get("B1"),
+        energy_vs_B1=None,
+        cpu_s_vs_B1=None,
+        quality=None,
+        winner=result.winner == result.baselines.B1.name,
+    )
+
+
+def _candidate(result: Result, trial: Trial) -> Row:
+    """A candidate as the tune split saw it, or as the final run did if it got there."""
+    final = trial.name == result.claim.about
+    claim = result.claim
+    return Row(
+        trial=trial,
+        title="candidate",
+        run="final" if final else "tune",
+        energy=arms(result).get("winner") if final else trial.energy,
+        energy_vs_B1=inverse(claim.energy_ratio_vs_B1 if final else trial.energy_ratio_vs_B1, "of B1"),
+        cpu_s_vs_B1=inverse(claim.cpu_s_ratio_vs_B1 if final else trial.cpu_s_ratio_vs_B1, "of B1"),
+        quality=result.final_quality if final else trial.quality,
+        winner=trial.name == result.winner,
+    )
+
+
+def likelihood(report: QualityReport | None) -> GateCheck | None:
+    """The check of the change in log-likelihood (G1), when the gate got that far."""
+    checks = () if report is None else report.checks
+    return next((c for c in checks if c.layer == "G1" and c.estimate is not None), None)
+
+
+# --- where it goes, and what idle adds --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """What one arm uses per reply, split. ``unit`` is J when joules may be stated, else CPU-s."""
+
+    arm: str
+    prefill: Estimate
+    decode: Estimate
+    unit: Literal["J", "CPU-s"]
+
+
+def phases(result: Result) -> tuple[Phases, ...]:
+    """Prefill against decode, for the arms whose prefill had windows of its own."""
+    found = []
+    for m in result.final:
+        if m.kind != "modelled" and m.j_prefill is not None and m.j_decode is not None:
+            found.append(Phases(m.arm, m.j_prefill, m.j_decode, "J"))
+            continue
+        blocks = accounting.Arms.of(result.raw.windows).per_block(m.arm, accounting.cpu_s_per_reply, "prefill")
+        if len(blocks) >= 2:
+            found.append(_cpu_phases(m, list(blocks.values())))
+    return tuple(found)
+
+
+def _cpu_phases(m: Measurement, prefill_s: list[float]) -> Phases:
+    from halfwatt.intervals import difference, mean
+
+    prefill = mean(prefill_s, "CPU-s/reply")
+    return Phases(m.arm, prefill, difference(m.cpu_s_per_reply, prefill), "CPU-s")
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """J/reply of one arm at each of `DUTIES`, loaded idle included; None where one copy cannot serve that many."""
+
+    arm: str
+    j_per_reply: tuple[Estimate | None, ...]
+
+
+def idle_watts(result: Result) -> float | None:
+    """Loaded idle by a real meter; None when nothing real was read while the models sat idle."""
+    info = meter(result)
+    if info is None or info.kind == "modelled":
+        return None
+    return accounting.idle_watts(result.raw.windows, info.name)
+
+
+def duty_cycle(result: Result) -> tuple[Duty, ...]:
+    """J/reply = net J/reply + loaded idle W * 3600 s / replies per hour. Empty without measured idle.
+
+    The interval is that of the net joules; idle is taken as read. One copy that answers one reply at a time is assumed.
+    """
+    idle = idle_watts(result)
+    if idle is None:
+        return ()
+    return tuple(
+        Duty(m.arm, tuple(_at_duty(m, m.j_per_reply_net, idle, r) for r in DUTIES))
+        for m in result.final
+        if m.j_per_reply_net is not None
+    )
+
+
+def _at_duty(m: Measurement, net: Estimate, idle_w: float, replies_per_h: int) -> Estimate | None:
+    if m.s_per_reply.mean * replies_per_h > 3600:
+        return None
+    waiting = idle_w * 3600 / replies_per_h
+    return Estimate(net.mean + waiting, net.lo + waiting, net.hi + waiting, "J/reply", net.n)
+
+
+# --- the windows ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One window on the timeline; ``share`` is its CPU-seconds per reply over its arm's mean."""
+
+    minute: float
+    share: float
+    discarded: bool
+
+
+def timeline(result: Result) -> dict[str, tuple[Point, ...]]:
+    """Per arm, every window of whole replies in the order in which they ran."""
+    windows = [w for w in result.raw.windows if w.phase == "reply" and w.replies]
+    if not windows:
+        return {}
+    begin = min(w.start_s for w in windows)
+    found: dict[str, tuple[Point, ...]] = {}
+    for arm in dict.fromkeys(w.arm for w in windows):
+        mine = [w for w in windows if w.arm == arm]
+        clean = [accounting.cpu_s_per_reply(w) for w in mine if not w.discarded]
+        if clean:
+            found[arm] = tuple(_point(w, begin, fmean(clean)) for w in mine)
+    return found
+
+
+def _point(w: Window, begin: float, mean: float) -> Point:
+    return Point((w.start_s - begin) / 60, accounting.cpu_s_per_reply(w) / mean, w.discarded)
+
+
+def disturbed(result: Result) -> tuple[Window, ...]:
+    """Windows that something disturbed, those that were kept included."""
+    return tuple(w for w in result.raw.windows if w.taints or w.discarded)

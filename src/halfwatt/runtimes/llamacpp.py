@@ -1,0 +1,106 @@
+"""The llama.cpp runtime: exports a model to a GGUF file and opens sessions on it.
+
+Torch is needed to export, not to serve: nothing here imports it before `LlamaCpp.export` is called.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from llama_cpp import llama_cpp as llama
+
+from halfwatt.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.files import new_folder, sha256_file, write_atomic
+from halfwatt.records import Artifact, OperatingPoint, to_json
+from halfwatt.runtimes.llama_session import LlamaCppSession
+from halfwatt.tokenizer import read_json
+
+if TYPE_CHECKING:
+    from halfwatt.chat_model import ChatModel
+
+GGUF = "model.gguf"
+_GPU_BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python'
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCpp:
+    """Exports to GGUF and serves it on the CPU, or with all layers on the GPU."""
+
+    device: str = "cpu"
+
+    name: ClassVar[str] = "llamacpp"
+
+    def export(self, model: ChatModel, to: Path) -> Artifact:
+        """Write ``model.gguf``, the tokenizer, template and configuration files, and ``artifact.json``.
+
+        Raises:
+            BadInput: the folder ``to`` exists already.
+            ModelError: llama.cpp would compute this model differently; says what.
+        """
+        from halfwatt.runtimes.gguf_export import kv_b_per_token, precision, write_gguf
+
+        with new_folder(to) as part:
+            written = write_gguf(model, part / GGUF)
+            _write_companions(model, part)
+            artifact = Artifact(
+                path=to,
+                runtime=self.name,
+                precision=precision(model),
+                size_b=written.size_b,
+                weights_read_b=written.weights_read_b,
+                kv_b_per_token=kv_b_per_token(model.network.config),
+                sha256=sha256_file(part / GGUF),
+                lineage=model.lineage,
+                kept=written.kept,
+            )
+            write_atomic(part / "artifact.json", to_json(artifact).encode())
+        return artifact
+
+    @contextmanager
+    def open(self, artifact: Artifact, at: OperatingPoint) -> Iterator[LlamaCppSession]:
+        """Load the artifact. llama.cpp is handed only files that `export` wrote: the hash is checked first.
+
+        Raises:
+            ModelError: the file is missing, was changed since its export, or cannot be loaded.
+            BadInput: the operating point asks for something this runtime does not do.
+            EnvironmentFault: a GPU is asked for and this build of llama.cpp has none.
+        """
+        _check_device(self.device)
+        if at.batch != 1:
+            raise BadInput("llamacpp answers one dialogue at a time", found=f"batch {at.batch}", hint="use batch 1")
+        gguf = artifact.path / GGUF
+        if not gguf.exists():
+            raise ModelError(f"no {GGUF} in {artifact.path}", hint="export the model again")
+        if (digest := sha256_file(gguf)) != artifact.sha256:
+            raise ModelError(
+                f"{gguf} is not the file that was exported", found=f"sha256 {digest[:12]}", hint="export the model again"
+            )
+        session = LlamaCppSession(artifact, str(gguf), at, gpu=self.device == "cuda")
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+def _check_device(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        raise BadInput("llamacpp runs on cpu or cuda", found=device)
+    if device == "cuda" and not llama.llama_supports_gpu_offload():
+        raise EnvironmentFault("this build of llama-cpp-python has no GPU support", hint=_GPU_BUILD)
+
+
+def _write_companions(model: ChatModel, folder: Path) -> None:
+    """The model's own sampling settings with the whole list of stop tokens, and the tokenizer with its template.
+
+    No config.json: the GGUF file holds the settings, and beside one transformers would import torch to read a tokenizer.
+    """
+    path = model.source / "generation_config.json"
+    generation = read_json(path) if path.exists() else {}
+    generation["eos_token_id"] = list(model.tokenizer.eos_ids)
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), encoding="utf-8")
+    model.tokenizer.save(folder)

@@ -1,0 +1,266 @@
+"""The ladder: from the original to the fewest joules that pass the gate.
+
+    B0  the original as commonly run (transformers, stored dtype, its own threads)
+    B1  the original in the best runtime, at its best operating point
+    then int8, int4 with an int8 head, int4: each exported, proved, tuned to its operating point, measured against B1
+    and judged on the tune split
+    the winner alone meets B0 and B1 in one interleaved run and is judged on the sealed test split
+
+The original is always a candidate: when nothing is proven better it is delivered in its best runtime form. Every stage
+is written down when it is finished, so a run that was killed goes on with the next one and ends with the same verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from halfwatt import accounting, pipeline
+from halfwatt.chat_model import ChatModel
+from halfwatt.claims import energy_ratio, make_claim
+from halfwatt.dialogue import DialogueSet, SealedSplit
+from halfwatt.errors import BadInput
+from halfwatt.estimate import Estimate
+from halfwatt.journal import Journal
+from halfwatt.pipeline import Speech, Traffic
+from halfwatt.provenance import cores
+from halfwatt.quality import Margins, judge
+from halfwatt.recipe import Recipe, ladder
+from halfwatt.records import (
+    Artifact,
+    Claim,
+    Measurement,
+    OperatingPoint,
+    QualityInputs,
+    QualityReport,
+    Trial,
+)
+from halfwatt.runtimes.torch_eager import TorchEager
+from halfwatt.worker import Spec
+from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
+
+SWEEP = Plan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False, idle_s=3.0)
+DUEL = Plan(min_blocks=3, max_blocks=6, window_s=1.5, prefill=False, idle_s=3.0)
+FINAL = Plan(min_blocks=7, max_blocks=20)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One optimisation: a model, its traffic, how much may be lost, and where to work."""
+
+    model: ChatModel
+    tune: DialogueSet
+    test: SealedSplit
+    out: Path
+    tools: Instruments
+    margins: Margins = field(default_factory=Margins)
+    device: str = "cpu"
+    dtype: str = "auto"
+    seed: int = 0
+    progress: Progress = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """What the tune split chose."""
+
+    b0: Trial
+    b1: Trial
+    trials: tuple[Trial, ...]
+    champion: Trial  # what meets the baselines in the final run: the best candidate, or B1 itself
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a search found, before it is written up."""
+
+    climb: Climb  # with the baselines' energy from the final run
+    final: Run
+    measured: tuple[Measurement, ...]  # B0, B1, winner
+    quality: QualityReport
+    inputs: QualityInputs
+    claim: Claim
+    delivered: Trial
+    notes: tuple[str, ...]
+
+
+def optimize(job: Job) -> Outcome:
+    """Climb the ladder.
+
+    Raises:
+        BadInput: the output folder holds another run.
+        MeterError, TaintedRun: nothing could be measured.
+    """
+    journal = Journal(job.out / "stages", _identity(job))
+    speech = Speech(job.model.tokenizer, job.model.generation, job.model.context)
+    tune = pipeline.traffic(job.tune, speech)
+    b0, b1 = _baselines(job, journal, tune)
+    trials = tuple(_trial(job, journal, recipe, b1, tune) for recipe in ladder())
+    climb = Climb(b0, b1, trials, best(trials) or b1)
+    job.progress(f"the final run: B0, B1 and {climb.champion.name} on the sealed test split")
+    sealed = job.test.open(_fingerprint(climb.champion))
+    test = pipeline.traffic(sealed, speech)
+    return _final(job, journal, climb, test, tune.notes + test.notes)
+
+
+def best(trials: Sequence[Trial]) -> Trial | None:
+    """The candidate with the fewest joules per reply among those that the tune split lets through.
+
+    Proven ones before undecided ones; only savings over B1 whose interval excludes 1. A trial without energy or
+    quality is no candidate.
+    """
+    rank = {"PASS": 0, "INCONCLUSIVE": 1}
+    able = [
+        (rank[t.quality.verdict], -_saving(t).mean, t)
+        for t in trials
+        if t.status == "done" and t.quality is not None and t.quality.verdict in rank and _saving(t).lo > 1
+    ]
+    return min(able, key=lambda item: item[:2])[2] if able else None
+
+
+def _saving(trial: Trial) -> Estimate:
+    found = trial.energy_ratio_vs_B1 or trial.cpu_s_ratio_vs_B1
+    assert found is not None, "a finished trial was measured"
+    return found
+
+
+# --- the rungs -----------------------------------------------------------------------------------------------------
+
+
+def _baselines(job: Job, journal: Journal, tune: Traffic) -> tuple[Trial, Trial]:
+    job.progress("B0: the original as commonly run")
+    original = journal.once(
+        "b0-artifact", Artifact, lambda: TorchEager(job.device, job.dtype).export(job.model, job.out / "artifacts/b0")
+    )
+    b0 = _plain_trial("B0", original, OperatingPoint(reuse_prefix=False))
+    job.progress("B1: the original in the best runtime")
+    exported = pipeline.build(job.model, Recipe("B1"), tune.dialogues, job.out / "artifacts", job.device)
+    at = _operating_point(job, journal, "B1", exported, tune)
+    return b0, _plain_trial("B1", exported, at)
+
+
+def _plain_trial(name: str, artifact: Artifact, at: OperatingPoint) -> Trial:
+    return Trial(name, (), "done", None, artifact, at, None, None)
+
+
+def _trial(job: Job, journal: Journal, recipe: Recipe, b1: Trial, tune: Traffic) -> Trial:
+    """One rung, or why there is none. A fault of the recipe ends the rung, not the run."""
+
+    def attempt() -> Trial:
+        job.progress(f"{recipe.name}: making it")
+        lines = tuple(repr(step) for step in recipe.steps)
+        failed = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
+        try:
+            artifact = pipeline.build(job.model, recipe, tune.dialogues, job.out / "artifacts", job.device)
+        except BadInput as error:
+            return replace(failed, reason=str(error))
+        at = _operating_point(job, journal, recipe.slug, artifact, tune)
+        candidate = Trial(recipe.name, lines, "done", None, artifact, at, None, None)
+        return _judged(job, journal, candidate, b1, tune)
+
+    return journal.once(f"trial-{recipe.slug}", Trial, attempt)
+
+
+def _judged(job: Job, journal: Journal, candidate: Trial, b1: Trial, tune: Traffic) -> Trial:
+    """Measure the candidate against B1, and let the gate look at it, both on the tune split."""
+    job.progress(f"{candidate.name}: measuring against B1")
+    arms = [_arm(job, b1), _arm(job, candidate)]
+    run = measure(arms, tune.dialogues, tune.greedy, replace(DUEL, seed=job.seed), job.tools, job.progress)
+    inputs = _inputs(job, journal, b1, candidate, tune, "tune")
+    report = _judge(job, inputs, "tune")
+    return replace(
+        candidate,
+        energy=accounting.measurement(candidate.name, run.windows, run.meter),
+        quality=report,
+        cpu_s_ratio_vs_B1=accounting.ratio("B1", candidate.name, run.windows, accounting.cpu_s_per_reply),
+        energy_ratio_vs_B1=energy_ratio("B1", candidate.name, run),
+    )
+
+
+def _operating_point(job: Job, journal: Journal, name: str, artifact: Artifact, tune: Traffic) -> OperatingPoint:
+    """The threads for decode and prefill that cost the fewest joules (CPU-seconds where no energy is known)."""
+
+    def sweep() -> OperatingPoint:
+        job.progress(f"{name}: searching the operating point")
+        points = {f"{p.threads}/{p.threads_prefill}": p for p in operating_points(cores())}
+        arms = [Arm(label, Spec(artifact, point, job.device, job.dtype)) for label, point in points.items()]
+        run = measure(arms, tune.dialogues, tune.greedy, replace(SWEEP, seed=job.seed), job.tools, job.progress)
+        figure = accounting.joules(run.meter.name) if run.meter else accounting.cpu_s_per_reply
+        per_arm = accounting.Arms.of(run.windows)
+        cost = {label: sum(per_arm.per_block(label, figure).values()) for label in points}
+        return points[min(cost, key=lambda label: cost[label])]
+
+    return journal.once(f"operating-point-{name}", OperatingPoint, sweep)
+
+
+def operating_points(cores: int) -> list[OperatingPoint]:
+    """Decode on few threads, prefill on as many or on all."""
+    counts = sorted({1, min(2, cores), cores})
+    pairs = {(decode, prefill) for decode in counts for prefill in (decode, cores) if decode <= 2 or decode == prefill}
+    return [OperatingPoint(threads=d, threads_prefill=p) for d, p in sorted(pairs)]
+
+
+# --- the final run -------------------------------------------------------------------------------------------------
+
+
+def _final(job: Job, journal: Journal, climb: Climb, test: Traffic, notes: tuple[str, ...]) -> Outcome:
+    arms = [_arm(job, climb.b0), _arm(job, climb.b1), replace(_arm(job, climb.champion), name="winner")]
+    plan = replace(FINAL, seed=job.seed)
+    run = journal.once(
+        "final-run", Run, lambda: measure(arms, test.dialogues, test.greedy, plan, job.tools, job.progress)
+    )
+    inputs = journal.once(
+        "final-quality", QualityInputs, lambda: _inputs(job, journal, climb.b1, climb.champion, test, "test")
+    )
+    report = _judge(job, inputs, "test")
+    claim = make_claim(run, report, climb.champion.name)
+    measured = tuple(accounting.measurement(arm.name, run.windows, run.meter) for arm in arms)
+    return Outcome(
+        climb=replace(climb, b0=replace(climb.b0, energy=measured[0]), b1=replace(climb.b1, energy=measured[1])),
+        final=run,
+        measured=measured,
+        quality=report,
+        inputs=inputs,
+        claim=claim,
+        delivered=climb.champion if claim.verdict == "PASS" else climb.b1,
+        notes=notes,
+    )
+
+
+# --- small shared pieces -------------------------------------------------------------------------------------------
+
+
+def _inputs(job: Job, journal: Journal, b1: Trial, candidate: Trial, found: Traffic, split: str) -> QualityInputs:
+    reference, cand = _arm(job, b1).spec, _arm(job, candidate).spec
+    replies = pipeline.reference_replies(reference, found, journal, split, job.progress)
+    return pipeline.examine(reference, cand, found, replies, job.progress)
+
+
+def _judge(job: Job, inputs: QualityInputs, split: str) -> QualityReport:
+    return judge(inputs, split=split, margins=job.margins, special=job.model.tokenizer.special_tokens, seed=job.seed)
+
+
+def _arm(job: Job, trial: Trial) -> Arm:
+    assert trial.artifact is not None, "a trial without an artifact is never measured"
+    return Arm(trial.name, Spec(trial.artifact, trial.at, job.device, job.dtype))
+
+
+def _fingerprint(trial: Trial) -> str:
+    assert trial.artifact is not None
+    return trial.artifact.sha256
+
+
+def _identity(job: Job) -> dict[str, str]:
+    """What makes two runs the same run."""
+    return {
+        "model": job.model.sha256,
+        "tune": job.tune.sha256,
+        "test": job.test.sha256,
+        "margins": repr(job.margins),
+        "seed": str(job.seed),
+        "device": job.device,
+        "dtype": job.dtype,
+        "meter": "none" if job.tools.info is None else job.tools.info.name,
+        "cores": str(cores()),
+    }

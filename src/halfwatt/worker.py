@@ -1,0 +1,262 @@
+"""The process under test. It holds one loaded session and nothing of the harness, so that its CPU time is the model's.
+
+    harness                          worker (python -m halfwatt.worker)
+      open {artifact, at}      ->      load
+      run {prompts, min_s}     ->      whole passes over the prompts, counters read at both edges
+      (sleeps on the pipe)     <-      usage, tokens
+      replies {prompts, ...}   ->      the texts, for the gate (never inside a window)
+      close                    ->      exit
+
+One JSON object a line. Both ends are in this file. Texts and counters only: the harness never sees a tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+from halfwatt.dialogue import Dialogue
+from halfwatt.errors import EnvironmentFault, HalfwattError
+from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling, Usage
+
+if TYPE_CHECKING:
+    from halfwatt.runtimes.base import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a worker loads."""
+
+    artifact: Artifact
+    at: OperatingPoint
+    device: str = "cpu"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What was done between two edges."""
+
+    usage: tuple[Usage, Usage]  # cumulative, at the start and at the end edge
+    replies: int
+    tokens_in: int
+    tokens_cached: int
+    tokens_out: int
+    passes: int
+    replies_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One line to the worker."""
+
+    verb: str
+    spec: Spec | None = None
+    prompts: tuple[Dialogue, ...] = ()
+    samplings: tuple[Sampling, ...] = ()
+    min_s: float = 0.0
+
+
+# --- the harness's end ---------------------------------------------------------------------------------------------
+
+
+class Worker(AbstractContextManager["Worker"]):
+    """A handle on a worker process. Every call blocks asleep on a pipe: the instrument does not heat the bench.
+
+    Raises:
+        EnvironmentFault: the process died or did not answer in time; carries the last line it wrote.
+    """
+
+    def __init__(self, spec: Spec, *, timeout_s: float = 1800.0) -> None:
+        self._timeout_s = timeout_s
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process; closed in close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "halfwatt.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            bufsize=1,
+            start_new_session=True,  # Ctrl-C reaches the harness, which closes the worker in order
+        )
+        self.pid = self._process.pid
+        try:
+            self._ask(_Order("open", spec=spec))
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, prompts: Sequence[Dialogue], sampling: Sampling, *, min_s: float = 0.0) -> Work:
+        """Answer all prompts in order, again and again until ``min_s`` seconds are over; whole passes only."""
+        from pydantic import TypeAdapter
+
+        answer = self._ask(_Order("run", prompts=tuple(prompts), samplings=(sampling,), min_s=min_s))
+        return TypeAdapter(Work).validate_python(answer)
+
+    def usage(self) -> Usage:
+        """The worker's cumulative use right now."""
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(Usage).validate_python(self._ask(_Order("usage")))
+
+    def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
+        """One reply a prompt, each with its own sampling."""
+        from pydantic import TypeAdapter
+
+        answer = self._ask(_Order("replies", prompts=tuple(prompts), samplings=tuple(samplings)))
+        return TypeAdapter(list[Reply]).validate_python(answer)
+
+    def close(self) -> None:
+        """End the process; killed when it does not end by itself."""
+        if self._process.stdin and not self._process.stdin.closed:
+            self._process.stdin.close()  # end of file is the worker's signal to leave
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._log.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, order: _Order) -> Any:
+        from pydantic import TypeAdapter
+
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(TypeAdapter(_Order).dump_json(order).decode() + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+        ready, _, _ = select.select([self._process.stdout], [], [], self._timeout_s)
+        if not ready:
+            raise EnvironmentFault(f"the worker did not answer '{order.verb}' within {self._timeout_s:.0f} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._died()
+        answer = json.loads(line)
+        if "error" in answer:
+            raise _revive(answer)
+        return answer["ok"]
+
+    def _died(self) -> EnvironmentFault:
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines()
+        return EnvironmentFault(f"the worker process ended with code {code}", found=lines[-1] if lines else None)
+
+
+def _revive(answer: dict[str, str]) -> HalfwattError:
+    """The worker's own error, again as the class it was, so that the exit code stays right."""
+    kinds = {k.__name__: k for k in _all_errors(HalfwattError)}
+    return kinds.get(answer["kind"], EnvironmentFault)(answer["error"])
+
+
+def _all_errors(root: type[HalfwattError]) -> list[type[HalfwattError]]:
+    return [root, *(k for child in root.__subclasses__() for k in _all_errors(child))]
+
+
+# --- the worker's end ----------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Serve orders from stdin until it ends."""
+    # Libraries may print; the protocol's stream is a private copy of stdout and theirs goes to stderr.
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    _serve(sys.stdin, out)
+
+
+def _serve(orders: IO[str], out: IO[str]) -> None:
+    from pydantic import TypeAdapter
+
+    from halfwatt.runtimes.available import by_name
+
+    reader = TypeAdapter(_Order)
+    first = orders.readline()
+    if not first:
+        return
+    spec = reader.validate_json(first).spec
+    assert spec is not None, "the first order is 'open'"
+    try:
+        runtime = by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype)
+        with runtime.open(spec.artifact, spec.at) as session:
+            bench = _Bench(session, spec.at.batch)
+            _answer(out, None)
+            for line in orders:
+                _answer(out, bench.do(reader.validate_json(line)))
+    except Exception as error:  # noqa: BLE001 - the process boundary: every error travels to the harness
+        import traceback
+
+        traceback.print_exc()
+        print(json.dumps({"error": str(error) or repr(error), "kind": type(error).__name__}), file=out)
+
+
+def _answer(out: IO[str], record: Any) -> None:
+    from pydantic import TypeAdapter
+
+    plain = None if record is None else TypeAdapter(type(record)).dump_python(record, mode="json")
+    print(json.dumps({"ok": plain}), file=out)
+
+
+class _Bench:
+    """The session and its cumulative use."""
+
+    def __init__(self, session: Session, batch: int) -> None:
+        self._session, self._batch, self._wall_s = session, batch, 0.0
+
+    def do(self, order: _Order) -> Any:
+        if order.verb == "run":
+            return self._run(order.prompts, order.samplings[0], order.min_s)
+        if order.verb == "usage":
+            return self._usage()
+        return self._replies(order.prompts, order.samplings)
+
+    def _usage(self) -> Usage:
+        return Usage(time.process_time(), self._wall_s, self._session.bytes_moved())
+
+    def _run(self, prompts: tuple[Dialogue, ...], sampling: Sampling, min_s: float) -> Work:
+        import hashlib
+
+        self._session.sync()
+        before, started = self._usage(), time.monotonic()
+        first: list[Reply] = []
+        counts, passes = [0, 0, 0, 0], 0
+        while passes == 0 or time.monotonic() - started < min_s:
+            for i in range(0, len(prompts), self._batch):
+                for reply in self._session.reply(prompts[i : i + self._batch], sampling):
+                    figures = (1, reply.tokens_in, reply.tokens_cached, len(reply.token_ids))
+                    counts = [a + b for a, b in zip(counts, figures, strict=True)]
+                    if passes == 0:
+                        first.append(reply)
+            passes += 1
+        self._session.sync()
+        self._wall_s += time.monotonic() - started
+        after = self._usage()
+        digest = hashlib.sha256(repr([r.token_ids for r in first]).encode()).hexdigest()
+        return Work((before, after), *counts, passes=passes, replies_sha256=digest)
+
+    def _replies(self, prompts: tuple[Dialogue, ...], samplings: tuple[Sampling, ...]) -> tuple[Reply, ...]:
+        self._session.reset()
+        pairs = zip(prompts, samplings, strict=True)
+        return tuple(self._session.reply([prompt], sampling)[0] for prompt, sampling in pairs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The house itself: imports run one way, the light path stays light, only the command line prints."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "halfwatt"
+
+# Lowest room first. A room imports only from rooms before it (or from its own).
+ROOMS = (
+    "errors",
+    "estimate",
+    "intervals",
+    "records",
+    "files",
+    "dialogue",
+    "tokenizer",
+    "meters",
+    "grids",
+    "model_folder",
+    "chat_model",
+    "steps",
+    "runtimes",
+    "provenance",
+    "conditions",
+    "accounting",
+    "worker",
+    "workload",
+    "metrics",
+    "quality",
+    "claims",
+    "demo",
+    "recipe",
+    "journal",
+    "generation",
+    "pipeline",
+    "artifacts",
+    "search",
+    "result",
+    "report",
+    "verify",
+    "deliver",
+    "api",
+    "chat",
+    "cli",
+)
+
+
+def room(module: str) -> str:
+    """``halfwatt.meters.rapl`` lives in ``meters``."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every ``halfwatt`` module that the file imports anywhere, type-checking blocks left out."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("halfwatt"):
+            if node.module == "halfwatt":
+                found |= {f"halfwatt.{alias.name}" for alias in node.names if not alias.name.startswith("__")}
+            else:
+                found.add(str(node.module))
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("halfwatt.")}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_run_one_way(path: Path) -> None:
+    own = room(name_of(path))
+    if own == "__init__":
+        pytest.skip("the front door names the rooms for others")
+    assert own in ROOMS, f"{own} is not in the list of rooms"
+    later = {m for m in imports(path) if room(m) != own and ROOMS.index(room(m)) > ROOMS.index(own)}
+    assert not later, f"{own} may not import {sorted(later)}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_and_functions_stay_readable(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 420, "a file of more than about 400 lines wants to be two"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= 60, f"{node.name} has {lines} lines"
+
+
+def test_remote_code_has_one_choke_point() -> None:
+    mentions = [p.name for p in modules() if "trust_remote_code" in p.read_text()]
+    assert len(mentions) == 1, mentions
+    assert not [p for p in modules() if "trust_remote_code=True" in p.read_text()]
+
+
+@pytest.mark.parametrize("what", ["import halfwatt", "import halfwatt.cli"])
+def test_the_light_path_is_light(what: str) -> None:
+    heavy = ("torch", "transformers", "llama_cpp", "scipy", "matplotlib", "pydantic")
+    script = f"{what}; import sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
