@@ -12,6 +12,9 @@ import pytest
 import torch
 from gguf.quants import dequantize as gguf_dequantize
 from gguf.quants import quantize as gguf_quantize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from halfwatt.errors import ModelError
 from halfwatt.grids import (
     Bits,
@@ -23,8 +26,6 @@ from halfwatt.grids import (
     quantize,
     unpack,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 BITS: tuple[Bits, ...] = (8, 4)
 SEARCHES: tuple[ScaleSearch, ...] = get_args(ScaleSearch)

@@ -76,7 +76,7 @@ def dialogues() -> tuple[Dialogue, ...]:
             ("user", "Thanks"),
             ("assistant", "You're welcome."),
         ),
-        (("user", "Wie wär's mit Musik? 🎵 音楽"), ("assistant", "Ja – gern: “Für Elise”, 楽しい!")),
+        (("user", "Wie wär's mit Musik? 🎵 音楽"), ("assistant", "Ja - gern: “Für Elise”, 楽しい!")),
         (("user", "  spaces  and\n\nlines  "), ("assistant", "1\n2\n\n  3"), ("user", "ok"), ("assistant", "ok  then")),
     )
     return tuple(
@@ -88,8 +88,8 @@ def dialogues() -> tuple[Dialogue, ...]:
 def tokenizer(*, template: str | None = CHATML, pre_tokenizer: Any = None) -> PreTrainedTokenizerFast:
     """A byte-level BPE of 384 ids with ChatML's special tokens, trained here on a few sentences."""
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizer or pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizer or pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=384,
         special_tokens=list(SPECIAL),
@@ -97,7 +97,7 @@ def tokenizer(*, template: str | None = CHATML, pre_tokenizer: Any = None) -> Pr
         show_progress=False,
     )
     backend.train_from_iterator(SENTENCES * 4, trainer)
-    made = PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, eos_token=SPECIAL[END], pad_token=SPECIAL[PAD], clean_up_tokenization_spaces=False
     )
     if template is not None:
@@ -130,11 +130,12 @@ def network(
                 parameter.copy_(0.5 * noise)
             else:
                 parameter.copy_(1.5 * noise / width**0.5)
-    return made.eval()
+    made.eval()  # type: ignore[no-untyped-call]
+    return made
 
 
 def _config(arch: Arch, tied: bool, vocab_size: int, width: int, layers: int) -> Any:
-    common = {
+    common: dict[str, Any] = {
         "vocab_size": vocab_size,
         "tie_word_embeddings": tied,
         "eos_token_id": END,
@@ -143,7 +144,12 @@ def _config(arch: Arch, tied: bool, vocab_size: int, width: int, layers: int) ->
     }
     if arch == "gpt2":
         return GPT2Config(n_embd=width, n_layer=layers, n_head=_HEADS, n_positions=_CONTEXT, **common)
-    kinds = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+    kinds: dict[Arch, Any] = {
+        "llama": LlamaConfig,
+        "mistral": MistralConfig,
+        "qwen2": Qwen2Config,
+        "qwen3": Qwen3Config,
+    }
     more = {"head_dim": width // _HEADS} if arch in ("llama", "qwen3") else {}
     return kinds[arch](
         hidden_size=width,
@@ -173,7 +179,7 @@ def folder(
     """
     path = into / f"{arch}-{seed}"
     with quiet():
-        network(arch, seed=seed, tied=tied).to(dtype).save_pretrained(path)
+        network(arch, seed=seed, tied=tied).to(dtype).save_pretrained(path)  # type: ignore[arg-type]
     tokenizer(template=template).save_pretrained(path)
     entries = {"eos_token_id": [END, TEXT_END], "pad_token_id": PAD, "max_new_tokens": 24, **(generation or {})}
     (path / "generation_config.json").write_text(json.dumps(entries))

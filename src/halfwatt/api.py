@@ -21,19 +21,19 @@ from halfwatt.dialogue import DialogueSet, SealedSplit, Split, read, split_set
 from halfwatt.errors import BadInput
 from halfwatt.files import locked
 from halfwatt.generation import generate
-from halfwatt.grids import Bits
+from halfwatt.grids import Bits, ScaleSearch
+from halfwatt.pipeline import Speech
 from halfwatt.provenance import provenance
 from halfwatt.quality import Margins, judge
 from halfwatt.recipe import Recipe
 from halfwatt.records import Artifact, Provenance, QualityInputs
 from halfwatt.result import Comparison, Measured, Result
-from halfwatt.steps.quantize import Quantize, ScaleSearch
-from halfwatt.pipeline import Speech
+from halfwatt.steps.quantize import Quantize
 from halfwatt.worker import Spec
 from halfwatt.workload import Arm, Plan, Progress, instruments
 from halfwatt.workload import measure as run_measure
 
-FRACTIONS = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
+FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
 MIN_TEST = 200  # dialogues that the gate wants at least
 
 __all__ = ["compare", "load", "measure", "optimize", "quantize"]
@@ -113,6 +113,7 @@ def optimize(
             test=SealedSplit(splits["test"], folder / "stages" / "test-opened.json"),
             out=folder,
             tools=instruments(access.device, rapl_root=options.rapl_root),
+            rapl_root=options.rapl_root,
             margins=_margins(max_loss),
             device=access.device,
             dtype=access.dtype,
@@ -265,7 +266,7 @@ def _splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> di
             raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
         return {"train": demo.dialogues("train"), "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
     whole = given if isinstance(given, DialogueSet) else read(Path(given))
-    splits = split_set(whole, FRACTIONS, seed=seed)
+    splits = split_set(whole, dict(FRACTIONS), seed=seed)
     if len(splits["test"]) < 2 or len(splits["tune"]) < 2:
         raise BadInput(
             f"{len(whole)} dialogues are too few to choose on one part and judge on another",

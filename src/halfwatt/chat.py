@@ -12,10 +12,10 @@ from typing import Any
 from halfwatt.api import Options
 from halfwatt.artifacts import RuntimeChoice, servable
 from halfwatt.dialogue import Dialogue, Message
+from halfwatt.pipeline import Speech
 from halfwatt.records import MeterInfo, Reply, Usage
 from halfwatt.runtimes.available import by_name
 from halfwatt.runtimes.base import Session
-from halfwatt.pipeline import Speech
 from halfwatt.workload import Instruments, instruments
 
 

@@ -85,7 +85,7 @@ def load(
     probe(tokenizer.template, tokenizer.hf.special_tokens_map)
     generation = read_sampling(folder)
     numbers = model_folder.check_tensors(files)
-    network = _network(folder, want, numbers).to(where)
+    network = _network(folder, want, numbers).to(where)  # type: ignore[arg-type]
     _check_vocabulary(network, tokenizer)
     return ChatModel(
         network=network,
@@ -197,14 +197,14 @@ def read_sampling(folder: Path) -> Sampling:
 def quiet() -> Iterator[None]:
     """Without transformers' progress bars and load reports; its faults come back as errors of ours."""
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTrainedModel:
@@ -218,10 +218,11 @@ def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTraine
                 dtype="auto" if dtype is None else dtype,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are listed, and refused below
             )
     except ModelError:
         raise
-    except Exception as error:  # noqa: BLE001 - a stranger's config can trip transformers anywhere
+    except Exception as error:  # a stranger's config can trip transformers anywhere
         found = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise ModelError(f"transformers cannot load {folder}", found=found) from error
     _check_complete(folder, info)
@@ -231,8 +232,9 @@ def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTraine
 
 def _check_size(folder: Path, numbers: int) -> None:
     """A config that asks for far more than the files hold would fill the memory with random weights."""
+    config = from_pretrained(AutoConfig, folder)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(from_pretrained(AutoConfig, folder))
+        empty = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     wanted = sum(p.numel() for p in empty.parameters())
     if wanted > 2 * numbers:
         raise ModelError(

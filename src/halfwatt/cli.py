@@ -43,6 +43,16 @@ class Dtype(StrEnum):
     float32 = "float32"
 
 
+class Bits(StrEnum):
+    eight = "8"
+    four = "4"
+
+
+class ScaleSearch(StrEnum):
+    mse = "mse"
+    absmax = "absmax"
+
+
 class RuntimeName(StrEnum):
     auto = "auto"
     torch_eager = "torch_eager"
@@ -156,9 +166,9 @@ def compare(
 def quantize(
     model: Model,
     out: OutFolder,
-    bits: Annotated[int, typer.Option("--bits", help="8 or 4")] = 8,
-    head_bits: Annotated[int | None, typer.Option("--head-bits", help="8 or 4; as --bits when not given")] = None,
-    scale_search: Annotated[str, typer.Option("--scale-search", help="mse or absmax")] = "mse",
+    bits: Annotated[Bits, typer.Option("--bits")] = Bits.eight,
+    head_bits: Annotated[Bits | None, typer.Option("--head-bits", help="as --bits when not given")] = None,
+    scale_search: Annotated[ScaleSearch, typer.Option("--scale-search")] = ScaleSearch.mse,
     dialogues: Dialogues = None,
     chat_template: Template = None,
     offline: Offline = False,
@@ -172,7 +182,11 @@ def quantize(
         from halfwatt import api
         from halfwatt.report.console import show_artifact
 
-        made = api.quantize_to(model, out, _step(bits, head_bits, scale_search), dialogues, options)
+        from halfwatt.steps.quantize import Quantize
+
+        of = {Bits.eight: 8, Bits.four: 4, None: None}
+        step = Quantize(bits=of[bits], head_bits=of[head_bits], scale_search=scale_search.value)
+        made = api.quantize_to(model, out, step, dialogues, options)
         _emit(made, json, lambda: show_artifact(made))
         return 0
 
@@ -330,16 +344,6 @@ def _share(text: str | None) -> float | None:
     if not 0 < value < 0.5:
         raise BadInput("--max-loss is a share between 0 and 50 %", found=text, hint="type --max-loss 1%")
     return value
-
-
-def _step(bits: int, head_bits: int | None, scale_search: str) -> Any:
-    from halfwatt.steps.quantize import Quantize
-
-    if bits not in (8, 4) or head_bits not in (None, 8, 4):
-        raise BadInput("bits are 8 or 4", found=str(bits if bits not in (8, 4) else head_bits), hint="type --bits 8")
-    if scale_search not in ("mse", "absmax"):
-        raise BadInput("no such scale search", found=scale_search, hint="type --scale-search mse or absmax")
-    return Quantize(bits=bits, head_bits=head_bits, scale_search=scale_search)
 
 
 def _emit(record: Any, as_json: bool, show: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ from queue import Queue
 from halfwatt.dialogue import Dialogue
 from halfwatt.provenance import cores
 from halfwatt.records import Reply, Sampling, ScoredReply
+from halfwatt.tokenizer import ChatTokenizer
 from halfwatt.worker import Spec, Worker
 from halfwatt.workload import Progress
 
@@ -58,6 +59,7 @@ def generate(
     """Answer every prompt; the result is in the order of ``work``, whatever worker did it."""
     one_thread = replace(spec, at=replace(spec.at, threads=1, threads_prefill=1, batch=1))
     shards = [work[i : i + SHARD] for i in range(0, len(work), SHARD)]
+    special = special_ids(ChatTokenizer.load(spec.artifact.path))
     scored: list[ScoredReply] = []
     with ExitStack() as stack:
         lanes = min(cores(), len(shards))
@@ -68,7 +70,7 @@ def generate(
         def answer(shard: Sequence[Sequence[Prompt]]) -> list[ScoredReply]:
             worker = idle.get()
             try:
-                return _scored(worker, [prompt for rows in shard for prompt in rows])
+                return _scored(worker, [prompt for rows in shard for prompt in rows], special)
             finally:
                 idle.put(worker)
 
@@ -79,12 +81,19 @@ def generate(
     return tuple(scored)
 
 
-def _scored(worker: Worker, rows: Sequence[Prompt]) -> list[ScoredReply]:
+def special_ids(tokenizer: ChatTokenizer) -> frozenset[int]:
+    """Token ids that belong to the template, never into a reply."""
+    encoded = [tokenizer.encode(token) for token in tokenizer.special_tokens]
+    return frozenset(ids[0] for ids in encoded if len(ids) == 1)
+
+
+def _scored(worker: Worker, rows: Sequence[Prompt], special: frozenset[int]) -> list[ScoredReply]:
     replies = worker.replies([p.dialogue.before(p.turn) for p in rows], [p.sampling for p in rows])
-    return [_record(prompt, reply) for prompt, reply in zip(rows, replies, strict=True)]
+    return [_record(prompt, reply, special) for prompt, reply in zip(rows, replies, strict=True)]
 
 
-def _record(prompt: Prompt, reply: Reply) -> ScoredReply:
+def _record(prompt: Prompt, reply: Reply, special: frozenset[int]) -> ScoredReply:
+    inside = reply.token_ids[:-1] if reply.stopped else reply.token_ids
     return ScoredReply(
         dialogue=prompt.dialogue.id,
         turn=prompt.turn,
@@ -94,4 +103,5 @@ def _record(prompt: Prompt, reply: Reply) -> ScoredReply:
         stopped=reply.stopped,
         cap=prompt.sampling.max_new_tokens,
         reference=prompt.dialogue.messages[prompt.turn].content,
+        leaked=sum(token in special for token in inside),
     )

@@ -86,8 +86,8 @@ def fake_quantize(weight: torch.Tensor, bits: Bits, scale_search: ScaleSearch = 
 def pack(grid: GridTensor) -> torch.Tensor:
     """llama.cpp's blocks, uint8 [rows, columns / 32 * (34 | 18)].
 
-    ``Q8_0``: fp16 scale, 32 int8. ``Q4_0``: fp16 scale, 16 bytes whose low nibbles are ``q + 8`` of the first 16 weights
-    and whose high nibbles those of the second 16. Numbers are little-endian, as on every machine that torch runs on.
+    ``Q8_0``: fp16 scale, 32 int8. ``Q4_0``: fp16 scale, 16 bytes: low nibbles ``q + 8`` of the first 16 weights, high
+    nibbles of the second 16. Numbers are little-endian, as on every machine that torch runs on.
 
     Raises:
         ModelError: an integer lies outside the grid.
@@ -118,10 +118,7 @@ def unpack(blocks: torch.Tensor, bits: Bits) -> GridTensor:
     block = blocks.reshape(rows, -1, _BLOCK_BYTES[bits])
     scale = block[..., :2].contiguous().view(torch.float16).reshape(rows, -1)
     body = block[..., 2:].contiguous()
-    if bits == 8:
-        q = body.view(torch.int8)
-    else:
-        q = torch.cat([body & 0x0F, body >> 4], dim=-1).to(torch.int8) - 8
+    q = body.view(torch.int8) if bits == 8 else torch.cat([body & 0x0F, body >> 4], dim=-1).to(torch.int8) - 8
     return GridTensor(q.reshape(rows, -1), scale, bits)
 
 
@@ -172,8 +169,8 @@ def _as_fp16(scale: torch.Tensor) -> torch.Tensor:
 def _best_scale(groups: torch.Tensor, bits: Bits, importance: torch.Tensor | None) -> torch.Tensor:
     """fp16 [groups]: the scale with the least (weighted) squared error among shrunk ones, then refined in closed form.
 
-    Shrinking clips the largest weight to spend finer steps on the others. For int4 both signs are tried. For integers
-    held fixed the best scale is ``sum(h w q) / sum(h q q)``; taken with its integers chosen anew, it is kept where better.
+    Shrinking clips the largest weight to spend finer steps on the others. For int4 both signs are tried. For fixed
+    integers the best scale is ``sum(h w q) / sum(h q q)``; with its integers chosen anew it is kept where better.
     """
     start = _fitting_scale(groups, bits)
     shrink = [1.0 - 0.0015 * i for i in range(12)] if bits == 8 else [1.08 - 0.04 * i for i in range(12)]

@@ -25,6 +25,7 @@ from halfwatt.recipe import Recipe
 from halfwatt.records import (
     Artifact,
     OperatingPoint,
+    Parity,
     QualityInputs,
     Sampling,
     ScoredReply,
@@ -194,12 +195,41 @@ def examine(
     proof = candidate.artifact.parity
     if proof is None:
         raise ModelError(f"{candidate.artifact.path} has no parity record", hint="build it again")
-    proof = parity.against_reference(
-        proof, reference.artifact.path, candidate.artifact.path, found.dialogues[:PARITY_DIALOGUES]
-    )
+    proof = against_reference(proof, found, candidate.artifact.path)
+    if proof.problems or not proof.finite:
+        return QualityInputs(proof, (), (), ())  # the gate fails it on G0 alone
     replies = generate(candidate, found.prompts(), progress, "candidate's replies")
     scores = teacher_forced(reference, candidate, found, progress)
     return QualityInputs(proof, scores, replies_ref, replies)
+
+
+def against_reference(proof: Parity, found: Traffic, folder: Path) -> Parity:
+    """Join to the parity record whether the candidate reads and stops as the reference does.
+
+    Args:
+        found: the dialogues, with the reference's tokenizer.
+        folder: the candidate's, with its own tokenizer, template and stop tokens.
+    """
+    try:
+        own = ChatTokenizer.load(folder)
+    except ModelError as error:
+        return replace(proof, template_equal=False, problems=(*proof.problems, str(error)))
+    theirs = found.tokenizer
+    faults = []
+    if own.template != theirs.template:
+        faults.append("the chat template is not the reference's")
+    if set(own.eos_ids) != set(theirs.eos_ids):
+        faults.append(f"stop tokens {sorted(own.eos_ids)} are not the reference's {sorted(theirs.eos_ids)}")
+    differing = next((d.id for d in found.dialogues if own.scored(d).ids != theirs.scored(d).ids), None)
+    if differing is not None:
+        faults.append(f"token ids of dialogue {differing} are not the reference's")
+    return replace(
+        proof,
+        template_equal=proof.template_equal and own.template == theirs.template,
+        eos_equal=proof.eos_equal and set(own.eos_ids) == set(theirs.eos_ids),
+        token_ids_equal=proof.token_ids_equal and differing is None,
+        problems=(*proof.problems, *faults),
+    )
 
 
 def teacher_forced(reference: Spec, candidate: Spec, found: Traffic, progress: Progress) -> tuple[TeacherScore, ...]:

@@ -209,6 +209,7 @@ class ScoredReply:
     stopped: bool
     cap: int
     reference: str  # the human or gold reply
+    leaked: int = 0  # special tokens inside the reply; the text does not show them
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,15 @@ class Trial:
     quality: QualityReport | None
     cpu_s_ratio_vs_B1: Estimate | None = None
     energy_ratio_vs_B1: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReadings:
+    """The raw readings behind one candidate on the tune split; None where it never got that far."""
+
+    trial: str
+    windows: tuple[Window, ...]
+    quality_inputs: QualityInputs | None
 
 
 @dataclass(frozen=True, slots=True)

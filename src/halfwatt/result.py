@@ -28,6 +28,7 @@ from halfwatt.records import (
     QualityInputs,
     QualityReport,
     Trial,
+    TrialReadings,
     Window,
     from_json,
 )
@@ -50,6 +51,7 @@ class Raw:
     windows: tuple[Window, ...]  # of the final run, the discarded ones with their reasons
     quality_inputs: QualityInputs | None  # of the candidate that the claim is about, on the test split
     special_tokens: tuple[str, ...] = ()  # what the gate counts as leaked template tokens
+    trials: tuple[TrialReadings, ...] = ()  # of the candidates on the tune split
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +291,8 @@ class Duty:
     """J/reply of one arm at each of `DUTIES`, loaded idle included; None where one copy cannot serve that many."""
 
     arm: str
-    j_per_reply: tuple[Estimate | None, ...]
+    net_j: float  # the reply alone
+    j_per_reply: tuple[float | None, ...]
 
 
 def idle_watts(result: Result) -> float | None:
@@ -303,23 +306,22 @@ def idle_watts(result: Result) -> float | None:
 def duty_cycle(result: Result) -> tuple[Duty, ...]:
     """J/reply = net J/reply + loaded idle W * 3600 s / replies per hour. Empty without measured idle.
 
-    The interval is that of the net joules; idle is taken as read. One copy that answers one reply at a time is assumed.
+    Without interval: idle is read a few times only. One copy that answers one reply at a time is assumed.
     """
     idle = idle_watts(result)
     if idle is None:
         return ()
     return tuple(
-        Duty(m.arm, tuple(_at_duty(m, m.j_per_reply_net, idle, r) for r in DUTIES))
+        Duty(m.arm, m.j_per_reply_net.mean, tuple(_at_duty(m, m.j_per_reply_net.mean, idle, r) for r in DUTIES))
         for m in result.final
         if m.j_per_reply_net is not None
     )
 
 
-def _at_duty(m: Measurement, net: Estimate, idle_w: float, replies_per_h: int) -> Estimate | None:
+def _at_duty(m: Measurement, net_j: float, idle_w: float, replies_per_h: int) -> float | None:
     if m.s_per_reply.mean * replies_per_h > 3600:
         return None
-    waiting = idle_w * 3600 / replies_per_h
-    return Estimate(net.mean + waiting, net.lo + waiting, net.hi + waiting, "J/reply", net.n)
+    return net_j + idle_w * 3600 / replies_per_h
 
 
 # --- the windows ------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from halfwatt.records import (
     QualityInputs,
     QualityReport,
     Trial,
+    TrialReadings,
 )
 from halfwatt.runtimes.torch_eager import TorchEager
 from halfwatt.worker import Spec
@@ -54,6 +55,7 @@ class Job:
     test: SealedSplit
     out: Path
     tools: Instruments
+    rapl_root: str | None = None
     margins: Margins = field(default_factory=Margins)
     device: str = "cpu"
     dtype: str = "auto"
@@ -62,12 +64,20 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """A candidate with the readings that it was chosen by."""
+
+    trial: Trial
+    readings: TrialReadings
+
+
+@dataclass(frozen=True, slots=True)
 class Climb:
     """What the tune split chose."""
 
     b0: Trial
     b1: Trial
-    trials: tuple[Trial, ...]
+    rungs: tuple[Rung, ...]
     champion: Trial  # what meets the baselines in the final run: the best candidate, or B1 itself
 
 
@@ -82,6 +92,7 @@ class Outcome:
     inputs: QualityInputs
     claim: Claim
     delivered: Trial
+    test: Traffic
     notes: tuple[str, ...]
 
 
@@ -96,8 +107,8 @@ def optimize(job: Job) -> Outcome:
     speech = Speech(job.model.tokenizer, job.model.generation, job.model.context)
     tune = pipeline.traffic(job.tune, speech)
     b0, b1 = _baselines(job, journal, tune)
-    trials = tuple(_trial(job, journal, recipe, b1, tune) for recipe in ladder())
-    climb = Climb(b0, b1, trials, best(trials) or b1)
+    rungs = tuple(_rung(job, journal, recipe, b1, tune) for recipe in ladder())
+    climb = Climb(b0, b1, rungs, best([rung.trial for rung in rungs]) or b1)
     job.progress(f"the final run: B0, B1 and {climb.champion.name} on the sealed test split")
     sealed = job.test.open(_fingerprint(climb.champion))
     test = pipeline.traffic(sealed, speech)
@@ -144,38 +155,37 @@ def _plain_trial(name: str, artifact: Artifact, at: OperatingPoint) -> Trial:
     return Trial(name, (), "done", None, artifact, at, None, None)
 
 
-def _trial(job: Job, journal: Journal, recipe: Recipe, b1: Trial, tune: Traffic) -> Trial:
-    """One rung, or why there is none. A fault of the recipe ends the rung, not the run."""
+def _rung(job: Job, journal: Journal, recipe: Recipe, b1: Trial, tune: Traffic) -> Rung:
+    """One candidate, or why there is none. A fault of the recipe ends the rung, not the run."""
 
-    def attempt() -> Trial:
+    def attempt() -> Rung:
         job.progress(f"{recipe.name}: making it")
         lines = tuple(repr(step) for step in recipe.steps)
-        failed = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
+        blank = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
         try:
             artifact = pipeline.build(job.model, recipe, tune.dialogues, job.out / "artifacts", job.device)
         except BadInput as error:
-            return replace(failed, reason=str(error))
+            return Rung(replace(blank, reason=str(error)), TrialReadings(recipe.name, (), None))
         at = _operating_point(job, journal, recipe.slug, artifact, tune)
-        candidate = Trial(recipe.name, lines, "done", None, artifact, at, None, None)
-        return _judged(job, journal, candidate, b1, tune)
+        return _judged(job, journal, replace(blank, status="done", artifact=artifact, at=at), b1, tune)
 
-    return journal.once(f"trial-{recipe.slug}", Trial, attempt)
+    return journal.once(f"rung-{recipe.slug}", Rung, attempt)
 
 
-def _judged(job: Job, journal: Journal, candidate: Trial, b1: Trial, tune: Traffic) -> Trial:
+def _judged(job: Job, journal: Journal, candidate: Trial, b1: Trial, tune: Traffic) -> Rung:
     """Measure the candidate against B1, and let the gate look at it, both on the tune split."""
     job.progress(f"{candidate.name}: measuring against B1")
     arms = [_arm(job, b1), _arm(job, candidate)]
     run = measure(arms, tune.dialogues, tune.greedy, replace(DUEL, seed=job.seed), job.tools, job.progress)
     inputs = _inputs(job, journal, b1, candidate, tune, "tune")
-    report = _judge(job, inputs, "tune")
-    return replace(
+    judged = replace(
         candidate,
         energy=accounting.measurement(candidate.name, run.windows, run.meter),
-        quality=report,
+        quality=_judge(job, inputs, "tune"),
         cpu_s_ratio_vs_B1=accounting.ratio("B1", candidate.name, run.windows, accounting.cpu_s_per_reply),
         energy_ratio_vs_B1=energy_ratio("B1", candidate.name, run),
     )
+    return Rung(judged, TrialReadings(candidate.name, run.windows, inputs))
 
 
 def _operating_point(job: Job, journal: Journal, name: str, artifact: Artifact, tune: Traffic) -> OperatingPoint:
@@ -224,6 +234,7 @@ def _final(job: Job, journal: Journal, climb: Climb, test: Traffic, notes: tuple
         inputs=inputs,
         claim=claim,
         delivered=climb.champion if claim.verdict == "PASS" else climb.b1,
+        test=test,
         notes=notes,
     )
 

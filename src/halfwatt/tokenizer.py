@@ -1,7 +1,7 @@
 """The chat side of a tokenizer: dialogues to token ids and back.
 
-The token ids are those of ``AutoTokenizer.apply_chat_template``. transformers rebuilds some tokenizers from its own code
-when it finds a model's config.json (and imports torch to do so); `ChatTokenizer.save` therefore writes down the
+The token ids are those of ``AutoTokenizer.apply_chat_template``. transformers rebuilds some tokenizers from its own
+code when it finds a model's config.json (and imports torch to do so); `ChatTokenizer.save` therefore writes down the
 tokenizer as it really is, and a folder without config.json is read as it stands, without torch.
 
 A chat template is a stranger's program. It runs in transformers' immutable sandbox, its text and what it makes are
@@ -27,7 +27,7 @@ TEMPLATE_FILE = "chat_template.jinja"
 MAX_TEMPLATE = 256 * 1024  # characters of a template
 MAX_OVERHEAD = 256 * 1024  # characters that rendering may add to the messages
 PROBE_S = 5  # CPU seconds that the probe of a template may take
-PROBE_B = 2 << 30  # bytes of address space, likewise
+PROBE_B = 1 << 30  # bytes of memory, likewise
 
 _REFUSED = 9  # exit code of the probe's process
 _INTERNALS = re.compile(r"__[a-z]+__")
@@ -77,7 +77,7 @@ class ChatTokenizer:
             chat_template: the template's text, instead of the folder's.
 
         Raises:
-            ModelError: no tokenizer, no stop token, or no chat template and none given (names ``--chat-template FILE``).
+            ModelError: no tokenizer, no stop token, or no chat template and none given (names the option for it).
         """
         hf = _hf_tokenizer(folder)
         template = stored_template(folder, hf) if chat_template is None else chat_template
@@ -109,9 +109,8 @@ class ChatTokenizer:
     def scored(self, dialogue: Dialogue) -> ScoredTokens:
         """Token ids of the whole dialogue, and which of them the assistant wrote.
 
-        A turn counts when its prompt is a prefix of the whole, in text and in tokens, and the turn ends in a stop token
-        right after its content; templates may rewrite earlier turns (Qwen3 drops their reasoning), and then those turns
-        are left out.
+        A turn counts when the tokens of its prompt begin the whole and a stop token comes right after its content.
+        Templates may rewrite earlier turns when later ones follow; turns that this changes are left out.
 
         Raises:
             ModelError: no turn counts.
@@ -123,7 +122,7 @@ class ChatTokenizer:
         for turn in dialogue.assistant_turns:
             prompt = self.render(dialogue.before(turn), prompt=True)
             first = self.encode(prompt)
-            if not text.startswith(prompt) or ids[: len(first)] != first:
+            if ids[: len(first)] != first:
                 continue
             content = dialogue.messages[turn].content.strip()
             at = text.find(content, len(prompt))
@@ -188,8 +187,9 @@ def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str,
     from transformers.utils.chat_template_utils import render_jinja_template
 
     messages = [{"role": m.role, "content": m.content} for m in dialogue.messages]
+    names: dict[str, Any] = dict(tokens)
     try:
-        rendered, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **tokens)
+        rendered: Any = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **names)
     except SecurityError as error:
         raise ModelError("the chat template tries to leave its sandbox", found=str(error)) from error
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
@@ -198,7 +198,7 @@ def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str,
             found=f"{type(error).__name__}: {error}"[:300],
             hint="pass another one with --chat-template FILE, or change the dialogue",
         ) from error
-    text: str = rendered[0]
+    text: str = rendered[0][0]
     allowed = MAX_OVERHEAD + 4 * sum(len(m.content) for m in dialogue.messages)
     if len(text) > allowed:
         raise ModelError("the chat template makes too much text", found=f"{len(text)}, at most {allowed} characters")
@@ -245,7 +245,10 @@ def _probe_child() -> None:
     spent = resource.getrusage(resource.RUSAGE_SELF)
     limit_s = int(spent.ru_utime + spent.ru_stime) + 1 + order["limit_s"]
     resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
-    resource.setrlimit(resource.RLIMIT_AS, (PROBE_B, PROBE_B))
+    statm = Path("/proc/self/statm")
+    if statm.exists():  # elsewhere the CPU limit must do
+        mapped_b = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped_b + PROBE_B, mapped_b + PROBE_B))
     for exchanges in (1, 2, 12):
         turns = (Message("user", "Is the light on?"), Message("assistant", "Yes, it is on."))
         dialogue = Dialogue("", turns * exchanges)
@@ -265,15 +268,17 @@ def _check_template(template: str) -> None:
 
 
 def _hf_tokenizer(folder: Path) -> Any:
+    import transformers
+
     if not (folder / "tokenizer_config.json").exists() and not (folder / "tokenizer.json").exists():
         raise ModelError(f"{folder} has no tokenizer", hint="a model folder holds tokenizer.json beside its weights")
     if (folder / "config.json").exists():
-        from transformers import AutoTokenizer as Factory
+        factory: Any = transformers.AutoTokenizer
     else:
-        from transformers import PreTrainedTokenizerFast as Factory
+        factory = transformers.PreTrainedTokenizerFast
     try:
-        hf = from_pretrained(Factory, folder)
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception for a faulty file
+        hf = from_pretrained(factory, folder)
+    except Exception as error:  # the tokenizers library raises bare Exception for a faulty file
         raise ModelError(f"the tokenizer of {folder} cannot be read", found=_first_line(error)) from error
     if not getattr(hf, "is_fast", False):
         raise ModelError(

@@ -250,7 +250,7 @@ class _Bench:
         self._wall_s += time.monotonic() - started
         after = self._usage()
         digest = hashlib.sha256(repr([r.token_ids for r in first]).encode()).hexdigest()
-        return Work((before, after), *counts, passes=passes, replies_sha256=digest)
+        return Work((before, after), counts[0], counts[1], counts[2], counts[3], passes, digest)
 
     def _replies(self, prompts: tuple[Dialogue, ...], samplings: tuple[Sampling, ...]) -> tuple[Reply, ...]:
         self._session.reset()

@@ -1,0 +1,24 @@
+"""The embedded demo: a small smart-home and customer-service assistant, and dialogues in three disjoint splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from halfwatt.dialogue import DialogueSet, Split
+
+_HERE = Path(__file__).parent
+_LICENCE = "CC BY-SA 4.0, CDLA-Sharing-1.0, MIT, BSD-3-Clause; per source in LICENCES.md"
+
+
+def path() -> Path:
+    """The folder of the demo model: bf16 safetensors, tokenizer, template, model card."""
+    return _HERE / "model"
+
+
+def dialogues(split: Split) -> DialogueSet:
+    """The demo's dialogues: "train" for calibration, "tune" for choosing, "test" sealed for the winner."""
+    from halfwatt.dialogue import read
+
+    return read(_HERE / f"dialogues.{split}.jsonl.gz", split=split, licence=_LICENCE)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -16,13 +17,20 @@ from rich.table import Table
 from rich.text import Text
 
 from halfwatt.meters.base import Finding
-from halfwatt.records import Artifact, KeptLayer, Measurement, MeterInfo, QualityReport
+from halfwatt.records import Artifact, Measurement, QualityReport
 from halfwatt.report import words
 from halfwatt.report.words import Figure
 from halfwatt.result import Comparison, Measured, Result, Row, meter, rows
-from halfwatt.verification import Verification
 
-VERDICT_STYLE = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow", "NO PROVEN SAVING": "bold yellow"}
+if TYPE_CHECKING:
+    from halfwatt.verify import Verification
+
+VERDICT_STYLE = {
+    "PASS": "bold green",
+    "FAIL": "bold red",
+    "INCONCLUSIVE": "bold yellow",
+    "NO PROVEN SAVING": "bold yellow",
+}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -85,15 +93,15 @@ def result_view(result: Result, out: Path) -> Group:
         *_remarks(everyone),
         Text(),
         _ratios(result),
-        _line((claim.verdict, VERDICT_STYLE[claim.verdict]), (f": {claim.sentence}", "")),
-        _line((words.origin_line(claim, meter(result)), "")),
+        _line((claim.verdict, VERDICT_STYLE[claim.verdict]), (f": {words.said(claim)}", "")),
+        _line((words.origin_line(meter(result)), "")),
         _files(result, out),
     )
 
 
 def _ladder(everyone: Sequence[Row], energy_head: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("model", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("model", overflow="fold", min_width=18)
     heads = (energy_head.replace(" (", "\n("), "CPU-ms\n/reply", "tokens\n/reply", "s\n/reply", "MB")
     for head in heads:
         table.add_column(head, justify="right", overflow="fold")
@@ -110,8 +118,8 @@ def _cells(row: Row) -> tuple[Text, ...]:
         name,
         _cell(words.energy(row)),
         _cell(words.cpu_ms(m), show_origin=False),
-        Text(words.measured(m.tokens_per_reply if m else None).value),
-        Text(words.measured(m.s_per_reply if m else None).value),
+        Text(words.short(m.tokens_per_reply if m else None)),
+        Text(words.short(m.s_per_reply if m else None)),
         Text(words.megabytes(artifact.size_b if artifact else None)),
         _gate(row),
     )
@@ -128,7 +136,7 @@ def _cell(shown: Figure, show_origin: bool = True) -> Text:
     if shown.absent:
         return _line((shown.value, ""), (f"\n{shown.origin}", "dim"))
     first = f"{shown.value} {shown.origin}" if show_origin else shown.value
-    return _line((first, ""), (f"\n{shown.interval}" if shown.interval else "", "dim"))
+    return _line((first, ""), ("\n" + shown.interval.replace(" to ", words.DASH) if shown.interval else "", "dim"))
 
 
 def _gate(row: Row) -> Text:
@@ -181,7 +189,7 @@ def measured_view(found: Measured) -> Group:
     info = next((i for i in found.meters if i.name == found.measurement.meter), None)
     return Group(
         _figures((found.measurement,)),
-        _line((_origin(info), "")),
+        _line((words.origin_line(info), "")),
         Text(words.threads(found.at.threads, found.at.threads_prefill) + f", {found.artifact.precision}"),
         *(Text(_clean(note), style="dim") for note in found.notes),
     )
@@ -196,7 +204,7 @@ def comparison_view(found: Comparison) -> Group:
         _figures(found.measurements),
         _line((f"energy    A / B  {words.times(found.energy_ratio, grade, kind).line}", "")),
         _line((f"CPU time  A / B  {words.times(found.cpu_s_ratio, None, None).line}", "")),
-        _line((_origin(info), "")),
+        _line((words.origin_line(info), "")),
         gate_view(found.quality),
         _line((verdict, VERDICT_STYLE[verdict]), (f": B against A on {found.quality.dialogues} dialogues", "")),
         *(Text(_clean(note), style="dim") for note in found.notes),
@@ -205,18 +213,17 @@ def comparison_view(found: Comparison) -> Group:
 
 def gate_view(report: QualityReport) -> Table:
     """Every check of the gate: estimate, interval, margin, verdict."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for head in ("gate", "check", "estimate", "margin", "verdict"):
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    for head in ("gate", "check", "estimate, 95 % bounds", "margin", "verdict"):
         table.add_column(head, overflow="fold")
-    for check in report.checks:
-        needed = f"\nneeds {check.n_needed} dialogues" if check.n_needed else ""
-        shown = words.check_figure(check)
+    for check in words.gate_lines(report):
+        shown, remark = words.check_figure(check), words.remarks(check)
         table.add_row(
             check.layer,
-            _line((check.name, "")),
-            Text(check.detail if shown.absent else shown.line),
+            _line((check.name, ""), (f"\n{remark}" if remark else "", "dim")),
+            Text(words.ABSENT if shown.absent else shown.line),
             Text(check.margin),
-            _line((check.verdict, VERDICT_STYLE[check.verdict]), (needed, "dim")),
+            Text(check.verdict, style=VERDICT_STYLE[check.verdict]),
         )
     return table
 
@@ -225,21 +232,13 @@ def artifact_view(made: Artifact) -> Group:
     """What was written, and what stayed at higher precision."""
     return Group(
         _line((f"{made.path}: {made.precision}, {words.megabytes(made.size_b)} MB, for {made.runtime}", "")),
-        *(_line((line, "dim")) for line in kept_lines(made.kept)),
+        *(_line((line, "dim")) for line in words.kept(made.kept)),
     )
-
-
-def kept_lines(kept: Sequence[KeptLayer]) -> list[str]:
-    """The layers at higher precision, one line per reason."""
-    by_reason: dict[tuple[str, str], list[str]] = {}
-    for layer in kept:
-        by_reason.setdefault((layer.kept_as, layer.reason), []).append(layer.tensor)
-    return [f"kept at {kept_as}: {_some(names)} ({reason})" for (kept_as, reason), names in by_reason.items()]
 
 
 def doctor_view(found: Sequence[Finding]) -> Table:
     """The meters of this machine, and what would enable the others."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for head in ("meter", "grade", "here", "covers, or why not"):
         table.add_column(head, overflow="fold")
     for f in found:
@@ -251,16 +250,22 @@ def doctor_view(found: Sequence[Finding]) -> Table:
 def verification_view(found: Verification) -> Group:
     """Figures that could not be made again from the raw readings."""
     if not found.differences:
-        return Group(Text(f"all {found.figures} figures agree with the raw readings", style="green"))
+        return Group(
+            Text(
+                f"all {found.figures} figures follow from the raw readings "
+                f"({found.windows} windows, {found.replies} replies)",
+                style="green",
+            )
+        )
     return Group(
         Text(f"{len(found.differences)} of {found.figures} figures do not follow from the raw readings", style="red"),
-        *(_line((f"  {d.name}: stored {d.stored}, recomputed {d.recomputed}", "")) for d in found.differences),
+        *(_line((f"  {d.where}: stored {d.stored}, recomputed {d.recomputed}", "")) for d in found.differences),
     )
 
 
 def _figures(measurements: Sequence[Measurement]) -> Table:
     """One column per arm, one line per figure."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("per reply")
     for m in measurements:
         table.add_column(_line((m.arm, "")), justify="right", overflow="fold")
@@ -274,17 +279,6 @@ def _figures(measurements: Sequence[Measurement]) -> Table:
     for name, cells in lines.items():
         table.add_row(name, *(_line((cell.line, "")) for cell in cells))
     return table
-
-
-def _origin(info: MeterInfo | None) -> str:
-    if info is None:
-        return f"no energy number (grade F): {words.GRADES['F']}"
-    return f"{info.kind.upper()} (grade {info.grade}: {info.covers}; not covered: {info.not_covered})"
-
-
-def _some(names: Sequence[str], limit: int = 3) -> str:
-    more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def _line(*parts: tuple[str, str]) -> Text:

@@ -13,13 +13,14 @@ baselines stand in the headline.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from halfwatt.estimate import Estimate
-from halfwatt.records import Claim, GateCheck, Grade, Kind, Measurement, MeterInfo
+from halfwatt.records import Claim, GateCheck, Grade, KeptLayer, Kind, Measurement, MeterInfo, QualityReport
 from halfwatt.result import Row, absolute_joules
 
-ABSENT = "–"  # noqa: RUF001 - a dash, as in every printed table
+DASH = ABSENT = "\N{EN DASH}"
 
 GRADES: dict[Grade, str] = {
     "A": "wall meter or battery: the whole system",
@@ -27,7 +28,7 @@ GRADES: dict[Grade, str] = {
     "C": "hardware power samples, integrated",
     "D": "model calibrated on this device: ratios within 30 %",
     "E": "generic model: ratios within 50 %, no joules",
-    "F": "no energy number; CPU-seconds, bytes and tokens under their own names",
+    "F": "no energy number: CPU-seconds, bytes and tokens under their own names",
 }
 
 
@@ -94,8 +95,9 @@ def relative_energy(row: Row) -> Figure:
 
 def energy_unit(measurements: tuple[Measurement, ...]) -> str:
     """Head of the energy column."""
-    stated = any(absolute_joules(m) is not None for m in measurements)
-    return "J/reply" if stated else "energy/reply (B1 = 1)"
+    if any(absolute_joules(m) is not None for m in measurements):
+        return "J/reply"
+    return "energy/reply (B1 = 1)" if any(m.j_per_reply for m in measurements) else "energy/reply"
 
 
 def cpu_ms(m: Measurement | None) -> Figure:
@@ -108,25 +110,67 @@ def measured(e: Estimate | None) -> Figure:
     return figure(e, "measured" if e else "not measured")
 
 
+def short(e: Estimate | None) -> str:
+    """The mean alone, to three digits, for narrow columns."""
+    return ABSENT if e is None else f"{e.mean:.3g}"
+
+
 def times(ratio: Estimate | None, grade: Grade | None, kind: Kind | None) -> Figure:
     """A ratio of the claim, baseline over winner. ``grade`` None: not an energy ratio."""
     if ratio is None:
-        return absent("no energy number: no meter here")
+        return absent("no energy number: no meter")
     return figure(ratio, "measured" if grade is None else origin(grade, kind), grade)
 
 
-def origin_line(claim: Claim, info: MeterInfo | None) -> str:
-    """Where the energy numbers of a result come from, in words."""
+def said(claim: Claim) -> str:
+    """The claim's sentence up to the origin of its energy, which is shown beside it."""
+    start = f"; {claim.kind} energy (grade" if claim.kind else "; no energy number"
+    return claim.sentence.partition(start)[0]
+
+
+def origin_line(info: MeterInfo | None) -> str:
+    """Where the energy numbers come from, in words."""
     if info is None:
-        return f"NO ENERGY NUMBER (grade F): {GRADES['F']}"
-    return f"{(claim.kind or info.kind).upper()} (grade {claim.grade}: {info.covers}; not covered: {info.not_covered})"
+        return "NO ENERGY NUMBER (grade F: no meter and no model for this device)"
+    return f"{info.kind.upper()} (grade {info.grade}: {info.covers}; not covered: {info.not_covered})"
+
+
+def joules(m: Measurement, *, net: bool = False) -> Figure:
+    """J/reply, gross or net of loaded idle, where joules may be stated."""
+    if m.j_per_reply is None:
+        return absent("no meter")
+    if absolute_joules(m) is None:
+        return absent(f"grade {m.grade}: a model gives ratios, not joules")
+    if net and m.j_per_reply_net is None:
+        return absent("idle not measured")
+    return figure(m.j_per_reply_net if net else m.j_per_reply, origin(m.grade, m.kind), m.grade)
 
 
 def check_figure(check: GateCheck) -> Figure:
     """The estimate of a line of the gate; the exact checks have none."""
-    if check.estimate is None:
+    e = check.estimate
+    if e is None:
         return absent("exact check")
-    return figure(check.estimate, check.estimate.unit)
+    return figure(e, "%", scale=100) if e.unit == "share" else figure(e, e.unit)
+
+
+def gate_lines(report: QualityReport) -> tuple[GateCheck, ...]:
+    """The checks to list: the exact ones of G0 as one line when all of them hold, else each by itself."""
+    exact = [c for c in report.checks if c.layer == "G0"]
+    if len(exact) < 2 or any(c.verdict != "PASS" for c in exact):
+        return report.checks
+    names = "; ".join(c.name for c in exact)
+    one = f"integrity, {len(exact)} exact checks"
+    folded = GateCheck("G0", one, "PASS", None, "exact", f"{names} ({exact[0].detail})")
+    return (folded, *(c for c in report.checks if c.layer != "G0"))
+
+
+def remarks(check: GateCheck) -> str:
+    """What a check says beside its numbers, with the dialogues that it would take when it is undecided."""
+    said = [check.detail] if check.detail else []
+    if check.n_needed and str(check.n_needed) not in check.detail:
+        said.append(f"needs about {check.n_needed} dialogues")
+    return "; ".join(said)
 
 
 def megabytes(size_b: int | None) -> str:
@@ -137,12 +181,25 @@ def megabytes(size_b: int | None) -> str:
     return f"{mb:,.0f}" if mb >= 100 else f"{mb:.3g}"
 
 
+def kept(layers: Sequence[KeptLayer]) -> list[str]:
+    """The layers at higher precision, one line per reason."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for layer in layers:
+        by_reason.setdefault((layer.kept_as, layer.reason), []).append(layer.tensor)
+    return [f"kept at {kept_as}: {_some(names)} ({reason})" for (kept_as, reason), names in by_reason.items()]
+
+
 def threads(decode: int | None, prefill: int | None) -> str:
     """The threads of an operating point."""
     if decode is None:
         return "default threads"
     one = f"{decode} thread" + ("s" if decode > 1 else "")
     return one if prefill in (None, decode) else f"{one}, prefill {prefill}"
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def _mean(e: Estimate, scale: float) -> str:
@@ -155,16 +212,19 @@ def _interval(e: Estimate, scale: float) -> str:
 
 
 def _decimals(e: Estimate, scale: float) -> int:
-    """As many as show two digits of the half-width, but two to four digits of the number itself."""
+    """As many as the half-width has (one digit; two if it begins with 1), but two to four digits of the number."""
     half = (e.hi - e.lo) / 2 * scale
     size = abs(e.mean * scale)
     leading = math.floor(math.log10(size)) if size else 0
-    by_width = 1 - math.floor(math.log10(half)) if half > 0 else 3 - leading
+    if half < size / 2000:
+        return max(0, 2 - leading)
+    power = math.floor(math.log10(half))
+    wanted = (1 if half / 10**power < 2 else 0) - power
     if size > half:
-        by_width = max(min(by_width, 3 - leading), 1 - leading)
-    return max(0, by_width)
+        wanted = max(min(wanted, 3 - leading), 1 - leading)
+    return max(0, wanted)
 
 
 def _plain(value: float, decimals: int) -> str:
     text = f"{value:,.{decimals}f}"
-    return text.replace("-", "−") if float(text.replace(",", "")) else text.lstrip("-")  # noqa: RUF001
+    return text.replace("-", "\N{MINUS SIGN}") if float(text.replace(",", "")) else text.lstrip("-")

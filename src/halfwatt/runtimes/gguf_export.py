@@ -106,7 +106,9 @@ def precision(model: ChatModel) -> str:
 def _architecture(network: PreTrainedModel) -> gguf.MODEL_ARCH:
     name = type(network).__name__
     if name not in ARCHITECTURES:
-        raise ModelError("no GGUF export for this architecture", found=name, hint=f"there are: {', '.join(ARCHITECTURES)}")
+        raise ModelError(
+            "no GGUF export for this architecture", found=name, hint=f"there are: {', '.join(ARCHITECTURES)}"
+        )
     return ARCHITECTURES[name]
 
 
@@ -120,7 +122,7 @@ def _write_settings(writer: gguf.GGUFWriter, config: PretrainedConfig, arch: ggu
     writer.add_head_count(config.num_attention_heads)
     if arch == gguf.MODEL_ARCH.GPT2:
         _check_gpt2(config)
-        writer.add_context_length(config.n_positions)
+        writer.add_context_length(context_length(config))
         writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
         return
@@ -177,16 +179,20 @@ def _check_gated(config: PretrainedConfig, arch: gguf.MODEL_ARCH) -> None:
     allowed = ("default", "linear", "llama3") if arch == gguf.MODEL_ARCH.LLAMA else ("default", "linear")
     if rope.get("rope_type", "default") not in allowed:
         raise ModelError(
-            "this rope scaling is not exported to GGUF", found=rope["rope_type"], hint=f"supported: {', '.join(allowed)}"
+            "this rope scaling is not exported to GGUF",
+            found=rope["rope_type"],
+            hint=f"supported: {', '.join(allowed)}",
         )
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelError("llama.cpp rotates whole heads", found=f"partial_rotary_factor {rope['partial_rotary_factor']}")
+        raise ModelError(
+            "llama.cpp rotates whole heads", found=f"partial_rotary_factor {rope['partial_rotary_factor']}"
+        )
     if "sliding_attention" in (getattr(config, "layer_types", None) or []) and config.model_type != "mistral":
         raise ModelError("llama.cpp's qwen has no sliding window", hint="set use_sliding_window to false")
 
 
 def _llama3_factors(config: PretrainedConfig) -> NDArray[np.float32]:
-    """[head size / 2]: what each rotation frequency is divided by (Llama 3.1; the formula of transformers' llama3 rope)."""
+    """[head size / 2]: what each rotation frequency is divided by, as transformers' "llama3" rope does it."""
     rope, size = config.rope_parameters, head_size(config)
     wavelength = 2 * math.pi * float(rope["rope_theta"]) ** (np.arange(0, size, 2) / size)
     old, factor = float(rope["original_max_position_embeddings"]), float(rope["factor"])

@@ -111,7 +111,9 @@ def _family(described: Mapping[str, Any]) -> str:
     model = described["model"]
     kind = model.get("type", "?")
     if kind != "BPE":
-        raise ModelError("GGUF cannot hold this tokenizer", found=kind, hint="supported: BPE, byte-level or byte-fallback")
+        raise ModelError(
+            "GGUF cannot hold this tokenizer", found=kind, hint="supported: BPE, byte-level or byte-fallback"
+        )
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise ModelError("GGUF cannot hold this tokenizer", found="BPE with marks on the parts of words")
     if not model.get("byte_fallback"):
@@ -145,7 +147,9 @@ def _tokens(described: Mapping[str, Any], rows: int, *, byte_tokens: bool) -> tu
 
 def _place(texts: list[str | None], token: int, text: str) -> None:
     if token >= len(texts):
-        raise ModelError("the tokenizer has more ids than the embedding has rows", found=f"id {token}, {len(texts)} rows")
+        raise ModelError(
+            "the tokenizer has more ids than the embedding has rows", found=f"id {token}, {len(texts)} rows"
+        )
     texts[token] = text
 
 

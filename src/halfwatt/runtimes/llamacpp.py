@@ -42,7 +42,7 @@ class LlamaCpp:
             BadInput: the folder ``to`` exists already.
             ModelError: llama.cpp would compute this model differently; says what.
         """
-        from halfwatt.runtimes.gguf_export import kv_b_per_token, precision, write_gguf
+        from halfwatt.runtimes.gguf_export import context_length, kv_b_per_token, precision, write_gguf
 
         with new_folder(to) as part:
             written = write_gguf(model, part / GGUF)
@@ -57,6 +57,7 @@ class LlamaCpp:
                 sha256=sha256_file(part / GGUF),
                 lineage=model.lineage,
                 kept=written.kept,
+                context=context_length(model.network.config),
             )
             write_atomic(part / "artifact.json", to_json(artifact).encode())
         return artifact
@@ -78,7 +79,9 @@ class LlamaCpp:
             raise ModelError(f"no {GGUF} in {artifact.path}", hint="export the model again")
         if (digest := sha256_file(gguf)) != artifact.sha256:
             raise ModelError(
-                f"{gguf} is not the file that was exported", found=f"sha256 {digest[:12]}", hint="export the model again"
+                f"{gguf} is not the file that was exported",
+                found=f"sha256 {digest[:12]}",
+                hint="export the model again",
             )
         session = LlamaCppSession(artifact, str(gguf), at, gpu=self.device == "cuda")
         try:
@@ -97,7 +100,7 @@ def _check_device(device: str) -> None:
 def _write_companions(model: ChatModel, folder: Path) -> None:
     """The model's own sampling settings with the whole list of stop tokens, and the tokenizer with its template.
 
-    No config.json: the GGUF file holds the settings, and beside one transformers would import torch to read a tokenizer.
+    No config.json: the GGUF file holds the settings, and with one there transformers needs torch to read a tokenizer.
     """
     path = model.source / "generation_config.json"
     generation = read_json(path) if path.exists() else {}

@@ -20,13 +20,16 @@ from transformers import PreTrainedModel
 
 from halfwatt.chat_model import ChatModel
 from halfwatt.dialogue import Dialogue
-from halfwatt.errors import BadInput
+from halfwatt.errors import BadInput, ModelError
 from halfwatt.records import Artifact, Parity
 from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.gguf_export import context_length
 from halfwatt.runtimes.gguf_tokenizer import EOS_KEY
 from halfwatt.steps.quantize import fill
 from halfwatt.tokenizer import ChatTokenizer
+
+NOTHING_TO_COMPARE = 1e9
+"""KL in nats where no logits could be compared. JSON has no infinity."""
 
 
 @runtime_checkable
@@ -63,7 +66,7 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
     ]
     template_equal = all(t == ours.template for t in templates)
     eos_equal = all(s == str(list(ours.eos_ids)) for s in stops)
-    tally = _compare_logits(model, session, fitting)
+    tally = _compare_logits(model, session, stored, fitting)
     problems = list(differences)
     problems += [] if template_equal else ["the chat template is not the model's, byte for byte"]
     problems += [] if eos_equal else [f"stop tokens differ: {', '.join(stops)}, the model's are {list(ours.eos_ids)}"]
@@ -75,8 +78,8 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
         template_equal=template_equal,
         eos_equal=eos_equal,
         finite=not tally.not_finite,
-        kl_mean=tally.kl_sum / tally.tokens,
-        kl_max=tally.kl_max,
+        kl_mean=tally.kl_sum / tally.compared if tally.compared else NOTHING_TO_COMPARE,
+        kl_max=tally.kl_max if tally.compared else NOTHING_TO_COMPARE,
         top1=tally.same / tally.tokens,
         problems=tuple(problems),
     )
@@ -90,42 +93,58 @@ def kl_rows(reference: NDArray[np.float32], other: NDArray[np.float32]) -> NDArr
 
 @dataclass
 class _Tally:
-    """Sums over the assistant's tokens. A row that is not finite counts as infinitely far away."""
+    """Sums over the assistant's tokens.
+
+    compared:  without the dialogues that the artifact tokenises otherwise or answers with logits that are not finite;
+               their tokens count as wrong
+    """
 
     tokens: int = 0
+    compared: int = 0
     kl_sum: float = 0.0
     kl_max: float = 0.0
     same: int = 0
     not_finite: list[str] = field(default_factory=list)
 
 
-def _compare_logits(model: ChatModel, session: Session, dialogues: Sequence[Dialogue]) -> _Tally:
+def _compare_logits(model: ChatModel, session: Session, stored: ChatTokenizer, dialogues: Sequence[Dialogue]) -> _Tally:
     network = _float32(model)
     bad = [name for name, p in network.named_parameters() if not torch.isfinite(p).all()]
     tally = _Tally(not_finite=bad)
     for dialogue in dialogues:
         scored = model.tokenizer.scored(dialogue)
         rows = np.flatnonzero(scored.reply[1:])  # row i predicts token i + 1
+        tally.tokens += len(rows)
+        if not _same_ids(stored, dialogue, scored.ids):
+            continue
         with torch.inference_mode():
             ids = torch.tensor([scored.ids], device=network.device)
             wanted = network(input_ids=ids, use_cache=False).logits[0, rows].float().numpy(force=True)
         got = session.logits(dialogue)[rows]
-        if not np.isfinite(got).all():
+        if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
             tally.not_finite.append(f"logits of dialogue {dialogue.id}")
             continue
         kl = kl_rows(wanted, got)
-        tally.tokens += len(rows)
+        tally.compared += len(rows)
         tally.kl_sum += float(kl.sum())
         tally.kl_max = max(tally.kl_max, float(kl.max()))
         tally.same += int((wanted.argmax(-1) == got.argmax(-1)).sum())
     return tally
 
 
+def _same_ids(stored: ChatTokenizer, dialogue: Dialogue, ids: Sequence[int]) -> bool:
+    """Whether the session, which has the artifact's tokenizer, sees the same tokens of this dialogue."""
+    try:
+        return stored.scored(dialogue).ids == tuple(ids)
+    except ModelError:
+        return False
+
+
 def _float32(model: ChatModel) -> PreTrainedModel:
     """The network with float32 weights, those on the grid exactly ``s * q``. The model itself if it is that already."""
     if all(p.dtype == torch.float32 for p in model.network.parameters()) and not model.grid:
         return model.network
-    network = copy.deepcopy(model.network).float()
+    network: PreTrainedModel = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
     fill(network, model.grid)
     return network
 
@@ -148,6 +167,8 @@ def _token_difference(
             wanted, got = ours.encode(text), encode(text)
             if wanted == got:
                 continue
-            at = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), min(len(wanted), len(got)))
+            at = next(
+                (i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), min(len(wanted), len(got))
+            )
             return f"{label} splits dialogue {dialogue.id} differently from token {at} on"
     return None

@@ -1,7 +1,7 @@
 """The model as it is commonly run: transformers' ``generate``. Baseline B0, and the reference for correctness.
 
-Nothing is tuned: the default attention, torch's own number of threads unless one is asked for, a KV cache within a reply
-and none between replies (`Reply.tokens_cached` is 0, whatever the operating point says: ``generate`` starts afresh).
+Nothing is tuned: the default attention, torch's own number of threads unless one is asked for, a KV cache within a
+reply and none between replies (`Reply.tokens_cached` is 0 whatever the operating point says).
 
 An artifact of an unmodified model points at the folder that it was loaded from; a modified one is saved.
 """
@@ -67,6 +67,7 @@ class TorchEager:
                 sha256=model_folder.fingerprint(stored, files, None),
                 lineage=model.lineage,
                 kept=model.kept,
+                context=model.context,
             )
             write_atomic(part / "artifact.json", to_json(artifact).encode())
         return artifact
@@ -109,7 +110,7 @@ class TorchSession:
             )
         self.network = network.to(device).eval()  # type: ignore[arg-type]
         # What Sampling does not say is off, not whatever the model's own generation_config holds.
-        self.network.generation_config = GenerationConfig(
+        self.network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             eos_token_id=list(self.tokenizer.eos_ids), pad_token_id=self.tokenizer.pad_id
         )
         self._longest = int(self.network.config.max_position_embeddings)
@@ -191,7 +192,7 @@ class TorchSession:
             watched = {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap.criterion])}
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(sampling.seed)
-            found = self.network.generate(  # type: ignore[operator]
+            found = self.network.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=generation_config(sampling, steps, self.tokenizer),
@@ -225,11 +226,11 @@ class _Stop(StoppingCriteria):
     def __init__(self, closed: Event) -> None:
         self._closed = closed
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
         return torch.full((len(input_ids),), self._closed.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
-class _Tap(BaseStreamer):  # type: ignore[misc]
+class _Tap(BaseStreamer):
     """Hands the tokens of a ``generate`` in another thread over one by one; None is the end."""
 
     def __init__(self) -> None:
@@ -267,7 +268,7 @@ def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) 
             "top_p": sampling.top_p,
             "min_p": sampling.min_p or None,
         }
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         **chosen,
         repetition_penalty=sampling.repetition_penalty,
         max_new_tokens=steps,
@@ -282,7 +283,7 @@ def weights_read(network: PreTrainedModel) -> int:
 
     A tied embedding is read whole, as the head.
     """
-    head = network.get_output_embeddings()
+    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     looked_up = [m for m in network.modules() if isinstance(m, torch.nn.Embedding)]
     skipped = {id(m.weight) for m in looked_up} - ({id(head.weight)} if head is not None else set())
     return sum(p.numel() for p in network.parameters() if id(p) not in skipped)

@@ -1,4 +1,4 @@
-"""Round to nearest on the int8 and int4 grids: the weights of a network that can go there, and the step that sends them."""
+"""Round to nearest on the int8 and int4 grids: which weights of a network can go there, and the step that does it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Weight:
     """
 
     name: str
-    parameter: nn.Parameter
+    parameter: torch.Tensor
     role: Role
     transposed: bool
 
@@ -43,7 +43,8 @@ class Weight:
 def weights(network: PreTrainedModel) -> Iterator[Weight]:
     """Every matrix of the network that a runtime multiplies by or looks rows up in, in the order of its modules."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}  # tied ones once, first name
-    ends = {id(m) for m in (network.get_input_embeddings(), network.get_output_embeddings()) if m is not None}
+    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    ends = {id(network.get_input_embeddings()), id(head)}
     seen: set[str] = set()
     for module in network.modules():
         if not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
@@ -103,7 +104,7 @@ class Quantize:
         Raises:
             ModelError: a weight cannot be rounded; names it.
         """
-        network = copy.deepcopy(model.network).float()
+        network = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         grid = {w.name: self._rounded(w) for w in weights(network) if _unfit(w) is None}
         fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := _unfit(w))]

@@ -1,0 +1,316 @@
+"""The plots of the page: matplotlib's SVG, inline, in the colours of the page.
+
+Every plot is drawn once with marker colours; afterwards each of them becomes a CSS variable, so that light, dark and
+print are the page's own business. Text stays text: it takes the page's font and can be searched and selected.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from halfwatt.estimate import Estimate
+from halfwatt.report import words
+from halfwatt.result import DUTIES, Duty, Phases, Point
+
+# A colour that no plot would use by itself -> the page's variable.
+INK, MUTED, GRID, B0, B1, WINNER, OTHER, BAD = (f"#0{i}0{i}0{i}" for i in range(1, 9))
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--line",
+    B0: "--b0",
+    B1: "--b1",
+    WINNER: "--winner",
+    OTHER: "--other",
+    BAD: "--bad",
+}
+ARM_COLOURS = {"B0": B0, "B1": B1, "winner": WINNER}
+_WIDTH = 420  # units of the SVG; about one CSS pixel on a phone
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 12,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One line of a ladder plot. ``open``: measured in a run of its own."""
+
+    label: str
+    value: Estimate
+    colour: str
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One candidate between cost (share of B1) and loss (nats per token)."""
+
+    label: str
+    cost: Estimate
+    loss: Estimate
+    colour: str
+    open: bool
+
+
+def ladder(rungs: Sequence[Rung], unit: str, *, scale: float = 1.0, reference: float | None = None) -> str:
+    """Each rung's cost with its interval, on a log axis; ``reference`` draws a line at what B1 costs."""
+    with _canvas(60 + 34 * len(rungs)) as (canvas, axes):
+        for y, rung in enumerate(rungs):
+            _dot(axes, rung.value, y, rung.colour, hollow=rung.open, scale=scale)
+            shown = words.figure(rung.value, "", scale=scale).value
+            axes.annotate(
+                shown,
+                (rung.value.mean * scale, y),
+                xytext=(0, 8),
+                textcoords="offset points",
+                ha="center",
+                color=rung.colour if rung.colour != OTHER else MUTED,
+                fontweight="bold" if rung.colour == WINNER else "normal",
+            )
+        axes.set_yticks(range(len(rungs)), [rung.label for rung in rungs])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_ylim(len(rungs) - 0.5, -0.8)
+        shown_values = [v * scale for r in rungs for v in (r.value.lo, r.value.hi)]
+        if reference is not None:
+            axes.axvline(reference, color=B1, linewidth=1.2)
+            axes.annotate("B1", (reference, -0.75), xytext=(4, -4), textcoords="offset points", color=B1, va="top")
+            shown_values.append(reference)
+        _log_x(axes, shown_values)
+        axes.set_xlabel(unit)
+        axes.grid(axis="y", visible=False)
+        return _svg(canvas, f"ladder {unit}")
+
+
+def quality(spots: Sequence[Spot], margin: float, cost_unit: str) -> str:
+    """Loss against cost; above the dashed line is worse than the margin allows."""
+    origin = Spot("B1", Estimate(1, 1, 1, "", 0), Estimate(0, 0, 0, "", 0), B1, False)
+    everyone = [*spots, origin]
+    with _canvas(280, right=0.71) as (canvas, axes):
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.axhline(margin, color=BAD, linewidth=1.4, linestyle=(0, (5, 3)))
+        for spot in everyone:
+            _spot(axes, spot)
+        _log_x(axes, [v for s in everyone for v in (s.cost.lo, s.cost.hi)])
+        low, high = min(0.0, *(s.loss.lo for s in spots)), max(margin, *(s.loss.hi for s in spots))
+        room = (high - low) * 0.12
+        axes.set_ylim(low - room, high + room)
+        _name_at_right(axes, everyone, gap=0.075)
+        axes.annotate(
+            f"margin {margin:.4f}",
+            (0, margin),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 5),
+            textcoords="offset points",
+            color=BAD,
+        )
+        axes.set_xlabel(cost_unit)
+        axes.set_ylabel("loss, nats per token")
+        return _svg(canvas, "quality")
+
+
+def _spot(axes: Axes, spot: Spot) -> None:
+    x, y = spot.cost, spot.loss
+    axes.errorbar(
+        x.mean,
+        y.mean,
+        xerr=[[x.mean - x.lo], [x.hi - x.mean]],
+        yerr=[[y.mean - y.lo], [y.hi - y.mean]],
+        fmt="o",
+        color=spot.colour,
+        markerfacecolor="none" if spot.open else spot.colour,
+        elinewidth=1.4,
+        markersize=7,
+    )
+
+
+def _name_at_right(axes: Axes, spots: Sequence[Spot], gap: float) -> None:
+    """Names beside the plot, at least ``gap`` of its height apart, each with a line to its spot."""
+    low, high = axes.get_ylim()
+    ordered = sorted(spots, key=lambda s: s.loss.mean)
+    heights = _apart([(s.loss.mean - low) / (high - low) for s in ordered], gap)
+    for spot, at in zip(ordered, heights, strict=True):
+        name = axes.annotate(
+            spot.label,
+            (spot.cost.mean, spot.loss.mean),
+            xytext=(1.03, at),
+            textcoords="axes fraction",
+            va="center",
+            color=spot.colour if spot.colour != OTHER else MUTED,
+            fontweight="bold" if spot.colour == WINNER else "normal",
+            arrowprops={"arrowstyle": "-", "color": GRID, "linewidth": 0.8},
+        )
+        name.set_in_layout(False)
+
+
+def split(found: Sequence[Phases], labels: dict[str, str]) -> str:
+    """Prefill and decode as shares of each arm's reply, labelled with their size."""
+    scale, unit = (1.0, "J") if found[0].unit == "J" else (1000.0, "ms")
+    with _canvas(60 + 44 * len(found)) as (canvas, axes):
+        for y, phase in enumerate(found):
+            whole = phase.prefill.mean + phase.decode.mean
+            left = 0.0
+            for part, alpha in ((phase.prefill, 0.35), (phase.decode, 0.85)):
+                share = part.mean / whole * 100
+                axes.barh(y, share, left=left, height=0.42, color=ARM_COLOURS[phase.arm], alpha=alpha)
+                axes.annotate(
+                    f"{words.figure(part, '', scale=scale).value} {unit}",
+                    (left + share / 2, y - 0.23),
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                )
+                left += share
+        axes.set_yticks(range(len(found)), [labels[p.arm] for p in found])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_ylim(len(found) - 0.55, -0.75)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("% of the reply: pale = prefill, full = decode")
+        axes.grid(axis="y", visible=False)
+        return _svg(canvas, "split")
+
+
+def duty(lines: Sequence[Duty], labels: dict[str, str]) -> str:
+    """J/reply over replies per hour, loaded idle included; dotted: the reply alone. Both axes are logarithmic."""
+    with _canvas(270, right=0.85) as (canvas, axes):
+        for line in lines:
+            colour = ARM_COLOURS[line.arm]
+            known = [(rate, j) for rate, j in zip(DUTIES, line.j_per_reply, strict=True) if j is not None]
+            axes.plot(*zip(*known, strict=True), "o-", color=colour, markersize=5, linewidth=1.6)
+            axes.axhline(line.net_j, color=colour, linewidth=1.4, linestyle=(0, (1, 2)))
+        axes.set_yscale("log")
+        axes.set_xscale("log")
+        axes.set_xticks(DUTIES, [str(rate) for rate in DUTIES])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(bottom=min(line.net_j for line in lines) / 2)
+        low, high = (math.log(y) for y in axes.get_ylim())
+        names = sorted(((math.log(line.net_j) - low) / (high - low), line.arm) for line in lines)
+        for (_, arm), at in zip(names, _apart([at for at, _ in names], 0.075), strict=True):
+            axes.text(1.03, at, labels[arm], transform=axes.transAxes, va="center", color=ARM_COLOURS[arm])
+        axes.set_xlabel("replies per hour")
+        axes.set_ylabel("J per reply")
+        return _svg(canvas, "duty")
+
+
+def timeline(points: dict[str, Sequence[Point]], labels: dict[str, str]) -> str:
+    """Every window as a deviation from its arm's mean, so that drift shows; crosses were discarded."""
+    known = {arm: found for arm, found in points.items() if arm in ARM_COLOURS}
+    with rc_context(_STYLE):
+        height = 48 + 84 * len(known)
+        canvas = Canvas(figsize=(_WIDTH / 72, height / 72))
+        canvas.subplots_adjust(left=0.12, right=0.99, top=1 - 20 / height, bottom=44 / height, hspace=0.5)
+        panels = canvas.subplots(len(known), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        clean = [abs(p.share - 1) * 100 for found in known.values() for p in found if not p.discarded]
+        limit = max(2.0, 1.25 * max(clean))
+        for axes, (arm, found) in zip(panels, known.items(), strict=True):
+            _deviations(axes, found, ARM_COLOURS[arm], limit)
+            axes.set_ylim(-limit, limit)
+            axes.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+            axes.yaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value:g} %".replace("-", "\N{MINUS SIGN}"))
+            )
+            axes.set_title(labels[arm], loc="left", fontsize=12, color=ARM_COLOURS[arm], pad=2)
+        panels[-1].set_xlabel("minutes into the run")
+        return _svg(canvas, "timeline")
+
+
+def _deviations(axes: Axes, points: Sequence[Point], colour: str, limit: float) -> None:
+    """Per cent from the mean; what lies beyond ``limit`` is marked at the edge."""
+    clean = [p for p in points if not p.discarded]
+    dropped = [p for p in points if p.discarded]
+    edge = [max(-limit, min(limit, (p.share - 1) * 100)) for p in dropped]
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.plot([p.minute for p in clean], [(p.share - 1) * 100 for p in clean], "o-", color=colour, ms=4, lw=0.9)
+    axes.plot([p.minute for p in dropped], edge, "x", color=BAD, ms=6, mew=1.6, clip_on=False)
+
+
+def _apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """Rising positions, moved up where two are nearer than ``gap``."""
+    placed: list[float] = []
+    for at in wanted:
+        placed.append(max(at, placed[-1] + gap) if placed else at)
+    return placed
+
+
+# --- drawing and theming ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _canvas(height: int, right: float = 1.0) -> Iterator[tuple[Canvas, Axes]]:
+    """A styled canvas of ``height`` units with one pair of axes, which keep left of ``right``."""
+    with rc_context(_STYLE):
+        layout = ConstrainedLayoutEngine(rect=(0, 0, right, 1))
+        canvas = Canvas(figsize=(_WIDTH / 72, height / 72), layout=layout)
+        yield canvas, canvas.subplots()
+
+
+def _dot(axes: Axes, e: Estimate, y: float, colour: str, *, hollow: bool, scale: float) -> None:
+    axes.errorbar(
+        e.mean * scale,
+        y,
+        xerr=[[(e.mean - e.lo) * scale], [(e.hi - e.mean) * scale]],
+        fmt="o",
+        color=colour,
+        markerfacecolor="none" if hollow else colour,
+        elinewidth=2,
+        markersize=8,
+    )
+
+
+def _log_x(axes: Axes, values: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    low, high = min(values), max(values)
+    room = max((high / low) ** 0.12, 1.15)
+    axes.set_xlim(low / room, high * room)
+    steps = (1.0, 2.0, 5.0) if high / low > 6 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))  # 1, 2, 5, 10 instead of powers of ten
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _svg(canvas: Canvas, name: str) -> str:
+    """The figure as one inline ``<svg>``: no prologue, no metadata, ids of its own, colours from the page."""
+    buffer = StringIO()
+    with rc_context({"svg.hashsalt": name}):
+        canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # "axes_1" and the like, which nothing refers to
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
+    svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg
