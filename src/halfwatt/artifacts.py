@@ -31,7 +31,8 @@ class Access:
 def read_artifact(folder: Path) -> Artifact:
     """The artifact in ``folder``, wherever the folder was moved to."""
     found = from_json((folder / ARTIFACT).read_bytes(), Artifact)
-    return replace(found, path=folder) if (folder / "model.gguf").exists() else found
+    holds_model = (folder / "model.gguf").exists() or (folder / "config.json").exists()
+    return replace(found, path=folder) if holds_model else found
 
 
 def read_operating_point(folder: Path) -> OperatingPoint:

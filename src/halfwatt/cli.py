@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -181,11 +181,9 @@ def quantize(
     def work(options: Options) -> int:
         from halfwatt import api
         from halfwatt.report.console import show_artifact
-
         from halfwatt.steps.quantize import Quantize
 
-        of = {Bits.eight: 8, Bits.four: 4, None: None}
-        step = Quantize(bits=of[bits], head_bits=of[head_bits], scale_search=scale_search.value)
+        step = Quantize(_bits(bits), None if head_bits is None else _bits(head_bits), scale_search.value)
         made = api.quantize_to(model, out, step, dialogues, options)
         _emit(made, json, lambda: show_artifact(made))
         return 0
@@ -344,6 +342,10 @@ def _share(text: str | None) -> float | None:
     if not 0 < value < 0.5:
         raise BadInput("--max-loss is a share between 0 and 50 %", found=text, hint="type --max-loss 1%")
     return value
+
+
+def _bits(choice: Bits) -> Literal[8, 4]:
+    return 8 if choice is Bits.eight else 4
 
 
 def _emit(record: Any, as_json: bool, show: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
 """The gate: does the candidate answer as well as the reference? PASS, FAIL or INCONCLUSIVE.
 
-Non-inferiority against stated margins, paired, the dialogue as the unit. H0 is "the candidate is worse than the margin";
+Non-inferiority against stated margins, paired, the dialogue as the unit. H0: "the candidate is worse than the margin".
 PASS means that every layer rejects it at 5 %, one-sided, so no correction for several tests is needed: all must pass.
 
     G0 integrity    exact; any miss fails, and nothing else is looked at

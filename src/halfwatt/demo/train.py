@@ -206,7 +206,7 @@ class Run:
         ids, weight = batch(self.tables[chosen[0]], chosen[1], self.device)
         with _autocast(self.device):
             loss, _ = loss_of(forward, ids, weight, self.settings.user_weight)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,94 +1,147 @@
 """NVIDIA boards through NVML's total-energy counter (Volta and later). Device scope: the whole board, nothing else.
 
-The counter is in millijoules since the driver was loaded and moves in steps, every 20 to 100 ms by published accounts;
-the period is measured when the meter is opened.
+The counter is in millijoules since the driver was loaded and moves in steps; published accounts give 10 to 100 ms, so
+the period is measured when the meter is opened (about 1 s). A slice of a board (MIG, vGPU) has no counter of its own
+and is refused: the number would be the board's, other users included.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from halfwatt.errors import MeterError
 from halfwatt.meters.base import Finding
+from halfwatt.meters.counter import Counter
+from halfwatt.meters.ticks import REAL, Clock, tick_of
 from halfwatt.records import MeterInfo, Reading
 
-_HINT = "pip install 'halfwatt[nvidia]'"
+COVERS = "the whole NVIDIA board: GPU, memory, regulators"
+AGREEMENT = 0.1  # counter against integrated power
+_DEFAULT_MAX_W = 1500.0  # above any board; used where the driver does not tell the power limit
+_MAX_PERIOD_S = 0.5  # two full periods must fit into the watch at opening
 
 
 class NvmlMeter:
     """One board."""
 
-    def __init__(self, nvml: Any, handle: Any, index: int) -> None:
-        self._nvml, self._handle, self._index = nvml, handle, index
-        self._last = self._joules()
-        period_s, step_j = self._measure_period()
-        name = nvml.nvmlDeviceGetName(handle)
-        self.info = MeterInfo(
-            name=f"nvml:{index}",
-            domain=f"gpu {index} board ({name})",
+    def __init__(self, index: int, clock: Clock = REAL) -> None:
+        """Open board ``index`` of NVML's order, which is by PCI address.
+
+        Raises:
+            MeterError: no library, no driver, no such board, no counter on it, a slice of a board, a counter that
+                stands still; the message says what to do.
+        """
+        self._nvml, self._index, self._clock = _library(), index, clock
+        try:
+            with self._readable():
+                self._handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                self._refuse_slices()
+                self.uuid = str(self._nvml.nvmlDeviceGetUUID(self._handle))
+                board = str(self._nvml.nvmlDeviceGetName(self._handle))
+            self._counter = Counter(f"nvml:{index}", self._max_w())
+            self.info = self._describe(board)
+            self.read()
+        except MeterError:
+            self.close()
+            raise
+
+    def read(self) -> Reading:
+        """Joules since the meter was opened.
+
+        Raises:
+            MeterError: the board does not answer, its counter fell (driver reloaded), or it jumped.
+        """
+        raw_j = self._raw_j()
+        t_s = self._clock.now()
+        return Reading(t_s, self._counter.advance(t_s, raw_j))
+
+    def watts(self) -> float:
+        """Power right now. Not the counter: only for `cross_check`.
+
+        Raises:
+            MeterError: the board does not tell.
+        """
+        nvml = self._nvml
+        with self._readable():
+            value = nvml.nvmlDeviceGetFieldValues(self._handle, [nvml.NVML_FI_DEV_POWER_INSTANT])[0]
+            if value.nvmlReturn == nvml.NVML_SUCCESS:
+                return float(value.value.uiVal) / 1000
+            return float(nvml.nvmlDeviceGetPowerUsage(self._handle)) / 1000
+
+    def close(self) -> None:
+        """Let go of the library; it counts how often it was taken."""
+        self._nvml.nvmlShutdown()
+
+    def _raw_j(self) -> float:
+        with self._readable():
+            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except self._nvml.NVMLError_NotSupported as error:
+            raise MeterError(
+                f"nvml:{self._index} has no energy counter", hint="Volta (2017) and later boards have one"
+            ) from error
+        except self._nvml.NVMLError as error:
+            raise MeterError(
+                f"nvml:{self._index} cannot be read", found=str(error), hint="run nvidia-smi to see its state"
+            ) from error
+
+    def _refuse_slices(self) -> None:
+        nvml = self._nvml
+        if self._optional(lambda: nvml.nvmlDeviceGetMigMode(self._handle)[0]) == nvml.NVML_DEVICE_MIG_ENABLE:
+            raise MeterError(
+                f"nvml:{self._index} is divided by MIG, and the counter is the whole board's",
+                hint=f"an administrator can undivide it: sudo nvidia-smi -i {self._index} -mig 0",
+            )
+        mode = self._optional(lambda: nvml.nvmlDeviceGetVirtualizationMode(self._handle))
+        if mode == nvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU:
+            raise MeterError(
+                f"nvml:{self._index} is a virtual GPU, and the counter is the whole board's",
+                hint="use a guest that has the whole board (passthrough)",
+            )
+
+    def _optional(self, ask: Any) -> Any:
+        """What the driver answers; None where the board lacks the feature asked about."""
+        try:
+            return ask()
+        except self._nvml.NVMLError_NotSupported:
+            return None
+
+    def _max_w(self) -> float:
+        limits = self._optional(lambda: self._nvml.nvmlDeviceGetPowerManagementLimitConstraints(self._handle))
+        return _DEFAULT_MAX_W if limits is None else float(limits[1]) / 1000
+
+    def _describe(self, board: str) -> MeterInfo:
+        tick = tick_of(self._raw_j, poll_s=0.001, limit_s=2 * _MAX_PERIOD_S, clock=self._clock)
+        if tick is None:
+            raise MeterError(
+                f"the counter of nvml:{self._index} stands still", hint="run nvidia-smi -q -d POWER to see its state"
+            )
+        module = "GH200" in board or "GB200" in board  # the counter is the superchip's there
+        return MeterInfo(
+            name=f"nvml:{self._index}",
+            domain=f"gpu {self._index} {'module' if module else 'board'} ({board})",
             kind="measured",
             grade="B",
-            covers="the whole NVIDIA board: GPU, memory, regulators",
-            not_covered="CPU, system memory, power supply losses",
-            period_s=period_s,
-            step_j=step_j,
+            covers="the whole superchip module: GPU, CPU and their memory" if module else COVERS,
+            not_covered="power supply losses" if module else "CPU, system memory, power supply losses",
+            period_s=tick.period_s,
+            step_j=tick.step,
             ratio_error=0.0,
         )
 
-    def read(self) -> Reading:
-        """Joules since the driver was loaded.
-
-        Raises:
-            MeterError: the board does not answer, or its counter fell (driver reloaded).
-        """
-        joules = self._joules()
-        if joules < self._last:
-            raise MeterError(
-                f"nvml:{self._index} fell from {self._last:.1f} to {joules:.1f} J",
-                hint="the driver was reloaded: measure again",
-            )
-        self._last = joules
-        return Reading(time.monotonic(), joules)
-
-    def close(self) -> None:
-        """Let go of the library."""
-        self._nvml.nvmlShutdown()
-
-    def _joules(self) -> float:
-        try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
-        except self._nvml.NVMLError as error:
-            raise MeterError(f"nvml:{self._index} cannot be read", found=str(error), hint="run nvidia-smi") from error
-
-    def _measure_period(self, *, updates: int = 8, limit_s: float = 2.0) -> tuple[float, float]:
-        """(seconds, joules) between updates: the median over a few, watched at 1 ms."""
-        from statistics import median
-
-        seen: list[tuple[float, float]] = []
-        begun = time.monotonic()
-        while len(seen) <= updates and time.monotonic() - begun < limit_s:
-            joules = self._joules()
-            if not seen or joules != seen[-1][1]:
-                seen.append((time.monotonic(), joules))
-            time.sleep(0.001)
-        if len(seen) < 4:
-            raise MeterError(
-                f"nvml:{self._index} did not move in {limit_s:.0f} s", found=f"{self._last:.1f} J", hint="run nvidia-smi"
-            )
-        steps = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(seen[1:], seen[2:], strict=False)]
-        return median(s[0] for s in steps), median(s[1] for s in steps)
-
 
 def open_all() -> list[NvmlMeter]:
-    """A meter for each board that has the counter; empty where there is no NVIDIA driver or library."""
-    nvml = _library()
-    if isinstance(nvml, str):
-        return []
+    """A meter for each board that has a counter; empty where there is no NVIDIA driver or library."""
     meters = []
-    for index in range(nvml.nvmlDeviceGetCount()):
+    for index in range(count()):
         try:
-            meters.append(NvmlMeter(nvml, nvml.nvmlDeviceGetHandleByIndex(index), index))
+            meters.append(NvmlMeter(index))
         except MeterError:
             continue  # findings() says why
     return meters
@@ -96,29 +149,129 @@ def open_all() -> list[NvmlMeter]:
 
 def findings() -> list[Finding]:
     """One line a board, or why there is none."""
-    covers = "whole NVIDIA board"
+    try:
+        found = _count()
+    except MeterError as error:
+        return [Finding("nvml", "gpu board", "B", COVERS, False, str(error))]
+    if not found:
+        return [Finding("nvml", "gpu board", "B", COVERS, False, "the driver sees no NVIDIA board: run nvidia-smi -L")]
+    return [_finding(index) for index in range(found)]
+
+
+def count() -> int:
+    """How many boards the driver shows; 0 where package or driver are missing."""
+    try:
+        return _count()
+    except MeterError:
+        return 0
+
+
+def index_of(ordinal: int, visible: str | None, pci_order: bool) -> int:
+    """NVML's index of the board that CUDA calls ``ordinal``. The machine's other boards are not part of the total.
+
+    Args:
+        visible: CUDA_VISIBLE_DEVICES, or None when it is not set.
+        pci_order: CUDA_DEVICE_ORDER is PCI_BUS_ID, so that CUDA counts boards as NVML does.
+
+    Raises:
+        MeterError: it is not certain which board it is, or there is none.
+    """
+    boards = _boards()
+    entries = [str(i) for i in range(len(boards))]
+    if visible is not None:
+        entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
+    if ordinal >= len(entries):
+        raise MeterError(f"there is no CUDA device {ordinal}", found=f"CUDA_VISIBLE_DEVICES={visible or ''}")
+    entry = entries[ordinal]
+    if not entry.isdigit():
+        matching = [i for i, (uuid, _) in enumerate(boards) if uuid.startswith(entry)]
+        if len(matching) == 1:
+            return matching[0]
+        raise MeterError(
+            f"NVML sees no whole board {entry}", hint="a MIG slice has no counter of its own: nvidia-smi -L"
+        )
+    names = {name for _, name in boards}
+    if len(names) > 1 and not pci_order:
+        raise MeterError(
+            "CUDA and NVML may count the boards of this machine differently",
+            found=" and ".join(sorted(names)),
+            hint="export CUDA_DEVICE_ORDER=PCI_BUS_ID",
+        )
+    return int(entry)
+
+
+def cross_check(meter: NvmlMeter, seconds: float = 5.0, period_s: float = 0.05) -> Finding:
+    """Compare the counter with integrated power over ``seconds``: ``available`` when they agree within 10 %.
+
+    Catches counters that run at another rate than the board draws power (zeus issue 181: 187 J against 327 J).
+
+    Raises:
+        MeterError: the board could not be read.
+    """
+    clock, power_j = meter._clock, 0.0
+    first = meter.read()
+    then_s, then_w = first.t_s, meter.watts()
+    while clock.now() - first.t_s < seconds:
+        clock.sleep(period_s)
+        now_s, now_w = clock.now(), meter.watts()
+        power_j += (now_s - then_s) * (now_w + then_w) / 2
+        then_s, then_w = now_s, now_w
+    counter_j = meter.read().joules - first.joules
+    reason = None
+    if abs(counter_j - power_j) > AGREEMENT * power_j:
+        reason = f"in {seconds:.0f} s the counter rose by {counter_j:.1f} J, but integrated power is {power_j:.1f} J"
+    info = meter.info
+    return Finding(info.name, info.domain, info.grade, info.covers, reason is None, reason)
+
+
+def _finding(index: int) -> Finding:
+    try:
+        meter = NvmlMeter(index)
+    except MeterError as error:
+        return Finding(f"nvml:{index}", f"gpu {index} board", "B", COVERS, False, str(error))
+    meter.close()
+    return Finding(meter.info.name, meter.info.domain, "B", meter.info.covers, True, None)
+
+
+def _boards() -> list[tuple[str, str]]:
+    """(UUID, name) of each board in NVML's order."""
     nvml = _library()
-    if isinstance(nvml, str):
-        return [Finding("nvml", "gpu board", "B", covers, False, nvml)]
-    found = []
-    for index in range(nvml.nvmlDeviceGetCount()):
-        try:
-            NvmlMeter(nvml, nvml.nvmlDeviceGetHandleByIndex(index), index)
-            reason = None
-        except MeterError as error:
-            reason = str(error)
-        found.append(Finding(f"nvml:{index}", f"gpu {index} board", "B", covers, reason is None, reason))
-    return found or [Finding("nvml", "gpu board", "B", covers, False, "the driver sees no NVIDIA board")]
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        return [(str(nvml.nvmlDeviceGetUUID(h)), str(nvml.nvmlDeviceGetName(h))) for h in handles]
+    except nvml.NVMLError as error:
+        raise MeterError("a board does not answer", found=str(error), hint="run nvidia-smi") from error
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _count() -> int:
+    nvml = _library()
+    try:
+        return int(nvml.nvmlDeviceGetCount())
+    finally:
+        nvml.nvmlShutdown()
 
 
 def _library() -> Any:
-    """The initialised module, or in words why there is none."""
+    """The module, initialised once more; each caller shuts it down once.
+
+    Raises:
+        MeterError: package or driver are missing.
+    """
     try:
         import pynvml
     except ImportError:
-        return f"the package nvidia-ml-py is not installed: {_HINT}"
+        raise MeterError("the package nvidia-ml-py is not installed", hint="pip install 'halfwatt[nvidia]'") from None
+    if not hasattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption"):
+        raise MeterError(
+            "the package pynvml is not NVIDIA's own", hint="pip uninstall pynvml; pip install nvidia-ml-py"
+        )
+    nvml: Any = pynvml
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return f"no NVIDIA driver answers ({error}): install the driver, then run nvidia-smi"
-    return pynvml
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        raise MeterError(
+            "no NVIDIA driver answers", found=str(error), hint="install the driver, then run nvidia-smi"
+        ) from None
+    return nvml

@@ -1,0 +1,91 @@
+"""A raw hardware counter turned into joules that never fall: unwrapped in the same read, refused when not plausible.
+
+    rise  = raw - last                          joules since the read before
+    rise += range          if rise < 0          at most one wrap between two reads, so read every range / (4 x W)
+    refused: a wrap of more than half the range, and a rise faster than 1.5 x the most that the source can draw
+
+A refusal is final. Joules that were lost cannot be made up, so the meter has to be opened again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from halfwatt.errors import MeterError
+
+HEADROOM = 1.5  # a source above 1.5 x its power limit is not believed
+SLACK_S = 0.5  # a counter may publish at once what it gathered since its last update
+
+
+@dataclass(slots=True)
+class Counter:
+    """The rise of one counter since its first look. Pure: time comes in with each look.
+
+    name:     for messages
+    max_w:    the most that the source can draw, in watts
+    range_j:  where the counter wraps, in joules; None = it does not
+    """
+
+    name: str
+    max_w: float
+    range_j: float | None = None
+    total_j: float = 0.0
+    _last: tuple[float, float] | None = field(default=None)
+    _broken: MeterError | None = field(default=None)
+
+    @property
+    def read_within_s(self) -> float | None:
+        """Read at least this often: a quarter of the time that a wrap takes at full power. None = no need."""
+        return None if self.range_j is None else self.range_j / (4 * self.max_w)
+
+    def advance(self, t_s: float, raw_j: float) -> float:
+        """Joules since the first look.
+
+        Args:
+            t_s: monotonic seconds of this look.
+            raw_j: what the counter shows, in joules.
+
+        Raises:
+            MeterError: it fell without a plausible wrap, rose faster than the source can draw, or was left unread for
+                so long that it may have wrapped twice. Every later look raises it again.
+        """
+        if self._broken is not None:
+            raise self._broken
+        if self._last is not None:
+            try:
+                self.total_j += self._rise(t_s - self._last[0], raw_j)
+            except MeterError as error:
+                self._broken = error
+                raise
+        self._last = (t_s, raw_j)
+        return self.total_j
+
+    def _rise(self, seconds: float, raw_j: float) -> float:
+        assert self._last is not None
+        limit_j = HEADROOM * self.max_w * (seconds + SLACK_S)
+        rise = raw_j - self._last[1]
+        if self.range_j is not None and HEADROOM * self.max_w * seconds > self.range_j:
+            raise MeterError(
+                f"{self.name} was not read for {seconds:.0f} s, in which it may have wrapped more than once",
+                hint=f"read it every {self.read_within_s:.0f} s; measure again",
+            )
+        if rise < 0 and self.range_j is not None:
+            rise += self.range_j
+            if not 0 <= rise <= self.range_j / 2:
+                raise self._reset(raw_j)
+        if rise < 0 or (rise > limit_j and raw_j < self._last[1]):
+            raise self._reset(raw_j)
+        if rise > limit_j:
+            raise MeterError(
+                f"{self.name} rose by {rise:.1f} J in {seconds:.3f} s, more than its source can draw",
+                found=f"limit {self.max_w:.0f} W",
+                hint="the counter jumped: measure again",
+            )
+        return rise
+
+    def _reset(self, raw_j: float) -> MeterError:
+        last = 0.0 if self._last is None else self._last[1]
+        return MeterError(
+            f"{self.name} fell from {last:.1f} to {raw_j:.1f} J, which is no wrap",
+            hint="the counter was reset, by a driver reload or by suspend: measure again",
+        )

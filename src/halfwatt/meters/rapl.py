@@ -1,0 +1,263 @@
+"""Intel and AMD processors through the kernel's powercap tree (RAPL).
+
+    intel-rapl:0          name package-0          counted
+    intel-rapl:0:0        name core               inside the package: not counted again
+    intel-rapl:0:2        name dram               outside the package on Intel: counted
+    intel-rapl:1          name psys               the whole platform, package included: a meter apart, never added
+    intel-rapl-mmio:0     name package-0          the same package by another way: left out
+
+Counters wrap at ``max_energy_range_uj`` (262 kJ: 22 minutes at 200 W). Each zone is unwrapped within the same read, and
+only then are zones added. While a meter is open, a thread reads it every quarter of a wrap, so that none is missed. A
+read that fails raises; it is never 0 J.
+
+A guest whose host writes its share of the counters into such a tree (scaphandre does; zones without a name) gets a
+meter of grade D: the host divides its joules by CPU time, so they are modelled.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from halfwatt.errors import MeterError
+from halfwatt.meters.base import Finding
+from halfwatt.meters.counter import Counter
+from halfwatt.meters.periodic import Periodic
+from halfwatt.meters.ticks import REAL, Clock, Tick, tick_of
+from halfwatt.records import MeterInfo, Reading
+
+ROOT = Path("/sys/class/powercap")
+TOTAL, PSYS = "rapl:package+dram", "rapl:psys"
+NOT_COVERED = "GPU, disks, fans, power supply losses"
+_UNKNOWN_MAX_W = 600.0  # above any one socket; used where the zone has no power limit (AMD)
+_LEAST_MAX_W = 100.0  # limits can be set far below what a package draws for a moment
+_SHARE_ERROR = 0.3  # of a ratio, grade D
+
+ReadText = Callable[[Path], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """One counter of the tree.
+
+    range_j:  where it wraps; None = unknown, so a counter that falls is an error
+    share:    it has no name: what a VM's host attributed to this guest
+    """
+
+    path: Path
+    name: str
+    parent: str  # name of the zone around it, "" at the top
+    range_j: float | None
+    max_w: float
+    share: bool
+
+    @property
+    def mmio(self) -> bool:
+        """Is it the memory-mapped way to a counter that intel-rapl has too?"""
+        return self.path.name.split(":")[0].endswith("mmio")
+
+
+class RaplMeter:
+    """The sum of some zones as one counter that never falls."""
+
+    def __init__(self, zones: Sequence[Zone], info: MeterInfo, read_text: ReadText, clock: Clock) -> None:
+        self.info = info
+        self._read_text, self._clock = read_text, clock
+        self._counters = [(zone, Counter(zone.name, zone.max_w, zone.range_j)) for zone in zones]
+        self._lock = threading.Lock()
+        self.read()
+        within_s = self.read_within_s
+        self._keeper = None if within_s is None else Periodic(within_s, self.read)
+
+    @property
+    def read_within_s(self) -> float | None:
+        """It must be read at least this often, or a wrap could be missed; None = it does not wrap."""
+        limits = [counter.read_within_s for _, counter in self._counters]
+        return min((s for s in limits if s is not None), default=None)
+
+    def read(self) -> Reading:
+        """Joules of all zones since the meter was opened; a wrap of any zone is undone here.
+
+        Raises:
+            MeterError: a zone cannot be read (any more), was reset, or jumped.
+        """
+        with self._lock:
+            t_s = self._clock.now()
+            looks = [(counter, _raw_j(zone, self._read_text)) for zone, counter in self._counters]
+            return Reading(t_s, sum(counter.advance(t_s, raw_j) for counter, raw_j in looks))
+
+    def close(self) -> None:
+        """End the thread that keeps an eye on wraps."""
+        if self._keeper is not None:
+            self._keeper.stop()
+
+
+def open_total(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Clock = REAL) -> RaplMeter:
+    """The processors: the sum of all packages, and of their DRAM where the processor has such a counter.
+
+    Raises:
+        MeterError: there is no tree, it may not be read, or its counters stand still; says what to type.
+    """
+    found = zones(root, read_text)
+    packages = [z for z in found if re.fullmatch(r"package-\d+(-die-\d+)?", z.name)]
+    if not packages:
+        raise MeterError(f"no RAPL package under {root}", hint=_enabling(root))
+    ticks = [_moving(zone, read_text, clock) for zone in packages]
+    memory = [z for z in found if z.name == "dram" and (not z.parent or z.parent.startswith("package"))]
+    alive = [z for z in memory if _tick(z, read_text, clock) is not None]
+    stuck = "DRAM (its counter stands still)" if memory else "DRAM (this processor has no counter for it)"
+    info = MeterInfo(
+        name=TOTAL if alive else "rapl:package",
+        domain=f"cpu: {', '.join(z.name for z in packages)}",
+        kind="modelled" if packages[0].share else "measured",
+        grade="D" if packages[0].share else "B",
+        covers=_covers(packages, alive),
+        not_covered=NOT_COVERED if alive else f"{stuck}, {NOT_COVERED}",
+        period_s=max(tick.period_s for tick in ticks),
+        step_j=min(tick.step for tick in ticks),
+        ratio_error=_SHARE_ERROR if packages[0].share else 0.0,
+    )
+    return RaplMeter([*packages, *alive], info, read_text, clock)
+
+
+def open_psys(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Clock = REAL) -> RaplMeter | None:
+    """The platform counter, which contains the packages; None where there is none.
+
+    Raises:
+        MeterError: there is one, but it may not be read or stands still.
+    """
+    found = [zone for zone in zones(root, read_text) if zone.name.startswith("psys")]
+    if not found:
+        return None
+    ticks = [_moving(zone, read_text, clock) for zone in found]
+    info = MeterInfo(
+        name=PSYS,
+        domain="platform",
+        kind="measured",
+        grade="B",
+        covers="the platform as its maker wired it, processor packages included",
+        not_covered="differs between makers; wrong on some laptops",
+        period_s=max(tick.period_s for tick in ticks),
+        step_j=min(tick.step for tick in ticks),
+        ratio_error=0.0,
+    )
+    return RaplMeter(found, info, read_text, clock)
+
+
+def findings(root: Path = ROOT, read_text: ReadText = Path.read_text) -> list[Finding]:
+    """What `halfwatt doctor` says about RAPL here: the total, and psys where there is one."""
+    found = []
+    for name, domain, covers, opener in (
+        (TOTAL, "cpu", "processor packages and their DRAM", open_total),
+        (PSYS, "platform", "the platform as its maker wired it, processor packages included", open_psys),
+    ):
+        try:
+            meter = opener(root, read_text)
+        except MeterError as error:
+            found.append(Finding(name, domain, "B", covers, False, str(error)))
+            continue
+        if meter is not None:
+            meter.close()
+            info = meter.info
+            found.append(Finding(info.name, info.domain, info.grade, info.covers, True, None))
+    return found
+
+
+def zones(root: Path, read_text: ReadText = Path.read_text) -> list[Zone]:
+    """The counters under ``root``, each once: links to the same folder and mmio twins are left out."""
+    folders: dict[Path, Path] = {}
+    for pattern in ("*:*", "*/*:*", "*:*/*:*", "*/*:*/*:*"):  # flat with links, or nested as in /sys/devices
+        for folder in sorted(root.glob(pattern)):
+            if (folder / "energy_uj").exists():
+                folders.setdefault(folder.resolve(), folder)
+    names = {folder.name: _name(folder, read_text) for folder in folders.values()}
+    found = [_zone(folder, names, read_text) for folder in folders.values()]
+    twins = {(zone.parent, zone.name) for zone in found if not zone.mmio}
+    return [zone for zone in found if not (zone.mmio and (zone.parent, zone.name) in twins)]
+
+
+def _zone(folder: Path, names: dict[str, str | None], read_text: ReadText) -> Zone:
+    name = names[folder.name]
+    top = folder.name.count(":") == 1
+    range_j = _micro(folder / "max_energy_range_uj", read_text)
+    limits = [w for path in folder.glob("constraint_*_uw") if (w := _micro(path, read_text))]
+    return Zone(
+        path=folder,
+        name=name or ("package-" + folder.name.rsplit(":", 1)[1] if top else "unnamed"),
+        parent=names.get(folder.name.rsplit(":", 1)[0]) or "",
+        range_j=range_j or None,
+        max_w=max(_LEAST_MAX_W, *limits) if limits else _UNKNOWN_MAX_W,
+        share=name is None,
+    )
+
+
+def _name(folder: Path, read_text: ReadText) -> str | None:
+    try:
+        return read_text(folder / "name").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MeterError(f"{folder / 'name'} cannot be read", found=error.strerror, hint=_permission(folder)) from error
+
+
+def _micro(path: Path, read_text: ReadText) -> float | None:
+    """A number of millionths; None where the file is missing or not for us."""
+    try:
+        return int(read_text(path)) / 1e6
+    except (OSError, ValueError):
+        return None
+
+
+def _raw_j(zone: Zone, read_text: ReadText) -> float:
+    path = zone.path / "energy_uj"
+    try:
+        return int(read_text(path)) / 1e6
+    except PermissionError:
+        raise MeterError(f"{path} may not be read", hint=_permission(zone.path)) from None
+    except FileNotFoundError:
+        raise MeterError(f"{path} is gone", hint="was a driver unloaded? type: sudo modprobe intel_rapl_msr") from None
+    except (OSError, ValueError) as error:
+        raise MeterError(f"{path} cannot be read", found=str(error), hint="run 'halfwatt doctor'") from error
+
+
+def _tick(zone: Zone, read_text: ReadText, clock: Clock) -> Tick | None:
+    """How the counter moves; the hardware updates about every millisecond, a VM's host every few seconds."""
+    if zone.share:
+        return tick_of(lambda: _raw_j(zone, read_text), poll_s=0.05, updates=3, limit_s=20.0, clock=clock)
+    return tick_of(lambda: _raw_j(zone, read_text), poll_s=0.0001, clock=clock)
+
+
+def _moving(zone: Zone, read_text: ReadText, clock: Clock) -> Tick:
+    tick = _tick(zone, read_text, clock)
+    if tick is None:
+        raise MeterError(
+            f"the counter of {zone.name} stands still",
+            found=f"{_raw_j(zone, read_text):.3f} J in {zone.path / 'energy_uj'}",
+            hint="virtual machines show such counters: measure on the host",
+        )
+    return tick
+
+
+def _covers(packages: Sequence[Zone], memory: Sequence[Zone]) -> str:
+    parts = f"{len(packages)} processor package{'s' if len(packages) > 1 else ''}"
+    parts += " and DRAM" if memory else ""
+    return f"this guest's share, by CPU time, of the host's {parts}" if packages[0].share else parts
+
+
+def _permission(folder: Path) -> str:
+    tree = folder.resolve()
+    while ":" in tree.name:
+        tree = tree.parent
+    return f"type: sudo chmod -R a+r {tree}   (until the next boot; energy is for root alone since CVE-2020-8694)"
+
+
+def _enabling(root: Path) -> str:
+    if root != ROOT:
+        return "give the folder that holds intel-rapl:0, or intel-rapl"
+    return (
+        "on the machine itself type: sudo modprobe intel_rapl_msr; a container needs: docker run "
+        "-v /sys/devices/virtual/powercap:/powercap:ro and --rapl-root /powercap; most virtual machines have none"
+    )

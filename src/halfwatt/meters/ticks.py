@@ -1,0 +1,90 @@
+"""The updates ("ticks") of a counter: how often they come, and whether a window holds enough of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from halfwatt.errors import MeterError
+from halfwatt.meters.base import EnergyMeter
+from halfwatt.records import MeterInfo
+
+MIN_UPDATES = 20  # a window with fewer resolves nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Monotonic seconds and a way to wait; tests put their own in its place."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+REAL = Clock()
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """How a counter moves: the median time between updates and the smallest step seen."""
+
+    period_s: float
+    step: float
+
+
+def tick_of(
+    read: Callable[[], float], *, poll_s: float, updates: int = 8, limit_s: float = 1.0, clock: Clock = REAL
+) -> Tick | None:
+    """Watch a counter until it has moved ``updates`` times, or for ``limit_s`` seconds; sleeps between looks.
+
+    None: it moved fewer than twice, so no full period was seen.
+    """
+    begun = clock.now()
+    moves = [(begun, read())]  # the first is a look, not a move: its period is cut
+    while len(moves) <= updates and clock.now() - begun < limit_s:
+        clock.sleep(poll_s)
+        value = read()
+        if value != moves[-1][1]:
+            moves.append((clock.now(), value))
+    if len(moves) < 3:
+        return None
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(moves[1:])]
+    return Tick(median(s[0] for s in steps), min(abs(s[1]) for s in steps))
+
+
+def resolved(info: MeterInfo, joules: float, seconds: float) -> float:
+    """``joules`` again, when a window of ``seconds`` resolves it.
+
+    Raises:
+        MeterError: the window holds fewer than 20 updates of the counter, or the counter did not move. What cannot be
+            resolved is no number, and above all not 0 J.
+    """
+    if seconds < MIN_UPDATES * info.period_s:
+        raise MeterError(
+            f"unresolved: {seconds:.2f} s hold fewer than {MIN_UPDATES} updates of {info.name}",
+            found=f"one update every {info.period_s:.3g} s",
+            hint=f"measure for {MIN_UPDATES * info.period_s:.3g} s or longer",
+        )
+    if not joules > 0:
+        raise MeterError(
+            f"unresolved: {info.name} shows {joules:.3g} J for {seconds:.2f} s",
+            hint="the counter is stuck: run 'halfwatt doctor'",
+        )
+    return joules
+
+
+def check_alive(meter: EnergyMeter, busy_seconds: float, clock: Clock = REAL) -> float:
+    """Self-test: keep one core busy for ``busy_seconds`` and return the watts that the meter showed meanwhile.
+
+    Raises:
+        MeterError: the counter did not move, moved too seldom, or could not be read.
+    """
+    first = meter.read()
+    begun = clock.now()
+    while clock.now() - begun < busy_seconds:
+        sum(i * i for i in range(10_000))
+    last = meter.read()
+    seconds = last.t_s - first.t_s
+    return resolved(meter.info, last.joules - first.joules, seconds) / seconds
