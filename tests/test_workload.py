@@ -19,7 +19,7 @@ QUIET = Snapshot(0.0, 0.0, 1.0, 0, None, None)
 
 def dialogue(name: str, turns: int) -> Dialogue:
     messages = tuple(Message(role, f"{name} {i}") for i in range(turns) for role in ("user", "assistant"))
-    return Dialogue(name, messages)  # type: ignore[arg-type]
+    return Dialogue(name, messages)
 
 
 def spec(tmp_path: object = None) -> Spec:
@@ -87,7 +87,7 @@ class TickingMeter:
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
     """Scripted workers on a machine that reports the disturbances it is told to report."""
     monkeypatch.setattr(workload, "Worker", ScriptedWorker)
-    monkeypatch.setattr(workload.time, "sleep", lambda _: None)
+    monkeypatch.setattr("halfwatt.workload.time.sleep", lambda _: None)
     monkeypatch.setattr(conditions, "snapshot", lambda: QUIET)
 
     def report(found: tuple[str, ...]) -> None:

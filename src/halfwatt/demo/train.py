@@ -153,7 +153,8 @@ class Run:
     ) -> None:
         self.settings, self.tables, self.tune, self.out = settings, tables, tune, out
         self.device = torch.device(device)
-        self.model: Any = build(settings).to(self.device)
+        network: Any = build(settings)
+        self.model: LlamaForCausalLM = network.to(self.device)
         add_dropout(self.model, settings.dropout)
         decay = [p for p in self.model.parameters() if p.ndim >= 2]
         plain = [p for p in self.model.parameters() if p.ndim < 2]
@@ -206,7 +207,7 @@ class Run:
         ids, weight = batch(self.tables[chosen[0]], chosen[1], self.device)
         with _autocast(self.device):
             loss, _ = loss_of(forward, ids, weight, self.settings.user_weight)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -288,7 +289,8 @@ class Run:
         """The best weights as a Hugging Face folder in bf16, and how they came about."""
         assert self.best is not None, "train first"
         self.model.load_state_dict(self.best[1], strict=False)
-        self.model.to(torch.bfloat16).save_pretrained(folder)
+        network: Any = self.model
+        network.to(torch.bfloat16).save_pretrained(folder)
         write_companions(folder, tokenizer)
         story = {
             "settings": asdict(self.settings),

@@ -63,7 +63,7 @@ def available(*, rapl_root: str | Path | None = None, class_root: Path = CLASS) 
     openers: list[Callable[[], EnergyMeter | None]] = [
         lambda: rapl.open_total(tree),
         lambda: rapl.open_psys(tree),
-        *(lambda sensor=sensor: hwmon.open_sensor(sensor) for sensor in hwmon.sensors(class_root)),  # type: ignore[misc]
+        *(lambda sensor=sensor: hwmon.open_sensor(sensor) for sensor in hwmon.sensors(class_root)),
     ]
     found = [meter for opener in openers if (meter := _opened(opener)) is not None]
     return [*found, *nvml.open_all()]

@@ -39,7 +39,7 @@ class Trace:
 
 
 class ReplayMeter:
-    """Plays a trace from the moment it is opened. Between two readings the counter stands, as it did for the recorder."""
+    """Plays a trace from the moment it is opened. Between two readings the counter stands, as it did then."""
 
     def __init__(self, trace: Trace, clock: Clock = REAL) -> None:
         self._trace, self._clock = trace, clock
