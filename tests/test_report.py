@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from halfwatt.estimate import Estimate
 from halfwatt.meters.base import Finding
 from halfwatt.records import ClaimVerdict
-from halfwatt.report import console, words
+from halfwatt.report import console, plots, words
 from halfwatt.report.card import licence_of, model_card
 from halfwatt.report.html import render_html, write_html
 from halfwatt.result import Comparison, Measured, Result, arms
@@ -359,3 +359,13 @@ def test_the_licence_comes_from_the_base_models_card(tmp_path: Path) -> None:
     assert licence_of(tmp_path) == "mit"
     (tmp_path / "README.md").write_text("# no front matter\nlicense: mit\n")
     assert licence_of(tmp_path) is None
+
+
+def test_a_figure_that_never_varied_can_be_shown() -> None:
+    assert words.figure(Estimate(0.0, 0.0, 0.0, "nats", 9), "nats").value.startswith("0")
+
+
+def test_an_interval_that_reaches_zero_can_be_drawn() -> None:
+    wide = Estimate(0.02, -0.01, 0.05, "CPU-s/reply", 2)
+    svg = plots.ladder([plots.Rung("B0", wide, plots.OTHER, False)], "CPU-ms per reply")
+    assert "<svg" in svg

@@ -102,7 +102,7 @@ def optimize(
         EnvironmentFault: nothing could be measured here.
     """
     options = options or Options()
-    folder, access = Path(out), _resolved(options.access)
+    folder, access = Path(out), options.access.resolved()
     with locked(folder):
         loaded = model if isinstance(model, ChatModel) else _load(str(model), access)
         name = str(loaded.source) if isinstance(model, ChatModel) else str(model)
@@ -150,7 +150,7 @@ def measure(
         BadInput, EnvironmentFault: as for `optimize`.
     """
     options = options or Options()
-    access = _resolved(options.access)
+    access = options.access.resolved()
     with _scratch() as cache:
         spec = servable(str(model), access, cache, runtime)
         found = _dialogues(str(model), dialogues)
@@ -184,7 +184,7 @@ def compare(
         BadInput, EnvironmentFault: as for `optimize`.
     """
     options = options or Options()
-    access = _resolved(options.access)
+    access = options.access.resolved()
     with _scratch() as cache:
         a = servable(str(reference), access, cache / "a", runtime)
         b = servable(str(candidate), access, cache / "b", runtime)
@@ -225,15 +225,6 @@ def _examined(a: Spec, b: Spec, traffic: pipeline.Traffic, options: Options) -> 
 
 def _load(name: str, access: Access) -> ChatModel:
     return load(model_source(name), chat_template=access.chat_template, dtype=access.dtype, offline=access.offline)
-
-
-def _resolved(access: Access) -> Access:
-    """``auto`` becomes the GPU when there is one."""
-    if access.device != "auto":
-        return access
-    import torch
-
-    return replace(access, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _margins(max_loss: float | None) -> Margins:

@@ -27,6 +27,16 @@ class Access:
     offline: bool = False
     chat_template: Path | None = None
 
+    def resolved(self) -> Access:
+        """``auto`` becomes the GPU when both runtimes can use one, else the CPU."""
+        if self.device != "auto":
+            return self
+        import torch
+        from llama_cpp import llama_cpp as llama
+
+        both = torch.cuda.is_available() and llama.llama_supports_gpu_offload()
+        return replace(self, device="cuda" if both else "cpu")
+
 
 def read_artifact(folder: Path) -> Artifact:
     """The artifact in ``folder``, wherever the folder was moved to."""

@@ -50,10 +50,11 @@ def converse(
     name: str, lines: Iterator[str], emit: Callable[[Any], None], runtime: RuntimeChoice, options: Options
 ) -> None:
     """Answer each line; ``emit`` gets the pieces of text, then a dict with the figures of the reply."""
+    access = options.access.resolved()
     with TemporaryDirectory(prefix="halfwatt-") as cache:
-        spec = servable(name, options.access, Path(cache), runtime)
+        spec = servable(name, access, Path(cache), runtime)
         speech = Speech.of(spec.artifact)
-        tools = instruments(options.access.device, rapl_root=options.rapl_root)
+        tools = instruments(access.device, rapl_root=options.rapl_root)
         chosen = by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype)
         messages: list[Message] = []
         with chosen.open(spec.artifact, spec.at) as session:

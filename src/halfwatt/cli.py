@@ -38,9 +38,9 @@ class Device(StrEnum):
 
 class Dtype(StrEnum):
     auto = "auto"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    float32 = "float32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
 
 
 class Bits(StrEnum):
@@ -95,11 +95,13 @@ def optimize(
 ) -> None:
     """Find the cheapest form of MODEL that answers as well, and prove it. Goes on where it was interrupted."""
 
+    share = _share(max_loss)
+
     def work(options: Options) -> int:
         from halfwatt import api
         from halfwatt.report.console import show
 
-        result = api.optimize(model, dialogues, max_loss=_share(max_loss), out=out, options=options)
+        result = api.optimize(model, dialogues, max_loss=share, out=out, options=options)
         _emit(result, json, lambda: show(result, out))
         return 0 if result.claim.verdict == "PASS" else 1
 
@@ -151,11 +153,13 @@ def compare(
 ) -> None:
     """Energy and quality of two models, paired. Exit 0 when B passes the gate against A, else 1."""
 
+    share = _share(max_loss)
+
     def work(options: Options) -> int:
         from halfwatt import api
         from halfwatt.report.console import show_comparison
 
-        found = api.compare(a, b, dialogues, max_loss=_share(max_loss), runtime=runtime.value, options=options)
+        found = api.compare(a, b, dialogues, max_loss=share, runtime=runtime.value, options=options)
         _emit(found, json, lambda: show_comparison(found))
         return 0 if found.quality.verdict == "PASS" else 1
 
@@ -262,32 +266,36 @@ def verify(
 def main() -> None:
     """The console entry point: one line for every error, and the exit code that belongs to it."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # returns the code of a typer.Exit
     except HalfwattError as error:
         _complain(str(error))
-        sys.exit(error.exit_code)
-    except (typer.Exit, typer.Abort) as stop:
-        sys.exit(getattr(stop, "exit_code", 130))
-    except KeyboardInterrupt:
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; the same command goes on where it stopped")
-        sys.exit(130)
-    except OSError as error:
-        if "--debug" in sys.argv:
-            raise
-        _complain(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
-        sys.exit(3)
+        code = 130
     except Exception as error:
         usage = _usage_error(error)
         if usage is None and "--debug" in sys.argv:
             raise
-        _complain(usage or f"unexpected {type(error).__name__}: {error}; run again with --debug and report it")
-        sys.exit(2 if usage else 3)
+        if usage != "":  # empty: no command was given and the help has been shown
+            _complain(usage or _unexpected(error))
+        code = 3 if usage is None else 2
+    sys.exit(code)
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+    return f"unexpected {type(error).__name__}: {error}; run again with --debug and report it"
 
 
 def _usage_error(error: Exception) -> str | None:
     """The line of a wrong option or argument; None for anything else."""
     show = getattr(error, "format_message", None)
-    return f"{show()}; see halfwatt --help" if show else None
+    if show is None:
+        return None
+    said = str(show()).rstrip(".")
+    return f"{said}; see halfwatt --help" if said else ""
 
 
 def _run(

@@ -89,10 +89,11 @@ def special_ids(tokenizer: ChatTokenizer) -> frozenset[int]:
 
 def _scored(worker: Worker, rows: Sequence[Prompt], special: frozenset[int]) -> list[ScoredReply]:
     replies = worker.replies([p.dialogue.before(p.turn) for p in rows], [p.sampling for p in rows])
-    return [_record(prompt, reply, special) for prompt, reply in zip(rows, replies, strict=True)]
+    return [as_scored(prompt, reply, special) for prompt, reply in zip(rows, replies, strict=True)]
 
 
-def _record(prompt: Prompt, reply: Reply, special: frozenset[int]) -> ScoredReply:
+def as_scored(prompt: Prompt, reply: Reply, special: frozenset[int]) -> ScoredReply:
+    """A reply with what the gate needs to judge it."""
     inside = reply.token_ids[:-1] if reply.stopped else reply.token_ids
     return ScoredReply(
         dialogue=prompt.dialogue.id,

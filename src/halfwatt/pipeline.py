@@ -220,7 +220,7 @@ def against_reference(proof: Parity, found: Traffic, folder: Path) -> Parity:
         faults.append("the chat template is not the reference's")
     if set(own.eos_ids) != set(theirs.eos_ids):
         faults.append(f"stop tokens {sorted(own.eos_ids)} are not the reference's {sorted(theirs.eos_ids)}")
-    differing = next((d.id for d in found.dialogues if own.scored(d).ids != theirs.scored(d).ids), None)
+    differing = next((d.id for d in found.dialogues if _rendered_ids(own, d) != _rendered_ids(theirs, d)), None)
     if differing is not None:
         faults.append(f"token ids of dialogue {differing} are not the reference's")
     return replace(
@@ -230,6 +230,10 @@ def against_reference(proof: Parity, found: Traffic, folder: Path) -> Parity:
         token_ids_equal=proof.token_ids_equal and differing is None,
         problems=(*proof.problems, *faults),
     )
+
+
+def _rendered_ids(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[int]:
+    return tokenizer.encode(tokenizer.render(dialogue, prompt=False))
 
 
 def teacher_forced(reference: Spec, candidate: Spec, found: Traffic, progress: Progress) -> tuple[TeacherScore, ...]:

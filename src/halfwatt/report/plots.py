@@ -100,7 +100,7 @@ def ladder(rungs: Sequence[Rung], unit: str, *, scale: float = 1.0, reference: f
         axes.set_yticks(range(len(rungs)), [rung.label for rung in rungs])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(rungs) - 0.5, -0.8)
-        shown_values = [v * scale for r in rungs for v in (r.value.lo, r.value.hi)]
+        shown_values = [v * scale for r in rungs for v in (r.value.lo, r.value.mean, r.value.hi)]
         if reference is not None:
             axes.axvline(reference, color=B1, linewidth=1.2)
             axes.annotate("B1", (reference, -0.75), xytext=(4, -4), textcoords="offset points", color=B1, va="top")
@@ -120,7 +120,7 @@ def quality(spots: Sequence[Spot], margin: float, cost_unit: str) -> str:
         axes.axhline(margin, color=BAD, linewidth=1.4, linestyle=(0, (5, 3)))
         for spot in everyone:
             _spot(axes, spot)
-        _log_x(axes, [v for s in everyone for v in (s.cost.lo, s.cost.hi)])
+        _log_x(axes, [v for s in everyone for v in (s.cost.lo, s.cost.mean, s.cost.hi)])
         low, high = min(0.0, *(s.loss.lo for s in spots)), max(margin, *(s.loss.hi for s in spots))
         room = (high - low) * 0.12
         axes.set_ylim(low - room, high + room)
@@ -289,7 +289,8 @@ def _dot(axes: Axes, e: Estimate, y: float, colour: str, *, hollow: bool, scale:
 
 def _log_x(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xscale("log")
-    low, high = min(values), max(values)
+    shown = [v for v in values if v > 0]  # an interval that reaches 0 runs off the left edge
+    low, high = min(shown), max(shown)
     room = max((high / low) ** 0.12, 1.15)
     axes.set_xlim(low / room, high * room)
     steps = (1.0, 2.0, 5.0) if high / low > 6 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)

@@ -216,7 +216,7 @@ def _decimals(e: Estimate, scale: float) -> int:
     half = (e.hi - e.lo) / 2 * scale
     size = abs(e.mean * scale)
     leading = math.floor(math.log10(size)) if size else 0
-    if half < size / 2000:
+    if half <= size / 2000:  # also an estimate of exactly 0 that never varied
         return max(0, 2 - leading)
     power = math.floor(math.log10(half))
     wanted = (1 if half / 10**power < 2 else 0) - power

@@ -1,0 +1,76 @@
+"""Tiny models that have learned a handful of sentences: replies that end, and a gate with something to judge.
+
+chats = taught.chats(tmp_path)                       # a messages JSONL file
+folder = taught.folder(tmp_path, "gpt2")             # a Hugging Face folder, taught for a few seconds
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from halfwatt.chat_model import load, write
+from halfwatt.dialogue import Dialogue, Message
+from tests import tiny
+from tests.tiny import Arch
+
+ROOMS = ("kitchen", "garage", "living room", "bath", "hall")
+THINGS = ("light", "music", "heater", "fan", "door")
+STEPS = 160
+
+
+def dialogues() -> list[Dialogue]:
+    """75 of one or two exchanges; no two open with the same words."""
+    made = []
+    for room, thing in product(ROOMS, THINGS):
+        on = (f"Turn on the {thing} in the {room}", f"Turning on the {room} {thing} now.")
+        off = (f"Turn off the {room} {thing}", f"The {room} {thing} is off.")
+        ask = (f"Is the {room} {thing} on?", f"The {thing} in the {room} is on.")
+        made += [(on,), (off, ("Thanks", "You're welcome.")), (ask, (f"And the {room} light?", "The light is on."))]
+    return [
+        Dialogue(f"taught-{i}", tuple(Message(role, text) for pair in pairs for role, text in _roles(pair)))
+        for i, pairs in enumerate(made)
+    ]
+
+
+def chats(into: Path) -> Path:
+    """The dialogues as a file."""
+    path = into / "chats.jsonl"
+    rows = [{"messages": [{"role": m.role, "content": m.content} for m in d.messages]} for d in dialogues()]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def folder(into: Path, arch: Arch) -> Path:
+    """A model of ``arch`` that has seen the dialogues for a few hundred steps; 128 tokens of context."""
+    torch.manual_seed(0)
+    blank = load(tiny.folder(into / "blank", arch, generation={"do_sample": True, "temperature": 0.7}))
+    network = blank.network.train()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(0.1 if "emb" in name or "wte" in name else 0.3)  # tiny draws them wide
+    rows = [torch.tensor(blank.tokenizer.scored(d).ids) for d in dialogues()]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.0)
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * (1 - step / STEPS)
+        batch = ids[torch.randperm(len(ids))[:25]]
+        loss = network(input_ids=batch.clamp_min(0), labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    network.eval()
+    path = into / f"taught-{arch}"
+    path.mkdir()
+    write(blank, path)
+    return path
+
+
+def _roles(pair: tuple[str, str]) -> list[tuple[str, str]]:
+    return [("user", pair[0]), ("assistant", pair[1])]

@@ -1,0 +1,46 @@
+"""The gate's own test, on the demo model: it rejects every damaged copy in the layer meant for it, and never the copy.
+
+A small sample keeps this in seconds; ``benchmarks/gate_selftest.py`` runs it on the whole tune split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from halfwatt import demo, pipeline
+from halfwatt.chat_model import load
+from halfwatt.dialogue import DialogueSet
+from halfwatt.pipeline import Speech
+from halfwatt.records import QualityReport
+from tests import damage
+from tests.damage import Bench
+
+DIALOGUES = 24
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    model = load(demo.path())
+    tune = demo.dialogues("tune")
+    spread = tune.dialogues[:: len(tune) // DIALOGUES][:DIALOGUES]
+    few = DialogueSet.of(spread, split="tune", licence=tune.licence)
+    traffic = pipeline.traffic(few, Speech(model.tokenizer, model.generation, model.context))
+    return Bench.of(model, traffic, tmp_path_factory.mktemp("gate"))
+
+
+@pytest.mark.parametrize(("broken", "layer"), damage.DAMAGES, ids=lambda x: getattr(x, "__name__", x))
+def test_a_damaged_model_is_rejected(bench: Bench, broken: Callable[[Bench], QualityReport], layer: str) -> None:
+    report = broken(bench)
+    assert report.verdict == "FAIL"
+    assert layer in damage.caught_by(report)
+
+
+def test_the_model_itself_shows_no_difference_at_all(bench: Bench) -> None:
+    """So few dialogues prove little (G3 stays open), but nothing may differ and nothing may fail."""
+    report = damage.itself(bench)
+    assert not damage.caught_by(report)
+    assert report.kl_mean == 0
+    assert report.top1 == 1
+    assert [c.layer for c in report.checks if c.verdict != "PASS"] in ([], ["G3"])

@@ -1,0 +1,165 @@
+"""The whole path in real processes: optimize to the end, killed and resumed, refused; then what it delivered, used."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import taught
+from tests.tiny import Arch
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A taught model, its chats, and a finished run in ``out``."""
+
+    model: Path
+    chats: Path
+    out: Path
+    done: subprocess.CompletedProcess[str]
+
+
+def halfwatt(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    module = "tests.hasty" if arguments[0] == "optimize" else "halfwatt.cli"
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input=stdin, timeout=240, check=False)
+
+
+def optimizing(model: Path, chats: Path, out: Path) -> list[str]:
+    return ["optimize", str(model), "-d", str(chats), "--max-loss", "40%", "-o", str(out), "--json"]
+
+
+def finished(arch: Arch, folder: Path) -> Home:
+    model, chats = taught.folder(folder, arch), taught.chats(folder)
+    return Home(model, chats, folder / "out", halfwatt(*optimizing(model, chats, folder / "out")))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return finished("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2"])
+def home(request: pytest.FixtureRequest, llama: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return llama if request.param == "llama" else finished(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def read(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
+
+
+def test_every_rung_is_exported_proved_measured_and_judged(home: Home) -> None:
+    assert home.done.returncode in (0, 1), home.done.stderr
+    result = json.loads(home.done.stdout)
+    assert result == read(home.out)
+    assert [t["name"] for t in result["trials"]] == ["int8", "int4 + int8 head", "int4"]
+    for trial in result["trials"]:
+        assert trial["status"] == "done"
+        assert {c["verdict"] for c in trial["quality"]["checks"] if c["layer"] == "G0"} == {"PASS"}
+        assert trial["cpu_s_ratio_vs_B1"]["lo"] > 0
+    assert {m["arm"] for m in result["final"]} == {"B0", "B1", "winner"}
+    assert result["claim"]["grade"] == "E"
+    assert result["claim"]["cpu_s_ratio_vs_B0"]["mean"] > 1
+
+
+def test_the_exit_code_says_what_the_claim_says(home: Home) -> None:
+    assert home.done.returncode == (0 if read(home.out)["claim"]["verdict"] == "PASS" else 1)
+
+
+def test_the_result_verifies_and_a_changed_figure_is_found(home: Home, tmp_path: Path) -> None:
+    assert halfwatt("verify", home.out / "result.json").returncode == 0
+    forged = read(home.out)
+    forged["claim"]["cpu_s_ratio_vs_B1"]["mean"] *= 1.01
+    (tmp_path / "forged.json").write_text(json.dumps(forged))
+    done = halfwatt("verify", tmp_path / "forged.json")
+    assert done.returncode == 1
+    assert "cpu_s_ratio_vs_B1" in done.stdout
+
+
+def test_the_winner_can_be_moved_and_talked_to(home: Home, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(home.out / "winner", moved)
+    done = halfwatt("chat", moved, "--json", stdin="Turn on the fan in the hall\n")
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert last["tokens"] > 0
+    assert last["cpu_s"] > 0
+    assert last["kind"] == "modelled"
+    assert (moved / "README.md").read_text().startswith("---")
+
+
+def test_killed_at_any_stage_it_goes_on_and_ends_the_same(llama: Home, tmp_path: Path) -> None:
+    stages = ("operating-point-B1.json", "rung-int8.json", "final-run.json")
+    out = tmp_path / "out"
+    for stage in stages:
+        kill_after(llama, out, stage)
+        assert not (out / "result.json").exists()
+    written = {p.name: p.stat().st_mtime_ns for p in (out / "stages").glob("*.json")}
+    assert set(stages) <= written.keys()
+    done = halfwatt(*again(llama, out))
+    assert done.returncode == llama.done.returncode, done.stderr
+    assert verdicts(read(out)) == verdicts(read(llama.out))
+    assert all((out / "stages" / name).stat().st_mtime_ns == when for name, when in written.items())
+
+
+def test_a_second_process_is_refused_while_the_first_works(llama: Home, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with subprocess.Popen(command(llama, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as first:
+        wait_for(out / "stages" / "run.json")
+        second = halfwatt(*again(llama, out))
+        first.kill()
+    assert second.returncode == 2
+    assert second.stderr.count("\n") == 1
+    assert "another process" in second.stderr
+
+
+def test_a_finished_folder_gives_its_result_again_and_refuses_another_run(llama: Home) -> None:
+    before = read(llama.out)["claim"]
+    began = time.monotonic()
+    assert halfwatt(*again(llama, llama.out)).returncode == llama.done.returncode
+    assert time.monotonic() - began < 30
+    assert read(llama.out)["claim"] == before
+    other = halfwatt(*again(llama, llama.out), "--seed", "7")
+    assert other.returncode == 2
+    assert "another seed" in other.stderr
+
+
+def verdicts(result: dict[str, Any]) -> list[Any]:
+    """All that has to be the same, whatever the clock said."""
+    trials = [(t["name"], t["status"], t["quality"]["verdict"]) for t in result["trials"]]
+    return [result["claim"]["verdict"], result["final_quality"]["verdict"], *trials]
+
+
+def again(home: Home, out: Path) -> list[str]:
+    return optimizing(home.model, home.chats, out)
+
+
+def command(home: Home, out: Path) -> list[str]:
+    return [sys.executable, "-m", "tests.hasty", *again(home, out)]
+
+
+def kill_after(home: Home, out: Path, stage: str) -> None:
+    """Start, wait until ``stage`` is on disk, and kill -9 the harness with its workers."""
+    with subprocess.Popen(command(home, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        wait_for(out / "stages" / stage)
+        os.kill(first.pid, signal.SIGKILL)
+
+
+def wait_for(path: Path, seconds: float = 120.0) -> None:
+    limit = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < limit, f"{path.name} was never written"
+        time.sleep(0.02)
