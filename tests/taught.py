@@ -31,7 +31,7 @@ def dialogues() -> list[Dialogue]:
         ask = (f"Is the {room} {thing} on?", f"The {thing} in the {room} is on.")
         made += [(on,), (off, ("Thanks", "You're welcome.")), (ask, (f"And the {room} light?", "The light is on."))]
     return [
-        Dialogue(f"taught-{i}", tuple(Message(role, text) for pair in pairs for role, text in _roles(pair)))
+        Dialogue(f"taught-{i}", tuple(Message(role, text) for pair in pairs for role, text in _roles(pair)))  # type: ignore[arg-type]
         for i, pairs in enumerate(made)
     ]
 

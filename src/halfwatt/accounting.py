@@ -15,9 +15,8 @@ from statistics import fmean
 
 from halfwatt.errors import BadInput
 from halfwatt.estimate import Estimate
+from halfwatt.meters.ticks import resolved
 from halfwatt.records import Measurement, MeterInfo, Phase, Window
-
-MIN_UPDATES = 20  # a window of fewer counter updates resolves nothing
 
 Figure = Callable[[Window], float]
 
@@ -58,7 +57,7 @@ def s_per_reply(w: Window) -> float:
     return (w.usage[1].wall_s - w.usage[0].wall_s) / w.replies
 
 
-def joules(meter: str) -> Figure:
+def joules(meter: MeterInfo) -> Figure:
     """Joules per reply by one meter."""
 
     def per_reply(w: Window) -> float:
@@ -67,20 +66,14 @@ def joules(meter: str) -> Figure:
     return per_reply
 
 
-def window_joules(w: Window, meter: str) -> float:
+def window_joules(w: Window, meter: MeterInfo) -> float:
     """Joules of one window by one meter.
 
     Raises:
-        BadInput: the counter fell or did not move between the edges; a window of work never costs 0 J.
+        MeterError: too few updates of the counter to mean anything, or it did not move; work never costs 0 J.
     """
-    start, end = w.readings[meter]
-    spent = end.joules - start.joules
-    if spent <= 0:
-        raise BadInput(
-            f"meter {meter} shows {spent:.3g} J for a window of {w.end_s - w.start_s:.1f} s",
-            hint="the counter is stuck or was reset: run 'halfwatt doctor'",
-        )
-    return spent
+    start, end = w.readings[meter.name]
+    return resolved(meter, end.joules - start.joules, w.end_s - w.start_s)
 
 
 # --- an arm, and two arms ------------------------------------------------------------------------------------------
@@ -90,7 +83,8 @@ def measurement(arm: str, windows: Sequence[Window], meter: MeterInfo | None) ->
     """What one arm used per reply. Energy is absent (grade F) when there is no meter.
 
     Raises:
-        BadInput: the arm has no window that counts, or a counter that did not move.
+        BadInput: the arm has no window that counts.
+        MeterError: a window that its meter cannot resolve.
     """
     arms = Arms.of(windows)
     if not arms.select(arm, "reply"):
@@ -101,14 +95,13 @@ def measurement(arm: str, windows: Sequence[Window], meter: MeterInfo | None) ->
 
     gross = net = per_token = prefill = decode = watts = None
     if meter is not None:
-        _require_resolution(arms.select(arm, "reply"), meter)
-        gross = estimate(joules(meter.name), "J/reply")
-        per_token = estimate(lambda w: window_joules(w, meter.name) / w.tokens_out, "J/token")
-        watts = estimate(lambda w: window_joules(w, meter.name) / (w.usage[1].wall_s - w.usage[0].wall_s), "W")
+        gross = estimate(joules(meter), "J/reply")
+        per_token = estimate(lambda w: window_joules(w, meter) / w.tokens_out, "J/token")
+        watts = estimate(lambda w: window_joules(w, meter) / (w.usage[1].wall_s - w.usage[0].wall_s), "W")
         idle = idle_watts(windows, meter.name)
-        net = None if idle is None else estimate(_net(meter.name, idle), "J/reply")
+        net = None if idle is None else estimate(_net(meter, idle), "J/reply")
         if arms.select(arm, "prefill"):
-            prefill = estimate(joules(meter.name), "J/reply", "prefill")
+            prefill = estimate(joules(meter), "J/reply", "prefill")
             decode = _difference(gross, prefill)
     mine = [w for w in windows if w.arm == arm and w.phase in ("reply", "prefill")]
     return Measurement(
@@ -152,7 +145,7 @@ def ratio(base: str, cand: str, windows: Sequence[Window], figure: Figure, syste
 
 def energy_ratio(base: str, cand: str, windows: Sequence[Window], meter: MeterInfo) -> Estimate:
     """The ratio of joules per reply by one meter, its systematic error included."""
-    return ratio(base, cand, windows, joules(meter.name), meter.ratio_error)
+    return ratio(base, cand, windows, joules(meter), meter.ratio_error)
 
 
 def idle_watts(windows: Sequence[Window], meter: str, phase: Phase = "loaded_idle") -> float | None:
@@ -163,7 +156,7 @@ def idle_watts(windows: Sequence[Window], meter: str, phase: Phase = "loaded_idl
     return fmean((w.readings[meter][1].joules - w.readings[meter][0].joules) / (w.end_s - w.start_s) for w in idle)
 
 
-def _net(meter: str, idle_w: float) -> Figure:
+def _net(meter: MeterInfo, idle_w: float) -> Figure:
     return lambda w: (window_joules(w, meter) - idle_w * (w.end_s - w.start_s)) / w.replies
 
 
@@ -177,13 +170,3 @@ def _difference(a: Estimate, b: Estimate) -> Estimate:
     from halfwatt.intervals import difference
 
     return difference(a, b)
-
-
-def _require_resolution(windows: Sequence[Window], meter: MeterInfo) -> None:
-    """A window must span enough updates of the counter to mean anything."""
-    for w in windows:
-        if meter.period_s and w.end_s - w.start_s < MIN_UPDATES * meter.period_s:
-            raise BadInput(
-                f"a window of {w.end_s - w.start_s:.2f} s holds fewer than {MIN_UPDATES} updates of {meter.name}",
-                hint="unresolved, so no joules: use longer windows",
-            )

@@ -46,7 +46,3 @@ class Journal:
         result = compute()
         write_atomic(path, to_json(result).encode())
         return result
-
-    def has(self, stage: str) -> bool:
-        """Is ``stage`` finished?"""
-        return (self.folder / f"{stage}.json").exists()

@@ -196,7 +196,7 @@ def _operating_point(job: Job, journal: Journal, name: str, artifact: Artifact, 
         points = {f"{p.threads}/{p.threads_prefill}": p for p in operating_points(cores())}
         arms = [Arm(label, Spec(artifact, point, job.device, job.dtype)) for label, point in points.items()]
         run = measure(arms, tune.dialogues, tune.greedy, replace(SWEEP, seed=job.seed), job.tools, job.progress)
-        figure = accounting.joules(run.meter.name) if run.meter else accounting.cpu_s_per_reply
+        figure = accounting.joules(run.meter) if run.meter else accounting.cpu_s_per_reply
         per_arm = accounting.Arms.of(run.windows)
         cost = {label: sum(per_arm.per_block(label, figure).values()) for label in points}
         return points[min(cost, key=lambda label: cost[label])]

@@ -195,7 +195,7 @@ class _Bench:
     def narrow_enough(self, names: Sequence[str]) -> bool:
         """Is every ratio against the last arm known to the planned half-width?"""
         info = self.tools.info
-        figure = accounting.cpu_s_per_reply if info is None else accounting.joules(info.name)
+        figure = accounting.cpu_s_per_reply if info is None else accounting.joules(info)
         for name in names[:-1]:
             found = accounting.ratio(name, names[-1], self.windows, figure)
             if math.log(found.hi / found.lo) / 2 > self.plan.half_width:

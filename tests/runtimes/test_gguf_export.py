@@ -9,7 +9,6 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from tests import tiny
 
 from halfwatt.chat_model import ChatModel, load
 from halfwatt.errors import ModelError
@@ -20,6 +19,7 @@ from halfwatt.runtimes.gguf_export import precision, write_gguf
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.quantize import Quantize
+from tests import tiny
 
 every_arch = pytest.mark.parametrize("arch", tiny.ARCHS)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import gguf
 import pytest
-from tests import tiny
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,6 +19,7 @@ from halfwatt.runtimes import gguf_tokenizer, parity
 from halfwatt.runtimes.gguf_tokenizer import vocabulary
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.tokenizer import ChatTokenizer
+from tests import tiny
 
 TEXTS = (
     "Hello there, it's 7:30 pm -- and I'LL pay 12345.67 for 2 tickets!",

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from llama_cpp import llama_cpp as llama_c
-from tests import tiny
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -36,6 +35,7 @@ from halfwatt.runtimes.llama_session import LlamaCppSession
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.quantize import Quantize
+from tests import tiny
 
 ONE = OperatingPoint(threads=1)
 SHORT = Sampling(max_new_tokens=16)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests import tiny
 
 from halfwatt.chat_model import ChatModel, load
 from halfwatt.dialogue import Dialogue, Message
@@ -21,6 +20,7 @@ from halfwatt.runtimes.llama_session import LlamaCppSession
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.quantize import Quantize
+from tests import tiny
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from halfwatt import chat_model
 from halfwatt.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling, from_json
 from halfwatt.runtimes.torch_eager import TorchEager, TorchSession, bytes_read, kv_numbers, weights_read
+from tests import tiny
 
 GREEDY = Sampling(max_new_tokens=20)
 WARM = Sampling(temperature=1.0, top_k=50, max_new_tokens=20, seed=3)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 
 from halfwatt.chat_model import ChatModel, load
 from halfwatt.errors import ModelError
 from halfwatt.grids import dequantize, quantize
 from halfwatt.steps.base import Stage, Step, StepContext
 from halfwatt.steps.quantize import Quantize, weights
+from tests import tiny
 
 every_arch = pytest.mark.parametrize("arch", tiny.ARCHS)
 

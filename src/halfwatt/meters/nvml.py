@@ -229,8 +229,13 @@ def _finding(index: int) -> Finding:
         meter = NvmlMeter(index)
     except MeterError as error:
         return Finding(f"nvml:{index}", f"gpu {index} board", "B", COVERS, False, str(error))
-    meter.close()
-    return Finding(meter.info.name, meter.info.domain, "B", meter.info.covers, True, None)
+    try:
+        return cross_check(meter, seconds=2.0)
+    except MeterError as error:
+        info = meter.info
+        return Finding(info.name, info.domain, info.grade, info.covers, False, str(error))
+    finally:
+        meter.close()
 
 
 def _boards() -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ from itertools import pairwise
 from statistics import median
 
 from halfwatt.errors import MeterError
-from halfwatt.meters.base import EnergyMeter
 from halfwatt.records import MeterInfo
 
 MIN_UPDATES = 20  # a window with fewer resolves nothing
@@ -73,18 +72,3 @@ def resolved(info: MeterInfo, joules: float, seconds: float) -> float:
             hint="the counter is stuck: run 'halfwatt doctor'",
         )
     return joules
-
-
-def check_alive(meter: EnergyMeter, busy_seconds: float, clock: Clock = REAL) -> float:
-    """Self-test: keep one core busy for ``busy_seconds`` and return the watts that the meter showed meanwhile.
-
-    Raises:
-        MeterError: the counter did not move, moved too seldom, or could not be read.
-    """
-    first = meter.read()
-    begun = clock.now()
-    while clock.now() - begun < busy_seconds:
-        sum(i * i for i in range(10_000))
-    last = meter.read()
-    seconds = last.t_s - first.t_s
-    return resolved(meter.info, last.joules - first.joules, seconds) / seconds
