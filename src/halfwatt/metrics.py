@@ -43,6 +43,8 @@ def teacher_score(
         )
     reply, end = np.array(tokens.reply), np.array(tokens.end)
     rows = np.flatnonzero(reply[1:])  # the rows that predict an assistant token
+    if not (np.isfinite(reference[rows]).all() and np.isfinite(candidate[rows]).all()):
+        raise BadInput(f"logits of {dialogue} are not finite")
     target, is_end = np.array(tokens.ids)[rows + 1], end[rows + 1]
     stops = np.array(sorted(eos_ids))
     columns = [
@@ -53,8 +55,6 @@ def teacher_score(
     if not columns:
         raise BadInput(f"dialogue {dialogue} has no assistant token to score")
     nll_ref, nll_cand, eos_ref, eos_cand, kl, same = (np.concatenate(c) for c in zip(*columns, strict=True))
-    if not np.isfinite(nll_ref + nll_cand + kl).all():
-        raise BadInput(f"logits of {dialogue} are not finite")
     return TeacherScore(
         dialogue=dialogue,
         tokens=len(rows),
