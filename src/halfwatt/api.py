@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,7 +103,7 @@ def optimize(
     """
     options = options or Options()
     folder, access = Path(out), options.access.resolved()
-    with locked(folder):
+    with locked(folder), closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         loaded = model if isinstance(model, ChatModel) else _load(str(model), access)
         name = str(loaded.source) if isinstance(model, ChatModel) else str(model)
         splits = _splits(name, dialogues, options.seed)
@@ -112,7 +112,7 @@ def optimize(
             tune=splits["tune"],
             test=SealedSplit(splits["test"], folder / "stages" / "test-opened.json"),
             out=folder,
-            tools=instruments(access.device, rapl_root=options.rapl_root),
+            tools=tools,
             rapl_root=options.rapl_root,
             margins=_margins(max_loss),
             device=access.device,
@@ -151,11 +151,10 @@ def measure(
     """
     options = options or Options()
     access = options.access.resolved()
-    with _scratch() as cache:
+    with _scratch() as cache, closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         spec = servable(str(model), access, cache, runtime)
         found = _dialogues(str(model), dialogues)
         traffic = pipeline.traffic(found, Speech.of(spec.artifact))
-        tools = instruments(access.device, rapl_root=options.rapl_root)
         plan = replace(plan or Plan(), seed=options.seed)
         run = run_measure([Arm("model", spec)], traffic.dialogues, traffic.greedy, plan, tools, options.progress)
     return Measured(
@@ -185,12 +184,11 @@ def compare(
     """
     options = options or Options()
     access = options.access.resolved()
-    with _scratch() as cache:
+    with _scratch() as cache, closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         a = servable(str(reference), access, cache / "a", runtime)
         b = servable(str(candidate), access, cache / "b", runtime)
         found = _dialogues(str(reference), dialogues)
         traffic = pipeline.traffic(found, Speech.of(a.artifact))
-        tools = instruments(access.device, rapl_root=options.rapl_root)
         arms = [Arm("A", a), Arm("B", b)]
         plan = Plan(prefill=False, seed=options.seed)
         run = run_measure(arms, traffic.dialogues, traffic.greedy, plan, tools, options.progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,10 +52,12 @@ def converse(
 ) -> None:
     """Answer each line; ``emit`` gets the pieces of text, then a dict with the figures of the reply."""
     access = options.access.resolved()
-    with TemporaryDirectory(prefix="halfwatt-") as cache:
+    with (
+        TemporaryDirectory(prefix="halfwatt-") as cache,
+        closing(instruments(access.device, rapl_root=options.rapl_root)) as tools,
+    ):
         spec = servable(name, access, Path(cache), runtime)
         speech = Speech.of(spec.artifact)
-        tools = instruments(access.device, rapl_root=options.rapl_root)
         chosen = by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype)
         messages: list[Message] = []
         with chosen.open(spec.artifact, spec.at) as session:

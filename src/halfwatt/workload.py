@@ -90,6 +90,12 @@ class Instruments:
         chosen = self.primary or self.modelled
         return None if chosen is None else chosen.info
 
+    def close(self) -> None:
+        """Close every meter; some keep a thread."""
+        for meter in (self.primary, *self.others, self.modelled):
+            if meter is not None:
+                meter.close()
+
 
 def instruments(device: str, *, rapl_root: str | None = None) -> Instruments:
     """The best meters of this machine for work on ``device``; the modelled one where there is none."""
