@@ -126,11 +126,7 @@ def optimize(
             seed=options.seed,
             model=name,
             model_sha256=loaded.sha256,
-            dialogues=str(dialogues)
-            if isinstance(dialogues, str | Path)
-            else "given in Python"
-            if dialogues
-            else "demo",
+            dialogues=_origin(dialogues),
             sha256={split: found.sha256 for split, found in splits.items()},
         )
         return deliver(outcome, job, made)
@@ -223,6 +219,13 @@ def _examined(a: Spec, b: Spec, traffic: pipeline.Traffic, options: Options) -> 
 
 def _load(name: str, access: Access) -> ChatModel:
     return load(model_source(name), chat_template=access.chat_template, dtype=access.dtype, offline=access.offline)
+
+
+def _origin(dialogues: str | Path | DialogueSet | None) -> str:
+    """Where they came from, for the record."""
+    if dialogues is None:
+        return "demo"
+    return "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues)
 
 
 def _margins(max_loss: float | None) -> Margins:
