@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return taught.chats(tmp_path_factory.mktemp("chats"))
+    return taught.chats(tmp_path_factory.mktemp("chats"), taught.dialogues())
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,8 @@ def folder(
     dtype: torch.dtype = torch.float32,
     template: str | None = CHATML,
     generation: dict[str, Any] | None = None,
+    width: int = _WIDTH,
+    layers: int = _LAYERS,
 ) -> Path:
     """Write a tiny model as a Hugging Face folder ``into/<arch>-<seed>`` and return its path.
 
@@ -179,7 +181,7 @@ def folder(
     """
     path = into / f"{arch}-{seed}"
     with quiet():
-        network(arch, seed=seed, tied=tied).to(dtype).save_pretrained(path)  # type: ignore[arg-type]
+        network(arch, seed=seed, tied=tied, width=width, layers=layers).to(dtype).save_pretrained(path)  # type: ignore[arg-type]
     tokenizer(template=template).save_pretrained(path)
     entries = {"eos_token_id": [END, TEXT_END], "pad_token_id": PAD, "max_new_tokens": 24, **(generation or {})}
     (path / "generation_config.json").write_text(json.dumps(entries))

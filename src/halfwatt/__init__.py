@@ -3,7 +3,7 @@
     import halfwatt
 
     result = halfwatt.optimize("my_model", "chats.jsonl", max_loss=0.01, out="out")
-    print(result.claim.sentence)
+    print(result.claim.verdict, result.claim.energy_ratio_vs_B1, result.claim.kind)
 
 `load`, `quantize`, `measure`, `compare` and `optimize` come from `halfwatt.api`; nothing heavy is imported before use.
 """

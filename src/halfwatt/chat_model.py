@@ -52,9 +52,9 @@ class ChatModel:
         """Tokens of prompt and reply together that the network was made for."""
         return int(self.network.config.max_position_embeddings)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """See `save`."""
-        save(self, folder)
+        save(self, Path(folder))
 
 
 def load(

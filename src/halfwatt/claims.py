@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from halfwatt import accounting
 from halfwatt.estimate import Estimate
-from halfwatt.records import Claim, ClaimVerdict, MeterInfo, QualityReport
+from halfwatt.records import Claim, ClaimVerdict, QualityReport
 from halfwatt.workload import Run
 
 
@@ -28,7 +28,7 @@ def make_claim(run: Run, report: QualityReport, candidate: str) -> Claim:
     return Claim(
         verdict=verdict,
         about=candidate,
-        sentence=_sentence(verdict, candidate, run.meter, report),
+        sentence=_sentence(verdict, candidate, report),
         grade=grade,
         kind=None if run.meter is None else run.meter.kind,
         cpu_s_ratio_vs_B0=accounting.ratio("B0", "winner", run.windows, figure),
@@ -38,19 +38,15 @@ def make_claim(run: Run, report: QualityReport, candidate: str) -> Claim:
     )
 
 
-def _sentence(verdict: str, candidate: str, meter: MeterInfo | None, report: QualityReport) -> str:
-    if meter is None:
-        origin = "no energy number: CPU-seconds only (grade F)"
-    else:
-        origin = f"{meter.kind} energy (grade {meter.grade}: {meter.covers}; not covered: {meter.not_covered})"
-    said = {
+def _sentence(verdict: ClaimVerdict, candidate: str, report: QualityReport) -> str:
+    said: dict[ClaimVerdict, str] = {
         "PASS": f"{candidate} answers as well as the original for less",
         "FAIL": f"{candidate} answers worse than the margin allows; the original is delivered in its best runtime form",
         "INCONCLUSIVE": f"{candidate} could not be proven as good on {report.dialogues} dialogues; "
         "the original is delivered in its best runtime form",
         "NO PROVEN SAVING": "no proven saving over the original in its best runtime form, which is delivered",
     }
-    return f"{said[verdict]}; {origin}"
+    return said[verdict]
 
 
 def energy_ratio(base: str, cand: str, run: Run) -> Estimate | None:

@@ -11,7 +11,7 @@ from halfwatt.files import new_folder, write_atomic
 from halfwatt.meters.discover import findings
 from halfwatt.pipeline import Traffic
 from halfwatt.records import SCHEMA, Provenance, ScoredReply, Trial, to_json
-from halfwatt.report.card import model_card
+from halfwatt.report.card import licence_of, model_card
 from halfwatt.report.html import render_html
 from halfwatt.result import Baselines, Example, Raw, Result
 from halfwatt.search import Job, Outcome
@@ -27,7 +27,7 @@ def deliver(outcome: Outcome, job: Job, made: Provenance) -> Result:
         BadInput: the winner's artifact is gone.
     """
     result = _result(outcome, job, made)
-    _copy_winner(outcome.delivered, job.out / WINNER, model_card(result))
+    _copy_winner(outcome.delivered, job.out / WINNER, model_card(result, licence=licence_of(job.model.source)))
     write_atomic(job.out / "report.html", render_html(result).encode())
     write_atomic(job.out / "result.json", to_json(result).encode())  # last: its presence says that the rest is there
     return result

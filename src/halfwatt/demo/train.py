@@ -300,6 +300,7 @@ class Run:
             "joules": round(self.joules) if self.joules else None,  # None: no counter was there to read
             "joules_meter": "NVML total-energy counter, board" if self.joules else None,
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "dialogues_an_epoch": sum(len(rows.ids) for rows in self.tables),
             "tokens_an_epoch": sum(int((rows.ids != corpus.PAD).sum()) for rows in self.tables),

@@ -63,7 +63,7 @@ def _about(result: Result) -> str:
     return (
         f"# {_cell(base)}, {made.name}\n\n"
         f"{_cell(what)}; served with {at}. Made and measured by halfwatt {result.provenance.halfwatt}.\n\n"
-        f"**{result.claim.verdict}**: {_cell(words.said(result.claim))}\n"
+        f"**{result.claim.verdict}**: {_cell(result.claim.sentence)}\n"
     )
 
 

@@ -93,7 +93,7 @@ def result_view(result: Result, out: Path) -> Group:
         *_remarks(everyone),
         Text(),
         _ratios(result),
-        _line((claim.verdict, VERDICT_STYLE[claim.verdict]), (f": {words.said(claim)}", "")),
+        _line((claim.verdict, VERDICT_STYLE[claim.verdict]), (f": {claim.sentence}", "")),
         _line((words.origin_line(meter(result)), "")),
         _files(result, out),
     )

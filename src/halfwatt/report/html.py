@@ -81,7 +81,7 @@ def _context(result: Result) -> dict[str, Any]:
     return {
         "r": result,
         "claim": result.claim,
-        "said": words.said(result.claim),
+        "said": result.claim.sentence,
         "facts": _facts(result),
         "tiles": _tiles(result),
         "origin_line": words.origin_line(meter(result)),

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from halfwatt.estimate import Estimate
-from halfwatt.records import Claim, GateCheck, Grade, KeptLayer, Kind, Measurement, MeterInfo, QualityReport
+from halfwatt.records import GateCheck, Grade, KeptLayer, Kind, Measurement, MeterInfo, QualityReport
 from halfwatt.result import Row, absolute_joules
 
 DASH = ABSENT = "\N{EN DASH}"
@@ -120,12 +120,6 @@ def times(ratio: Estimate | None, grade: Grade | None, kind: Kind | None) -> Fig
     if ratio is None:
         return absent("no energy number: no meter")
     return figure(ratio, "measured" if grade is None else origin(grade, kind), grade)
-
-
-def said(claim: Claim) -> str:
-    """The claim's sentence up to the origin of its energy, which is shown beside it."""
-    start = f"; {claim.kind} energy (grade" if claim.kind else "; no energy number"
-    return claim.sentence.partition(start)[0]
 
 
 def origin_line(info: MeterInfo | None) -> str:

@@ -1,0 +1,46 @@
+"""The demo model that is shipped: what its card says, and that it talks sense in its domains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from halfwatt import demo
+from halfwatt.chat_model import ChatModel, load
+from halfwatt.demo import card
+from halfwatt.dialogue import Dialogue, Message
+from halfwatt.records import OperatingPoint, Sampling
+from halfwatt.runtimes.torch_eager import TorchEager
+
+
+@pytest.fixture(scope="module")
+def model() -> ChatModel:
+    return load(demo.path())
+
+
+def test_it_is_a_llama_of_15_to_20_million_bf16_parameters(model: ChatModel) -> None:
+    assert model.network.config.model_type == "llama"
+    assert 15e6 < card.parameters(demo.path()) < 20e6
+    with safe_open(demo.path() / "model.safetensors", framework="pt") as stored:
+        assert {stored.get_slice(name).get_dtype() for name in stored.keys()} == {"BF16"}  # noqa: SIM118
+
+
+def test_the_card_is_what_training_left() -> None:
+    assert (demo.path() / "README.md").read_text() == card.card(demo.path())
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("turn off the kitchen light", ("kitchen", "light")),
+        ("I want to cancel my order", ("order",)),
+    ],
+)
+def test_it_answers_in_its_domains(model: ChatModel, asked: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    artifact = TorchEager().export(model, tmp_path / "exported")
+    with TorchEager().open(artifact, OperatingPoint()) as session:
+        reply = session.reply([Dialogue("asked", (Message("user", asked),))], Sampling(max_new_tokens=200))[0]
+    assert reply.stopped
+    assert all(word in reply.text.lower() for word in words), reply.text

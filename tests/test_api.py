@@ -1,0 +1,31 @@
+"""The Python face, as the README shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import halfwatt as hw
+from halfwatt import grids
+from tests import tiny
+
+
+def test_load_quantize_save_as_in_the_readme(tmp_path: Path) -> None:
+    model = hw.load(tiny.folder(tmp_path, "llama"))
+    small = hw.quantize(model, bits=8)
+    small.save(str(tmp_path / "small"))
+    again = hw.load(tmp_path / "small")
+    weight = again.network.model.layers[0].mlp.down_proj.weight.detach().float()
+    assert not torch.equal(weight, model.network.model.layers[0].mlp.down_proj.weight.detach().float())
+    grid = grids.dequantize(grids.quantize(weight, 8))
+    np.testing.assert_allclose(grid, weight, atol=1e-6)
+
+
+def test_the_front_door_has_what_it_lists_and_nothing_else() -> None:
+    assert all(callable(getattr(hw, name)) for name in ("load", "quantize", "measure", "compare", "optimize"))
+    assert (hw.demo.path() / "config.json").exists()
+    with pytest.raises(AttributeError, match="optimise"):
+        hw.optimise  # noqa: B018
