@@ -39,6 +39,7 @@ def main() -> None:
         bench = _bench(given.dialogues, Path(folder))
         rows = [_row(broken.__name__, broken(bench)) for broken, _ in damage.DAMAGES]
         rows.append(_row("itself, same seeds", damage.itself(bench)))
+        rows.append(_row("itself in float32", damage.in_float32(bench)))
         others = [_against_itself(bench, seed) for seed in range(1, given.seeds + 1)]
     verdicts = Counter(report.verdict for report in others)
     blocking = Counter(c.layer for r in others for c in r.checks if c.verdict != "PASS")

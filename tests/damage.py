@@ -29,7 +29,7 @@ from halfwatt.pipeline import Traffic
 from halfwatt.quality import Margins, judge
 from halfwatt.recipe import Recipe
 from halfwatt.records import Artifact, OperatingPoint, QualityInputs, QualityReport, Sampling, ScoredReply
-from halfwatt.runtimes import llama_session
+from halfwatt.runtimes import gguf_export, llama_session
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.steps.quantize import Quantize, weights
 from halfwatt.worker import Spec
@@ -215,6 +215,12 @@ def repeat_bonus(bench: Bench) -> QualityReport:
 def itself(bench: Bench) -> QualityReport:
     """No damage at all."""
     return bench.judged(bench.reference)
+
+
+def in_float32(bench: Bench) -> QualityReport:
+    """No damage either: the same weights served in float32, which only rounds otherwise."""
+    with patch.object(gguf_export, "_F16_MAX", 0.0):
+        return bench.judged(bench.of_weights("float32", lambda _: None))
 
 
 DAMAGES: tuple[tuple[Callable[[Bench], QualityReport], str], ...] = (

@@ -41,6 +41,13 @@ def test_a_damaged_model_is_rejected(bench: Bench, broken: Callable[[Bench], Qua
     assert layer in damage.caught_by(report)
 
 
+def test_the_same_weights_in_float32_fail_nothing(bench: Bench) -> None:
+    report = damage.in_float32(bench)
+    assert not damage.caught_by(report)
+    assert report.kl_mean is not None
+    assert 0 < report.kl_mean < 1e-4
+
+
 def test_the_model_itself_shows_no_difference_at_all(bench: Bench) -> None:
     """So few dialogues prove little (G3 stays open), but nothing may differ and nothing may fail."""
     report = damage.itself(bench)
