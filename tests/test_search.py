@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from halfwatt.accounting import cpu_s_per_reply
 from halfwatt.estimate import Estimate
+from halfwatt.meters import modelled
 from halfwatt.records import OperatingPoint, QualityReport, Trial, Verdict
-from halfwatt.search import best, operating_points
+from halfwatt.search import best, cost_of, operating_points
 
 
 def trial(name: str, saving: float, verdict: Verdict | None = "PASS", lo: float | None = None) -> Trial:
@@ -29,6 +33,12 @@ def test_a_pass_goes_before_what_is_undecided() -> None:
 def test_what_fails_saves_nothing_or_was_never_made_cannot_win(bad: Trial) -> None:
     assert best([bad]) is None
     assert best([bad, trial("int8", 1.2)]).name == "int8"  # type: ignore[union-attr]
+
+
+def test_an_operating_point_is_chosen_by_what_was_measured() -> None:
+    counter = replace(modelled.INFO, name="rapl", kind="measured", grade="B")
+    assert cost_of(None) is cost_of(modelled.INFO) is cpu_s_per_reply
+    assert cost_of(counter) is not cpu_s_per_reply
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 64])

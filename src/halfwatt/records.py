@@ -131,7 +131,7 @@ class Parity:
     finite: bool
     kl_mean: float
     kl_max: float
-    top1: float
+    top1: float  # share of tokens where both prefer the same; near ties of the model in memory count as the same
     problems: tuple[str, ...] = ()
 
 

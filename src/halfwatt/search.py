@@ -31,6 +31,7 @@ from halfwatt.records import (
     Artifact,
     Claim,
     Measurement,
+    MeterInfo,
     OperatingPoint,
     QualityInputs,
     QualityReport,
@@ -189,19 +190,28 @@ def _judged(job: Job, journal: Journal, candidate: Trial, b1: Trial, tune: Traff
 
 
 def _operating_point(job: Job, journal: Journal, name: str, artifact: Artifact, tune: Traffic) -> OperatingPoint:
-    """The threads for decode and prefill that cost the fewest joules (CPU-seconds where no energy is known)."""
+    """The threads for decode and prefill that cost the least."""
 
     def sweep() -> OperatingPoint:
         job.progress(f"{name}: searching the operating point")
         points = {f"{p.threads}/{p.threads_prefill}": p for p in operating_points(cores())}
         arms = [Arm(label, Spec(artifact, point, job.device, job.dtype)) for label, point in points.items()]
         run = measure(arms, tune.dialogues, tune.greedy, replace(SWEEP, seed=job.seed), job.tools, job.progress)
-        figure = accounting.joules(run.meter) if run.meter else accounting.cpu_s_per_reply
         per_arm = accounting.Arms.of(run.windows)
-        cost = {label: sum(per_arm.per_block(label, figure).values()) for label in points}
+        cost = {label: sum(per_arm.per_block(label, cost_of(run.meter)).values()) for label in points}
         return points[min(cost, key=lambda label: cost[label])]
 
     return journal.once(f"operating-point-{name}", OperatingPoint, sweep)
+
+
+def cost_of(meter: MeterInfo | None) -> accounting.Figure:
+    """What an operating point is chosen by: joules, or measured CPU-seconds where joules would only be modelled.
+
+    The model's error is largest between thread counts, which is all that differs here.
+    """
+    if meter is None or meter.kind == "modelled":
+        return accounting.cpu_s_per_reply
+    return accounting.joules(meter)
 
 
 def operating_points(cores: int) -> list[OperatingPoint]:

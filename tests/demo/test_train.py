@@ -60,7 +60,7 @@ def test_it_learns_and_what_it_saves_is_a_chat_model(tables: list[Rows], tokeniz
     made.train(compiled=False)
     assert made.curve[-1]["tune"] < 0.5 * made.curve[0]["tune"]
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    made.save(tmp_path / "model", tmp_path / "tokenizer.json")
+    made.save(tmp_path / "model", tmp_path / "tokenizer.json", [])
     model = load(tmp_path / "model")
     dialogue = Dialogue("d", tuple(Message(m["role"], m["content"]) for m in row(3)["messages"]))
     assert list(model.tokenizer.scored(dialogue).ids) == corpus.encode(tokenizer, row(3))[0]
@@ -109,3 +109,13 @@ def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
     rates = [train.learning_rate(step, step / 100, SMALL) for step in range(101)]
     assert rates[0] < rates[4] == max(rates)
     assert rates[-1] == pytest.approx(SMALL.lr / 10)
+
+
+def test_single_questions_are_shown_in_pairs_and_the_last_copy_is_cut() -> None:
+    rows = [row(i) for i in range(10)]
+    shown = corpus.repeated(rows, 2.5, pairs=0.5)
+    assert [len(r["messages"]) for r in shown] == [4] * 5 + [2] * 15
+    said = sorted(m["content"] for r in shown[:5] for m in r["messages"])
+    assert said == sorted(m["content"] for r in rows for m in r["messages"])
+    longer = [{"messages": r["messages"] * 2} for r in rows]
+    assert corpus.repeated(longer, 2, pairs=1.0) == longer * 2

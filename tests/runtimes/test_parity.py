@@ -45,6 +45,13 @@ def test_kl_is_the_formulas() -> None:
     assert parity.kl_rows(logits[0], logits[0])[0] == 0
 
 
+def test_a_near_tie_is_no_disagreement_and_a_clear_preference_is() -> None:
+    reference = np.array([[1.0, 1.04, 0.0], [1.0, 1.06, 0.0], [5.0, 0.0, 0.0]], np.float32)
+    other = np.array([[9.0, 0.0, 0.0]] * 3, np.float32)
+    assert parity.same_choice(reference, other).tolist() == [True, False, True]
+    assert parity.same_choice(reference, np.roll(other, 2, axis=1)).tolist() == [False, False, False]
+
+
 def test_an_export_is_its_model(model: ChatModel, artifact: Artifact) -> None:
     found = check(model, artifact)
     assert found.problems == ()

@@ -34,8 +34,7 @@ outside them and wanders in chit-chat: not for use with customers.
 
 ## Data
 
-One epoch is {dialogues} dialogues, {tokens:.1f}M tokens: home and support twice, chit-chat 0.35 times, task dialogues
-once. None of them, nor one that opens with the same words, is in the demo's tune and test splits.
+None of the training dialogues, nor one that opens with the same words, is in the demo's tune and test splits.
 
 {sources}
 
@@ -43,54 +42,38 @@ The weights are offered under CC BY-SA 4.0, the strictest of the four.
 
 ## Training
 
-    python -m halfwatt.demo.train --data DATA --out OUT {command}
-
-AdamW (0.9, 0.95), peak {lr}, cosine to a tenth, weight decay {weight_decay}, gradients clipped at 1, bf16 autocast,
-{batch} tokens a step, seed {seed}. The loss counts the assistant's tokens fully and the user's by {user_weight}.
-{steps} steps, {minutes:.0f} minutes of training on {device} with {threads} threads, {versions}.
+{stages}
+AdamW (0.9, 0.95), cosine to a tenth of the peak, gradients clipped at 1, bf16 autocast. The loss counts the
+assistant's tokens fully and the user's by `--user-weight`. `--home`, `--service`, `--support` and `--chitchat` say how
+often an epoch shows each source; `--pairs`, which share of the customer-service copies holds two questions a dialogue.
 
 **Energy of training: {energy}**
 
 Nats per assistant token (end of turn included) on the tune split, which training never saw:
 
-| step | tokens (padding included) | mean | {heads_row} |
-|---|---|---|{rule}
+| stage | step | tokens (padding included) | mean | {heads_row} |
+|---|---|---|---|{rule}
 {curve}
 
-The weights are those of the lowest mean, {best:.3f}. Transcripts, good and bad: `docs/demo_transcripts.md`.
+The weights are those of the last stage's lowest mean, {best:.3f}. Transcripts: `docs/demo_transcripts.md`.
 """
 
 
 def card(folder: Path) -> str:
     """The model card of ``folder``."""
-    story = json.loads((folder / "training.json").read_text())
-    settings, curve = story["settings"], story["curve"]
-    shown = [*curve[:: max(1, len(curve) // 8)], curve[-1]]
-    rows = [row for i, row in enumerate(shown) if row not in shown[:i]]
+    stages = _stages(folder)
+    settings = stages[-1]["settings"]
     return _CARD.format(
         parameters=parameters(folder) / 1e6,
-        dialogues=f"{story['dialogues_an_epoch']:,}",
         sources=_licences(),
-        tokens=story["tokens_an_epoch"] / 1e6,
-        command=" ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in settings.items()),
-        batch=settings["batch_tokens"],
-        steps=f"{curve[-1]['step']:,}",
-        minutes=story["seconds"] / 60,
-        device=story["device"],
-        threads=story["threads"],
-        versions=f"torch {story['torch']}",
-        energy=_energy(story),
+        stages="\n".join(_stage(number, story) for number, story in enumerate(stages, start=1)),
+        energy=_energy(stages),
         heads_row=" | ".join(SOURCES.values()),
         rule="---|" * len(SOURCES),
-        curve="\n".join(_row(row) for row in rows),
-        best=story["best_tune"],
-        **{name: settings[name] for name in _SETTINGS},
+        curve="\n".join(row for number, story in enumerate(stages, start=1) for row in _rows(number, story["curve"])),
+        best=stages[-1]["best_tune"],
+        **{name: settings[name] for name in ("width", "layers", "heads", "kv_heads", "ffn", "vocabulary")},
     )
-
-
-_SETTINGS = (
-    "width", "layers", "heads", "kv_heads", "ffn", "vocabulary", "lr", "weight_decay", "user_weight", "seed",
-)  # fmt: skip
 
 
 def parameters(folder: Path) -> int:
@@ -103,7 +86,7 @@ def curves(folder: Path, to: Path) -> None:
     """Tune loss against tokens, a line a source, as SVG."""
     from matplotlib.figure import Figure
 
-    curve = json.loads((folder / "training.json").read_text())["curve"]
+    curve = _joined(_stages(folder))
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     for source, title in SOURCES.items():
@@ -120,15 +103,47 @@ def _licences() -> str:
     return "\n".join(line for line in lines if line.startswith("|"))
 
 
-def _energy(story: dict[str, Any]) -> str:
-    if story["joules"] is None:
+def _stages(folder: Path) -> list[dict[str, Any]]:
+    """The stories of the stages of training, first to last."""
+    stages: list[dict[str, Any]] = json.loads((folder / "training.json").read_text())["stages"]
+    return stages
+
+
+def _stage(number: int, story: dict[str, Any]) -> str:
+    options = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in story["settings"].items())
+    start = "" if number == 1 else f" --start STAGE{number - 1}/model"
+    steps, minutes = story["curve"][-1]["step"], story["seconds"] / 60
+    return (
+        f"Stage {number}: {steps:,} steps, {minutes:.0f} minutes on {story['device']} with {story['threads']} threads, "
+        f"torch {story['torch']}; an epoch is {story['dialogues_an_epoch']:,} dialogues, "
+        f"{story['tokens_an_epoch'] / 1e6:.1f}M tokens.\n\n"
+        f"    python -m halfwatt.demo.train --data DATA --out STAGE{number}{start} {options}\n"
+    )
+
+
+def _joined(stages: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """One curve, the tokens counted through."""
+    joined: list[dict[str, float]] = []
+    for story in stages:
+        before = joined[-1]["tokens"] if joined else 0
+        joined += [row | {"tokens": row["tokens"] + before} for row in story["curve"]]
+    return joined
+
+
+def _energy(stages: list[dict[str, Any]]) -> str:
+    if any(story["joules"] is None for story in stages):
         return "not measured; the machine had no energy counter."
-    return f"{story['joules'] / 1e3:,.0f} kJ ({story['joules_meter']})."
+    return f"{sum(story['joules'] for story in stages) / 1e3:,.0f} kJ ({stages[-1]['joules_meter']})."
 
 
-def _row(row: dict[str, float]) -> str:
+def _rows(stage: int, curve: list[dict[str, float]]) -> list[str]:
+    """About eight rows of a curve, the last one always."""
+    return [_row(stage, row) for row in curve[:: -max(1, len(curve) // 8)][::-1]]
+
+
+def _row(stage: int, row: dict[str, float]) -> str:
     figures = [f"{row[name]:.3f}" for name in ("tune", *SOURCES)]
-    return f"| {row['step']:,} | {row['tokens'] / 1e6:.1f}M | " + " | ".join(figures) + " |"
+    return f"| {stage} | {row['step']:,} | {row['tokens'] / 1e6:.1f}M | " + " | ".join(figures) + " |"
 
 
 def main() -> None:

@@ -8,13 +8,15 @@ With causal attention nothing looks at the padding, so no mask is needed and pos
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from halfwatt.demo import prepare
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,6 +38,53 @@ class Rows:
 
     ids: NDArray[np.uint16]
     weight: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What an epoch shows: copies of each source, and the share of a single-question source's copies made of pairs."""
+
+    shares: Mapping[str, float]
+    pairs: float = 0.0
+
+
+def prepare_arrays(data: Path, work: Path, mix: Mix, tokenizer: Path | int) -> None:
+    """Tokenizer and packed rows of the four sources under ``data``; made once.
+
+    Args:
+        tokenizer: an earlier stage's ``tokenizer.json``, or the size of the vocabulary to train.
+    """
+    from tokenizers import Tokenizer
+
+    work.mkdir(parents=True, exist_ok=True)
+    rows = prepare.corpus(data)
+    if isinstance(tokenizer, Path):
+        learned = Tokenizer.from_file(str(tokenizer))
+    else:
+        texts = (m["content"] for source in rows.values() for row in source for m in row["messages"])
+        learned = train_tokenizer(texts, tokenizer)
+    learned.save(str(work / "tokenizer.json"))
+    shown = [row for source, times in mix.shares.items() for row in repeated(rows[source], times, mix.pairs)]
+    save(table([encode(learned, row) for row in shown]), work / "train.npz")
+    held = prepare.tune(data)
+    for source in mix.shares:
+        save(table([encode(learned, row) for row in held if row["source"] == source]), work / f"tune.{source}.npz")
+
+
+def repeated(rows: Sequence[Row], times: float, pairs: float = 0.0) -> list[Row]:
+    """``times`` copies of the rows, the last copy cut short; of single questions a share of ``pairs`` made of pairs."""
+    whole = int(times)
+    single = all(len(row["messages"]) == 2 for row in rows)
+    made_of_pairs = round(whole * pairs) if single else 0
+    copies = [paired(rows, seed) if seed < made_of_pairs else list(rows) for seed in range(whole)]
+    return [row for copy in copies for row in copy] + list(rows[: round((times - whole) * len(rows))])
+
+
+def paired(rows: Sequence[Row], seed: int) -> list[Row]:
+    """The rows shuffled, two to a dialogue."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    pairs = zip(order[::2], order[1::2], strict=False)
+    return [{**rows[a], "messages": rows[a]["messages"] + rows[b]["messages"]} for a, b in pairs]
 
 
 def save(tables: Sequence[Rows], path: Path) -> None:

@@ -1,6 +1,7 @@
 """Trains the demo model: a Llama of 16M parameters, from random weights, on the demo's dialogues.
 
     python -m halfwatt.demo.train --data FOLDER --out FOLDER [--epochs 3 --minutes 120 ...]
+    python -m halfwatt.demo.train --data FOLDER --out OTHER --start FOLDER/model [--support 5 ...]      a second stage
 
 One dialogue a row (see corpus.py), batches of one length and about ``--batch-tokens`` tokens. The loss counts the
 assistant's tokens fully and the user's by ``--user-weight``: at this size a model learns English from every sentence
@@ -28,10 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from halfwatt.demo import corpus
+from halfwatt.demo import corpus, prepare
 from halfwatt.demo.corpus import Rows
-
-SOURCES = {"home": 2.0, "service": 1.0, "support": 2.0, "chitchat": 0.35}  # how often an epoch shows each source
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,11 @@ class Settings:
     seed: int = 0
     evaluations: int = 12
     minutes: float = 600.0  # stop here, whatever is left
+    home: float = 2.0  # how often an epoch shows each source
+    service: float = 1.0
+    support: float = 2.0
+    chitchat: float = 0.35
+    pairs: float = 0.0  # of the copies of single questions, the share that holds two to a dialogue
 
 
 def build(settings: Settings) -> LlamaForCausalLM:
@@ -165,7 +169,8 @@ class Run:
             fused=True,
         )
         self.step, self.seconds, self.joules = 0, 0.0, 0.0
-        self.curve: list[dict[str, float]] = []
+        self.begun_at = 0  # the step of this process's start
+        self.curve: list[dict[str, Any]] = []
         self.best: tuple[float, dict[str, torch.Tensor]] | None = None
         self.epoch_steps = len(epoch(tables, settings.batch_tokens, settings.seed, 0))
         self.steps = round(settings.epochs * self.epoch_steps)
@@ -173,6 +178,7 @@ class Run:
     def train(self, *, compiled: bool, checkpoint_s: float = 300.0) -> None:
         """Train from the last checkpoint to the end."""
         self._resume()
+        self.begun_at = self.step
         forward = torch.compile(self.model, dynamic=False) if compiled else self.model
         self.model.train()
         meter = _meter(self.device)
@@ -198,7 +204,7 @@ class Run:
                 saved = time.monotonic()
         self._account(meter, mark)
         if not self.curve or self.curve[-1]["step"] != self.step:
-            self._note(float("nan"), begun)
+            self._note(None, begun)
         self._checkpoint()
 
     def _update(self, forward: Callable[..., Any], chosen: tuple[int, NDArray[np.int64]], done: float) -> torch.Tensor:
@@ -213,23 +219,18 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def _note(self, loss: float, begun: float) -> None:
+    def _note(self, loss: float | None, begun: float) -> None:
         """Evaluate, remember, keep the best weights."""
-        if loss != loss and self.step == 0:
-            raise SystemExit("no step was taken: raise --minutes")
         scores = evaluate(self.model, self.tune, self.device)
         mean = sum(scores.values()) / len(scores)
         tokens = self.step * self.settings.batch_tokens
         self.curve.append({"step": self.step, "tokens": tokens, "train": loss, "tune": mean, **scores})
         if self.best is None or mean < self.best[0]:
             self.best = (mean, {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()})
-        pace = tokens / max(1e-9, time.monotonic() - begun)
+        pace = (self.step - self.begun_at) * self.settings.batch_tokens / max(1e-9, time.monotonic() - begun)
         shown = " ".join(f"{k} {v:.3f}" for k, v in scores.items())
-        print(
-            f"step {self.step}/{self.steps} train {loss:.3f} tune {mean:.4f} ({shown}) {pace / 1e3:.0f}k tokens/s",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"step {self.step}/{self.steps} tune {mean:.4f} ({shown}) {pace / 1e3:.0f}k tokens/s"
+        print(line, file=sys.stderr, flush=True)
 
     def _mark(self, meter: Any) -> tuple[float, float | None]:
         return time.monotonic(), None if meter is None else meter.read().joules
@@ -285,8 +286,8 @@ class Run:
             self.best = (counters["best"], _part(state, "best."))
         print(f"going on from step {self.step}", file=sys.stderr)
 
-    def save(self, folder: Path, tokenizer: Path) -> None:
-        """The best weights as a Hugging Face folder in bf16, and how they came about."""
+    def save(self, folder: Path, tokenizer: Path, earlier: list[dict[str, Any]]) -> None:
+        """The best weights as a Hugging Face folder in bf16, and how they came about: a story for each stage."""
         assert self.best is not None, "train first"
         self.model.load_state_dict(self.best[1], strict=False)
         network: Any = self.model
@@ -305,7 +306,8 @@ class Run:
             "dialogues_an_epoch": sum(len(rows.ids) for rows in self.tables),
             "tokens_an_epoch": sum(int((rows.ids != corpus.PAD).sum()) for rows in self.tables),
         }
-        (folder / "training.json").write_text(json.dumps(story, indent=1))
+        stages = {"stages": [*earlier, story]}
+        (folder / "training.json").write_text(json.dumps(stages, indent=1, allow_nan=False) + "\n")
 
 
 def write_companions(folder: Path, tokenizer: Path) -> None:
@@ -358,33 +360,11 @@ def _meter(device: torch.device) -> Any:
     return meters[0] if meters else None
 
 
-def prepare_arrays(data: Path, work: Path, settings: Settings) -> None:
-    """Tokenizer and packed rows, from the dialogues; made once."""
-    from halfwatt.demo import prepare
-
-    work.mkdir(parents=True, exist_ok=True)
-    rows = prepare.corpus(data)
-    texts = (m["content"] for source in rows.values() for row in source for m in row["messages"])
-    tokenizer = corpus.train_tokenizer(texts, settings.vocabulary)
-    tokenizer.save(str(work / "tokenizer.json"))
-    shown = [row for source, times in SOURCES.items() for row in repeated(rows[source], times)]
-    corpus.save(corpus.table([corpus.encode(tokenizer, row) for row in shown]), work / "train.npz")
-    held = prepare.tune(data)
-    for source in SOURCES:
-        chosen = [corpus.encode(tokenizer, row) for row in held if row["source"] == source]
-        corpus.save(corpus.table(chosen), work / f"tune.{source}.npz")
-
-
-def repeated(rows: list[Any], times: float) -> list[Any]:
-    """``times`` copies of the rows, the last copy cut short."""
-    whole = int(times)
-    return rows * whole + rows[: round((times - whole) * len(rows))]
-
-
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Settings]:
     """The command line; every field of `Settings` is an option."""
     parser = argparse.ArgumentParser(description="Train the demo model.")
     parser.add_argument("--data", type=Path, help="the folder with the four sources; not needed when --work is filled")
+    parser.add_argument("--start", type=Path, help="a model folder of an earlier stage, instead of random weights")
     parser.add_argument("--work", type=Path, help="tokenizer and arrays; default: OUT/work")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -400,13 +380,20 @@ def main(arguments: list[str] | None = None) -> None:
     given, settings = parse(arguments)
     work = given.work or given.out / "work"
     if not (work / "train.npz").exists():
-        prepare_arrays(given.data, work, settings)
+        tokenizer = None if given.start is None else given.start / "tokenizer.json"
+        shares = {source: getattr(settings, source) for source in prepare.SOURCES}
+        mix = corpus.Mix(shares, settings.pairs)
+        corpus.prepare_arrays(given.data, work, mix, tokenizer or settings.vocabulary)
     if given.device == "cuda":
         torch.set_float32_matmul_precision("high")
-    tune = {source: corpus.load(work / f"tune.{source}.npz") for source in SOURCES}
+    tune = {source: corpus.load(work / f"tune.{source}.npz") for source in prepare.SOURCES}
     run = Run(settings, corpus.load(work / "train.npz"), tune, given.out, given.device)
+    earlier: list[dict[str, Any]] = []
+    if given.start is not None:
+        run.model.load_state_dict(load_file(given.start / "model.safetensors"), strict=False)
+        earlier = json.loads((given.start / "training.json").read_text())["stages"]
     run.train(compiled=not given.no_compile)
-    run.save(given.out / "model", work / "tokenizer.json")
+    run.save(given.out / "model", work / "tokenizer.json", earlier)
 
 
 if __name__ == "__main__":
