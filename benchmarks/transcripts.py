@@ -49,7 +49,7 @@ def _converse(session: Session, asked: list[str]) -> None:
     messages: list[Message] = []
     for text in asked:
         messages.append(Message("user", text))
-        reply = session.reply([Dialogue("transcript", tuple(messages))], Sampling(max_new_tokens=128))[0]
+        reply = session.reply([Dialogue("transcript", tuple(messages))], Sampling(max_new_tokens=256))[0]
         messages.append(Message("assistant", reply.text))
         print(f"**user:** {text}  \n**assistant:** {reply.text}\n")
 
