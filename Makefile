@@ -9,7 +9,7 @@ demo: $(VENV)/.ready
 	$(BIN)/halfwatt optimize demo -o out/demo
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check src tests benchmarks
