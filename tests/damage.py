@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
 from llama_cpp import llama_cpp as llama
-from torch import nn
 
 from halfwatt import pipeline
 from halfwatt.chat_model import ChatModel
@@ -31,7 +30,7 @@ from halfwatt.recipe import Recipe
 from halfwatt.records import Artifact, OperatingPoint, QualityInputs, QualityReport, Sampling, ScoredReply
 from halfwatt.runtimes import gguf_export, llama_session
 from halfwatt.runtimes.llamacpp import LlamaCpp
-from halfwatt.steps.quantize import Quantize, weights
+from halfwatt.steps.quantize import Quantize, untie, weights
 from halfwatt.worker import Spec
 
 REPEAT_BONUS = 3.0  # logits
@@ -73,14 +72,6 @@ class Bench:
 
 def exported(model: ChatModel, recipe: Recipe, traffic: Traffic, folder: Path) -> Spec:
     return Spec(pipeline.build(model, recipe, traffic.dialogues, folder, "cpu"), OperatingPoint(threads=1))
-
-
-def untie(network: Any) -> None:
-    """Give the head weights of its own."""
-    head = nn.Linear(network.config.hidden_size, network.config.vocab_size, bias=False)
-    head.weight = nn.Parameter(network.get_input_embeddings().weight.detach().clone())
-    network.set_output_embeddings(head)
-    network.config.tie_word_embeddings = False
 
 
 # --- the damages ---------------------------------------------------------------------------------------------------
@@ -208,8 +199,9 @@ def repeat_bonus(bench: Bench) -> QualityReport:
             for rows in bench.traffic.prompts()
             for p in rows
         ]
-    inputs = pipeline.examine(bench.reference, bench.reference, bench.traffic, bench.replies, lambda _: None)
-    return bench.report(replace(inputs, replies_cand=tuple(replies)))
+    assert bench.reference.artifact.parity is not None
+    scores = pipeline.teacher_forced(bench.reference, bench.reference, bench.traffic, lambda _: None)
+    return bench.report(QualityInputs(bench.reference.artifact.parity, scores, bench.replies, tuple(replies)))
 
 
 def itself(bench: Bench) -> QualityReport:

@@ -18,9 +18,9 @@ from halfwatt.records import QualityReport
 from tests import damage
 from tests.damage import Bench
 
-DIALOGUES = 16
+DIALOGUES = 32
 WORDY = ("support", "chitchat")  # long replies and long talks: a few show what a damage does
-CAP = 224  # tokens of a reply: some of the damaged never end
+CAP = 160  # tokens of a reply: some of the damaged never end
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     wordy = [d for d in tune.dialogues if d.source in WORDY]
     few = DialogueSet.of(wordy[:: len(wordy) // DIALOGUES][:DIALOGUES], split="tune", licence=tune.licence)
     traffic = pipeline.traffic(few, Speech(model.tokenizer, model.generation, model.context))
-    traffic = replace(traffic, cap=CAP)
+    traffic = replace(traffic, cap=CAP, own=replace(traffic.own, temperature=0.0))  # greedy: where loops show
     return Bench.of(model, traffic, tmp_path_factory.mktemp("gate"))
 
 

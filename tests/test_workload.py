@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -49,7 +50,7 @@ class ScriptedWorker:
         n = len(prompts)
         before = self.used
         self.used = Usage(before.cpu_s + n * self.cpu_s, before.wall_s + n * 0.5, before.bytes_b + n)
-        return Work((before, self.used), n, n, 0, n, 1, "same")
+        return Work((before, self.used), n, n, 0, n, 1, " ".join(p.id for p in prompts))
 
 
 class CpuMeter:
@@ -98,8 +99,6 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
 
 
 def arm(name: str, cpu_ms: int) -> Arm:
-    from dataclasses import replace
-
     base = spec()
     return Arm(name, replace(base, artifact=replace(base.artifact, weights_read_b=cpu_ms)))
 
@@ -113,12 +112,15 @@ DIALOGUES = [dialogue(str(i), turns=2) for i in range(6)]
 
 
 def test_arms_are_interleaved_and_mirrored_on_the_same_prompts(quiet: object) -> None:
-    plan = Plan(min_blocks=2, max_blocks=2, prefill=False)
+    plan = Plan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False)
     run = measure([arm("A", 40), arm("B", 20), arm("C", 10)], DIALOGUES, Sampling(), plan, modelled())
     replies = [w for w in run.windows if w.phase == "reply"]
     assert [w.arm for w in replies] == ["A", "B", "C", "C", "B", "A"] * 2
-    for block in (0, 1):
-        assert len({(w.replies, w.replies_sha256) for w in replies if w.block == block}) == 1
+    halves = [replies[at : at + 3] for at in range(0, 12, 3)]
+    asked = [{w.replies_sha256 for w in half} for half in halves]
+    assert [len(same) for same in asked] == [1] * 4
+    assert asked[:3] == [{"0 0 1 1"}, {"2 2 3 3"}, {"4 4 5 5"}]
+    assert asked[3] == asked[0]  # all were asked: from the start again
 
 
 def test_modelled_joules_belong_to_the_window_alone(quiet: object) -> None:
@@ -181,3 +183,29 @@ def test_prompts_are_each_reply_of_a_dialogue_in_order() -> None:
 def test_stops_when_every_ratio_is_narrow(quiet: object) -> None:
     run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), Plan(3, 20, prefill=False), modelled())
     assert max(w.block for w in run.windows) == 2
+
+
+def test_stops_when_the_time_is_over(quiet: object) -> None:
+    plan = Plan(3, 20, limit_s=0.0, half_width=-1.0, prefill=False)  # never narrow enough
+    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, modelled())
+    assert max(w.block for w in run.windows) == 2
+    longer = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), replace(plan, limit_s=60.0), modelled())
+    assert max(w.block for w in longer.windows) == 19
+
+
+def test_a_continuous_counter_repeats_nothing_and_a_stepping_one_fills_its_window(
+    quiet: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    run = ScriptedWorker.run
+
+    def noting(self: ScriptedWorker, prompts: Sequence[Dialogue], sampling: Sampling, *, min_s: float = 0.0) -> Work:
+        asked.append(min_s)
+        return run(self, prompts, sampling, min_s=min_s)
+
+    monkeypatch.setattr(ScriptedWorker, "run", noting)
+    plan = Plan(2, 2, window_s=4.0, prefill=False)
+    for tools, shortest in ((modelled(), 0.5), (Instruments(TickingMeter()), 10.0)):
+        asked.clear()
+        measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, tools)
+        assert set(asked) == {0.0, shortest}  # 0 while warming up

@@ -51,14 +51,20 @@ class Options:
 
 
 def quantize(
-    model: ChatModel, bits: Bits = 8, *, head_bits: Bits | None = None, scale_search: ScaleSearch = "mse"
+    model: ChatModel,
+    bits: Bits = 8,
+    *,
+    head_bits: Bits | None = None,
+    embedding_bits: Bits = 8,
+    scale_search: ScaleSearch = "mse",
 ) -> ChatModel:
     """Round every Linear, the embedding and the head to the int8 or int4 grid.
 
     Raises:
         ModelError: the model cannot be quantized; every reason is named.
     """
-    return pipeline.apply(Quantize(bits=bits, head_bits=head_bits, scale_search=scale_search), model)
+    step = Quantize(bits=bits, head_bits=head_bits, embedding_bits=embedding_bits, scale_search=scale_search)
+    return pipeline.apply(step, model)
 
 
 def quantize_to(

@@ -172,6 +172,7 @@ def quantize(
     out: OutFolder,
     bits: Annotated[Bits, typer.Option("--bits")] = Bits.eight,
     head_bits: Annotated[Bits | None, typer.Option("--head-bits", help="as --bits when not given")] = None,
+    embedding_bits: Annotated[Bits, typer.Option("--embedding-bits", help="4 is smaller, not cheaper")] = Bits.eight,
     scale_search: Annotated[ScaleSearch, typer.Option("--scale-search")] = ScaleSearch.mse,
     dialogues: Dialogues = None,
     chat_template: Template = None,
@@ -187,7 +188,8 @@ def quantize(
         from halfwatt.report.console import show_artifact
         from halfwatt.steps.quantize import Quantize
 
-        step = Quantize(_bits(bits), None if head_bits is None else _bits(head_bits), scale_search.value)
+        head = None if head_bits is None else _bits(head_bits)
+        step = Quantize(_bits(bits), head, _bits(embedding_bits), scale_search.value)
         made = api.quantize_to(model, out, step, dialogues, options)
         _emit(made, json, lambda: show_artifact(made))
         return 0

@@ -108,7 +108,7 @@ class Artifact:
 
     path: Path  # the folder
     runtime: str  # Runtime.name
-    precision: str  # "bf16", "f16", "int8", "int4+int8 head", "int4"
+    precision: str  # "bf16", "f16", "int8", "int4+int8 head", "int4+int8 embedding"
     size_b: int  # bytes of the weights on disk
     weights_read_b: int  # bytes of weights that one decode step reads (input-embedding row not counted)
     kv_b_per_token: int  # bytes of KV cache that one token of context adds at 16 bits

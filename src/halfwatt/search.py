@@ -43,8 +43,8 @@ from halfwatt.worker import Spec
 from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
 
 SWEEP = Plan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False, idle_s=3.0)
-DUEL = Plan(min_blocks=3, max_blocks=6, window_s=1.5, prefill=False, idle_s=3.0)
-FINAL = Plan(min_blocks=7, max_blocks=20)
+DUEL = Plan(min_blocks=3, max_blocks=12, window_s=1.5, prefill=False, idle_s=3.0)
+FINAL = Plan(min_blocks=7)
 
 
 @dataclass(frozen=True, slots=True)

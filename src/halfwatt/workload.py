@@ -1,8 +1,8 @@
 """THE measuring protocol. One function owns the windows; nothing else reads a meter around work.
 
     open meters ─ bare idle ─ load every arm, each in its own process ─ warm up until flat ─ loaded idle
-       block 1:  A B C C B A     the same prompts for every arm, whole passes, the order mirrored so that drift cancels
-       block 2:  A B C C B A     other prompts
+       block 1:  A B C   C B A   mirrored, so that drift cancels; a half asks every arm the same, in whole passes
+       block 2:  A B C   C B A   other prompts
        ...                       until the interval of every ratio is narrow enough, or the limit
     loaded idle ─ close
 
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 from halfwatt import accounting, conditions
 from halfwatt.dialogue import Dialogue
@@ -31,6 +31,7 @@ from halfwatt.records import MeterInfo, Phase, Reading, Sampling, Usage, Window
 from halfwatt.worker import Spec, Work, Worker
 
 Progress = Callable[[str], None]
+_SHORTEST_S = 0.5  # 50 ticks of the kernel's clock a core, by which foreign load is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,10 @@ class Plan:
     """How long and how often."""
 
     min_blocks: int = 5
-    max_blocks: int = 20
+    max_blocks: int = 60
+    limit_s: float = 900.0  # no block begins later than this after the first
     half_width: float = 0.02  # stop when every ratio is known to +-2 %
-    window_s: float = 2.0  # at least; meters that update in steps get 10 s and 100 updates
+    window_s: float = 2.0  # of the slowest arm; with a meter that updates in steps, of every arm, 10 s and 100 updates
     idle_s: float = 10.0
     prefill: bool = True  # windows with one output token, to tell prefill from decode
     repeats: int = 12  # windows that may be repeated in one run because they were disturbed
@@ -139,12 +141,13 @@ def measure(
         for arm in arms:
             progress(f"loading {arm.name}")
             bench.workers[arm.name] = stack.enter_context(Worker(arm.spec))
-        chunks = _chunks(prompts_of(dialogues), bench.warm_up(dialogues, sampling), bench.window_s)
+        chunks = cycle(_chunks(prompts_of(dialogues), bench.warm_up(dialogues, sampling), bench.window_s))
         bench.idle("loaded_idle")
-        names = [arm.name for arm in arms]
+        names, began = [arm.name for arm in arms], time.monotonic()
         for block in range(plan.max_blocks):
-            bench.block(block, names, chunks[block % len(chunks)], sampling)
-            if block + 1 >= plan.min_blocks and bench.narrow_enough(names):
+            bench.block(block, names, (next(chunks), next(chunks)), sampling)
+            late = time.monotonic() - began > plan.limit_s
+            if block + 1 >= plan.min_blocks and (late or bench.narrow_enough(names)):
                 break
         bench.idle("loaded_idle")
     return Run(tuple(bench.windows), tools.info, _infos(tools), tuple(bench.events))
@@ -163,11 +166,19 @@ class _Bench:
 
     @property
     def window_s(self) -> float:
-        """At least 10 s and 100 updates for a counter that steps; the plan's for a continuous one."""
+        """Of the slowest arm: 10 s and 100 updates at least for a counter that steps, else the plan's."""
         info = self.tools.info
         if info is None or info.kind == "modelled":
             return self.plan.window_s
         return max(self.plan.window_s, 10.0, 100 * info.period_s)
+
+    @property
+    def shortest_s(self) -> float:
+        """Of any arm. A continuous counter needs no repeats of the same replies: other replies say more."""
+        info = self.tools.info
+        if info is None or info.kind == "modelled":
+            return min(self.plan.window_s, _SHORTEST_S)
+        return self.window_s
 
     def warm_up(self, dialogues: Sequence[Dialogue], sampling: Sampling) -> float:
         """Run every arm until its pace is flat; returns seconds per reply of the slowest."""
@@ -189,14 +200,21 @@ class _Bench:
         self.progress(phase.replace("_", " "))
         self._keep_clean(lambda: self._window("", -1, phase, None))
 
-    def block(self, index: int, names: Sequence[str], prompts: Sequence[Dialogue], sampling: Sampling) -> None:
-        """One mirrored pass over the arms, and one over their prefills."""
+    def block(
+        self,
+        index: int,
+        names: Sequence[str],
+        halves: tuple[Sequence[Dialogue], Sequence[Dialogue]],
+        sampling: Sampling,
+    ) -> None:
+        """The arms in order on one half of the prompts, mirrored on the other; then once over the first's prefills."""
         self.progress(f"block {index + 1}")
-        for name in (*names, *reversed(names)):
-            self._work(name, index, "reply", prompts, sampling)
+        for prompts, order in zip(halves, (names, names[::-1]), strict=True):
+            for name in order:
+                self._work(name, index, "reply", prompts, sampling)
         if self.plan.prefill:
             for name in names if index % 2 == 0 else reversed(names):
-                self._work(name, index, "prefill", prompts, replace(sampling, max_new_tokens=1))
+                self._work(name, index, "prefill", halves[0], replace(sampling, max_new_tokens=1))
 
     def narrow_enough(self, names: Sequence[str]) -> bool:
         """Is every ratio against the last arm known to the planned half-width?"""
@@ -211,7 +229,7 @@ class _Bench:
     def _work(self, name: str, block: int, phase: Phase, prompts: Sequence[Dialogue], sampling: Sampling) -> None:
         worker = self.workers[name]
         self._keep_clean(
-            lambda: self._window(name, block, phase, lambda: worker.run(prompts, sampling, min_s=self.window_s))
+            lambda: self._window(name, block, phase, lambda: worker.run(prompts, sampling, min_s=self.shortest_s))
         )
 
     def _keep_clean(self, window: Callable[[], Window]) -> None:

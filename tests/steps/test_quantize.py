@@ -71,17 +71,31 @@ def test_the_model_given_is_not_touched(llama: ChatModel) -> None:
     assert not made.network.training
 
 
-def test_tied_embeddings_stay_tied(llama: ChatModel) -> None:
-    made = Quantize().apply(llama, StepContext())
+@pytest.mark.parametrize("step", [Quantize(8), Quantize(4, head_bits=8), Quantize(4, embedding_bits=4)], ids=repr)
+def test_tied_embeddings_stay_tied_at_the_same_bits(llama: ChatModel, step: Quantize) -> None:
+    made = step.apply(llama, StepContext())
     assert made.network.lm_head.weight is made.network.model.embed_tokens.weight
     assert "lm_head.weight" not in made.grid
     names = [w.name for w in weights(made.network)]
     assert len(names) == len(set(names)) == len(made.grid)
 
 
+@every_arch
+def test_an_embedding_at_other_bits_than_the_head_gets_weights_of_its_own(arch: tiny.Arch, tmp_path: Path) -> None:
+    base = load(tiny.folder(tmp_path, arch))
+    made = Quantize(4).apply(base, StepContext())
+    name = "transformer.wte.weight" if arch == "gpt2" else "model.embed_tokens.weight"
+    assert (made.grid["lm_head.weight"].bits, made.grid[name].bits) == (4, 8)
+    assert made.network.config.tie_word_embeddings is False
+    assert base.network.config.tie_word_embeddings is True
+    kept = next(k for k in made.kept if k.tensor == name)
+    assert (kept.kept_as, "one row a token" in kept.reason) == ("int8", True)
+    assert made.lineage[-1] == "round to nearest: int4, int8 embedding, groups of 32, mse scales"
+
+
 def test_roles_are_told_apart(tmp_path: Path) -> None:
     roles = {w.name: w.role for w in weights(load(tiny.folder(tmp_path, "gpt2", tied=False)).network)}
-    assert roles.pop("transformer.wte.weight") == roles.pop("lm_head.weight") == "head"
+    assert (roles.pop("transformer.wte.weight"), roles.pop("lm_head.weight")) == ("embedding", "head")
     assert roles.pop("transformer.wpe.weight") == "positions"
     assert set(roles.values()) == {"body"}
     assert len(roles) == 8
@@ -126,6 +140,7 @@ def test_more_bits_and_searched_scales_lose_less(llama: ChatModel) -> None:
         pairs = zip(llama.network.parameters(), made.network.parameters(), strict=True)
         return sum(float(((a.float() - b).detach() ** 2).sum()) for a, b in pairs)
 
-    int8, int4, plain = loss(Quantize(8)), loss(Quantize(4)), loss(Quantize(4, scale_search="absmax"))
+    int8, int4 = loss(Quantize(8)), loss(Quantize(4, embedding_bits=4))
+    plain = loss(Quantize(4, embedding_bits=4, scale_search="absmax"))
     assert int8 < int4 / 100
     assert int4 < 0.95 * plain

@@ -92,15 +92,18 @@ def write_gguf(model: ChatModel, to: Path) -> Written:
 
 
 def precision(model: ChatModel) -> str:
-    """ "f16", "int8", "int4", "int4+int8 head", or a list where layers differ more than that."""
+    """ "f16", "int8", "int4+int8 head", "int4+int8 embedding", or a list where layers differ more than that."""
     if not model.grid:
         return "f16"
-    bits: dict[str, set[int]] = {"body": set(), "head": set()}
+    bits: dict[str, set[int]] = {"body": set(), "head": set(), "embedding": set()}
     for weight in weights(model.network):
         if weight.name in model.grid and weight.role != "positions":
             bits[weight.role].add(model.grid[weight.name].bits)
-    body, head = ("/".join(f"int{b}" for b in sorted(bits[role])) for role in ("body", "head"))
-    return body if head in ("", body) else f"{body}+{head} head" if body else head
+    body, head, embedding = ("/".join(f"int{b}" for b in sorted(found)) for found in bits.values())
+    parts = [body, f"{head} head" if head not in ("", body) else "", f"{embedding} embedding"]
+    if embedding in ("", head or body):
+        parts.pop()
+    return "+".join(part for part in parts if part)
 
 
 def _architecture(network: PreTrainedModel) -> gguf.MODEL_ARCH:

@@ -18,7 +18,7 @@ from halfwatt.grids import GROUP, Bits, GridTensor, ScaleSearch, dequantize, qua
 from halfwatt.records import KeptLayer
 from halfwatt.steps.base import Stage, StepContext
 
-Role = Literal["body", "head", "positions"]
+Role = Literal["body", "head", "embedding", "positions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Weight:
     """A matrix of the network: every Linear (GPT-2's Conv1D is one, stored the other way round) and every embedding.
 
     name:        the parameter's name in the network; tied weights appear once, under the first name
-    role:        "head" = input embedding or output head, "positions" = learned position embedding, else "body"
+    role:        "head" = output head, tied to the input embedding or not; "embedding" = an input embedding of its own;
+                 "positions" = learned position embedding; else "body"
     transposed:  the parameter is stored [in, out]; rows are always outputs, as runtimes store them
     """
 
@@ -44,7 +45,9 @@ def weights(network: PreTrainedModel) -> Iterator[Weight]:
     """Every matrix of the network that a runtime multiplies by or looks rows up in, in the order of its modules."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}  # tied ones once, first name
     head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
-    ends = {id(network.get_input_embeddings()), id(head)}
+    embedding = network.get_input_embeddings()
+    tied = embedding.weight is head.weight
+    roles: dict[int, Role] = {id(embedding): "head" if tied else "embedding", id(head): "head"}
     seen: set[str] = set()
     for module in network.modules():
         if not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
@@ -53,8 +56,20 @@ def weights(network: PreTrainedModel) -> Iterator[Weight]:
         if name in seen:
             continue
         seen.add(name)
-        role: Role = "head" if id(module) in ends else "positions" if isinstance(module, nn.Embedding) else "body"
+        role = roles.get(id(module), "positions" if isinstance(module, nn.Embedding) else "body")
         yield Weight(name, module.weight, role, isinstance(module, Conv1D))
+
+
+def untie(network: PreTrainedModel) -> None:
+    """Give the head a copy of the embedding's weights, in place; an untied network stays as it is."""
+    embedding = network.get_input_embeddings()
+    if network.get_output_embeddings().weight is not embedding.weight:  # type: ignore[no-untyped-call]
+        return
+    rows, columns = embedding.weight.shape
+    head = nn.Linear(columns, rows, bias=False)
+    head.weight = nn.Parameter(embedding.weight.detach().clone())
+    network.set_output_embeddings(head)  # type: ignore[no-untyped-call]
+    network.config.tie_word_embeddings = False
 
 
 def _unfit(weight: Weight) -> str | None:
@@ -68,15 +83,18 @@ def _unfit(weight: Weight) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """Every Linear and the embedding/head rounded to the nearest point of an integer grid.
+    """Every Linear, the head and the embedding rounded to the nearest point of an integer grid.
 
-    bits:          of the Linear layers
-    head_bits:     of the embedding and the head, tied or not; None = the same
-    scale_search:  "mse" = the scale with the least squared error per group, "absmax" = the one that clips nothing
+    bits:            of the Linear layers
+    head_bits:       of the output head; None = the same
+    embedding_bits:  of the input embedding. One row of it is looked up a token, so fewer bits save room but no
+                     reading; where it shares the head's weights and their bits differ, each gets its own
+    scale_search:    "mse" = the scale with the least squared error per group, "absmax" = the one that clips nothing
     """
 
     bits: Bits = 4
     head_bits: Bits | None = None
+    embedding_bits: Bits = 8
     scale_search: ScaleSearch = "mse"
 
     name: ClassVar[str] = "quantize"
@@ -105,20 +123,34 @@ class Quantize:
             ModelError: a weight cannot be rounded; names it.
         """
         network = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
+        if self.embedding_bits != self._head_bits and all(
+            _unfit(w) is None for w in weights(network) if w.role == "head"
+        ):
+            untie(network)
         grid = {w.name: self._rounded(w) for w in weights(network) if _unfit(w) is None}
         fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := _unfit(w))]
+        kept += [
+            KeptLayer(w.name, f"int{self.embedding_bits}", "one row a token is looked up: fewer bits save no reading")
+            for w in weights(network)
+            if w.role == "embedding" and w.name in grid and self.embedding_bits > self._head_bits
+        ]
         return replace(
             model, network=network, grid=grid, lineage=(*model.lineage, self.summary), kept=(*model.kept, *kept)
         )
 
     @property
     def summary(self) -> str:
-        head = "" if self.head_bits in (None, self.bits) else f", int{self.head_bits} head"
-        return f"round to nearest: int{self.bits}{head}, groups of {GROUP}, {self.scale_search} scales"
+        head = "" if self._head_bits == self.bits else f", int{self._head_bits} head"
+        embedding = "" if self.embedding_bits == self._head_bits else f", int{self.embedding_bits} embedding"
+        return f"round to nearest: int{self.bits}{head}{embedding}, groups of {GROUP}, {self.scale_search} scales"
+
+    @property
+    def _head_bits(self) -> Bits:
+        return self.head_bits or self.bits
 
     def _rounded(self, weight: Weight) -> GridTensor:
-        bits = self.bits if weight.role == "body" else self.head_bits or self.bits
+        bits = {"head": self._head_bits, "embedding": self.embedding_bits}.get(weight.role, self.bits)
         try:
             return quantize(weight.rows(), bits, self.scale_search)
         except ModelError as fault:
