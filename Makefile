@@ -9,7 +9,7 @@ demo: $(VENV)/.ready
 	$(BIN)/halfwatt optimize demo -o out/demo
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile  # a core each, see tests/conftest.py
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check src tests benchmarks
