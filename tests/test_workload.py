@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from halfwatt.dialogue import Dialogue, Message
 from halfwatt.errors import BadInput, TaintedRun
 from halfwatt.records import Artifact, MeterInfo, OperatingPoint, Reading, Sampling, Usage
 from halfwatt.worker import Spec, Work
-from halfwatt.workload import Arm, Instruments, Plan, UsageBox, measure, prompts_of
+from halfwatt.workload import Arm, Instruments, Plan, UsageBox, _chunks, measure, prompts_of
 
 QUIET = Snapshot(0.0, 0.0, 1.0, 0, None, None)
 
@@ -119,8 +120,21 @@ def test_arms_are_interleaved_and_mirrored_on_the_same_prompts(quiet: object) ->
     halves = [replies[at : at + 3] for at in range(0, 12, 3)]
     asked = [{w.replies_sha256 for w in half} for half in halves]
     assert [len(same) for same in asked] == [1] * 4
-    assert asked[:3] == [{"0 0 1 1"}, {"2 2 3 3"}, {"4 4 5 5"}]
+    names = [next(iter(same)).split() for same in asked]
+    assert sorted(names[0] + names[1] + names[2]) == sorted(list("012345") * 2)  # two replies of each dialogue
+    assert all(len(half) == 4 for half in names)
     assert asked[3] == asked[0]  # all were asked: from the start again
+
+
+def test_a_half_is_like_the_whole_in_whatever_order_the_dialogues_come() -> None:
+    told = [dialogue(f"{'long' if i < 40 else 'short'} {i}", turns=8 if i < 40 else 1) for i in range(120)]
+    chunks = _chunks(prompts_of(told), 9.0, random.Random(0))
+    assert len({id(p) for chunk in chunks for p in chunk}) == sum(map(len, chunks)) == 40 * 4 + 80
+    longs = [len({p.id for p in chunk if p.id.startswith("long")}) for chunk in chunks]
+    assert min(longs) >= 1
+    assert max(longs) <= 3
+    assert chunks != _chunks(prompts_of(told), 9.0, random.Random(1))
+    assert chunks == _chunks(prompts_of(told), 9.0, random.Random(0))
 
 
 def test_modelled_joules_belong_to_the_window_alone(quiet: object) -> None:

@@ -329,7 +329,7 @@ def _at_duty(m: Measurement, net_j: float, idle_w: float, replies_per_h: int) ->
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One window on the timeline; ``share`` is its CPU-seconds per reply over its arm's mean."""
+    """One window on the timeline; ``share`` is its CPU-seconds per token over its arm's mean."""
 
     minute: float
     share: float
@@ -345,14 +345,19 @@ def timeline(result: Result) -> dict[str, tuple[Point, ...]]:
     found: dict[str, tuple[Point, ...]] = {}
     for arm in dict.fromkeys(w.arm for w in windows):
         mine = [w for w in windows if w.arm == arm]
-        clean = [accounting.cpu_s_per_reply(w) for w in mine if not w.discarded]
+        clean = [_cpu_s_per_token(w) for w in mine if not w.discarded]
         if clean:
             found[arm] = tuple(_point(w, begin, fmean(clean)) for w in mine)
     return found
 
 
 def _point(w: Window, begin: float, mean: float) -> Point:
-    return Point((w.start_s - begin) / 60, accounting.cpu_s_per_reply(w) / mean, w.discarded)
+    return Point((w.start_s - begin) / 60, _cpu_s_per_token(w) / mean, w.discarded)
+
+
+def _cpu_s_per_token(w: Window) -> float:
+    """Per token read or written: windows of different replies can be compared by it."""
+    return (w.usage[1].cpu_s - w.usage[0].cpu_s) / (w.tokens_in - w.tokens_cached + w.tokens_out)
 
 
 def disturbed(result: Result) -> tuple[Window, ...]:

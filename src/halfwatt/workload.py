@@ -1,7 +1,8 @@
 """THE measuring protocol. One function owns the windows; nothing else reads a meter around work.
 
     open meters ─ bare idle ─ load every arm, each in its own process ─ warm up until flat ─ loaded idle
-       block 1:  A B C   C B A   mirrored, so that drift cancels; a half asks every arm the same, in whole passes
+       block 1:  A B C   C B A   mirrored, so that drift cancels; a half asks every arm the same, in whole passes,
+                                 of dialogues drawn at random, short and long ones in the shares of the whole
        block 2:  A B C   C B A   other prompts
        ...                       until the interval of every ratio is narrow enough, or the limit
     loaded idle ─ close
@@ -141,7 +142,8 @@ def measure(
         for arm in arms:
             progress(f"loading {arm.name}")
             bench.workers[arm.name] = stack.enter_context(Worker(arm.spec))
-        chunks = cycle(_chunks(prompts_of(dialogues), bench.warm_up(dialogues, sampling), bench.window_s))
+        replies = bench.window_s / bench.warm_up(dialogues, sampling)
+        chunks = cycle(_chunks(prompts_of(dialogues), replies, random.Random(plan.seed)))
         bench.idle("loaded_idle")
         names, began = [arm.name for arm in arms], time.monotonic()
         for block in range(plan.max_blocks):
@@ -320,19 +322,21 @@ def _until_flat(once: Callable[[], Work], *, limit: int = 12, tolerance: float =
     return pace
 
 
-def _chunks(prompts: Sequence[Sequence[Dialogue]], s_per_reply: float, window_s: float) -> list[list[Dialogue]]:
-    """Whole dialogues, in groups that take the slowest arm about one window; never fewer than two dialogues."""
-    wanted = max(1, round(window_s / s_per_reply))
-    chunks: list[list[Dialogue]] = []
-    current: list[Dialogue] = []
-    dialogues = 0
-    for turns in prompts:
-        current += turns
-        dialogues += 1
-        if len(current) >= wanted and dialogues >= 2:
-            chunks.append(current)
-            current, dialogues = [], 0
-    return chunks or [current]
+def _chunks(prompts: Sequence[Sequence[Dialogue]], replies: float, draw: random.Random) -> list[list[Dialogue]]:
+    """Whole dialogues in groups of about ``replies`` replies, two dialogues or more; each group is like the whole.
+
+    The order in which dialogues come says nothing: files are often sorted by source. Ranked by length and dealt out at
+    random, one of each rank to a group, every group holds short and long ones in the same shares.
+    """
+    total = sum(len(turns) for turns in prompts)
+    count = max(1, min(len(prompts) // 2, round(total / max(1.0, replies))))
+    ranked = sorted(prompts, key=lambda turns: sum(len(m.content) for m in turns[-1].messages))
+    chunks: list[list[Dialogue]] = [[] for _ in range(count)]
+    for start in range(0, len(ranked), count):
+        layer = ranked[start : start + count]
+        for chunk, turns in zip(draw.sample(chunks, len(layer)), layer, strict=True):
+            chunk += turns
+    return chunks
 
 
 def _infos(tools: Instruments) -> tuple[MeterInfo, ...]:

@@ -255,7 +255,8 @@ def _timeline(result: Result) -> Plot:
     return Plot(
         title,
         Markup(plots.timeline({a: list(p) for a, p in points.items()}, _labels(result))),
-        "CPU time per reply of every window, as deviation from its arm's mean. Crosses: disturbed and discarded.",
+        "CPU time per token read or written, every window, as deviation from its model's mean. "
+        "Crosses: disturbed and discarded.",
         "CPU time measured by the operating system",
     )
 
