@@ -10,7 +10,7 @@ import torch
 
 import halfwatt as hw
 from halfwatt import grids
-from tests import tiny
+from tests import taught, tiny
 
 
 def test_load_quantize_save_as_in_the_readme(tmp_path: Path) -> None:
@@ -22,6 +22,20 @@ def test_load_quantize_save_as_in_the_readme(tmp_path: Path) -> None:
     assert not torch.equal(weight, model.network.model.layers[0].mlp.down_proj.weight.detach().float())
     grid = grids.dequantize(grids.quantize(weight, 8))
     np.testing.assert_allclose(grid, weight, atol=1e-6)
+
+
+def test_quantize_fit_save_as_the_project_began(tmp_path: Path) -> None:
+    told = taught.dialogues()
+    model = hw.load(taught.folder(tmp_path, "llama", told))
+    small = hw.quantize(model, bits=4)
+    rounded = small.model.network.model.layers[0].mlp.down_proj.weight.detach().clone()
+    spent = small.fit(taught.chats(tmp_path, told), epochs=1, lr=1e-3)
+    assert spent.tokens > 0
+    small.save(tmp_path / "small")
+    weight = hw.load(tmp_path / "small").network.model.layers[0].mlp.down_proj.weight.detach().float()
+    assert not torch.equal(weight, rounded)
+    grid = small.model.grid["model.layers.0.mlp.down_proj.weight"]
+    assert torch.equal(weight, grids.dequantize(grid))
 
 
 def test_the_front_door_has_what_it_lists_and_nothing_else() -> None:

@@ -118,8 +118,19 @@ def test_unpack_inverts_every_int4_block(raw: np.ndarray[tuple[int, ...], np.dty
 
 def test_the_search_beats_absmax_clearly_on_int4() -> None:
     weight = gaussian(64, 256)
-    absmax, mse = (float(((dequantize(quantize(weight, 4, s)) - weight) ** 2).mean()) for s in SEARCHES)
+    searches: tuple[ScaleSearch, ...] = ("absmax", "mse")
+    absmax, mse = (float(((dequantize(quantize(weight, 4, s)) - weight) ** 2).mean()) for s in searches)
     assert mse < 0.9 * absmax
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_hqq_lowers_its_own_error_and_lets_outliers_go(bits: Bits) -> None:
+    weight = gaussian(64, 256)
+    weight[:, ::32] *= 4  # an outlier a group
+    searches: tuple[ScaleSearch, ...] = ("mse", "hqq")
+    mse, hqq = ((dequantize(quantize(weight, bits, s)) - weight).abs() for s in searches)
+    assert float((hqq**0.7).sum()) < float((mse**0.7).sum())
+    assert float((hqq**2).sum()) >= float((mse**2).sum())
 
 
 def test_importance_moves_the_error_to_the_columns_that_matter_less() -> None:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,9 +26,12 @@ from halfwatt.grids import Bits, ScaleSearch
 from halfwatt.pipeline import Speech
 from halfwatt.provenance import provenance
 from halfwatt.quality import Margins, judge
-from halfwatt.recipe import Recipe
-from halfwatt.records import Artifact, Provenance, QualityInputs
+from halfwatt.quantized import Quantized
+from halfwatt.recipe import Recipe, ladder
+from halfwatt.recipe import read as read_recipe
+from halfwatt.records import Artifact, Made, Provenance, QualityInputs
 from halfwatt.result import Comparison, Measured, Result
+from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.quantize import Quantize
 from halfwatt.worker import Spec
 from halfwatt.workload import Arm, Plan, Progress, instruments
@@ -57,18 +61,18 @@ def quantize(
     head_bits: Bits | None = None,
     embedding_bits: Bits = 8,
     scale_search: ScaleSearch = "mse",
-) -> ChatModel:
-    """Round every Linear, the embedding and the head to the int8 or int4 grid.
+) -> Quantized:
+    """Put every Linear, the embedding and the head on the int8 or int4 grid; ``fit`` trains what comes back, on it.
 
     Raises:
         ModelError: the model cannot be quantized; every reason is named.
     """
     step = Quantize(bits=bits, head_bits=head_bits, embedding_bits=embedding_bits, scale_search=scale_search)
-    return pipeline.apply(step, model)
+    return Quantized(model, step)
 
 
 def quantize_to(
-    model: str, out: Path, step: Quantize, dialogues: str | Path | DialogueSet | None, options: Options
+    model: str, out: Path, step: Step, dialogues: str | Path | DialogueSet | None, options: Options
 ) -> Artifact:
     """Quantize, export for llama.cpp and prove the export on ``dialogues`` (None = the demo's).
 
@@ -83,9 +87,49 @@ def quantize_to(
     with locked(out.parent), _scratch(out.parent) as cache:
         options.progress("quantizing, exporting and proving the export")
         traffic = pipeline.traffic(found, Speech(loaded.tokenizer, loaded.generation, loaded.context))
-        artifact = pipeline.build(loaded, Recipe("quantized", (step,)), traffic.dialogues, cache, "cpu")
+        learned = () if dialogues is None and model != "demo" else _for_training(model, dialogues).dialogues
+        context = StepContext(learned, loaded, cache / "training", seed=options.seed, progress=options.progress)
+        artifact = pipeline.build(loaded, Recipe("quantized", (step,)), traffic.dialogues, cache, "cpu", context)
         artifact.path.rename(out)
     return replace(artifact, path=out)
+
+
+def transform(
+    model: str,
+    step: Step,
+    out: Path,
+    dialogues: str | Path | DialogueSet | None,
+    teacher: Path | None,
+    options: Options,
+) -> Made:
+    """Apply one step and write the model folder. Interrupted, the same call goes on from its last checkpoint.
+
+    Args:
+        dialogues: what the step reads or learns from; None = the demo's training split, for the demo model only.
+        teacher: the model to distil from; None = ``model`` itself.
+
+    Raises:
+        ModelError: the step does not fit the model. BadInput: ``out`` exists already, or there are no dialogues.
+        TrainingDiverged: a loss or gradient is not finite.
+    """
+    if out.exists():
+        raise BadInput(f"{out} exists already", hint="choose another -o folder")
+    loaded = _load(model, options.access)
+    original = loaded if teacher is None else _load(str(teacher), options.access)
+    work = out.parent / f".{out.name}.training"
+    with locked(out.parent):
+        context = StepContext(
+            dialogues=_for_training(model, dialogues).dialogues,
+            original=original,
+            work=work,
+            seed=options.seed,
+            progress=options.progress,
+        )
+        made = pipeline.apply(step, loaded, context)
+        made.save(out)
+        shutil.rmtree(work, ignore_errors=True)
+    sizes = tuple(sum(p.numel() for p in m.network.parameters()) for m in (loaded, made))
+    return Made(out, (sizes[0], sizes[1]), made.lineage, made.spent)
 
 
 def optimize(
@@ -93,6 +137,7 @@ def optimize(
     dialogues: str | Path | DialogueSet | None = None,
     *,
     max_loss: float | None = None,
+    recipe: str | Path | Recipe | None = None,
     out: str | Path = "out",
     options: Options | None = None,
 ) -> Result:
@@ -101,6 +146,7 @@ def optimize(
     Args:
         dialogues: a file or set; None = the demo's own, for the demo model only.
         max_loss: the perplexity that may be lost, 0.01 = 1 %; None = the gate's default of 2 %.
+        recipe: the one candidate to make and measure, or the file that holds it; None = the ladder.
         out: the folder for result.json, report.html and the winner. A run that was interrupted there goes on.
 
     Raises:
@@ -108,6 +154,7 @@ def optimize(
         EnvironmentFault: nothing could be measured here.
     """
     options = options or Options()
+    given = read_recipe(Path(recipe)) if isinstance(recipe, str | Path) else recipe
     folder, access = Path(out), options.access.resolved()
     with locked(folder), closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         loaded = model if isinstance(model, ChatModel) else _load(str(model), access)
@@ -119,6 +166,8 @@ def optimize(
             test=SealedSplit(splits["test"], folder / "stages" / "test-opened.json"),
             out=folder,
             tools=tools,
+            train=splits["train"],
+            recipes=ladder() if given is None else (given,),
             rapl_root=options.rapl_root,
             margins=_margins(max_loss),
             device=access.device,
@@ -249,6 +298,19 @@ def _dialogues(model: str, given: str | Path | DialogueSet | None) -> DialogueSe
     from halfwatt import demo
 
     return demo.dialogues("tune")
+
+
+def _for_training(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
+    """The dialogues that a step may learn from: the given ones, or the demo's training split."""
+    if isinstance(given, DialogueSet):
+        return given
+    if given is not None:
+        return read(Path(given), split="train")
+    if model != "demo":
+        raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
+    from halfwatt import demo
+
+    return demo.dialogues("train")
 
 
 def _splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> dict[Split, DialogueSet]:

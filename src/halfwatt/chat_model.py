@@ -17,7 +17,7 @@ from halfwatt import model_folder
 from halfwatt.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.files import new_folder, require_space
 from halfwatt.grids import GridTensor
-from halfwatt.records import KeptLayer, Sampling
+from halfwatt.records import KeptLayer, Sampling, Spent
 from halfwatt.tokenizer import ChatTokenizer, from_pretrained, probe, read_json
 
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
@@ -36,6 +36,7 @@ class ChatModel:
     sha256:      of the weights, configs, tokenizer and template that were loaded; with ``lineage`` it names the model
     grid:        tensor name -> its integers and scales, for the weights that are on a grid; the network holds s * q
     kept:        tensors that stayed at higher precision, and why
+    spent:       what each training in its lineage has used
     """
 
     network: PreTrainedModel
@@ -46,6 +47,7 @@ class ChatModel:
     sha256: str
     grid: Mapping[str, GridTensor] = field(default_factory=dict)
     kept: tuple[KeptLayer, ...] = ()
+    spent: tuple[Spent, ...] = ()
 
     @property
     def context(self) -> int:

@@ -10,13 +10,33 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from halfwatt.errors import BadInput, HalfwattError
+from halfwatt.options import (
+    Bits,
+    Debug,
+    Device,
+    Dialogues,
+    Dtype,
+    Json,
+    MaxLoss,
+    Method,
+    Model,
+    OfDtype,
+    Offline,
+    OnDevice,
+    OutFolder,
+    RaplRoot,
+    Runtime,
+    RuntimeName,
+    ScaleSearch,
+    Seed,
+    Template,
+)
 
 if TYPE_CHECKING:
     from halfwatt.api import Options
@@ -30,59 +50,12 @@ app = typer.Typer(
 )
 
 
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Dtype(StrEnum):
-    auto = "auto"
-    bf16 = "bf16"
-    fp16 = "fp16"
-    fp32 = "fp32"
-
-
-class Bits(StrEnum):
-    eight = "8"
-    four = "4"
-
-
-class ScaleSearch(StrEnum):
-    mse = "mse"
-    absmax = "absmax"
-
-
-class RuntimeName(StrEnum):
-    auto = "auto"
-    torch_eager = "torch_eager"
-    llamacpp = "llamacpp"
-
-
-Model = Annotated[str, typer.Argument(help="a Hugging Face folder or hub id, a folder made by halfwatt, or 'demo'")]
-Dialogues = Annotated[
-    Path | None, typer.Option("--dialogues", "-d", help="chats: messages JSONL (.gz too), ShareGPT or Alpaca")
-]
-MaxLoss = Annotated[
-    str | None, typer.Option("--max-loss", help="perplexity that may be lost, such as 1% (the gate's default is 2%)")
-]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", help="folder for the results")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
-Seed = Annotated[int, typer.Option("--seed", help="of sampling and of the order of windows")]
-Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
-OnDevice = Annotated[Device, typer.Option("--device", help="where the model runs")]
-OfDtype = Annotated[Dtype, typer.Option("--dtype", help="of the original; auto = as stored")]
-Offline = Annotated[bool, typer.Option("--offline", help="never ask the network")]
-Template = Annotated[Path | None, typer.Option("--chat-template", help="for a model that has none")]
-RaplRoot = Annotated[str | None, typer.Option("--rapl-root", help="a powercap tree, for containers and guests")]
-Runtime = Annotated[RuntimeName, typer.Option("--runtime", help="auto = as commonly run")]
-
-
 @app.command()
 def optimize(
     model: Model,
     dialogues: Dialogues = None,
     max_loss: MaxLoss = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML: measure this chain of steps")] = None,
     out: OutFolder = Path("out"),
     device: OnDevice = Device.auto,
     dtype: OfDtype = Dtype.auto,
@@ -101,7 +74,7 @@ def optimize(
         from halfwatt import api
         from halfwatt.report.console import show
 
-        result = api.optimize(model, dialogues, max_loss=share, out=out, options=options)
+        result = api.optimize(model, dialogues, max_loss=share, recipe=recipe, out=out, options=options)
         _emit(result, json, lambda: show(result, out))
         return 0 if result.claim.verdict == "PASS" else 1
 
@@ -173,7 +146,10 @@ def quantize(
     bits: Annotated[Bits, typer.Option("--bits")] = Bits.eight,
     head_bits: Annotated[Bits | None, typer.Option("--head-bits", help="as --bits when not given")] = None,
     embedding_bits: Annotated[Bits, typer.Option("--embedding-bits", help="4 is smaller, not cheaper")] = Bits.eight,
-    scale_search: Annotated[ScaleSearch, typer.Option("--scale-search")] = ScaleSearch.mse,
+    method: Annotated[Method, typer.Option("--method", help="gptq and qat learn from --dialogues")] = Method.rtn,
+    scale_search: Annotated[ScaleSearch, typer.Option("--scale-search", help="for rtn")] = ScaleSearch.mse,
+    epochs: Annotated[float, typer.Option("--epochs", help="for qat")] = 1.0,
+    lr: Annotated[float, typer.Option("--lr", help="for qat: the highest learning rate")] = 1e-4,
     dialogues: Dialogues = None,
     chat_template: Template = None,
     offline: Offline = False,
@@ -181,20 +157,50 @@ def quantize(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Round MODEL to the int8 or int4 grid and write it for llama.cpp, proved in its own runtime."""
+    """Put MODEL on the int8 or int4 grid and write it for llama.cpp, proved in its own runtime."""
 
     def work(options: Options) -> int:
         from halfwatt import api
         from halfwatt.report.console import show_artifact
+        from halfwatt.steps.qat import TrainOnGrid
         from halfwatt.steps.quantize import Quantize
 
-        head = None if head_bits is None else _bits(head_bits)
-        step = Quantize(_bits(bits), head, _bits(embedding_bits), scale_search.value)
+        precision = (_bits(bits), None if head_bits is None else _bits(head_bits), _bits(embedding_bits))
+        if method is Method.qat:
+            step: Quantize | TrainOnGrid = TrainOnGrid(*precision, epochs=epochs, lr=lr)
+        elif method is Method.gptq:
+            step = Quantize(*precision, method="gptq")
+        else:
+            scales = ScaleSearch.hqq if method is Method.hqq else scale_search
+            step = Quantize(*precision, scale_search=scales.value)
         made = api.quantize_to(model, out, step, dialogues, options)
         _emit(made, json, lambda: show_artifact(made))
         return 0
 
     _run(work, _access(Device.cpu, Dtype.auto, offline, chat_template), seed, debug, None)
+
+
+def _learning(name: str) -> None:
+    """Add a verb whose flags are the fields of its step; they are read when it is called, for that imports torch."""
+
+    def verb(context: typer.Context) -> None:
+        from halfwatt.step_commands import command
+
+        line = list(context.args)
+        raise typer.Exit(command(name, _run)(args=line, prog_name=f"halfwatt {name}", standalone_mode=False))
+
+    verb.__doc__ = _LEARNING[name]
+    loose = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(name, context_settings=loose, add_help_option=False)(verb)
+
+
+_LEARNING = {
+    "trim": "Keep the part of MODEL's vocabulary that the dialogues use.",
+    "prune": "Make MODEL smaller: fewer FFN neurons, heads or blocks, by what the dialogues use.",
+    "distil": "Let MODEL learn to answer as a teacher does.",
+}
+for _name in _LEARNING:
+    _learning(_name)
 
 
 @app.command()

@@ -18,12 +18,13 @@ from halfwatt.errors import ModelError
 
 GROUP = 32
 Bits = Literal[8, 4]
-ScaleSearch = Literal["absmax", "mse"]
+ScaleSearch = Literal["absmax", "mse", "hqq"]
 
 _LOWEST = {8: -127, 4: -8}
 _HIGHEST = {8: 127, 4: 7}
 _BLOCK_BYTES = {8: 2 + GROUP, 4: 2 + GROUP // 2}  # fp16 scale, then the integers
 _FP16_NORMAL, _FP16_STEP = 2.0**-14, 2.0**-24  # smallest normal number; distance of the subnormal ones
+_HQQ_P, _HQQ_BETA, _HQQ_STEPS = 0.7, 10.0, 20
 _CHUNK = 1 << 20  # weights searched at a time, so that the work stays in the cache
 
 
@@ -49,7 +50,8 @@ def quantize(
     """Round a weight to the grid.
 
     weight:        any float [rows, columns], columns divisible by 32
-    scale_search:  "absmax" fits each group's largest weight; "mse" searches the scale with the least squared error
+    scale_search:  "absmax" fits each group's largest weight; "mse" searches the scale with the least squared error;
+                   "hqq" the one with the least sum of |error|^0.7, which lets outliers go (see `_hqq_scale`)
     importance:    weight of each column in that error, [columns], not negative; only for "mse"
 
     Raises:
@@ -67,7 +69,9 @@ def quantize(
             scale[part] = _fitting_scale(groups[part], bits)
         else:
             scale[part] = _best_scale(groups[part], bits, None if per_group is None else per_group[part])
-        q[part] = _round(groups[part], scale[part], bits).to(torch.int8)
+        if scale_search == "hqq":
+            scale[part] = _hqq_scale(groups[part], scale[part], bits)
+        q[part] = round_to(groups[part], scale[part], bits).to(torch.int8)
     return GridTensor(q.reshape(weight.shape), scale.reshape(weight.shape[0], -1), bits)
 
 
@@ -81,6 +85,11 @@ def dequantize(grid: GridTensor) -> torch.Tensor:
 def fake_quantize(weight: torch.Tensor, bits: Bits, scale_search: ScaleSearch = "absmax") -> torch.Tensor:
     """The weight as the grid would give it back, in the weight's own dtype."""
     return dequantize(quantize(weight, bits, scale_search)).to(weight.dtype)
+
+
+def limits(bits: Bits) -> tuple[int, int]:
+    """The lowest and the highest integer of a grid."""
+    return _LOWEST[bits], _HIGHEST[bits]
 
 
 def pack(grid: GridTensor) -> torch.Tensor:
@@ -138,9 +147,12 @@ def _importance_per_group(importance: torch.Tensor, shape: torch.Size) -> torch.
     return importance.to(torch.float32).reshape(1, -1, GROUP).expand(shape[0], -1, GROUP).reshape(-1, GROUP)
 
 
-def _round(groups: torch.Tensor, scale: torch.Tensor, bits: Bits) -> torch.Tensor:
-    """The nearest integers of the grid under these fp16 scales, as float32. A scale of 0 gives 0."""
-    s = scale.to(torch.float32)[:, None]
+def round_to(groups: torch.Tensor, scale: torch.Tensor, bits: Bits) -> torch.Tensor:
+    """The nearest integers of the grid under fp16 scales, as float32. A scale of 0 gives 0.
+
+    groups: [n, any]; scale: [n], or [n, 1]
+    """
+    s = scale.to(torch.float32).reshape(-1, 1)
     return torch.where(s == 0, 0.0, groups / s).round_().clamp_(_LOWEST[bits], _HIGHEST[bits])
 
 
@@ -180,10 +192,40 @@ def _best_scale(groups: torch.Tensor, bits: Bits, importance: torch.Tensor | Non
         best, least = _better(groups, (start.to(torch.float32) * factor), best, least, bits, importance)
     h = 1.0 if importance is None else importance
     for _ in range(2):
-        q = _round(groups, best, bits)
+        q = round_to(groups, best, bits)
         least_squares = (h * groups * q).sum(1) / (h * q * q).sum(1)
         best, least = _better(groups, least_squares.nan_to_num(0.0, 0.0, 0.0), best, least, bits, importance)
     return best
+
+
+def _hqq_scale(groups: torch.Tensor, start: torch.Tensor, bits: Bits) -> torch.Tensor:
+    """fp16 [groups]: half-quadratic steps for the scale, kept where the sum of |error|^p became less, p = 0.7.
+
+        q = round(w / s);   e = shrink(w - s q);   s = sum(q (w - e)) / sum(q q)
+        shrink(x) = sign(x) max(0, |x| - |x|^(p - 1) / beta), beta = 10, in steps of the starting scale
+
+    HQQ (Badri and Shaji 2023; hqq/core/optimize.py) solves this for the zero point with the scale fixed. This grid has
+    no zero point, so the same objective is solved for the scale.
+    """
+    best, scale = start, start.to(torch.float32)
+    unit = scale.abs().clamp_min(_FP16_STEP)[:, None]
+    least = _lp_error(groups, best, bits)
+    for _ in range(_HQQ_STEPS):
+        q = round_to(groups, scale.to(torch.float16), bits)
+        steps = (groups - q * scale[:, None]) / unit  # errors in steps of the grid, at most about a half
+        kept = (steps.abs() - steps.abs().clamp_min(1e-6) ** (_HQQ_P - 1) / _HQQ_BETA).clamp_min(0)
+        outliers = torch.sign(steps) * kept * unit
+        scale = ((q * (groups - outliers)).sum(1) / (q * q).sum(1)).nan_to_num(0.0, 0.0, 0.0)
+        candidate = scale.to(torch.float16)
+        error = _lp_error(groups, candidate, bits)
+        best, least = torch.where(error < least, candidate, best), torch.minimum(error, least)
+    return best
+
+
+def _lp_error(groups: torch.Tensor, scale: torch.Tensor, bits: Bits) -> torch.Tensor:
+    """Sum of |error|^p of each group, float32 [groups]."""
+    miss = groups - round_to(groups, scale, bits) * scale.to(torch.float32)[:, None]
+    return (miss.abs() ** _HQQ_P).sum(1)
 
 
 def _better(
@@ -203,5 +245,5 @@ def _better(
 
 def _error(groups: torch.Tensor, scale: torch.Tensor, bits: Bits, importance: torch.Tensor | None) -> torch.Tensor:
     """Squared error of each group, float32 [groups]."""
-    miss = groups - _round(groups, scale, bits) * scale.to(torch.float32)[:, None]
+    miss = groups - round_to(groups, scale, bits) * scale.to(torch.float32)[:, None]
     return (miss * miss if importance is None else importance * miss * miss).sum(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from halfwatt.errors import BadInput
 from halfwatt.records import ScoredReply, TeacherScore
+from halfwatt.renaming import Renaming
 from halfwatt.tokenizer import ScoredTokens
 
 Floats = NDArray[np.float64]
@@ -41,35 +43,115 @@ def teacher_score(
             f"logits of {dialogue} do not belong together",
             found=f"{reference.shape} and {candidate.shape} for {len(tokens.ids)} tokens",
         )
+    ref, cand = (one_sided(dialogue, tokens, logits, eos_ids) for logits in (reference, candidate))
+    rows = np.flatnonzero(np.array(tokens.reply)[1:])
+    return joined(dialogue, ref, cand, _compared(reference[rows], candidate[rows]))
+
+
+@dataclass(frozen=True, slots=True)
+class OneSided:
+    """What one model says of the assistant's tokens of one dialogue; sums in nats and probabilities."""
+
+    tokens: int
+    nll: float
+    ends: int
+    log_p_eos: float
+    elsewhere: int
+    p_eos: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two models' distributions at the same positions."""
+
+    positions: int
+    kl: float
+    kl_max: float
+    top1_same: int
+
+
+def one_sided(dialogue: str, tokens: ScoredTokens, logits: NDArray[np.float32], eos_ids: Sequence[int]) -> OneSided:
+    """One model's own tokens and logits; see `teacher_score`.
+
+    Raises:
+        BadInput: no assistant token, or logits that are not finite.
+    """
     reply, end = np.array(tokens.reply), np.array(tokens.end)
     rows = np.flatnonzero(reply[1:])  # the rows that predict an assistant token
-    if not (np.isfinite(reference[rows]).all() and np.isfinite(candidate[rows]).all()):
+    if not len(rows):
+        raise BadInput(f"dialogue {dialogue} has no assistant token to score")
+    if not np.isfinite(logits[rows]).all():
         raise BadInput(f"logits of {dialogue} are not finite")
     target, is_end = np.array(tokens.ids)[rows + 1], end[rows + 1]
     stops = np.array(sorted(eos_ids))
-    columns = [
-        _rows_score(reference[part], candidate[part], target[at], stops)
-        for at in (slice(k, k + _CHUNK) for k in range(0, len(rows), _CHUNK))
-        for part in (rows[at],)
-    ]
-    if not columns:
-        raise BadInput(f"dialogue {dialogue} has no assistant token to score")
-    nll_ref, nll_cand, eos_ref, eos_cand, kl, same = (np.concatenate(c) for c in zip(*columns, strict=True))
+    nll, eos = np.empty(len(rows)), np.empty(len(rows))
+    for at in _parts(len(rows)):
+        p = log_softmax(logits[rows[at]])
+        nll[at] = -p[np.arange(len(p)), target[at]]
+        eos[at] = np.logaddexp.reduce(p[:, stops], axis=1)
+    return OneSided(
+        tokens=len(rows),
+        nll=float(nll.sum()),
+        ends=int(is_end.sum()),
+        log_p_eos=float(eos[is_end].sum()),
+        elsewhere=int((~is_end).sum()),
+        p_eos=float(np.exp(eos[~is_end]).sum()),
+    )
+
+
+def trimmed_score(
+    dialogue: str,
+    whole: tuple[ScoredTokens, NDArray[np.float32], Sequence[int]],
+    trimmed: tuple[ScoredTokens, NDArray[np.float32], Sequence[int]],
+    renaming: Renaming,
+) -> TeacherScore:
+    """`teacher_score` for a candidate whose vocabulary is the reference's with tokens taken out.
+
+    whole, trimmed: tokens, logits and stop tokens of reference and candidate, each in its own vocabulary.
+    The replies' probabilities are those of the whole texts, so they compare whatever the tokens are. KL is that of the
+    reference's distribution over the kept tokens, renormalised, and only where both read the same tokens.
+    """
+    ref, cand = one_sided(dialogue, *whole), one_sided(dialogue, *trimmed)
+    compared = Compared(0, 0.0, 0.0, 0)
+    if renaming.same(whole[0].ids, trimmed[0].ids):
+        rows = np.flatnonzero(np.array(whole[0].reply)[1:])
+        compared = _compared(whole[1][rows][:, renaming.kept], trimmed[1][rows])
+    return joined(dialogue, ref, cand, compared)
+
+
+def joined(dialogue: str, ref: OneSided, cand: OneSided, compared: Compared) -> TeacherScore:
+    """As one record, per token of the reference."""
+    share = ref.elsewhere / cand.elsewhere if cand.elsewhere else 1.0
     return TeacherScore(
         dialogue=dialogue,
-        tokens=len(rows),
-        nll_ref=float(nll_ref.sum()),
-        nll_cand=float(nll_cand.sum()),
-        ends=int(is_end.sum()),
-        log_p_eos_ref=float(eos_ref[is_end].sum()),
-        log_p_eos_cand=float(eos_cand[is_end].sum()),
-        elsewhere=int((~is_end).sum()),
-        p_eos_ref=float(np.exp(eos_ref[~is_end]).sum()),
-        p_eos_cand=float(np.exp(eos_cand[~is_end]).sum()),
-        kl=float(kl.sum()),
-        kl_max=float(kl.max()),
-        top1_same=int(same.sum()),
+        tokens=ref.tokens,
+        nll_ref=ref.nll,
+        nll_cand=cand.nll,
+        ends=ref.ends,
+        log_p_eos_ref=ref.log_p_eos,
+        log_p_eos_cand=cand.log_p_eos,
+        elsewhere=ref.elsewhere,
+        p_eos_ref=ref.p_eos,
+        p_eos_cand=cand.p_eos * share,
+        kl=compared.kl,
+        kl_max=compared.kl_max,
+        top1_same=compared.top1_same,
+        compared=None if compared.positions == ref.tokens else compared.positions,
     )
+
+
+def _compared(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Compared:
+    """Both [positions, vocabulary]."""
+    kl, same = np.empty(len(reference)), np.empty(len(reference), bool)
+    for at in _parts(len(reference)):
+        p, q = log_softmax(reference[at]), log_softmax(candidate[at])
+        kl[at] = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)  # rounding may leave -1e-17
+        same[at] = p.argmax(axis=1) == q.argmax(axis=1)
+    return Compared(len(kl), float(kl.sum()), float(kl.max()), int(same.sum()))
+
+
+def _parts(rows: int) -> Iterator[slice]:
+    return (slice(k, k + _CHUNK) for k in range(0, rows, _CHUNK))
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Floats:
@@ -77,17 +159,6 @@ def log_softmax(logits: NDArray[np.float32]) -> Floats:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     found: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return found
-
-
-def _rows_score(
-    reference: NDArray[np.float32], candidate: NDArray[np.float32], target: NDArray[np.int64], stops: NDArray[np.int64]
-) -> tuple[Floats, Floats, Floats, Floats, Floats, NDArray[np.bool_]]:
-    """Per row: nll of both, log P(EOS) of both, KL, same top-1."""
-    p, q = log_softmax(reference), log_softmax(candidate)
-    index = np.arange(len(target))
-    kl = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)  # rounding may leave -1e-17
-    eos_p, eos_q = (np.logaddexp.reduce(x[:, stops], axis=1) for x in (p, q))
-    return -p[index, target], -q[index, target], eos_p, eos_q, kl, p.argmax(axis=1) == q.argmax(axis=1)
 
 
 # --- from replies --------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ examine  reference and candidate artifact -> teacher-forced scores and replies o
 
 from __future__ import annotations
 
+import operator
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +21,7 @@ from halfwatt.errors import BadInput, ModelError
 from halfwatt.files import write_atomic
 from halfwatt.generation import Prompt, generate, prompts
 from halfwatt.journal import Journal
-from halfwatt.metrics import teacher_score
+from halfwatt.metrics import teacher_score, trimmed_score
 from halfwatt.recipe import Recipe
 from halfwatt.records import (
     Artifact,
@@ -33,11 +34,13 @@ from halfwatt.records import (
     from_json,
     to_json,
 )
+from halfwatt.renaming import Renaming
 from halfwatt.runtimes import parity
 from halfwatt.runtimes.available import by_name
 from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.steps.base import Step, StepContext
+from halfwatt.steps.vocabulary import Trim
 from halfwatt.tokenizer import ChatTokenizer
 from halfwatt.worker import Spec
 from halfwatt.workload import Progress
@@ -126,25 +129,32 @@ def _fitting_turns(dialogue: Dialogue, tokenizer: ChatTokenizer, room: int) -> l
     return turns
 
 
-def build(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue], cache: Path, device: str) -> Artifact:
+def build(
+    model: ChatModel,
+    recipe: Recipe,
+    dialogues: Sequence[Dialogue],
+    cache: Path,
+    device: str,
+    context: StepContext | None = None,
+) -> Artifact:
     """Apply the steps, export, and prove the export in its own runtime. Made once per fingerprint.
 
     Args:
         dialogues: real dialogues for the parity check (gate G0); the first 64 are used.
+        context: what the steps may use, such as dialogues to train on.
 
     Raises:
         ModelError: a step cannot be applied to this model; every reason is named.
     """
-    folder = cache / f"{recipe.slug}-{recipe.fingerprint(model.sha256)}"
+    context = context or StepContext()
+    folder = cache / f"{recipe.slug}-{recipe.fingerprint(model.sha256, context.fingerprint)}"
     record = folder / "artifact.json"
     if record.exists():
         found = from_json(record.read_bytes(), Artifact)
         if found.parity is not None:
             return found
     shutil.rmtree(folder, ignore_errors=True)  # an export whose parity was not finished is made anew
-    made = model
-    for step in recipe.steps:
-        made = apply(step, made)
+    made = run(model, recipe, context)
     exported = LlamaCpp(device=device).export(made, folder)
     artifact = prove(made, Spec(exported, OperatingPoint(), device), dialogues)
     write_atomic(record, to_json(artifact).encode())
@@ -157,7 +167,24 @@ def prove(model: ChatModel, spec: Spec, dialogues: Sequence[Dialogue]) -> Artifa
         return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues[:PARITY_DIALOGUES]))
 
 
-def apply(step: Step, model: ChatModel) -> ChatModel:
+def run(model: ChatModel, recipe: Recipe, context: StepContext) -> ChatModel:
+    """Apply the steps in order. Steps that distil learn from ``model``, its vocabulary trimmed where theirs is.
+
+    Raises:
+        ModelError: a step does not fit the model.
+    """
+    original, made = model, model
+    for number, step in enumerate(recipe.steps):
+        work = None if context.work is None else context.work / f"{number}-{step.name.replace(' ', '-')}"
+        here = replace(context, original=original, work=work)
+        shared = made is original
+        made = apply(step, made, here)
+        if isinstance(step, Trim):
+            original = made if shared else apply(step, original, here)
+    return made
+
+
+def apply(step: Step, model: ChatModel, context: StepContext | None = None) -> ChatModel:
     """Run one step.
 
     Raises:
@@ -166,7 +193,7 @@ def apply(step: Step, model: ChatModel) -> ChatModel:
     problems = step.problems(model)
     if problems:
         raise ModelError(f"{step.name} cannot be applied", found="; ".join(problems))
-    return step.apply(model, StepContext())
+    return step.apply(model, context or StepContext())
 
 
 def reference_replies(
@@ -208,7 +235,8 @@ def against_reference(proof: Parity, found: Traffic, folder: Path) -> Parity:
 
     Args:
         found: the dialogues, with the reference's tokenizer.
-        folder: the candidate's, with its own tokenizer, template and stop tokens.
+        folder: the candidate's, with its own tokenizer, template and stop tokens. A trimmed vocabulary may number its
+            tokens anew, and must read a text of kept tokens as before.
     """
     try:
         own = ChatTokenizer.load(folder)
@@ -218,15 +246,19 @@ def against_reference(proof: Parity, found: Traffic, folder: Path) -> Parity:
     faults = []
     if own.template != theirs.template:
         faults.append("the chat template is not the reference's")
-    if set(own.eos_ids) != set(theirs.eos_ids):
+    renaming = Renaming.between(theirs, own)
+    stops = set(own.eos_ids) if renaming is None else {int(renaming.kept[i]) for i in own.eos_ids}
+    if stops != set(theirs.eos_ids):
         faults.append(f"stop tokens {sorted(own.eos_ids)} are not the reference's {sorted(theirs.eos_ids)}")
-    differing = next((d.id for d in found.dialogues if _rendered_ids(own, d) != _rendered_ids(theirs, d)), None)
+    pairs = ((d.id, _rendered_ids(theirs, d), _rendered_ids(own, d)) for d in found.dialogues)
+    alike = operator.eq if renaming is None else renaming.allows
+    differing = next((name for name, whole, mine in pairs if not alike(whole, mine)), None)
     if differing is not None:
         faults.append(f"token ids of dialogue {differing} are not the reference's")
     return replace(
         proof,
         template_equal=proof.template_equal and own.template == theirs.template,
-        eos_equal=proof.eos_equal and set(own.eos_ids) == set(theirs.eos_ids),
+        eos_equal=proof.eos_equal and stops == set(theirs.eos_ids),
         token_ids_equal=proof.token_ids_equal and differing is None,
         problems=(*proof.problems, *faults),
     )
@@ -237,13 +269,18 @@ def _rendered_ids(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[int]:
 
 
 def teacher_forced(reference: Spec, candidate: Spec, found: Traffic, progress: Progress) -> tuple[TeacherScore, ...]:
-    """Both models over the same tokens in lockstep, so that no logits have to be stored."""
+    """Both models over the same turns in lockstep, so that no logits have to be stored."""
+    theirs, own = found.tokenizer, ChatTokenizer.load(candidate.artifact.path)
+    renaming = Renaming.between(theirs, own)
     scores = []
     with _open(reference) as ref, _open(candidate) as cand:
         for index, dialogue in enumerate(found.dialogues):
-            tokens = found.tokenizer.scored(dialogue)
-            logits = ref.logits(dialogue), cand.logits(dialogue)
-            scores.append(teacher_score(dialogue.id, tokens, *logits, found.tokenizer.eos_ids))
+            tokens, logits = theirs.scored(dialogue), (ref.logits(dialogue), cand.logits(dialogue))
+            if renaming is None:
+                scores.append(teacher_score(dialogue.id, tokens, *logits, theirs.eos_ids))
+            else:
+                whole, trimmed = (tokens, logits[0], theirs.eos_ids), (own.scored(dialogue), logits[1], own.eos_ids)
+                scores.append(trimmed_score(dialogue.id, whole, trimmed, renaming))
             if index % 50 == 49:
                 progress(f"likelihoods: {(index + 1) / len(found.dialogues):.0%}")
     return tuple(scores)

@@ -75,7 +75,7 @@ def judge(inputs: QualityInputs, *, split: str, margins: Margins, special: Seque
     checks = integrity(inputs.parity, margins)
     if all(check.verdict == "PASS" for check in checks):
         checks += _statistics(inputs, margins, special)
-    tokens = sum(t.tokens for t in inputs.teacher)
+    tokens = sum(t.tokens if t.compared is None else t.compared for t in inputs.teacher)
     return QualityReport(
         split=split,
         verdict=_overall([check.verdict for check in checks]),

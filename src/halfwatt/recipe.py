@@ -1,12 +1,31 @@
-"""A recipe: the steps that make a candidate from the original. The operating point is chosen by measuring."""
+"""A recipe: the steps that make a candidate from the original. The operating point is chosen by measuring.
+
+name = "narrow traffic"
+
+[[step]]                       in the order in which they are applied
+kind = "prune"                 a name of steps/available.py
+ffn = 0.7                      the step's fields; what is not given has its default
+
+[[step]]
+kind = "train-on-grid"
+bits = 4
+"""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-from halfwatt.steps.base import Step
+from halfwatt.errors import BadInput
+from halfwatt.steps.available import STEPS
+from halfwatt.steps.base import Stage, Step
 from halfwatt.steps.quantize import Quantize
 
 
@@ -17,11 +36,14 @@ class Recipe:
     name: str
     steps: tuple[Step, ...] = ()
 
-    def fingerprint(self, model_sha256: str) -> str:
-        """12 hex digits that change with the model, the steps, any of their fields, or the version that runs them."""
+    def fingerprint(self, model_sha256: str, learned_from: str = "") -> str:
+        """12 hex digits that change with the model, the steps, any of their fields, or the version that runs them.
+
+        learned_from: names the dialogues and the seed that steps may learn from; "" = none
+        """
         from halfwatt import __version__
 
-        text = "\n".join([__version__, model_sha256, *map(repr, self.steps)])
+        text = "\n".join([__version__, model_sha256, *map(repr, self.steps), *filter(None, [learned_from])])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -37,3 +59,70 @@ def ladder() -> tuple[Recipe, ...]:
         Recipe("int4 + int8 head", (Quantize(bits=4, head_bits=8),)),
         Recipe("int4", (Quantize(bits=4),)),
     )
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe's TOML.
+
+    Raises:
+        BadInput: it cannot be read, or is not a recipe; every fault is named at once.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read", found=error.strerror) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not TOML", found=str(error)) from error
+    rows = found.pop("step", [])
+    name = found.pop("name", path.stem)
+    faults = [f"unknown entry '{key}'; there are name and [[step]]" for key in found]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        faults.append("no [[step]] tables")
+        rows = []
+    steps: list[Step] = []
+    for number, row in enumerate(rows, start=1):
+        made, wrong = _step(dict(row))
+        faults += [f"step {number}: {fault}" for fault in wrong]
+        steps += made
+    if not faults:
+        faults = out_of_order(steps)
+    if faults:
+        raise BadInput(f"{path} is not a recipe", found="; ".join(faults), hint="see docs/recipes.md")
+    return Recipe(str(name), tuple(steps))
+
+
+def out_of_order(steps: Sequence[Step]) -> list[str]:
+    """Why these steps cannot follow each other: what a later stage made, an earlier one would undo."""
+    order = "structure (trim, prune), recovery (distil), numerics (quantize)"
+    found = [
+        f"{b.name} cannot come after {a.name}: the order is {order}" for a, b in pairwise(steps) if b.stage < a.stage
+    ]
+    numeric = [s.name for s in steps if s.stage == Stage.NUMERICS]
+    if len(numeric) > 1:
+        found.append(f"a model is put on the grid once, not by {' and '.join(numeric)}")
+    return found
+
+
+def _step(row: dict[str, Any]) -> tuple[list[Step], list[str]]:
+    """([the step], []) or ([], what is wrong with it)."""
+    from pydantic import TypeAdapter, ValidationError
+
+    kind = row.pop("use", None)
+    if kind not in STEPS:
+        near = difflib.get_close_matches(str(kind), STEPS, 1)
+        return [], [
+            f"unknown step use = {kind!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(STEPS)}")
+        ]
+    known = [f.name for f in fields(STEPS[kind])]  # type: ignore[arg-type]
+    faults = []
+    for key in row.keys() - set(known):
+        near = difflib.get_close_matches(key, known, 1)
+        faults.append(
+            f"{kind} has no '{key}'; " + (f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}")
+        )
+    try:
+        made = TypeAdapter(STEPS[kind]).validate_python({k: v for k, v in row.items() if k in known})
+    except ValidationError as error:
+        faults += [f"{kind}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        return [], faults
+    return ([made], []) if not faults else ([], faults)

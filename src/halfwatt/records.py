@@ -58,6 +58,18 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What training has used so far, over all its sittings. Energy is None where no meter measures it."""
+
+    tokens: int = 0  # padding included
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    bytes_b: int = 0  # of weights and optimizer state, computed from their sizes
+    joules: float | None = None
+    meter: str | None = None  # where the joules come from; this process's device only
+
+
+@dataclass(frozen=True, slots=True)
 class OperatingPoint:
     """How a runtime serves the artifact; as much a part of the recipe as the bits are."""
 
@@ -117,6 +129,16 @@ class Artifact:
     kept: tuple[KeptLayer, ...] = ()
     context: int | None = None  # the longest context the model was made for, in tokens
     parity: Parity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A model folder that a step wrote."""
+
+    path: Path
+    parameters: tuple[int, int]  # before and after; tied ones count once
+    lineage: tuple[str, ...]
+    spent: tuple[Spent, ...]  # by each training in its lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +202,11 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class TeacherScore:
-    """Teacher-forced scores of one dialogue: reference and candidate over the same assistant tokens."""
+    """Teacher-forced scores of one dialogue: reference and candidate over the same assistant turns.
+
+    A candidate with a trimmed vocabulary may write them with more tokens than ``tokens``, which are the reference's;
+    its ``p_eos_cand`` is then as for the reference's number of positions.
+    """
 
     dialogue: str
     tokens: int  # assistant tokens, the end-of-turn token included
@@ -195,6 +221,7 @@ class TeacherScore:
     kl: float  # summed KL(ref || cand), nats
     kl_max: float
     top1_same: int
+    compared: int | None = None  # positions behind kl and top1_same; None = all. Fewer where a vocabulary was trimmed
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
     B0  the original as commonly run (transformers, stored dtype, its own threads)
     B1  the original in the best runtime, at its best operating point
-    then int8, int4 with an int8 head, int4: each exported, proved, tuned to its operating point, measured against B1
-    and judged on the tune split
+    then int8, int4 with an int8 head, int4, or the recipe that was given: each exported, proved, tuned to its
+    operating point, measured against B1 and judged on the tune split
     the winner alone meets B0 and B1 in one interleaved run and is judged on the sealed test split
 
 The original is always a candidate: when nothing is proven better it is delivered in its best runtime form. Every stage
@@ -39,6 +39,7 @@ from halfwatt.records import (
     TrialReadings,
 )
 from halfwatt.runtimes.torch_eager import TorchEager
+from halfwatt.steps.base import StepContext
 from halfwatt.worker import Spec
 from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
 
@@ -56,6 +57,8 @@ class Job:
     test: SealedSplit
     out: Path
     tools: Instruments
+    train: DialogueSet | None = None  # what steps may learn from
+    recipes: tuple[Recipe, ...] = field(default_factory=ladder)
     rapl_root: str | None = None
     margins: Margins = field(default_factory=Margins)
     device: str = "cpu"
@@ -108,7 +111,7 @@ def optimize(job: Job) -> Outcome:
     speech = Speech(job.model.tokenizer, job.model.generation, job.model.context)
     tune = pipeline.traffic(job.tune, speech)
     b0, b1 = _baselines(job, journal, tune)
-    rungs = tuple(_rung(job, journal, recipe, b1, tune) for recipe in ladder())
+    rungs = tuple(_rung(job, journal, recipe, b1, tune) for recipe in job.recipes)
     climb = Climb(b0, b1, rungs, best([rung.trial for rung in rungs]) or b1)
     job.progress(f"the final run: B0, B1 and {climb.champion.name} on the sealed test split")
     sealed = job.test.open(_fingerprint(climb.champion))
@@ -164,7 +167,8 @@ def _rung(job: Job, journal: Journal, recipe: Recipe, b1: Trial, tune: Traffic) 
         lines = tuple(repr(step) for step in recipe.steps)
         blank = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
         try:
-            artifact = pipeline.build(job.model, recipe, tune.dialogues, job.out / "artifacts", job.device)
+            folder, context = job.out / "artifacts", _context(job, recipe)
+            artifact = pipeline.build(job.model, recipe, tune.dialogues, folder, job.device, context)
         except BadInput as error:
             return Rung(replace(blank, reason=str(error)), TrialReadings(recipe.name, (), None))
         at = _operating_point(job, journal, recipe.slug, artifact, tune)
@@ -267,6 +271,18 @@ def _arm(job: Job, trial: Trial) -> Arm:
     return Arm(trial.name, Spec(trial.artifact, trial.at, job.device, job.dtype))
 
 
+def _context(job: Job, recipe: Recipe) -> StepContext:
+    """What the steps of a recipe may use: the training split and nothing of the other two."""
+    return StepContext(
+        dialogues=() if job.train is None else job.train.dialogues,
+        work=job.out / "training" / recipe.slug,
+        device=job.device,
+        seed=job.seed,
+        meter=job.tools.primary,
+        progress=job.progress,
+    )
+
+
 def _fingerprint(trial: Trial) -> str:
     assert trial.artifact is not None
     return trial.artifact.sha256
@@ -276,6 +292,8 @@ def _identity(job: Job) -> dict[str, str]:
     """What makes two runs the same run."""
     return {
         "model": job.model.sha256,
+        "recipes": repr(job.recipes),
+        "train": "none" if job.train is None else job.train.sha256,
         "tune": job.tune.sha256,
         "test": job.test.sha256,
         "margins": repr(job.margins),

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from halfwatt.meters.base import Finding
-from halfwatt.records import Artifact, Measurement, QualityReport
+from halfwatt.records import Artifact, Made, Measurement, QualityReport
 from halfwatt.report import words
 from halfwatt.report.words import Figure
 from halfwatt.result import Comparison, Measured, Result, Row, meter, rows
@@ -64,6 +64,11 @@ def show_comparison(found: Comparison) -> None:
 def show_artifact(made: Artifact) -> None:
     """Print what ``quantize`` wrote."""
     _print(artifact_view(made))
+
+
+def show_made(made: Made) -> None:
+    """Print what a step wrote."""
+    _print(made_view(made))
 
 
 def show_doctor(found: Sequence[Finding]) -> None:
@@ -226,6 +231,17 @@ def gate_view(report: QualityReport) -> Table:
             Text(check.verdict, style=VERDICT_STYLE[check.verdict]),
         )
     return table
+
+
+def made_view(made: Made) -> RenderableType:
+    """How a model folder was made, and what that took."""
+    before, after = made.parameters
+    lines = [f"[b]{made.path}[/b]  {after / 1e6:.2f}M parameters, {after / before:.0%} of {before / 1e6:.2f}M"]
+    lines += [f"  {line}" for line in made.lineage]
+    for spent in made.spent:
+        energy = "energy not measured" if spent.joules is None else f"{spent.joules:,.0f} J by {spent.meter}"
+        lines.append(f"  training took {spent.tokens:,} tokens, {spent.cpu_s:,.0f} CPU-s, {energy}")
+    return "\n".join(lines)
 
 
 def artifact_view(made: Artifact) -> Group:

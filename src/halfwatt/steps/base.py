@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from halfwatt.dialogue import Dialogue
+from halfwatt.meters.base import EnergyMeter
+from halfwatt.training import Bench, Budget, Progress
 
 if TYPE_CHECKING:
     from halfwatt.chat_model import ChatModel
@@ -21,9 +27,34 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a step may use besides the model."""
+    """What a step may use besides the model.
 
+    dialogues:  to calibrate and train on: never those that choose or judge
+    original:   the model that the recipe began with, for steps that distil from it
+    work:       folder of the checkpoints; None = none are written
+    """
+
+    dialogues: tuple[Dialogue, ...] = ()
+    original: ChatModel | None = None
+    work: Path | None = None
+    device: str = "cpu"
     seed: int = 0
+    budget: Budget = field(default_factory=Budget)
+    meter: EnergyMeter | None = None
+    progress: Progress = lambda _: None
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what steps may learn from; "" where there is nothing."""
+        if not self.dialogues:
+            return ""
+        text = repr((self.seed, self.budget, [d.messages for d in self.dialogues]))
+        return sha256(text.encode()).hexdigest()
+
+    def bench(self, step: str, pad_id: int) -> Bench:
+        """Where a step's training works."""
+        folder = None if self.work is None else self.work / step.replace(" ", "-")
+        return Bench(self.device, folder, pad_id, self.budget, self.meter, self.progress)
 
 
 class Step(Protocol):

@@ -1,9 +1,9 @@
-"""Round to nearest on the int8 and int4 grids: which weights of a network can go there, and the step that does it."""
+"""The int8 and int4 grids: which weights of a network can go there, and the step that puts them there."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -12,12 +12,20 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from halfwatt.batches import collate, rows
 from halfwatt.chat_model import ChatModel
-from halfwatt.errors import ModelError
+from halfwatt.dialogue import Dialogue
+from halfwatt.errors import BadInput, ModelError
 from halfwatt.grids import GROUP, Bits, GridTensor, ScaleSearch, dequantize, quantize
 from halfwatt.records import KeptLayer
 from halfwatt.steps.base import Stage, StepContext
+from halfwatt.steps.gptq import DAMPINGS, Calibration, Walk, gptq, inverse_factor
 
+CALIBRATION = 256  # dialogues, at most
+MIN_CALIBRATION = 8  # different ones, at least
+_LONGEST, _AT_ONCE = 512, 16
+
+Method = Literal["rtn", "gptq"]
 Role = Literal["body", "head", "embedding", "positions"]
 
 
@@ -81,21 +89,32 @@ def _unfit(weight: Weight) -> str | None:
     return None
 
 
+def fits(weight: Weight) -> bool:
+    """Can this weight go on the grid?"""
+    return _unfit(weight) is None
+
+
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """Every Linear, the head and the embedding rounded to the nearest point of an integer grid.
+    """Every Linear, the head and the embedding put on an integer grid.
 
+    method:          "rtn" = round each weight to the nearest, by itself; "gptq" = each column makes up for the errors
+                     of those before it, on the dialogues' activations (see gptq.py); the embedding is always rtn
     bits:            of the Linear layers
     head_bits:       of the output head; None = the same
     embedding_bits:  of the input embedding. One row of it is looked up a token, so fewer bits save room but no
                      reading; where it shares the head's weights and their bits differ, each gets its own
-    scale_search:    "mse" = the scale with the least squared error per group, "absmax" = the one that clips nothing
+    scale_search:    "mse" = the scale with the least squared error per group, "absmax" = the one that clips nothing,
+                     "hqq" = the one with the least sum of |error|^0.7; gptq has its own
+    int8:            names of weights that stay at int8 whatever ``bits`` says
     """
 
     bits: Bits = 4
     head_bits: Bits | None = None
     embedding_bits: Bits = 8
     scale_search: ScaleSearch = "mse"
+    method: Method = "rtn"
+    int8: tuple[str, ...] = ()
 
     name: ClassVar[str] = "quantize"
     stage: ClassVar[Stage] = Stage.NUMERICS
@@ -113,7 +132,7 @@ class Quantize:
             found.append(f"no weight has rows that divide into groups of {GROUP}")
         return found
 
-    def apply(self, model: ChatModel, _context: StepContext, /) -> ChatModel:
+    def apply(self, model: ChatModel, context: StepContext, /) -> ChatModel:
         """A float32 copy of the network whose weights are exactly ``s * q``, with ``grid`` holding the integers.
 
         float32, because bf16 could not hold ``s * q`` and the copy would no longer be what the runtimes compute with.
@@ -121,13 +140,14 @@ class Quantize:
 
         Raises:
             ModelError: a weight cannot be rounded; names it.
+            BadInput: gptq without enough different dialogues.
         """
-        network = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
-        if self.embedding_bits != self._head_bits and all(
-            _unfit(w) is None for w in weights(network) if w.role == "head"
-        ):
-            untie(network)
-        grid = {w.name: self._rounded(w) for w in weights(network) if _unfit(w) is None}
+        network = self.unrounded(model)
+        notes: tuple[str, ...] = ()
+        grid: dict[str, GridTensor] = {}
+        if self.method == "gptq":
+            grid, notes = self._compensated(network, model, context)
+        grid |= {w.name: self._rounded(w) for w in weights(network) if _unfit(w) is None and w.name not in grid}
         fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := _unfit(w))]
         kept += [
@@ -136,25 +156,119 @@ class Quantize:
             if w.role == "embedding" and w.name in grid and self.embedding_bits > self._head_bits
         ]
         return replace(
-            model, network=network, grid=grid, lineage=(*model.lineage, self.summary), kept=(*model.kept, *kept)
+            model,
+            network=network,
+            grid=grid,
+            lineage=(*model.lineage, self.summary, *notes),
+            kept=(*model.kept, *kept),
         )
+
+    def unrounded(self, model: ChatModel) -> PreTrainedModel:
+        """A float32 copy of the network with the matrices that will be rounded: untied where its two uses differ."""
+        network: PreTrainedModel = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
+        if self.embedding_bits != self._head_bits and all(
+            _unfit(w) is None for w in weights(network) if w.role == "head"
+        ):
+            untie(network)
+        return network
 
     @property
     def summary(self) -> str:
         head = "" if self._head_bits == self.bits else f", int{self._head_bits} head"
         embedding = "" if self.embedding_bits == self._head_bits else f", int{self.embedding_bits} embedding"
-        return f"round to nearest: int{self.bits}{head}{embedding}, groups of {GROUP}, {self.scale_search} scales"
+        how = "round to nearest" if self.method == "rtn" else "GPTQ"
+        scales = f"{self.scale_search} scales" if self.method == "rtn" else "scales by diag H"
+        mixed = f", {len(self.int8)} weights at int8" if self.int8 else ""
+        return f"{how}: int{self.bits}{head}{embedding}{mixed}, groups of {GROUP}, {scales}"
 
     @property
     def _head_bits(self) -> Bits:
         return self.head_bits or self.bits
 
+    def _bits(self, weight: Weight) -> Bits:
+        if weight.name in self.int8:
+            return 8
+        return {"head": self._head_bits, "embedding": self.embedding_bits}.get(weight.role, self.bits)
+
+    def _compensated(
+        self, network: PreTrainedModel, model: ChatModel, context: StepContext
+    ) -> tuple[dict[str, GridTensor], tuple[str, ...]]:
+        """GPTQ on every matrix of the blocks, and on a head with weights of its own; and what could not be done so."""
+        if len({d.messages for d in context.dialogues}) < MIN_CALIBRATION:
+            raise BadInput(
+                f"gptq needs {MIN_CALIBRATION} or more different dialogues to calibrate on",
+                found=str(len({d.messages for d in context.dialogues})),
+                hint="pass --dialogues FILE, or use --method rtn",
+            )
+        targets = {id(w.parameter): w for w in weights(network) if _unfit(w) is None and w.role in ("body", "head")}
+        embedding = network.get_input_embeddings().weight
+        targets.pop(id(embedding), None)  # a tied head: its error would be the embedding's too
+        return compensate(network, targets, self._bits, calibration(model, context.dialogues))
+
     def _rounded(self, weight: Weight) -> GridTensor:
-        bits = {"head": self._head_bits, "embedding": self.embedding_bits}.get(weight.role, self.bits)
+        bits = self._bits(weight)
         try:
             return quantize(weight.rows(), bits, self.scale_search)
         except ModelError as fault:
             raise ModelError(f"{weight.name}: {fault.what}", found=fault.found, hint=fault.hint) from fault
+
+
+def calibration(model: ChatModel, dialogues: Sequence[Dialogue]) -> list[Calibration]:
+    """The dialogues as batches; what counts are the positions from which a reply's tokens are predicted."""
+    some = rows(dialogues[:CALIBRATION], model.tokenizer, min(_LONGEST, model.context))
+    some.sort(key=lambda row: len(row.ids))
+    found = []
+    for start in range(0, len(some), _AT_ONCE):
+        batch = collate(some[start : start + _AT_ONCE], model.tokenizer.pad_id)
+        counted = torch.zeros_like(batch.reply)
+        counted[:, :-1] = batch.reply[:, 1:]
+        found.append(Calibration(batch.ids, counted))
+    return found
+
+
+def compensate(
+    network: PreTrainedModel,
+    targets: Mapping[int, Weight],
+    bits: Callable[[Weight], Bits],
+    batches: Sequence[Calibration],
+) -> tuple[dict[str, GridTensor], tuple[str, ...]]:
+    """Round the blocks one after the other, in place, then the head; each sees what the rounded ones before it make.
+
+    targets: id of the parameter -> the weight, for all that are to be rounded
+    Returns the integers by name, and a line for every weight that had to be rounded to nearest after all.
+    """
+    walk = Walk(network, batches)
+    grid: dict[str, GridTensor] = {}
+    notes: list[str] = []
+
+    def settle(module: nn.Module, hessian: torch.Tensor) -> None:
+        weight = targets[id(module.weight)]
+        made, note = _one(weight, hessian, bits(weight))
+        grid[weight.name] = made
+        notes.extend(note)
+        with torch.no_grad():
+            values = dequantize(made)
+            weight.parameter.copy_(values.T if weight.transposed else values)
+
+    for block in walk.blocks:
+        inner = [m for m in block.modules() if isinstance(m, nn.Linear | Conv1D) and id(m.weight) in targets]
+        for module, sums in walk.sums(block, inner).items():
+            settle(module, sums.hessian)
+        walk.advance(block)
+    head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if id(head.weight) in targets:
+        settle(head, walk.final(network, head).hessian)
+    return grid, tuple(notes)
+
+
+def _one(weight: Weight, hessian: torch.Tensor, bits: Bits) -> tuple[GridTensor, list[str]]:
+    """GPTQ with as much damping as it takes; to nearest, said aloud, where none is enough."""
+    for damping in DAMPINGS:
+        factor = inverse_factor(hessian, damping)
+        if factor is not None:
+            note = [] if damping == DAMPINGS[0] else [f"{weight.name}: damping {damping:g} was needed"]
+            return gptq(weight.rows(), hessian, factor, bits), note
+    return quantize(weight.rows(), bits, "mse"), [f"{weight.name}: rounded to nearest, its activations span too little"]
 
 
 def fill(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> None:

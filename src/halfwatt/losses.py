@@ -1,0 +1,112 @@
+"""What a student is trained to lower. Pure functions of logits, float32 inside, one number a position.
+
+    p = softmax(teacher),  q = softmax(student),  both over the vocabulary; [positions, vocabulary] -> [positions], nats
+
+| function                | formula                                      | source                                              |
+|-------------------------|----------------------------------------------|-----------------------------------------------------|
+| `label_nll`             | -log q[label]                                | cross-entropy                                       |
+| `forward_kl`            | T^2 KL(p_T || q_T), p_T = softmax(z / T)     | Hinton et al. 2015; T^2 keeps the gradient's size   |
+| `reverse_kl`            | T^2 KL(q_T || p_T)                           | MiniLLM, arXiv 2306.08543                           |
+| `skewed_kl`             | KL(p || a p + (1 - a) q)                     | DistiLLM, arXiv 2402.03898                          |
+| `skewed_reverse_kl`     | KL(q || (1 - a) p + a q)                     | DistiLLM                                            |
+| `jsd`                   | b KL(p || m) + (1 - b) KL(q || m), m = b p + (1 - b) q; b = 0: KL(p || q), b = 1: KL(q || p) | GKD, arXiv 2306.13649, eq. 1 |
+| `tail_kl`               | KL over the k best tokens of the teacher and one bucket for all others | lower bound of `forward_kl` at T = 1 (data processing) |
+
+Forward KL covers all that the teacher might say; reverse KL prefers its likeliest; the skewed ones have bounded
+gradients. Teacher logits are data: callers detach them where the teacher is not trained.
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import log_softmax
+
+Tensor = torch.Tensor
+
+
+def label_nll(student: Tensor, labels: Tensor) -> Tensor:
+    """-log q of the label. student: [n, vocabulary]; labels: int64 [n]; -> [n]."""
+    return -_log(student).gather(1, labels[:, None]).squeeze(1)
+
+
+def forward_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(p_T || q_T). Both [n, vocabulary]; -> [n]."""
+    return temperature**2 * _kl(_log(teacher / temperature), _log(student / temperature))
+
+
+def reverse_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(q_T || p_T). Both [n, vocabulary]; -> [n]."""
+    return temperature**2 * _kl(_log(student / temperature), _log(teacher / temperature))
+
+
+def skewed_kl(teacher: Tensor, student: Tensor, skew: float = 0.1) -> Tensor:
+    """KL(p || a p + (1 - a) q), a = ``skew``; never above -log a. Both [n, vocabulary]; -> [n]."""
+    p, q = _log(teacher), _log(student)
+    return _kl(p, _mix(p, q, skew))
+
+
+def skewed_reverse_kl(teacher: Tensor, student: Tensor, skew: float = 0.1) -> Tensor:
+    """KL(q || (1 - a) p + a q), a = ``skew``. Both [n, vocabulary]; -> [n]."""
+    p, q = _log(teacher), _log(student)
+    return _kl(q, _mix(q, p, skew))
+
+
+def jsd(teacher: Tensor, student: Tensor, beta: float = 0.5) -> Tensor:
+    """The generalised Jensen-Shannon divergence; beta 0 and 1 are the two KLs. Both [n, vocabulary]; -> [n]."""
+    p, q = _log(teacher), _log(student)
+    if beta == 0:
+        return _kl(p, q)
+    if beta == 1:
+        return _kl(q, p)
+    m = _mix(p, q, beta)
+    return beta * _kl(p, m) + (1 - beta) * _kl(q, m)
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """A teacher's distribution cut to its k best tokens, as a cache stores it.
+
+    log_p:   [n, k], true log-probabilities, not renormalised: renormalising makes the student over-confident
+    index:   int64 [n, k]
+    log_tail: [n], log of the probability of all other tokens together
+    """
+
+    log_p: Tensor
+    index: Tensor
+    log_tail: Tensor
+
+
+def top_k(teacher: Tensor, k: int) -> TopK:
+    """The k best tokens of each position and the mass of the rest. teacher: [n, vocabulary], k below the vocabulary."""
+    log_p, index = _log(teacher).topk(k, dim=1)
+    return TopK(log_p, index, _log1m(log_p))
+
+
+def tail_kl(teacher: TopK, student: Tensor) -> Tensor:
+    """KL of the k + 1 probabilities (the k tokens, and all others as one). student: [n, vocabulary]; -> [n]."""
+    q = _log(student).gather(1, teacher.index)
+    within = (teacher.log_p.exp() * (teacher.log_p - q)).sum(1)
+    return within + teacher.log_tail.exp() * (teacher.log_tail - _log1m(q))
+
+
+def _log(logits: Tensor) -> Tensor:
+    return log_softmax(logits.float(), dim=-1)
+
+
+def _kl(a: Tensor, b: Tensor) -> Tensor:
+    """KL(a || b) of log-probabilities, [n, vocabulary] -> [n]."""
+    return (a.exp() * (a - b)).sum(-1)
+
+
+def _mix(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """log(share exp(a) + (1 - share) exp(b)), share strictly between 0 and 1."""
+    return torch.logaddexp(a + math.log(share), b + math.log1p(-share))
+
+
+def _log1m(log_p: Tensor) -> Tensor:
+    """log(1 - sum exp(log_p)) over the last dimension, kept above the smallest float32."""
+    rest = (1 - log_p.exp().sum(-1)).clamp_min(torch.finfo(torch.float32).tiny)
+    return rest.log()

@@ -1,0 +1,147 @@
+"""Mixed int4 and int8: spend the bytes where a byte saves most.
+
+    loss(choice) ~ sum over weights of KL(model || model with this weight alone on that grid)
+    frontier     = for every price of a byte, the choice that minimises loss + price * bytes
+
+With a price each weight chooses for itself, so the whole frontier is one sort by (loss saved) / (bytes paid). Every
+point of it is the best of all choices that read no more bytes (the Lagrangian's property; bytes between two points are
+left unspent). That losses add up is an assumption: good near the model, and only ever used to choose, never to judge.
+Source: Shoham and Gersho 1988 (Lagrangian bit allocation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from halfwatt import losses
+from halfwatt.batches import Batch, Predictor, collate, rows
+from halfwatt.chat_model import ChatModel
+from halfwatt.errors import BadInput
+from halfwatt.grids import GROUP, Bits, dequantize, quantize
+from halfwatt.steps.base import Stage, StepContext
+from halfwatt.steps.quantize import Method, Quantize, Weight, fits, weights
+
+_DIALOGUES, _LONGEST, _AT_ONCE = 48, 256, 16
+
+
+# --- pure ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One weight on either grid: bytes read a token, and what the model then loses, in nats a token."""
+
+    name: str
+    bytes_b: tuple[int, int]  # int4, int8
+    nats: tuple[float, float]  # likewise
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One choice of the frontier: which weights are at int8."""
+
+    bytes_b: int
+    nats: float
+    int8: tuple[str, ...]
+
+
+def frontier(options: Sequence[Option]) -> list[Point]:
+    """From everything at int4 to everything that gains by it at int8, one weight a step."""
+    gaining = [o for o in options if o.nats[0] > o.nats[1]]
+    ranked = sorted(gaining, key=lambda o: (o.nats[0] - o.nats[1]) / (o.bytes_b[1] - o.bytes_b[0]), reverse=True)
+    points = [Point(sum(o.bytes_b[0] for o in options), sum(o.nats[0] for o in options), ())]
+    for option in ranked:
+        last = points[-1]
+        points.append(
+            Point(
+                last.bytes_b + option.bytes_b[1] - option.bytes_b[0],
+                last.nats + option.nats[1] - option.nats[0],
+                (*last.int8, option.name),
+            )
+        )
+    return points
+
+
+def within(points: Sequence[Point], bytes_b: float) -> Point:
+    """The last point that reads no more than ``bytes_b``; the first where even that reads more."""
+    return max((p for p in points if p.bytes_b <= bytes_b), key=lambda p: p.bytes_b, default=points[0])
+
+
+# --- the step ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def sensitivities(network: Any, batches: Sequence[Batch], targets: Sequence[Weight]) -> list[Option]:
+    """Each weight rounded alone, in place and put back: KL in nats a token from the network as it is."""
+    predictor = Predictor(network).eval()
+    wanted = [predictor(b.ids, b.reply) for b in batches]
+
+    def apart() -> float:
+        found = [losses.forward_kl(w, predictor(b.ids, b.reply)) for w, b in zip(wanted, batches, strict=True)]
+        return float(torch.cat(found).mean())
+
+    def alone(weight: Weight, bits: Bits) -> float:
+        before = weight.parameter.detach().clone()
+        values = dequantize(quantize(weight.rows(), bits, "mse"))
+        weight.parameter.copy_(values.T if weight.transposed else values)
+        nats = apart()
+        weight.parameter.copy_(before)
+        return nats
+
+    return [
+        Option(
+            w.name, (w.parameter.numel() * 18 // GROUP, w.parameter.numel() * 34 // GROUP), (alone(w, 4), alone(w, 8))
+        )
+        for w in targets
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """int4, with int8 where it saves most loss for its bytes.
+
+    extra:   share of the bytes between all int4 and all int8 that may be spent
+    method:  "rtn" or "gptq", as in `Quantize`
+    """
+
+    extra: float = 0.1
+    method: Method = "rtn"
+
+    name: ClassVar[str] = "mixed"
+    stage: ClassVar[Stage] = Stage.NUMERICS
+    source: ClassVar[str] = "Shoham and Gersho 1988; sensitivities by KL, one weight at a time"
+
+    def problems(self, model: ChatModel, /) -> list[str]:
+        """Those of `Quantize`, and a share that cannot be."""
+        found = Quantize(4).problems(model)
+        return found if 0 <= self.extra <= 1 else [*found, f"extra lies between 0 and 1, not {self.extra:g}"]
+
+    def apply(self, model: ChatModel, context: StepContext, /) -> ChatModel:
+        """Measure the sensitivities, choose, round.
+
+        Raises:
+            BadInput: no dialogues to measure them on.
+        """
+        chosen = within(points := self.points(model, context), _spend(points, self.extra))
+        return Quantize(4, method=self.method, int8=chosen.int8).apply(model, context)
+
+    def points(self, model: ChatModel, context: StepContext) -> list[Point]:
+        """The whole frontier of this model."""
+        if not context.dialogues:
+            raise BadInput("choosing bits needs dialogues to see what they cost", hint="pass --dialogues FILE")
+        network = Quantize(4).unrounded(model)
+        some = rows(context.dialogues[:_DIALOGUES], model.tokenizer, min(_LONGEST, model.context))
+        some.sort(key=lambda row: len(row.ids))
+        pad = model.tokenizer.pad_id
+        batches = [collate(some[k : k + _AT_ONCE], pad) for k in range(0, len(some), _AT_ONCE)]
+        targets = [w for w in weights(network) if w.role in ("body", "head") and fits(w)]
+        return frontier(sensitivities(network, batches, targets))
+
+
+def _spend(points: Sequence[Point], extra: float) -> float:
+    """Bytes: int4's, and a share of what the frontier's end reads more."""
+    return points[0].bytes_b + extra * (points[-1].bytes_b - points[0].bytes_b)

@@ -1,0 +1,21 @@
+"""Every step there is, by the name that a recipe and the command line use."""
+
+from __future__ import annotations
+
+from halfwatt.steps.allocate import Mixed
+from halfwatt.steps.base import Step
+from halfwatt.steps.distil import Distil
+from halfwatt.steps.prune import Prune, Sparsify
+from halfwatt.steps.qat import TrainOnGrid
+from halfwatt.steps.quantize import Quantize
+from halfwatt.steps.vocabulary import Trim
+
+STEPS: dict[str, type[Step]] = {
+    "trim": Trim,
+    "prune": Prune,
+    "sparsify": Sparsify,
+    "distil": Distil,
+    "quantize": Quantize,
+    "mixed": Mixed,
+    "train-on-grid": TrainOnGrid,
+}

@@ -1,0 +1,182 @@
+"""GPTQ on the project's grid: round one column at a time, and let the columns to come make up for the error.
+
+    H = 2 X^T X over the calibration's tokens,   U = upper Cholesky factor of (H + damp mean(diag H) I)^-1
+    for each column i:   q_i = round(w_i / s),   e = (w_i - s q_i) / U_ii,   w_j -= e U_ij   for all j > i
+
+The scale of a group of 32 is chosen when its first column is reached, on the weights as corrected until then, by the
+least squared error weighted with diag H. Source: Frantar et al., GPTQ, arXiv 2210.17323; group scales as in its code.
+
+The layers are rounded one block after the other, and each sees the activations that the rounded ones before it make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from halfwatt.grids import GROUP, Bits, GridTensor, quantize, round_to
+from halfwatt.steps.blocks import blocks_of, columns
+
+Tensor = torch.Tensor
+DAMPINGS = (0.01, 0.1, 1.0)  # of the mean diagonal, tried in turn until H can be factored
+
+
+# --- pure ----------------------------------------------------------------------------------------------------------
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> Tensor | None:
+    """U, upper triangular, with (H + damping mean(diag H) I)^-1 = U^T U; None where that is not positive definite.
+
+    hessian: float32 [columns, columns]. A column that was never active gets the mean, so that its weights stay.
+    """
+    diagonal = hessian.diagonal()
+    mean = float(diagonal.mean())
+    if not mean > 0:
+        return None
+    damped = hessian.clone()
+    damped.diagonal().copy_(torch.where(diagonal > 0, diagonal, mean) + damping * mean)
+    lower, failed = torch.linalg.cholesky_ex(damped.double())
+    if failed:
+        return None
+    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return None if failed or not torch.isfinite(upper).all() else upper.float()
+
+
+def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> GridTensor:
+    """The formula above.
+
+    weight:   float [rows, columns]
+    hessian:  float32 [columns, columns]; only its diagonal is used here, for the scales
+    factor:   of `inverse_factor`
+    """
+    left = weight.detach().float().clone()
+    rows, columns = left.shape
+    importance = hessian.diagonal().clamp_min(0)
+    q = torch.empty(rows, columns, dtype=torch.int8)
+    scale = torch.empty(rows, columns // GROUP, dtype=torch.float16)
+    for start in range(0, columns, GROUP):
+        group = slice(start, start + GROUP)
+        own = importance[group] if bool(importance[group].sum() > 0) else None
+        s = quantize(left[:, group], bits, "mse", own).scale
+        scale[:, start // GROUP] = s.squeeze(1)
+        errors = torch.empty(rows, GROUP)
+        for k in range(GROUP):
+            i = start + k
+            chosen = round_to(left[:, i : i + 1], s, bits)
+            q[:, i] = chosen.squeeze(1).to(torch.int8)
+            errors[:, k] = (left[:, i] - (chosen * s.float()).squeeze(1)) / factor[i, i]
+            left[:, i : group.stop] -= errors[:, k : k + 1] * factor[i, i : group.stop]
+        left[:, group.stop :] -= errors @ factor[group, group.stop :]
+    return GridTensor(q, scale, bits)
+
+
+# --- the layers' inputs --------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Sums:
+    """X^T X of one module's inputs, [columns, columns], over ``tokens`` tokens."""
+
+    total: Tensor
+    tokens: int = 0
+
+    def add(self, inputs: Tensor, counted: Tensor) -> None:
+        """inputs: [rows, length, columns]; counted: bool [rows, length], the tokens that matter."""
+        x = inputs[counted].float()
+        self.total += x.T @ x
+        self.tokens += len(x)
+
+    @property
+    def hessian(self) -> Tensor:
+        """2 X^T X / tokens."""
+        return 2 * self.total / max(1, self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """One batch: ids int64 [rows, length]; counted bool [rows, length], the positions that predict a reply's token."""
+
+    ids: Tensor
+    counted: Tensor
+
+
+class Walk:
+    """Runs a network block by block on a calibration set; a block sees what the blocks before it have made by then.
+
+    >>> walk = Walk(network, calibration)                                       # doctest: +SKIP
+    >>> for block in walk.blocks:                                               # doctest: +SKIP
+    ...     sums = walk.sums(block, [block.mlp.down_proj]); ...; walk.advance(block)
+    """
+
+    def __init__(self, network: PreTrainedModel, calibration: Sequence[Calibration]) -> None:
+        self.calibration = calibration
+        self.blocks: list[nn.Module] = list(blocks_of(network))
+        self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.states: list[Tensor] = []  # [rows, length, width] a batch: what the next block is given
+        self._enter(network)
+
+    @torch.no_grad()
+    def sums(self, block: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Sums]:
+        """The inputs of some modules of ``block``, summed over the calibration set."""
+        found = {m: Sums(torch.zeros(columns(m), columns(m))) for m in modules}
+        counted = self.calibration[0].counted
+
+        def hear(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            found[module].add(inputs[0], counted)
+
+        handles = [m.register_forward_pre_hook(hear) for m in modules]
+        try:
+            for k, batch in enumerate(self.calibration):
+                counted = batch.counted
+                self._run(block, k)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+    @torch.no_grad()
+    def advance(self, block: nn.Module) -> None:
+        """Let ``block`` make the next block's inputs."""
+        self.states = [self._run(block, k) for k in range(len(self.states))]
+
+    @torch.no_grad()
+    def final(self, network: PreTrainedModel, head: nn.Module) -> Sums:
+        """The inputs of the head, once all blocks have been passed."""
+        base: Any = network.base_model
+        norm = base.ln_f if hasattr(base, "ln_f") else base.norm
+        found = Sums(torch.zeros(columns(head), columns(head)))
+        for batch, state in zip(self.calibration, self.states, strict=True):
+            found.add(norm(state), batch.counted)
+        return found
+
+    def _run(self, block: nn.Module, k: int) -> Tensor:
+        args, options = self._arguments[k]
+        made = block(self.states[k], *args, **options)
+        out: Tensor = made[0] if isinstance(made, tuple) else made
+        return out
+
+    def _enter(self, network: PreTrainedModel) -> None:
+        """Catch what the first block is given for each batch: states, and everything beside them."""
+
+        def catch(_module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            self.states.append(args[0])
+            self._arguments.append((args[1:], options))
+            raise _Caught
+
+        handle = self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
+        try:
+            for batch in self.calibration:
+                with suppress(_Caught), torch.no_grad():
+                    network.base_model(input_ids=batch.ids, use_cache=False)
+        finally:
+            handle.remove()
+
+
+class _Caught(Exception):
+    """The first block was reached."""

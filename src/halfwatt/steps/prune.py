@@ -1,0 +1,287 @@
+"""Structured pruning: a smaller network of the same architecture, made of the parts that dialogues use most.
+
+    FFN        keep the neurons with the largest mean |activation| (after gate * up)        Minitron, arXiv 2407.14679
+    KV groups  keep the groups whose heads' outputs are largest, with all their query heads          Minitron
+    blocks     drop the blocks without which the model's own answers change least: KL to itself, left out one at a
+               time                                       SLEB, arXiv 2402.09025 (there with perplexity)
+
+Shapes stay uniform over the layers, so that the plain architecture class of every loader takes the result; FFN widths
+are multiples of 64. Activations are read on the assistant's tokens of the calibration dialogues. Importance of a
+neuron: the L2 norm over dialogues of its mean |activation| in each.
+
+`sparsify` is the counter-example: Wanda's unstructured and 2:4 masks (arXiv 2306.11695) set weights to zero and leave
+every shape, every stored byte and every multiplication where it was. It exists to be measured.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from halfwatt import losses
+from halfwatt.batches import Batch, Predictor, collate, rows
+from halfwatt.chat_model import ChatModel
+from halfwatt.errors import BadInput
+from halfwatt.steps.base import Stage, StepContext
+from halfwatt.steps.blocks import blocks_of, columns, parts_of, rebuilt, set_blocks, sliced, without_blocks
+
+Tensor = torch.Tensor
+WIDTH = 64  # FFN widths are multiples of it
+_DIALOGUES = 512  # that are looked at, at most
+_LONGEST = 512
+
+
+# --- pure ----------------------------------------------------------------------------------------------------------
+
+
+def kept(importance: Tensor, count: int) -> Tensor:
+    """int64 [count]: the most important entries, in their old order."""
+    return importance.topk(count).indices.sort().values
+
+
+def ffn_width(width: int, share: float) -> int:
+    """The multiple of 64 nearest to ``share`` of ``width``, at least 64."""
+    return max(WIDTH, round(width * share / WIDTH) * WIDTH)
+
+
+def wanda(weight: Tensor, norms: Tensor, pattern: Literal["unstructured", "2:4"], share: float = 0.5) -> Tensor:
+    """Bool [out, in]: what Wanda keeps, by |w| ||x||_2 within each row.
+
+    weight: [out, in]; norms: [in], L2 norm of each input over the calibration tokens
+    share:  of each row that goes to zero; "2:4" keeps the best two of every four
+    """
+    score = weight.abs() * norms
+    if pattern == "2:4":
+        best = score.reshape(len(weight), -1, 4).topk(2, dim=-1).indices
+        mask = torch.zeros(len(weight), weight.shape[1] // 4, 4, dtype=torch.bool)
+        return mask.scatter_(2, best, True).reshape(weight.shape)
+    best = score.topk(weight.shape[1] - round(weight.shape[1] * share), dim=1).indices
+    return torch.zeros(weight.shape, dtype=torch.bool).scatter_(1, best, True)
+
+
+# --- reading activations -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def importances(network: nn.Module, batches: Sequence[Batch], modules: Sequence[nn.Module]) -> list[Tensor]:
+    """[inputs] of each module: the L2 norm over dialogues of the mean |input| on a dialogue's learned tokens."""
+    squares = [torch.zeros(columns(m)) for m in modules]
+    for batch in batches:
+        for total, inputs in zip(squares, _inputs(network, batch, modules), strict=True):
+            weight = batch.reply.float()[..., None]  # [rows, length, 1]
+            per_dialogue = (inputs.abs().float() * weight).sum(1) / weight.sum(1).clamp_min(1)
+            total += per_dialogue.square().sum(0)
+    return [total.sqrt() for total in squares]
+
+
+def _inputs(network: Any, batch: Batch, modules: Sequence[nn.Module]) -> list[Tensor]:
+    """[rows, length, inputs] of each module for one batch."""
+    found: dict[int, Tensor] = {}
+    with hearing(modules, lambda k, x: found.__setitem__(k, x)):
+        network.base_model(input_ids=batch.ids, use_cache=False)
+    return [found[k] for k in range(len(modules))]
+
+
+@contextmanager
+def hearing(modules: Sequence[nn.Module], hear: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Call ``hear(k, inputs)`` whenever the k-th module runs."""
+
+    def hook(k: int) -> Callable[..., None]:
+        return lambda _module, inputs: hear(k, inputs[0].detach())
+
+    handles = [m.register_forward_pre_hook(hook(k)) for k, m in enumerate(modules)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def left_out(model: ChatModel, batches: Sequence[Batch], live: Sequence[int]) -> list[float]:
+    """KL divergence in nats a token from the whole network to it without each of the ``live`` blocks, in turn."""
+    network: Any = copy.deepcopy(model.network)
+    whole = list(blocks_of(network))
+    predictor = Predictor(network).eval()
+    set_blocks(network, [whole[i] for i in live])
+    wanted = [predictor(b.ids, b.reply) for b in batches]
+    found = []
+    for gone in live:
+        set_blocks(network, [whole[i] for i in live if i != gone])
+        apart = [losses.forward_kl(w, predictor(b.ids, b.reply)) for w, b in zip(wanted, batches, strict=True)]
+        found.append(float(torch.cat(apart).mean()))
+    return found
+
+
+# --- the step ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Make a network of the same kind with fewer neurons, heads or blocks.
+
+    ffn:       share of the FFN neurons that stays, rounded to multiples of 64
+    kv_heads:  KV heads that stay, each with its query heads; None = all. Not for GPT-2, whose head size hangs on width
+    drop:      blocks that go
+    """
+
+    ffn: float = 1.0
+    kv_heads: int | None = None
+    drop: int = 0
+
+    name: ClassVar[str] = "prune"
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+    source: ClassVar[str] = "Minitron, arXiv 2407.14679; SLEB, arXiv 2402.09025"
+
+    def problems(self, model: ChatModel) -> list[str]:
+        """Sizes that cannot be."""
+        config, found = model.network.config, []
+        heads = getattr(config, "num_key_value_heads", None)
+        if not 0 < self.ffn <= 1:
+            found.append(f"ffn is a share above 0 and at most 1, not {self.ffn:g}")
+        if not 0 <= self.drop < config.num_hidden_layers:
+            found.append(f"{self.drop} of {config.num_hidden_layers} blocks cannot be dropped")
+        if self.kv_heads is not None and parts_of(model.network).queries is None:
+            found.append("GPT-2's heads cannot be pruned: every loader takes their size from the width")
+        elif self.kv_heads is not None and not 1 <= self.kv_heads <= int(heads or 0):
+            found.append(f"{self.kv_heads} of {heads} KV heads cannot stay")
+        if model.grid:
+            found.append("the model is on the integer grid already: prune first, then quantize")
+        return found
+
+    def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
+        """Read the activations of the calibration dialogues, then cut.
+
+        Raises:
+            BadInput: no dialogues to read them on.
+        """
+        if not context.dialogues:
+            raise BadInput("pruning needs dialogues to see what they use", hint="pass --dialogues FILE")
+        some = rows(context.dialogues[:_DIALOGUES], model.tokenizer, min(_LONGEST, model.context))
+        some.sort(key=lambda row: len(row.ids))
+        batches = [collate(some[k : k + 16], model.tokenizer.pad_id) for k in range(0, len(some), 16)]
+        if self.drop:
+            model = self._without_blocks(model, batches, context)
+        if self.kv_heads is not None:
+            model = self._with_heads(model, batches, self.kv_heads)
+        if self.ffn < 1:
+            model = self._with_ffn(model, batches)
+        return model
+
+    def _without_blocks(self, model: ChatModel, batches: Sequence[Batch], context: StepContext) -> ChatModel:
+        """Drop one block after the other, each time the one that is missed least."""
+        live = list(range(model.network.config.num_hidden_layers))
+        few = batches[:: max(1, len(batches) // 8)]
+        for k in range(self.drop):
+            missed = left_out(model, few, live)
+            gone = live.pop(min(range(len(live)), key=missed.__getitem__))
+            context.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {min(missed):.3f} nats")
+        dropped = set(range(model.network.config.num_hidden_layers)) - set(live)
+        changes: dict[str, Any] = {"num_hidden_layers": len(live)}
+        kinds = getattr(model.network.config, "layer_types", None)
+        if kinds is not None:
+            changes["layer_types"] = [kinds[i] for i in live]
+        network = rebuilt(model.network, changes, without_blocks(_state(model.network), dropped))
+        said = f"pruned: blocks {', '.join(map(str, sorted(dropped)))} dropped"
+        return replace(model, network=network, lineage=(*model.lineage, said))
+
+    def _with_heads(self, model: ChatModel, batches: Sequence[Batch], count: int) -> ChatModel:
+        network, parts = model.network, parts_of(model.network)
+        assert parts.queries is not None, "GPT-2 is refused in problems()"
+        config = network.config
+        groups, size = config.num_key_value_heads, _head_size(config)
+        per_group = config.num_attention_heads // groups * size  # values of all query heads of a KV head
+        outs = [b.get_submodule(parts.attention_out) for b in blocks_of(network)]
+        state = _state(network)
+        for block, importance in enumerate(importances(network, batches, outs)):
+            keep = kept(importance.square().reshape(groups, per_group).sum(1), count)
+            queries, keys = _spans(keep, per_group), _spans(keep, size)
+            state |= sliced(state, block, parts.queries, queries, rows=True, transposed=False)
+            for name in parts.keys_values:
+                state |= sliced(state, block, name, keys, rows=True, transposed=False)
+            state |= sliced(state, block, parts.attention_out, queries, rows=False, transposed=False)
+        heads = config.num_attention_heads * count // groups
+        changes = {"num_key_value_heads": count, "num_attention_heads": heads, "head_dim": size}
+        said = f"pruned: {count} of {groups} KV heads kept"
+        return replace(model, network=rebuilt(network, changes, state), lineage=(*model.lineage, said))
+
+    def _with_ffn(self, model: ChatModel, batches: Sequence[Batch]) -> ChatModel:
+        network, parts = model.network, parts_of(model.network)
+        outs = [b.get_submodule(parts.ffn_out) for b in blocks_of(network)]
+        width = columns(outs[0])
+        count = min(width, ffn_width(width, self.ffn))
+        state = _state(network)
+        for block, importance in enumerate(importances(network, batches, outs)):
+            keep = kept(importance, count)
+            for name in parts.ffn_in:
+                state |= sliced(state, block, name, keep, rows=True, transposed=parts.transposed)
+            state |= sliced(state, block, parts.ffn_out, keep, rows=False, transposed=parts.transposed)
+        field = "n_inner" if parts.transposed else "intermediate_size"
+        said = f"pruned: {count} of {width} FFN neurons kept"
+        return replace(model, network=rebuilt(network, {field: count}, state), lineage=(*model.lineage, said))
+
+
+@dataclass(frozen=True, slots=True)
+class Sparsify:
+    """Set weights to zero and save nothing: Wanda's masks on every matrix of the blocks, to be measured.
+
+    pattern:  "unstructured" zeroes ``share`` of each row, "2:4" two of every four
+    """
+
+    pattern: Literal["unstructured", "2:4"] = "2:4"
+    share: float = 0.5
+
+    name: ClassVar[str] = "sparsify"
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+    source: ClassVar[str] = "Wanda, arXiv 2306.11695"
+
+    def problems(self, model: ChatModel) -> list[str]:
+        """A share that cannot be, or a model on the grid."""
+        found = [] if 0 < self.share < 1 else [f"share lies between 0 and 1, not {self.share:g}"]
+        return [*found, "the model is on the integer grid already"] if model.grid else found
+
+    def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
+        """Mask a float32 copy.
+
+        Raises:
+            BadInput: no dialogues to read activations on.
+        """
+        if not context.dialogues:
+            raise BadInput("masks need dialogues to see what is used", hint="pass --dialogues FILE")
+        some = rows(context.dialogues[:128], model.tokenizer, min(_LONGEST, model.context))
+        batches = [collate(some[k : k + 16], model.tokenizer.pad_id) for k in range(0, len(some), 16)]
+        network: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
+        parts = parts_of(network)
+        names = (*parts.ffn_in, parts.ffn_out, *filter(None, [parts.queries]), *parts.keys_values, parts.attention_out)
+        modules = [b.get_submodule(name) for b in blocks_of(network) for name in names]
+        squares = [torch.zeros(columns(m)) for m in modules]
+        with torch.no_grad():
+            for batch in batches:
+                for total, x in zip(squares, _inputs(network, batch, modules), strict=True):
+                    total += x[batch.reply].float().square().sum(0)
+            for module, total in zip(modules, squares, strict=True):
+                weight: Any = module.weight
+                matrix = weight.T if parts.transposed else weight
+                mask = wanda(matrix, total.sqrt(), self.pattern, self.share)
+                weight.mul_(mask.T if parts.transposed else mask)
+        said = f"masked: {self.pattern}, {self.share:.0%} of the blocks' weights are zero and stored all the same"
+        return replace(model, network=network, lineage=(*model.lineage, said))
+
+
+def _state(network: Any) -> dict[str, Tensor]:
+    return {k: v.detach() for k, v in network.state_dict().items()}
+
+
+def _head_size(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _spans(groups: Tensor, size: int) -> Tensor:
+    """The numbers of all entries of some groups of ``size`` neighbours."""
+    return (groups[:, None] * size + torch.arange(size)).reshape(-1)

@@ -1,0 +1,148 @@
+"""GPTQ against its definition, and through a whole network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from halfwatt.batches import Predictor, collate, rows
+from halfwatt.chat_model import load
+from halfwatt.dialogue import Dialogue, Message
+from halfwatt.errors import BadInput
+from halfwatt.grids import dequantize, quantize
+from halfwatt.losses import forward_kl
+from halfwatt.steps.base import StepContext
+from halfwatt.steps.gptq import Walk, gptq, inverse_factor
+from halfwatt.steps.quantize import Quantize, calibration
+from tests import taught, tiny
+
+ARCHS: tuple[tiny.Arch, ...] = ("llama", "gpt2", "qwen2")
+
+
+def correlated(tokens: int = 400, columns: int = 64) -> torch.Tensor:
+    torch.manual_seed(0)
+    return torch.randn(tokens, 8) @ torch.randn(8, columns) + 0.3 * torch.randn(tokens, columns)
+
+
+def loss(weight: torch.Tensor, rounded: torch.Tensor, x: torch.Tensor) -> float:
+    return float(((weight - rounded) @ x.T).square().sum())
+
+
+def told(count: int) -> tuple[Dialogue, ...]:
+    base = tiny.dialogues()[:3]
+    return tuple(
+        Dialogue(f"{d.id}-{i}", (Message(d.messages[0].role, f"{d.messages[0].content} {i}"), *d.messages[1:]))
+        for i in range(count)
+        for d in base
+    )
+
+
+def test_the_factor_is_that_of_the_damped_inverse() -> None:
+    x = correlated()
+    hessian = 2 * x.T @ x / len(x)
+    upper = inverse_factor(hessian, 0.01)
+    assert upper is not None
+    damped = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(64)
+    assert torch.allclose(upper.T @ upper @ damped, torch.eye(64), atol=1e-3)
+    assert torch.equal(upper, upper.triu())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_it_loses_less_of_the_outputs_than_rounding_each_weight_alone(bits: int) -> None:
+    x, weight = correlated(), torch.randn(48, 64)
+    hessian = 2 * x.T @ x / len(x)
+    factor = inverse_factor(hessian, 0.01)
+    assert factor is not None
+    found = gptq(weight, hessian, factor, bits)  # type: ignore[arg-type]
+    alone = quantize(weight, bits, "mse")  # type: ignore[arg-type]
+    assert loss(weight, dequantize(found), x) < 0.6 * loss(weight, dequantize(alone), x)
+
+
+def test_without_correlation_it_is_rounding_to_nearest() -> None:
+    weight, hessian = torch.randn(16, 64), torch.eye(64)
+    factor = inverse_factor(hessian, 0.01)
+    assert factor is not None
+    assert torch.equal(gptq(weight, hessian, factor, 4).q, quantize(weight, 4, "mse").q)
+
+
+def test_columns_that_were_never_active_are_rounded_and_do_no_harm() -> None:
+    x = correlated()
+    x[:, 10:20] = 0
+    hessian, weight = 2 * x.T @ x / len(x), torch.randn(8, 64)
+    factor = inverse_factor(hessian, 0.01)
+    assert factor is not None
+    found = dequantize(gptq(weight, hessian, factor, 8))
+    assert (weight - found)[:, 10:20].abs().max() < 0.05
+
+
+def test_nothing_seen_or_not_finite_gives_no_factor() -> None:
+    assert inverse_factor(torch.zeros(32, 32), 0.01) is None
+    assert inverse_factor(torch.full((32, 32), float("nan")), 0.01) is None
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_walk_is_the_networks_own_forward_pass(arch: tiny.Arch, tmp_path: Path) -> None:
+    model = load(tiny.folder(tmp_path, arch))
+    batches = calibration(model, told(4))
+    walk = Walk(model.network, batches)
+    for block in walk.blocks:
+        walk.advance(block)
+    head = model.network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    sums = walk.final(model.network, head)
+    batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
+    with torch.no_grad():
+        states = model.network.base_model(input_ids=batch.ids).last_hidden_state[:, :-1][batch.reply[:, 1:]]
+    assert sums.tokens == len(states)
+    assert torch.allclose(sums.total, states.T @ states, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_network_loses_less_of_what_it_says(arch: tiny.Arch, tmp_path: Path) -> None:
+    model = load(tiny.folder(tmp_path, arch, tied=False))
+    context = StepContext(dialogues=told(12))
+    batches = calibration(model, told(12))
+
+    def apart(step: Quantize) -> float:
+        made = step.apply(model, context)
+        with torch.no_grad():
+            found = [
+                (made.network(input_ids=b.ids).logits - model.network(input_ids=b.ids).logits)[b.counted]
+                for b in batches
+            ]
+        return float(torch.cat(found).square().mean())
+
+    gptq_step = Quantize(4, method="gptq")
+    assert apart(gptq_step) < apart(Quantize(4))
+    made = gptq_step.apply(model, context)
+    assert all(torch.equal(dequantize(g), w) for n, g in made.grid.items() for w in [_rows(made, n)])
+    assert made.lineage[-1].startswith("GPTQ: int4")
+
+
+def test_a_model_that_has_learned_something_loses_much_less(tmp_path: Path) -> None:
+    model = load(taught.folder(tmp_path, "llama", taught.dialogues()))
+    context = StepContext(dialogues=tuple(taught.dialogues()))
+    batch = collate(rows(taught.dialogues()[::2], model.tokenizer, 512), model.tokenizer.pad_id)
+
+    def apart(step: Quantize) -> float:
+        with torch.no_grad():
+            wanted = Predictor(model.network)(batch.ids, batch.reply)
+            found = Predictor(step.apply(model, context).network)(batch.ids, batch.reply)
+        return float(forward_kl(wanted, found).mean())
+
+    assert apart(Quantize(4, method="gptq")) < 0.7 * apart(Quantize(4))
+
+
+def test_too_few_different_dialogues_are_refused(tmp_path: Path) -> None:
+    model = load(tiny.folder(tmp_path))
+    same = tuple(replace(tiny.dialogues()[0], id=str(i)) for i in range(64))
+    with pytest.raises(BadInput, match=r"8 or more different dialogues .*found: 1"):
+        Quantize(4, method="gptq").apply(model, StepContext(dialogues=same))
+
+
+def _rows(model: object, name: str) -> torch.Tensor:
+    from halfwatt.steps.quantize import weights
+
+    return next(w.rows() for w in weights(model.network) if w.name == name)  # type: ignore[attr-defined]
