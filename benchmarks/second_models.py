@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.second_models --out out/second
 
-Each has about 4M parameters, learns 720 made-up smart-home dialogues for some minutes, and then goes through
+Each has about a million parameters, learns 720 made-up smart-home dialogues for a few minutes, and then goes through
 ``halfwatt optimize`` and ``halfwatt verify`` as a user would type them. The last line of the output is JSON.
 """
 
@@ -23,7 +23,7 @@ ARCHS: tuple[Arch, ...] = ("gpt2", "qwen2")
 ROOMS = (*taught.ROOMS, "attic", "cellar", "study", "porch", "nursery", "pantry", "library", "workshop", "guest room",
          "dining room", "laundry", "corridor", "balcony", "greenhouse", "office")  # fmt: skip
 THINGS = (*taught.THINGS, "radio", "blind", "camera", "alarm", "oven", "pump", "television")
-SCHOOL = School(width=256, layers=6, steps=700, lr=1e-3)
+SCHOOL = School(width=128, layers=4, steps=500, lr=2e-3)
 
 
 def main() -> None:

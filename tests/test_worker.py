@@ -69,9 +69,12 @@ def test_the_same_prompts_have_the_same_fingerprint(spec: Spec, asked: list[Dial
         assert worker.run(asked[:2], GREEDY).replies_sha256 != a
 
 
-def test_a_worker_that_is_killed_is_an_environment_fault(spec: Spec, asked: list[Dialogue]) -> None:
+@pytest.mark.parametrize("gone", [False, True], ids=["dying", "gone before it is asked"])
+def test_a_worker_that_is_killed_is_an_environment_fault(gone: bool, spec: Spec, asked: list[Dialogue]) -> None:
     with Worker(spec) as worker:
         os.kill(worker.pid, signal.SIGKILL)
+        if gone:
+            worker._process.wait()
         with pytest.raises(EnvironmentFault, match="ended with code -9"):
             worker.run(asked, GREEDY)
 

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -120,7 +120,8 @@ class Worker(AbstractContextManager["Worker"]):
     def close(self) -> None:
         """End the process; killed when it does not end by itself."""
         if self._process.stdin and not self._process.stdin.closed:
-            self._process.stdin.close()  # end of file is the worker's signal to leave
+            with suppress(BrokenPipeError):  # it died, and an order that never reached it is still in the buffer
+                self._process.stdin.close()  # end of file is the worker's signal to leave
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
