@@ -112,6 +112,16 @@ def collate(found: Sequence[Row], pad_id: int, *, of: Sequence[Row] | None = Non
     return Batch(ids, reply, tuple(row.name for row in found))
 
 
+def in_batches(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, longest: int, at_once: int = 16) -> list[Batch]:
+    """All dialogues, sorted by length, ``at_once`` to a batch: for reading activations, where the order is no matter.
+
+    Raises:
+        BadInput: no dialogue has a reply within ``longest`` tokens.
+    """
+    some = sorted(rows(dialogues, tokenizer, longest), key=lambda row: len(row.ids))
+    return [collate(some[k : k + at_once], tokenizer.pad_id) for k in range(0, len(some), at_once)]
+
+
 def _padded(length: int) -> int:
     return -(-length // _STEP) * _STEP
 

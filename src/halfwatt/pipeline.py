@@ -175,7 +175,7 @@ def run(model: ChatModel, recipe: Recipe, context: StepContext) -> ChatModel:
     """
     original, made = model, model
     for number, step in enumerate(recipe.steps):
-        work = None if context.work is None else context.work / f"{number}-{step.name.replace(' ', '-')}"
+        work = None if context.work is None else context.work / str(number)  # the step adds its name
         here = replace(context, original=original, work=work)
         shared = made is original
         made = apply(step, made, here)

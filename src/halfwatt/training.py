@@ -102,7 +102,6 @@ class History:
     losses: tuple[float, ...]  # mean nats a position of every step
     spent: Spent
     finished: bool = True  # False: the budget ended it
-    notes: tuple[str, ...] = field(default=())
 
 
 def default_groups(module: nn.Module) -> tuple[Group, ...]:

@@ -31,6 +31,7 @@ from halfwatt.errors import ModelError
 from halfwatt.grids import GridTensor, pack
 from halfwatt.records import KeptLayer
 from halfwatt.runtimes.gguf_tokenizer import vocabulary, write_tokenizer
+from halfwatt.steps.blocks import head_size
 from halfwatt.steps.quantize import Weight, weights
 
 ARCHITECTURES = {
@@ -143,11 +144,6 @@ def _write_settings(writer: gguf.GGUFWriter, config: PretrainedConfig, arch: ggu
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rope["factor"]))
-
-
-def head_size(config: PretrainedConfig) -> int:
-    """Values of one attention head."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def context_length(config: PretrainedConfig) -> int:

@@ -18,14 +18,14 @@ from typing import Any, ClassVar
 import torch
 
 from halfwatt import losses
-from halfwatt.batches import Batch, Predictor, collate, rows
+from halfwatt.batches import Batch, Predictor, in_batches
 from halfwatt.chat_model import ChatModel
 from halfwatt.errors import BadInput
-from halfwatt.grids import GROUP, Bits, dequantize, quantize
+from halfwatt.grids import GROUP, Bits, quantize
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.quantize import Method, Quantize, Weight, fits, weights
 
-_DIALOGUES, _LONGEST, _AT_ONCE = 48, 256, 16
+_DIALOGUES, _LONGEST = 48, 256
 
 
 # --- pure ----------------------------------------------------------------------------------------------------------
@@ -86,8 +86,7 @@ def sensitivities(network: Any, batches: Sequence[Batch], targets: Sequence[Weig
 
     def alone(weight: Weight, bits: Bits) -> float:
         before = weight.parameter.detach().clone()
-        values = dequantize(quantize(weight.rows(), bits, "mse"))
-        weight.parameter.copy_(values.T if weight.transposed else values)
+        weight.put(quantize(weight.rows(), bits, "mse"))
         nats = apart()
         weight.parameter.copy_(before)
         return nats
@@ -134,10 +133,7 @@ class Mixed:
         if not context.dialogues:
             raise BadInput("choosing bits needs dialogues to see what they cost", hint="pass --dialogues FILE")
         network = Quantize(4).unrounded(model)
-        some = rows(context.dialogues[:_DIALOGUES], model.tokenizer, min(_LONGEST, model.context))
-        some.sort(key=lambda row: len(row.ids))
-        pad = model.tokenizer.pad_id
-        batches = [collate(some[k : k + _AT_ONCE], pad) for k in range(0, len(some), _AT_ONCE)]
+        batches = in_batches(context.dialogues[:_DIALOGUES], model.tokenizer, min(_LONGEST, model.context))
         targets = [w for w in weights(network) if w.role in ("body", "head") and fits(w)]
         return frontier(sensitivities(network, batches, targets))
 

@@ -61,6 +61,11 @@ def set_blocks(network: PreTrainedModel, blocks: list[nn.Module]) -> None:
     setattr(base, "h" if hasattr(base, "h") else "layers", nn.ModuleList(blocks))
 
 
+def head_size(config: Any) -> int:
+    """Values of one attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 def columns(module: nn.Module) -> int:
     """Inputs of a Linear or of GPT-2's Conv1D."""
     weight: Any = module.weight

@@ -25,11 +25,11 @@ import torch
 from torch import nn
 
 from halfwatt import losses
-from halfwatt.batches import Batch, Predictor, collate, rows
+from halfwatt.batches import Batch, Predictor, in_batches
 from halfwatt.chat_model import ChatModel
 from halfwatt.errors import BadInput
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.blocks import blocks_of, columns, parts_of, rebuilt, set_blocks, sliced, without_blocks
+from halfwatt.steps.blocks import blocks_of, columns, head_size, parts_of, rebuilt, set_blocks, sliced, without_blocks
 
 Tensor = torch.Tensor
 WIDTH = 64  # FFN widths are multiples of it
@@ -163,9 +163,7 @@ class Prune:
         """
         if not context.dialogues:
             raise BadInput("pruning needs dialogues to see what they use", hint="pass --dialogues FILE")
-        some = rows(context.dialogues[:_DIALOGUES], model.tokenizer, min(_LONGEST, model.context))
-        some.sort(key=lambda row: len(row.ids))
-        batches = [collate(some[k : k + 16], model.tokenizer.pad_id) for k in range(0, len(some), 16)]
+        batches = in_batches(context.dialogues[:_DIALOGUES], model.tokenizer, min(_LONGEST, model.context))
         if self.drop:
             model = self._without_blocks(model, batches, context)
         if self.kv_heads is not None:
@@ -195,7 +193,7 @@ class Prune:
         network, parts = model.network, parts_of(model.network)
         assert parts.queries is not None, "GPT-2 is refused in problems()"
         config = network.config
-        groups, size = config.num_key_value_heads, _head_size(config)
+        groups, size = config.num_key_value_heads, head_size(config)
         per_group = config.num_attention_heads // groups * size  # values of all query heads of a KV head
         outs = [b.get_submodule(parts.attention_out) for b in blocks_of(network)]
         state = _state(network)
@@ -254,8 +252,7 @@ class Sparsify:
         """
         if not context.dialogues:
             raise BadInput("masks need dialogues to see what is used", hint="pass --dialogues FILE")
-        some = rows(context.dialogues[:128], model.tokenizer, min(_LONGEST, model.context))
-        batches = [collate(some[k : k + 16], model.tokenizer.pad_id) for k in range(0, len(some), 16)]
+        batches = in_batches(context.dialogues[:128], model.tokenizer, min(_LONGEST, model.context))
         network: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         parts = parts_of(network)
         names = (*parts.ffn_in, parts.ffn_out, *filter(None, [parts.queries]), *parts.keys_values, parts.attention_out)
@@ -276,10 +273,6 @@ class Sparsify:
 
 def _state(network: Any) -> dict[str, Tensor]:
     return {k: v.detach() for k, v in network.state_dict().items()}
-
-
-def _head_size(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _spans(groups: Tensor, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from halfwatt.batches import collate, rows
+from halfwatt.batches import in_batches
 from halfwatt.chat_model import ChatModel
 from halfwatt.dialogue import Dialogue
 from halfwatt.errors import BadInput, ModelError
@@ -23,7 +23,7 @@ from halfwatt.steps.gptq import DAMPINGS, Calibration, Walk, gptq, inverse_facto
 
 CALIBRATION = 256  # dialogues, at most
 MIN_CALIBRATION = 8  # different ones, at least
-_LONGEST, _AT_ONCE = 512, 16
+_LONGEST = 512
 
 Method = Literal["rtn", "gptq"]
 Role = Literal["body", "head", "embedding", "positions"]
@@ -47,6 +47,12 @@ class Weight:
     def rows(self) -> torch.Tensor:
         """The weight as [out, in]; a view."""
         return self.parameter.detach().T if self.transposed else self.parameter.detach()
+
+    def put(self, grid: GridTensor) -> None:
+        """Write ``s * q`` into the network's own parameter."""
+        values = dequantize(grid)
+        with torch.no_grad():
+            self.parameter.copy_(values.T if self.transposed else values)
 
 
 def weights(network: PreTrainedModel) -> Iterator[Weight]:
@@ -215,11 +221,8 @@ class Quantize:
 
 def calibration(model: ChatModel, dialogues: Sequence[Dialogue]) -> list[Calibration]:
     """The dialogues as batches; what counts are the positions from which a reply's tokens are predicted."""
-    some = rows(dialogues[:CALIBRATION], model.tokenizer, min(_LONGEST, model.context))
-    some.sort(key=lambda row: len(row.ids))
     found = []
-    for start in range(0, len(some), _AT_ONCE):
-        batch = collate(some[start : start + _AT_ONCE], model.tokenizer.pad_id)
+    for batch in in_batches(dialogues[:CALIBRATION], model.tokenizer, min(_LONGEST, model.context)):
         counted = torch.zeros_like(batch.reply)
         counted[:, :-1] = batch.reply[:, 1:]
         found.append(Calibration(batch.ids, counted))
@@ -246,9 +249,7 @@ def compensate(
         made, note = _one(weight, hessian, bits(weight))
         grid[weight.name] = made
         notes.extend(note)
-        with torch.no_grad():
-            values = dequantize(made)
-            weight.parameter.copy_(values.T if weight.transposed else values)
+        weight.put(made)
 
     for block in walk.blocks:
         inner = [m for m in block.modules() if isinstance(m, nn.Linear | Conv1D) and id(m.weight) in targets]
@@ -273,8 +274,6 @@ def _one(weight: Weight, hessian: torch.Tensor, bits: Bits) -> tuple[GridTensor,
 
 def fill(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> None:
     """Write ``s * q`` into the network's own parameters, in place; tied parameters stay tied."""
-    with torch.no_grad():
-        for weight in weights(network):
-            if weight.name in grid:
-                values = dequantize(grid[weight.name])
-                weight.parameter.copy_(values.T if weight.transposed else values)
+    for weight in weights(network):
+        if weight.name in grid:
+            weight.put(grid[weight.name])
