@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from halfwatt import checkpoints, losses
-from halfwatt.batches import Batch, Predictor, Row
+from halfwatt.batches import Batch, Predictor, Row, plan
 from halfwatt.errors import BadInput
 from halfwatt.records import MeterInfo, Reading
 from halfwatt.training import Bench, Budget, Group, Settings, TrainingDiverged, learning_rate, train
@@ -50,6 +50,21 @@ def test_it_learns() -> None:
     assert found.losses[-1] < 0.3 * found.losses[0]
 
 
+def test_epochs_may_pack_into_more_or_fewer_batches() -> None:
+    """Which rows share a batch is drawn anew for each epoch, so their number varies, and the steps go on."""
+    lengths = [4 + 13 * i % 90 for i in range(300)]
+    rows = [Row(f"d{i}", (*range(10, 10 + n),), (False, *(True,) * (n - 1))) for i, n in enumerate(lengths)]
+    counts = [len(plan(lengths, 128, 0, epoch)) for epoch in range(3)]
+    assert min(counts) < counts[0], "the case that this test is about"
+
+    def squared(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        said: torch.Tensor = model(torch.ones(len(batch.labels), 1)).squeeze(1)
+        return said**2
+
+    found = train(torch.nn.Linear(1, 1), squared, rows, replace(SETTINGS, epochs=3, batch_tokens=128))
+    assert found.steps == 3 * counts[0]
+
+
 def test_only_the_assistants_words_are_learned() -> None:
     """What the user said last is read by nobody and learned by nobody: it may be anything."""
     ended = [replace(r, ids=(*r.ids, 70, 71), reply=(*r.reply, False, False)) for r in told()]
@@ -74,11 +89,10 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(tmp_path: Path) -> No
             raise Killed
         return by_labels(model, batch)
 
-    often = replace(SETTINGS, checkpoint_s=0.0)
     with pytest.raises(Killed):
-        train(broken, killed_at_seven, told(), often, Bench(folder=tmp_path))
+        train(broken, killed_at_seven, told(), SETTINGS, Bench(folder=tmp_path, checkpoint_s=0.0))
     again = network(seed=5)  # whatever it held before
-    resumed = train(again, by_labels, told(), often, Bench(folder=tmp_path))
+    resumed = train(again, by_labels, told(), SETTINGS, Bench(folder=tmp_path, checkpoint_s=0.0))
     assert resumed.steps == whole.steps
     assert resumed.losses == pytest.approx(whole.losses, abs=1e-6)
     assert torch.equal(weights(again), weights(straight))

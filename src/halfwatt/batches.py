@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from halfwatt.dialogue import Dialogue
 from halfwatt.errors import BadInput
+from halfwatt.losses import TopK
 from halfwatt.tokenizer import ChatTokenizer
 
 _STEP = 32  # padded lengths are multiples of it: the shapes that CPU kernels like, and few of them
@@ -25,11 +26,16 @@ _POOL = 64  # batches whose rows are sorted by length together
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One dialogue as tokens. ``reply`` is True on what the assistant wrote, its end-of-turn tokens included."""
+    """One dialogue as tokens.
+
+    reply:   True on what the assistant wrote, its end-of-turn tokens included
+    taught:  what a teacher says at each learned position, where it was asked beforehand
+    """
 
     name: str
     ids: tuple[int, ...]
     reply: tuple[bool, ...]
+    taught: TopK | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +45,13 @@ class Batch:
     ids:    int64 [rows, length], padded at the end
     reply:  bool [rows, length], True on the tokens that are learned; the first column never is
     names:  the dialogues
+    taught: the teacher's answers at the learned positions, in the order of ``labels``
     """
 
     ids: torch.Tensor
     reply: torch.Tensor
     names: tuple[str, ...]
+    taught: TopK | None = None
 
     @property
     def labels(self) -> torch.Tensor:
@@ -52,7 +60,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        return Batch(self.ids.to(device), self.reply.to(device), self.names)
+        taught = self.taught and self.taught.to(device)
+        return Batch(self.ids.to(device), self.reply.to(device), self.names, taught)
 
 
 def rows(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, longest: int) -> list[Row]:
@@ -109,7 +118,8 @@ def collate(found: Sequence[Row], pad_id: int, *, of: Sequence[Row] | None = Non
         ids[k, : len(row.ids)] = torch.tensor(row.ids)
         reply[k, : len(row.ids)] = torch.tensor(row.reply)
     reply[:, 0] = False  # nothing predicts the first token
-    return Batch(ids, reply, tuple(row.name for row in found))
+    taught = [row.taught for row in found if row.taught is not None]
+    return Batch(ids, reply, tuple(row.name for row in found), TopK.joined(taught) if taught else None)
 
 
 def in_batches(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, longest: int, at_once: int = 16) -> list[Batch]:

@@ -19,6 +19,7 @@ gradients. Teacher logits are data: callers detach them where the teacher is not
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,13 +71,22 @@ class TopK:
     """A teacher's distribution cut to its k best tokens, as a cache stores it.
 
     log_p:   [n, k], true log-probabilities, not renormalised: renormalising makes the student over-confident
-    index:   int64 [n, k]
+    index:   integers [n, k]
     log_tail: [n], log of the probability of all other tokens together
     """
 
     log_p: Tensor
     index: Tensor
     log_tail: Tensor
+
+    def to(self, device: torch.device) -> TopK:
+        """The same on another device."""
+        return TopK(self.log_p.to(device), self.index.to(device), self.log_tail.to(device))
+
+    @classmethod
+    def joined(cls, parts: Sequence[TopK]) -> TopK:
+        """All positions of the parts, in order."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
 
 def top_k(teacher: Tensor, k: int) -> TopK:
@@ -87,8 +97,8 @@ def top_k(teacher: Tensor, k: int) -> TopK:
 
 def tail_kl(teacher: TopK, student: Tensor) -> Tensor:
     """KL of the k + 1 probabilities (the k tokens, and all others as one). student: [n, vocabulary]; -> [n]."""
-    q = _log(student).gather(1, teacher.index)
-    within = (teacher.log_p.exp() * (teacher.log_p - q)).sum(1)
+    p, q = teacher.log_p.float(), _log(student).gather(1, teacher.index.long())
+    within = (p.exp() * (p - q)).sum(1)
     return within + teacher.log_tail.exp() * (teacher.log_tail - _log1m(q))
 
 

@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,6 +31,7 @@ from halfwatt.batches import Batch, Row, collate, plan
 from halfwatt.errors import BadInput, HalfwattError
 from halfwatt.meters.base import EnergyMeter
 from halfwatt.records import Spent
+from halfwatt.spending import Laps, together
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Progress = Callable[[str], None]
@@ -81,7 +82,6 @@ class Settings:
     precision: Precision = "auto"
     """Of matrix products; softmax, losses and weights stay float32. auto: bf16 where the processor computes it."""
     seed: int = 0
-    checkpoint_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,7 @@ class Bench:
     budget: Budget = field(default_factory=Budget)
     meter: EnergyMeter | None = None
     progress: Progress = lambda _: None
+    checkpoint_s: float = 120.0
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -194,13 +195,14 @@ class _Run:
             fused=True,
         )
         self.trained = [p for group in groups for p in group.parameters]
+        self.weights_b = sum(4 * p.numel() for p in self.trained)
         self.prepared, self.optimizer = accelerator.prepare(module, optimizer)
         self.lengths = [len(row.ids) for row in rows]
         self.epoch_plan: tuple[int, list[list[int]]] = (-1, [])
         self.per_epoch = len(self._plan(0))
         self.steps = max(1, round(settings.epochs * self.per_epoch))
         self.step, self.losses, self.spent = 0, list[float](), Spent()
-        self._mark = self._now()
+        self.laps = Laps(bench.meter)
 
     def go(self) -> History:
         self._resume()
@@ -208,14 +210,14 @@ class _Run:
         saved = said = time.monotonic()
         begun = (saved, self.spent.tokens)
         while self.step < self.steps and self._share_spent() < 1:
-            self._update(self._batch())
+            tokens = self._update(self._batch())
             self.step += 1
-            self._account()
+            self.spent = together(self.spent, self.laps.lap(tokens, _BYTES_A_STEP * self.weights_b))
             now = time.monotonic()
             if now - said > 2:
                 self._say(begun)
                 said = now
-            if now - saved > self.settings.checkpoint_s:
+            if now - saved > self.bench.checkpoint_s:
                 self._checkpoint()
                 saved = now
         self._leave()
@@ -236,6 +238,7 @@ class _Run:
         return self.epoch_plan[1]
 
     def _chosen(self) -> list[Row]:
+        """The rows of the step over all processes. Epochs differ by a batch or two, by how their rows pack."""
         epoch, at = divmod(self.step, self.per_epoch)
         batches = self._plan(epoch)
         return [self.rows[i] for i in batches[at % len(batches)]]
@@ -246,7 +249,8 @@ class _Run:
         mine = whole[self.accelerator.process_index :: self.accelerator.num_processes]
         return collate(mine, self.bench.pad_id, of=whole).to(self.accelerator.device)
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Batch) -> int:
+        """One step; returns its tokens over all processes."""
         done = max((self.step + 0.5) / self.steps, self._share_spent())
         rate = self.settings.lr * learning_rate(done, self.settings.warmup, self.settings.floor)
         for group, factor in zip(self.optimizer.param_groups, self.lr_factors, strict=True):
@@ -266,11 +270,7 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(total / max(1.0, positions))
-        tokens = sum(self.lengths[i] for i in self._plan(self.step // self.per_epoch)[self.step % self.per_epoch])
-        weights_b = sum(4 * p.numel() for p in self.trained)
-        self.spent = replace(
-            self.spent, tokens=self.spent.tokens + tokens, bytes_b=self.spent.bytes_b + _BYTES_A_STEP * weights_b
-        )
+        return sum(len(row.ids) for row in self._chosen())
 
     def _stop(self, what: str) -> None:
         """The weights are still good: keep them, and say what broke."""
@@ -285,24 +285,6 @@ class _Run:
         )
 
     # --- what it costs
-
-    def _now(self) -> tuple[float, float, float | None]:
-        joules = None if self.bench.meter is None else self.bench.meter.read().joules
-        return time.monotonic(), time.process_time(), joules
-
-    def _account(self) -> None:
-        now, before = self._now(), self._mark
-        joules, meter = self.spent.joules, self.bench.meter
-        if meter is not None and now[2] is not None and before[2] is not None:
-            joules = (joules or 0.0) + now[2] - before[2]
-        self.spent = replace(
-            self.spent,
-            wall_s=self.spent.wall_s + now[0] - before[0],
-            cpu_s=self.spent.cpu_s + now[1] - before[1],
-            joules=joules,
-            meter=None if meter is None else meter.info.name,
-        )
-        self._mark = now
 
     def _share_spent(self) -> float:
         """How much of the tightest budget is used up; the same for all processes."""
@@ -336,7 +318,7 @@ class _Run:
         return {
             "rows": len(self.rows),
             "tokens": sum(self.lengths),
-            "settings": repr(replace(self.settings, checkpoint_s=0.0)),
+            "settings": repr(self.settings),
             "parameters": len(shapes),
             "numbers": sum(math.prod(s) for s in shapes),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from halfwatt.steps.base import StepContext
 from halfwatt.steps.distil import Distil, Kind, divergence, retold, sample
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.quantize import Quantize
+from halfwatt.steps.student import Student
 from tests import taught, tiny
 
 TOLD = tuple(taught.dialogues())
@@ -54,6 +56,12 @@ def test_every_kind_brings_the_student_nearer(kind: Kind, teacher: ChatModel, pr
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.network.parameters(), strict=True))
 
 
+def test_a_student_with_random_weights_learns(teacher: ChatModel) -> None:
+    blank = Student(layers=1).apply(teacher, context(teacher))
+    made = Distil(epochs=6, lr=4e-3, batch_tokens=1024, label_weight=0.5).apply(blank, context(teacher))
+    assert apart(teacher, made) < 0.5 * apart(teacher, blank)
+
+
 def test_together_with_a_teacher_that_stands_still_is_distillation(teacher: ChatModel, pruned: ChatModel) -> None:
     shared = Distil(epochs=1, lr=1e-3, batch_tokens=1024)
     still = replace(shared, kind="together", teacher_lr=0.0, teacher_weight=0.0)
@@ -84,8 +92,10 @@ def test_sampled_replies_end_and_are_the_same_for_the_same_seed(teacher: ChatMod
 
 
 def test_retold_dialogues_keep_the_users_words(teacher: ChatModel) -> None:
-    found = retold(teacher, TOLD[:12], 24, context(teacher))
+    found, spent = retold(teacher, TOLD[:12], 24, context(teacher))
     assert found
+    assert spent.tokens > len(found)
+    assert spent.cpu_s > 0
     originals = {d.id: d for d in TOLD}
     for dialogue in found:
         assert dialogue.messages[-1].role == "assistant"
@@ -114,3 +124,36 @@ def test_what_cannot_be_is_said_before_any_work(teacher: ChatModel) -> None:
     assert len(Distil(label_weight=2.0, epochs=0).problems(teacher)) == 2
     assert "distil first" in Distil().problems(Quantize(8).apply(teacher, StepContext()))[0]
     assert Distil().problems(teacher) == []
+
+
+def test_a_teacher_that_was_asked_once_teaches_the_same(teacher: ChatModel, pruned: ChatModel) -> None:
+    """All tokens but one, and that one as the tail: nothing is cut, so both runs take the same steps."""
+    every = teacher.network.config.vocab_size - 1
+    live = Distil(epochs=2, lr=1e-3, batch_tokens=1024, temperature=1.0)
+    a, b = (step.apply(pruned, context(teacher)) for step in (live, replace(live, cached=every)))
+    assert apart(teacher, b) == pytest.approx(apart(teacher, a), rel=0.02)  # float16 keeps three digits
+
+
+def test_the_answers_are_kept_and_asked_for_once(teacher: ChatModel, pruned: ChatModel, tmp_path: Path) -> None:
+    said: list[str] = []
+    step = Distil(epochs=1, lr=1e-3, batch_tokens=1024, temperature=1.0, cached=8)
+    told = replace(context(teacher), work=tmp_path, shared=tmp_path, progress=said.append)
+    first = step.apply(pruned, told)
+    asked = sum(len(row.ids) for row in rows(TOLD, teacher.tokenizer, 512))
+    assert first.spent[-1].tokens >= 2 * asked, "the teacher's pass is part of the price"
+    assert any("asking the teacher" in line for line in said)
+    said.clear()
+    shutil.rmtree(tmp_path / "distil" / "checkpoint")
+    again = step.apply(pruned, told)
+    assert again.spent[-1].tokens == first.spent[-1].tokens
+    assert not any("asking the teacher" in line for line in said)
+    pairs = zip(first.network.parameters(), again.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_what_a_cache_cannot_serve_is_refused(teacher: ChatModel) -> None:
+    for step in (Distil(cached=8), Distil("on_policy", temperature=1.0, cached=8), Distil(temperature=1.0, cached=-1)):
+        assert len(step.problems(teacher)) == 1
+    jsd = Distil(divergence="jsd", temperature=1.0, cached=10**6)
+    assert len(jsd.problems(teacher)) == 2
+    assert Distil(temperature=1.0, cached=8).problems(teacher) == []

@@ -18,7 +18,7 @@ from halfwatt.runtimes import parity
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.blocks import blocks_of, parts_of, set_blocks
-from halfwatt.steps.prune import Prune, Sparsify, ffn_width, importances, kept, left_out, wanda
+from halfwatt.steps.prune import Prune, Sparsify, importances, kept, left_out, multiple_of_64, wanda
 from tests import tiny
 
 CONTEXT = StepContext(dialogues=tiny.dialogues())
@@ -36,7 +36,7 @@ def logits(found: ChatModel) -> torch.Tensor:
 
 
 def test_widths_are_multiples_of_64() -> None:
-    assert [ffn_width(1024, s) for s in (1.0, 0.7, 0.5, 0.01)] == [1024, 704, 512, 64]
+    assert [multiple_of_64(1024, s) for s in (1.0, 0.7, 0.5, 0.01)] == [1024, 704, 512, 64]
     assert kept(torch.tensor([0.1, 3.0, 2.0, 0.5]), 2).tolist() == [1, 2]
 
 
@@ -61,6 +61,33 @@ def test_neurons_that_do_nothing_go_first_and_are_not_missed(arch: tiny.Arch, tm
     field = "n_inner" if arch == "gpt2" else "intermediate_size"
     assert getattr(made.network.config, field) == width - 64
     assert sum(p.numel() for p in made.network.parameters()) < sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("arch", ["llama", "mistral", "qwen2", "qwen3"])
+def test_channels_that_carry_nothing_go_first(arch: tiny.Arch, tmp_path: Path) -> None:
+    """64 of 128 channels are never written to; the norms count them, so theirs are set for the half that stays."""
+    base = model(tmp_path, arch, width=128)
+    network: Any = copy.deepcopy(base.network)
+    idle = torch.arange(0, 128, 2)
+    stream = {name: value for name, value in network.named_parameters() if "attn" not in name or "o_proj" in name}
+    with torch.no_grad():
+        for name, value in stream.items():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                value[idle] = 0
+            elif "embed_tokens" in name or "lm_head" in name:
+                value[:, idle] = 0
+    planted = replace(base, network=network)
+    made = Prune(width=0.5).apply(planted, CONTEXT)
+    assert made.network.config.hidden_size == 64
+    norms = [module for name, module in made.network.named_modules() if name.endswith("norm") and "attn" not in name]
+    with torch.no_grad():
+        for norm in norms:  # over 64 channels of which none is 0, the mean square is twice as large
+            weight: Any = norm.weight
+            weight *= 2**0.5
+    eps = made.network.config.rms_norm_eps  # inside the root, so it must be doubled with the mean
+    for norm in norms:
+        setattr(norm, "variance_epsilon", 2 * eps)  # noqa: B010 - Module's own setattr takes no float for mypy
+    assert torch.allclose(logits(made), logits(planted), atol=1e-4)
 
 
 @pytest.mark.parametrize("arch", ["llama", "mistral", "qwen2", "qwen3"])

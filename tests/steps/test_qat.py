@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -98,6 +99,14 @@ def test_it_closes_most_of_the_gap_to_its_unrounded_self(learned: ChatModel) -> 
     assert "trained on the grid" in trained.lineage[-1]
     on = {w.name: w.rows() for w in weights(trained.network)}
     assert all(torch.equal(dequantize(g), on[n]) for n, g in trained.grid.items())
+
+
+@pytest.mark.parametrize("start", ["rtn", "gptq"])
+def test_training_begins_at_the_integers_of_the_method(start: Literal["rtn", "gptq"], learned: ChatModel) -> None:
+    context = StepContext(dialogues=tuple(taught.dialogues()))
+    begun = TrainOnGrid(4, start=start, epochs=0.1, lr=1e-9, batch_tokens=1024).apply(learned, context)
+    rounded = Quantize(4, method=start).apply(learned, context)
+    assert all(torch.equal(g.q, rounded.grid[name].q) for name, g in begun.grid.items())
 
 
 def test_the_export_says_what_training_saw(learned: ChatModel, tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune, Sparsify
 from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize
+from halfwatt.steps.student import Student
 from halfwatt.steps.vocabulary import Trim
 
 STEPS: dict[str, type[Step]] = {
     "trim": Trim,
     "prune": Prune,
+    "student": Student,
     "sparsify": Sparsify,
     "distil": Distil,
     "quantize": Quantize,

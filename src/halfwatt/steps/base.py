@@ -31,17 +31,20 @@ class StepContext:
 
     dialogues:  to calibrate and train on: never those that choose or judge
     original:   the model that the recipe began with, for steps that distil from it
-    work:       folder of the checkpoints; None = none are written
+    work:       folder of the checkpoints, one every ``checkpoint_s``; None = none are written
+    shared:     folder of files that other recipes can use too, each named by what is in it; None = none are kept
     """
 
     dialogues: tuple[Dialogue, ...] = ()
     original: ChatModel | None = None
     work: Path | None = None
+    shared: Path | None = None
     device: str = "cpu"
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
     meter: EnergyMeter | None = None
     progress: Progress = lambda _: None
+    checkpoint_s: float = 120.0
 
     @property
     def fingerprint(self) -> str:
@@ -54,7 +57,7 @@ class StepContext:
     def bench(self, step: str, pad_id: int) -> Bench:
         """Where a step's training works."""
         folder = None if self.work is None else self.work / step.replace(" ", "-")
-        return Bench(self.device, folder, pad_id, self.budget, self.meter, self.progress)
+        return Bench(self.device, folder, pad_id, self.budget, self.meter, self.progress, self.checkpoint_s)
 
 
 class Step(Protocol):

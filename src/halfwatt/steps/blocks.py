@@ -109,11 +109,25 @@ def rebuilt(network: PreTrainedModel, changes: Mapping[str, Any], state: Mapping
 
     changes: entries of its config
     """
+    made: Any = resized(network, changes)
+    made.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
+    result: PreTrainedModel = made
+    return result
+
+
+def resized(network: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedModel:
+    """A float32 network of the same class with other sizes and random weights.
+
+    changes: entries of its config; where blocks have kinds, those of the first ones stay unless given
+    """
     config = copy.deepcopy(network.config)
     for name, value in changes.items():
         setattr(config, name, value)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        config.layer_types = kinds[: config.num_hidden_layers]
     made: Any = type(network)(config)
-    made.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
+    made = made.float()
     made.generation_config = copy.deepcopy(network.generation_config)
     result: PreTrainedModel = made.eval()
     return result

@@ -29,6 +29,9 @@ from halfwatt.batches import Batch, Predictor, Row, collate, rows
 from halfwatt.chat_model import ChatModel
 from halfwatt.dialogue import Dialogue, Message
 from halfwatt.errors import BadInput
+from halfwatt.records import Spent
+from halfwatt.spending import Laps, together
+from halfwatt.steps import teacher_cache
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.training import Group, Settings, default_groups, train
 
@@ -91,11 +94,15 @@ def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
     return ids
 
 
-def retold(model: ChatModel, dialogues: Sequence[Dialogue], cap: int, context: StepContext) -> list[Dialogue]:
+def retold(
+    model: ChatModel, dialogues: Sequence[Dialogue], cap: int, context: StepContext
+) -> tuple[list[Dialogue], Spent]:
     """The dialogues with every reply of the assistant replaced by one of ``model``'s, given the human's turns before.
 
     Replies that ran to the cap or say nothing are dropped with all that follows; a dialogue without any is left out.
+    Comes with what it took, a pass over the weights for each token of the longest reply of a batch.
     """
+    laps, tokens, passes = Laps(context.meter), 0, 0
     told: dict[int, list[Message]] = {i: [] for i in range(len(dialogues))}
     live = list(range(len(dialogues)))
     for turn in range(max(len(d.assistant_turns) for d in dialogues)):
@@ -110,6 +117,7 @@ def retold(model: ChatModel, dialogues: Sequence[Dialogue], cap: int, context: S
                 told[i] += dialogues[i].messages[begun:at]
                 prompts.append(model.tokenizer.prompt_ids(Dialogue(dialogues[i].id, tuple(told[i]))))
             replies = sample(model, prompts, 0.8, cap, seed=context.seed + 1009 * turn + start)
+            tokens, passes = tokens + sum(map(len, replies)), passes + max(map(len, replies))
             for i, ids in zip(some, replies, strict=True):
                 text = model.tokenizer.decode(ids)
                 if ids and ids[-1] in model.tokenizer.eos_ids and text.strip():
@@ -117,7 +125,8 @@ def retold(model: ChatModel, dialogues: Sequence[Dialogue], cap: int, context: S
                     live.append(i)
             context.progress(f"teacher's replies, turn {turn + 1}: {start + len(some)} of {len(asked)}")
     done = [Dialogue(d.id, _ending_in_reply(told[i]), d.source) for i, d in enumerate(dialogues)]
-    return [d for d in done if d.messages]
+    weights_b = sum(p.numel() * p.element_size() for p in model.network.parameters())
+    return [d for d in done if d.messages], laps.lap(tokens, passes * weights_b)
 
 
 def _ending_in_reply(messages: list[Message]) -> tuple[Message, ...]:
@@ -152,6 +161,8 @@ class Distil:
     own_share:       on_policy: share of the steps that learn from the student's own replies
     teacher_weight:  together: how much the teacher learns from the student; it learns the labels with the rest
     teacher_lr:      together: its learning rate, as a share of ``lr``
+    cached:          logits: the teacher is asked once, and its so many best tokens of each position are kept, the rest
+                     as one bucket (forward KL at temperature 1); 0 = it is asked in every step
     """
 
     kind: Kind = "logits"
@@ -166,6 +177,7 @@ class Distil:
     own_cap: int = 96
     teacher_weight: float = 0.1
     teacher_lr: float = 0.1
+    cached: int = 0
 
     name: ClassVar[str] = "distil"
     stage: ClassVar[Stage] = Stage.RECOVERY
@@ -177,8 +189,18 @@ class Distil:
         found = [f"{name} must lie between 0 and 1, not {x:g}" for name, x in shares.items() if not 0 <= x <= 1]
         if self.epochs <= 0 or self.lr <= 0 or self.temperature <= 0:
             found.append("epochs, lr and temperature must be above 0")
+        found += self._uncachable(model.network.config.vocab_size) if self.cached else []
         if model.grid:
             found.append("the model is on the integer grid already: distil first, then quantize")
+        return found
+
+    def _uncachable(self, vocabulary: int) -> list[str]:
+        """Why k tokens and a bucket cannot stand for the teacher."""
+        found = []
+        if not 0 < self.cached < vocabulary:
+            found.append(f"cached must lie between 0 and the vocabulary's {vocabulary}, not {self.cached}")
+        if self.kind != "logits" or self.divergence != "forward_kl" or self.temperature != 1:
+            found.append("cached logits serve kind logits with forward_kl at temperature 1 alone")
         return found
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
@@ -192,8 +214,9 @@ class Distil:
         student: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         teacher: Any = copy.deepcopy(original.network)
         dialogues: Sequence[Dialogue] = context.dialogues
+        asked = Spent()
         if self.kind == "sequence":
-            dialogues = retold(original, dialogues, self.own_cap, context)
+            dialogues, asked = retold(original, dialogues, self.own_cap, context)
         learner = replace(model, network=student)
         told = rows(dialogues, model.tokenizer, min(self.longest, model.context))
         settings = Settings(self.lr, self.epochs, self.batch_tokens, seed=context.seed)
@@ -204,8 +227,10 @@ class Distil:
             history = train(pair, self._together, told, settings, bench, groups)
         else:
             frozen = Predictor(teacher.to(context.device)).eval().requires_grad_(False)
+            if self.cached:
+                told, asked = teacher_cache.taught(told, frozen, self.cached, bench, context.shared)
             history = train(Predictor(student), self._objective(frozen, learner, context), told, settings, bench)
-        spent = (*model.spent, history.spent)
+        spent = (*model.spent, together(asked, history.spent))
         return replace(
             learner, network=student.cpu().eval(), lineage=(*model.lineage, self._summary(history.steps)), spent=spent
         )
@@ -231,6 +256,9 @@ class Distil:
 
         def objective(model: Forward, batch: Batch) -> Tensor:
             seed = crc32(repr((context.seed, batch.names)).encode())  # no state: a resumed run draws the same
+            if batch.taught is not None:
+                said = model(batch.ids, batch.reply)
+                return self._mixed(said, batch.labels, losses.tail_kl(batch.taught, said))
             own = self.kind == "on_policy" and seed / 2**32 < self.own_share
             if own:
                 batch = self._own_replies(learner, batch, seed)
@@ -238,18 +266,21 @@ class Distil:
                 wanted = teacher(batch.ids, batch.reply)
             said = model(batch.ids, batch.reply)
             apart = divergence(self.divergence, wanted, said, self.temperature)
-            if own or not self.label_weight:  # what the student made up is no label
-                return apart
-            return self.label_weight * losses.label_nll(said, batch.labels) + (1 - self.label_weight) * apart
+            return apart if own else self._mixed(said, batch.labels, apart)  # what the student made up is no label
 
         return objective
+
+    def _mixed(self, said: Tensor, labels: Tensor, apart: Tensor) -> Tensor:
+        """The human replies' share of the loss, and the teacher's."""
+        if not self.label_weight:
+            return apart
+        return self.label_weight * losses.label_nll(said, labels) + (1 - self.label_weight) * apart
 
     def _together(self, model: Forward, batch: Batch) -> Tensor:
         """The student's loss and the teacher's, added; neither sends a gradient into the other."""
         said, taught = model(batch.ids, batch.reply)
-        student = self.label_weight * losses.label_nll(said, batch.labels) + (1 - self.label_weight) * divergence(
-            self.divergence, taught.detach(), said, self.temperature
-        )
+        apart = divergence(self.divergence, taught.detach(), said, self.temperature)
+        student = self._mixed(said, batch.labels, apart)
         own = losses.label_nll(taught, batch.labels)
         from_student = losses.forward_kl(said.detach(), taught)
         return student + (1 - self.teacher_weight) * own + self.teacher_weight * from_student

@@ -1,6 +1,8 @@
 """Structured pruning: a smaller network of the same architecture, made of the parts that dialogues use most.
 
-    FFN        keep the neurons with the largest mean |activation| (after gate * up)        Minitron, arXiv 2407.14679
+    width      keep the residual channels with the largest mean |activation| after the norms, summed over all blocks
+                                                                                            Minitron, arXiv 2407.14679
+    FFN        keep the neurons with the largest mean |activation| (after gate * up)        Minitron
     KV groups  keep the groups whose heads' outputs are largest, with all their query heads          Minitron
     blocks     drop the blocks without which the model's own answers change least: KL to itself, left out one at a
                time                                       SLEB, arXiv 2402.09025 (there with perplexity)
@@ -45,9 +47,22 @@ def kept(importance: Tensor, count: int) -> Tensor:
     return importance.topk(count).indices.sort().values
 
 
-def ffn_width(width: int, share: float) -> int:
+def multiple_of_64(width: int, share: float) -> int:
     """The multiple of 64 nearest to ``share`` of ``width``, at least 64."""
     return max(WIDTH, round(width * share / WIDTH) * WIDTH)
+
+
+def narrowed(name: str, value: Tensor, keep: Tensor, writers: Sequence[str]) -> Tensor:
+    """A tensor of the state dict with some channels of the residual stream kept.
+
+    Rows of the matrices that write into the stream (``writers``, biases too), columns of all others, and the norms of
+    the stream. Biases of readers and norms of single heads stay.
+    """
+    if any(part in name for part in writers):
+        return value.index_select(0, keep)
+    if value.ndim == 2:
+        return value.index_select(1, keep)
+    return value[keep] if name.endswith("norm.weight") and "attn" not in name else value
 
 
 def wanda(weight: Tensor, norms: Tensor, pattern: Literal["unstructured", "2:4"], share: float = 0.5) -> Tensor:
@@ -126,11 +141,14 @@ def left_out(model: ChatModel, batches: Sequence[Batch], live: Sequence[int]) ->
 class Prune:
     """Make a network of the same kind with fewer neurons, heads or blocks.
 
+    width:     share of the residual channels (hidden size) that stays, rounded to multiples of 64. Not for GPT-2, whose
+               head size hangs on width
     ffn:       share of the FFN neurons that stays, rounded to multiples of 64
-    kv_heads:  KV heads that stay, each with its query heads; None = all. Not for GPT-2, whose head size hangs on width
+    kv_heads:  KV heads that stay, each with its query heads; None = all. Not for GPT-2 either
     drop:      blocks that go
     """
 
+    width: float = 1.0
     ffn: float = 1.0
     kv_heads: int | None = None
     drop: int = 0
@@ -143,8 +161,11 @@ class Prune:
         """Sizes that cannot be."""
         config, found = model.network.config, []
         heads = getattr(config, "num_key_value_heads", None)
-        if not 0 < self.ffn <= 1:
-            found.append(f"ffn is a share above 0 and at most 1, not {self.ffn:g}")
+        for name, share in (("width", self.width), ("ffn", self.ffn)):
+            if not 0 < share <= 1:
+                found.append(f"{name} is a share above 0 and at most 1, not {share:g}")
+        if self.width != 1 and parts_of(model.network).queries is None:
+            found.append("GPT-2's width cannot be pruned: every loader takes the size of its heads from it")
         if not 0 <= self.drop < config.num_hidden_layers:
             found.append(f"{self.drop} of {config.num_hidden_layers} blocks cannot be dropped")
         if self.kv_heads is not None and parts_of(model.network).queries is None:
@@ -170,6 +191,8 @@ class Prune:
             model = self._with_heads(model, batches, self.kv_heads)
         if self.ffn < 1:
             model = self._with_ffn(model, batches)
+        if self.width < 1:
+            model = self._with_width(model, batches)
         return model
 
     def _without_blocks(self, model: ChatModel, batches: Sequence[Batch], context: StepContext) -> ChatModel:
@@ -213,7 +236,7 @@ class Prune:
         network, parts = model.network, parts_of(model.network)
         outs = [b.get_submodule(parts.ffn_out) for b in blocks_of(network)]
         width = columns(outs[0])
-        count = min(width, ffn_width(width, self.ffn))
+        count = min(width, multiple_of_64(width, self.ffn))
         state = _state(network)
         for block, importance in enumerate(importances(network, batches, outs)):
             keep = kept(importance, count)
@@ -223,6 +246,21 @@ class Prune:
         field = "n_inner" if parts.transposed else "intermediate_size"
         said = f"pruned: {count} of {width} FFN neurons kept"
         return replace(model, network=rebuilt(network, {field: count}, state), lineage=(*model.lineage, said))
+
+    def _with_width(self, model: ChatModel, batches: Sequence[Batch]) -> ChatModel:
+        """Channels are the same everywhere: every matrix that reads or writes the residual stream loses the rest."""
+        network, parts = model.network, parts_of(model.network)
+        width = network.config.hidden_size
+        count = min(width, multiple_of_64(width, self.width))
+        names = (parts.keys_values[0], parts.ffn_in[0])
+        readers = [b.get_submodule(name) for b in blocks_of(network) for name in names]
+        keep = kept(torch.stack(importances(network, batches, readers)).square().sum(0), count)
+        state = _state(network)
+        writers = (f"{parts.attention_out}.", f"{parts.ffn_out}.")
+        cut = {name: narrowed(name, value, keep, writers) for name, value in state.items()}
+        changes = {"hidden_size": count, "head_dim": head_size(network.config)}
+        said = f"pruned: {count} of {width} channels kept"
+        return replace(model, network=rebuilt(network, changes, cut), lineage=(*model.lineage, said))
 
 
 @dataclass(frozen=True, slots=True)

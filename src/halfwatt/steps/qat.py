@@ -28,7 +28,7 @@ from halfwatt.batches import Batch, Predictor, rows
 from halfwatt.chat_model import ChatModel
 from halfwatt.grids import GROUP, Bits, GridTensor, limits, round_to
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.quantize import Quantize, fill
+from halfwatt.steps.quantize import Method, Quantize, fill
 from halfwatt.training import Group, Settings, train
 
 
@@ -120,6 +120,7 @@ class TrainOnGrid:
     """Quantization-aware training, distilling from the model's own unrounded self.
 
     bits, head_bits, embedding_bits:  as in `Quantize`
+    start:     the integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"
     loss:      "self" = KL divergence to the unrounded model, "labels" = cross-entropy of the human replies
     lr:        1e-4 suits 10 to 500M parameters (QAD: 3e-5 to 1e-4 up to 0.5B, 1 to 2e-5 at 1B)
     scale_lr:  of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves
@@ -128,6 +129,7 @@ class TrainOnGrid:
     bits: Bits = 4
     head_bits: Bits | None = None
     embedding_bits: Bits = 8
+    start: Method = "gptq"
     loss: Literal["self", "labels"] = "self"
     epochs: float = 1.0
     lr: float = 1e-4
@@ -154,6 +156,8 @@ class TrainOnGrid:
         """
         start = self._rounding.apply(model, context)
         network = self._rounding.unrounded(model)
+        if self.start == "gptq":  # in the middle of their steps, so that only a steady gradient moves an integer
+            fill(network, start.grid)
         fakes = attach(network, start.grid)
         teacher = Predictor(copy.deepcopy(model.network)).to(context.device).eval().requires_grad_(False)
         history = train(
@@ -178,7 +182,7 @@ class TrainOnGrid:
 
     @property
     def _rounding(self) -> Quantize:
-        return Quantize(self.bits, self.head_bits, self.embedding_bits)
+        return Quantize(self.bits, self.head_bits, self.embedding_bits, method=self.start)
 
     def _groups(self, network: nn.Module, fakes: Mapping[str, FakeGrid]) -> tuple[Group, ...]:
         scales = tuple(fake.scale for fake in fakes.values())
