@@ -1,11 +1,14 @@
 """The whole ladder on the demo model, for the whole mix and for narrow traffic, judged and measured like any candidate.
 
-    .venv/bin/python -m benchmarks.ladder --traffic narrow --data DATA --out out/ladder
+    .venv/bin/python -m benchmarks.ladder make --traffic narrow --data DATA [--part 1/2]    trains, measures nothing
+    .venv/bin/python -m benchmarks.ladder climb --traffic narrow --data DATA                measures, on a quiet machine
+    .venv/bin/python -m benchmarks.ladder show                                              docs/ladder.json, tables
 
 DATA is the folder that the demo model was trained from (docs/demo_model.md); steps that learn take its training
-dialogues, without any first user turn of the tune and test splits. Interrupted, the same command goes on. Every rung is
-measured against B1 and judged on the tune split; the best one meets B0 and B1 on the sealed split. Writes
-OUT/TRAFFIC/{result.json,report.html} and one rung a line; the last line of the output is JSON.
+dialogues, without any first user turn of the tune and test splits. ``make`` is ``climb``'s first half, so that several
+processes can train side by side (recipes that begin alike are in one part); interrupted, each command goes on. Every
+rung is measured against B1 and judged on the tune split; the best one meets B0 and B1 on the sealed split. ``climb``
+writes OUT/TRAFFIC/{result.json,report.html}.
 """
 
 from __future__ import annotations
@@ -13,73 +16,144 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from halfwatt import demo, search
+from halfwatt import demo, pipeline, search
 from halfwatt.chat_model import load
 from halfwatt.deliver import deliver
 from halfwatt.demo import prepare
-from halfwatt.dialogue import Dialogue, DialogueSet, Message, SealedSplit
+from halfwatt.dialogue import Dialogue, DialogueSet, Message, SealedSplit, by_source
+from halfwatt.estimate import Estimate
 from halfwatt.files import locked
 from halfwatt.provenance import provenance
 from halfwatt.recipe import Recipe, ladder
+from halfwatt.records import Trial
+from halfwatt.repaid import Payback, paybacks
+from halfwatt.report.words import ABSENT
+from halfwatt.result import Result, likelihood, meter, parse
 from halfwatt.steps.allocate import Mixed
+from halfwatt.steps.base import StepContext
 from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune, Sparsify
 from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize
+from halfwatt.steps.student import Student
 from halfwatt.steps.vocabulary import Trim
 from halfwatt.workload import instruments
 
 SOURCES = {"mix": prepare.SOURCES, "narrow": ("home", "support")}
-TRAINING = {"home": 6000, "service": 4000, "support": 4000, "chitchat": 3000}  # dialogues of each source, at most
+TRAINING = {"home": 20_000, "service": 8_000, "support": 10_000, "chitchat": 6_000}  # dialogues of each source, at most
+DOCS = Path(__file__).parents[1] / "docs"
 
 
-def rungs(epochs: float) -> tuple[Recipe, ...]:
-    """Post-training first, then what trains; each a recipe that anyone can write."""
-    small, tiny = Prune(ffn=0.625, drop=2), Prune(ffn=0.375, drop=5)
-    learn = Distil(epochs=epochs, lr=1e-3)
-    grid = TrainOnGrid(4, epochs=epochs / 2, lr=2e-4)
+# --- what is climbed --------------------------------------------------------------------------------------------------
+
+
+def post_training() -> tuple[Recipe, ...]:
+    """What needs no training, the two sparse counter-examples included."""
     return (
         *ladder(),
         Recipe("int4 GPTQ", (Quantize(4, method="gptq"),)),
-        Recipe("mixed", (Mixed(extra=0.15),)),
-        Recipe("int4 QAD", (grid,)),
-        Recipe("2-4 sparse, f16", (Sparsify("2:4"),)),
+        Recipe("mixed int4/int8", (Mixed(extra=0.15, method="gptq"),)),
+        Recipe("trim + int4 GPTQ", (Trim(0.999), Quantize(4, method="gptq"))),
+        Recipe("2:4 sparse, f16", (Sparsify("2:4"),)),
         Recipe("unstructured sparse, f16", (Sparsify("unstructured"),)),
-        Recipe("trim + int4 QAD", (Trim(), grid)),
-        Recipe("trim + 5-8 depth + distil + int4 QAD", (Trim(), small, learn, grid)),
-        Recipe("trim + 3-8 depth + distil + int4 QAD", (Trim(), tiny, learn, grid)),
     )
 
 
+def narrow() -> tuple[Recipe, ...]:
+    """Students for two kinds of traffic: each cut and taught once, then rounded in two ways."""
+    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=6, lr=2e-3)
+    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, epochs=1, lr=3e-4)
+    three, two = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=5), Prune(width=0.667, ffn=0.25, kv_heads=2, drop=6)
+    thin = Prune(width=0.333, ffn=0.25, kv_heads=1, drop=5)
+    fresh = Student(layers=2, width=256, ffn=256, heads=4, kv_heads=2)
+    return (
+        Recipe("int4 QAD", (TrainOnGrid(4, epochs=0.25, lr=3e-4),)),
+        Recipe("3 blocks of 256, int4 GPTQ", (Trim(0.999), three, learn, nearest)),
+        Recipe("3 blocks of 256, int4 QAD", (Trim(0.999), three, learn, grid)),
+        Recipe("2 blocks of 256, int4 GPTQ", (Trim(0.999), two, learn, nearest)),
+        Recipe("2 blocks of 256, int4 QAD", (Trim(0.999), two, learn, grid)),
+        Recipe("3 blocks of 128, int4 GPTQ", (Trim(0.999), thin, learn, nearest)),
+        Recipe("3 blocks of 128, int4 QAD", (Trim(0.999), thin, learn, grid)),
+        Recipe("2 blocks of 256 from random weights, int4 GPTQ", (Trim(0.999), fresh, learn, nearest)),
+    )
+
+
+def mix() -> tuple[Recipe, ...]:
+    """Students for everything that the demo model does."""
+    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=1, lr=5e-4)
+    grid = TrainOnGrid(4, epochs=0.25, lr=3e-4)
+    return (
+        Recipe("int4 QAD", (grid,)),
+        Recipe("7 of 8 blocks, int4 GPTQ", (Trim(0.9999), Prune(drop=1), learn, Quantize(4, method="gptq"))),
+        Recipe("5 of 8 blocks, int4 GPTQ", (Trim(0.9999), Prune(ffn=0.75, drop=3), learn, Quantize(4, method="gptq"))),
+    )
+
+
+RUNGS = {"narrow": narrow, "mix": mix}
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
 def main() -> None:
-    """Climb and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Make, climb or show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("make", "climb", "show"))
     parser.add_argument("--traffic", choices=SOURCES, default="narrow")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="for make and climb")
     parser.add_argument("--out", type=Path, default=Path("out/ladder"))
-    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--part", default="1/1", help="for make: the first of two parts is 1/2")
     given = parser.parse_args()
-    sources, out = SOURCES[given.traffic], given.out / given.traffic
+    if given.command == "show":
+        show(given.out)
+    elif given.data is None:
+        parser.error("--data is needed: the folder that the demo model was trained from")
+    elif given.command == "make":
+        make(given.traffic, given.data, given.out / given.traffic, given.part)
+    else:
+        climb(given.traffic, given.data, given.out / given.traffic)
+
+
+def make(traffic: str, data: Path, out: Path, part: str) -> None:
+    """Run the trainings of every ``number``-th recipe that has any, to checkpoints that ``climb`` finds finished."""
+    number, of = map(int, part.split("/"))
+    model = load(demo.path())
+    context = StepContext(training(data, SOURCES[traffic]).dialogues, work=out / "training", progress=say)
+    begun: dict[str, list[Recipe]] = {}
+    for recipe in RUNGS[traffic]():
+        begun.setdefault(repr(recipe.steps[:2]), []).append(recipe)
+    for group in list(begun.values())[number - 1 :: of]:
+        for recipe in group:
+            say(f"{recipe.name}: training")
+            pipeline.run(model, recipe, context)
+
+
+def climb(traffic: str, data: Path, out: Path) -> None:
+    """Measure and judge; the last line of the output is JSON."""
+    sources = SOURCES[traffic]
     with locked(out), closing(instruments("cpu")) as tools:
-        test = _only(demo.dialogues("test"), sources)
+        test = only(demo.dialogues("test"), sources)
+        others = tuple(s for s in prepare.SOURCES if s not in sources)
         job = search.Job(
             model=load(demo.path()),
-            tune=_only(demo.dialogues("tune"), sources),
+            tune=only(demo.dialogues("tune"), sources),
             test=SealedSplit(test, out / "stages" / "test-opened.json"),
             out=out,
             tools=tools,
-            train=_training(given.data, sources),
-            recipes=rungs(given.epochs),
-            progress=lambda text: print(text, file=sys.stderr),
+            train=training(data, sources),
+            outside=by_source(only(demo.dialogues("tune"), others), most=64) if others else {},
+            recipes=(*post_training(), *RUNGS[traffic]()),
+            progress=say,
         )
         outcome = search.optimize(job)
         sha256 = {"tune": job.tune.sha256, "test": test.sha256, "train": job.train.sha256 if job.train else ""}
         made = provenance(
-            command=f"python -m benchmarks.ladder --traffic {given.traffic} --epochs {given.epochs}",
+            command=f"python -m benchmarks.ladder climb --traffic {traffic}",
             seed=job.seed,
             model="demo",
             model_sha256=job.model.sha256,
@@ -87,34 +161,128 @@ def main() -> None:
             sha256=sha256,
         )
         result = deliver(outcome, job, made)
-    rows = [_row(trial, given.traffic) for trial in result.trials]
-    print(json.dumps({"traffic": given.traffic, "rungs": rows, "claim": result.claim.verdict}, default=str))
+    print(json.dumps({"traffic": traffic, "rungs": rows(result, traffic), "claim": result.claim.verdict}))
 
 
-def _row(trial: Any, traffic: str) -> dict[str, Any]:
-    ratio, quality = trial.cpu_s_ratio_vs_B1, trial.quality
-    row = {
+def show(out: Path) -> None:
+    """Write docs/ladder.json from the results that are there, and print the tables of docs/ladder.md."""
+    found = {traffic: out / traffic / "result.json" for traffic in SOURCES}
+    results = {traffic: parse(path.read_bytes()) for traffic, path in found.items() if path.exists()}
+    every = {traffic: rows(result, traffic) for traffic, result in results.items()}
+    document = {"rungs": [row for some in every.values() for row in some]}
+    (DOCS / "ladder.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    for traffic, some in every.items():
+        print(f"\n## {traffic}\n\n{table(some)}")
+
+
+def say(text: str) -> None:
+    """Progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+# --- the rows ---------------------------------------------------------------------------------------------------------
+
+
+def rows(result: Result, traffic: str) -> list[dict[str, Any]]:
+    """One for each rung on the tune split, and one for the winner on the sealed split."""
+    paid = {p.trial: p for p in paybacks(result)}
+    found = [_row(trial, traffic, result, paid.get(trial.name)) for trial in result.trials]
+    about = next((row for row in found if row["name"] == result.claim.about), None)
+    if about is not None and result.final_quality is not None:
+        own = next(m for m in result.final if m.arm == "winner")
+        sealed = Trial(
+            name=result.claim.about,
+            recipe=(),
+            status="done",
+            reason=None,
+            artifact=next(t.artifact for t in result.trials if t.name == result.claim.about),
+            at=result.baselines.B1.at,
+            energy=own,
+            quality=result.final_quality,
+            cpu_s_ratio_vs_B1=result.claim.cpu_s_ratio_vs_B1,
+            energy_ratio_vs_B1=result.claim.energy_ratio_vs_B1,
+        )
+        found.append(_row(sealed, traffic, result, paid.get(sealed.name)))
+    return found
+
+
+def _row(trial: Trial, traffic: str, result: Result, paid: Payback | None) -> dict[str, Any]:
+    quality, energy, artifact, info = trial.quality, trial.energy, trial.artifact, meter(result)
+    check = likelihood(quality)
+    failed = [] if quality is None else [f"{c.layer} {c.name}" for c in quality.checks if c.verdict != "PASS"]
+    return {
         "name": trial.name,
         "traffic": traffic,
+        "split": quality.split if quality else None,
         "verdict": quality.verdict if quality else trial.status,
-        "cpu_s_ratio_vs_B1": ratio and {"mean": ratio.mean, "lo": ratio.lo, "hi": ratio.hi},
-        "weights_read_b": trial.artifact and trial.artifact.weights_read_b,
+        "reason": trial.reason,
+        "not_passed": failed,
+        "cpu_s_ratio_vs_B1": _plain(trial.cpu_s_ratio_vs_B1),
+        "energy_ratio_vs_B1": _plain(trial.energy_ratio_vs_B1),
+        "energy_kind": info.kind if info else None,
+        "cpu_s_per_reply": _plain(energy.cpu_s_per_reply if energy else None),
+        "j_per_reply": _plain(energy.j_per_reply if energy else None),
+        "weights_read_b": artifact and artifact.weights_read_b,
+        "kv_b_per_token": artifact and artifact.kv_b_per_token,
+        "nll_change": _plain(check.estimate if check else None),
         "kl": quality and quality.kl_mean,
         "top1": quality and quality.top1,
-        "reason": trial.reason,
+        "training": paid and {"tokens": paid.tokens, "cpu_s": paid.cpu_s, "joules": paid.joules, "kind": paid.kind},
+        "repaid_after_replies": paid
+        and {"by_cpu_s": _plain(paid.replies_by_cpu_s), "by_joules": _plain(paid.replies_by_joules)},
     }
-    shown = f"{ratio.mean:.2f}x [{ratio.lo:.2f}, {ratio.hi:.2f}]" if ratio else "-"
-    print(f"{trial.name:40} {row['verdict']:13} {shown}")
-    return row
 
 
-def _only(found: DialogueSet, sources: tuple[str, ...]) -> DialogueSet:
+def _plain(e: Estimate | None) -> dict[str, float] | None:
+    return None if e is None else {"mean": e.mean, "lo": e.lo, "hi": e.hi}
+
+
+def table(some: Sequence[dict[str, Any]]) -> str:
+    """Markdown, a row a line; what was not measured is a dash."""
+    heads = ["rung", "split", "gate", "MB/token", "CPU-ms/reply", "CPU time, B1 over it", "energy, B1 over it"]
+    heads += ["nats/token", "KL", "top-1", "training CPU-s", "repaid after replies"]
+    lines = [heads, ["---"] * len(heads), *(_cells(row) for row in some)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    training, repaid = row["training"], row["repaid_after_replies"]
+    stopped = f" ({', '.join(row['not_passed'])})" if row["not_passed"] else ""
+    return [
+        row["name"],
+        row["split"] or ABSENT,
+        row["verdict"] + stopped,
+        f"{row['weights_read_b'] / 1e6:.2f}" if row["weights_read_b"] else ABSENT,
+        _interval(row["cpu_s_per_reply"], 1000),
+        _interval(row["cpu_s_ratio_vs_B1"], 1, "x"),
+        _interval(row["energy_ratio_vs_B1"], 1, "x"),
+        _interval(row["nll_change"], 1),
+        ABSENT if row["kl"] is None else f"{row['kl']:.2g}",
+        ABSENT if row["top1"] is None else f"{row['top1']:.1%}",
+        f"{training['cpu_s']:,.0f}" if training else ABSENT,
+        _interval(repaid["by_cpu_s"], 1) if repaid else ABSENT,
+    ]
+
+
+def _interval(found: dict[str, float] | None, scale: float, unit: str = "") -> str:
+    if found is None:
+        return ABSENT
+    mean, lo, hi = (scale * found[name] for name in ("mean", "lo", "hi"))
+    digits = ",.0f" if abs(mean) >= 1000 else ".3g"
+    return f"{mean:{digits}}{unit} [{lo:{digits}}, {hi:{digits}}]"
+
+
+# --- the dialogues ----------------------------------------------------------------------------------------------------
+
+
+def only(found: DialogueSet, sources: tuple[str, ...]) -> DialogueSet:
+    """The dialogues of some sources."""
     kept = [d for d in found.dialogues if d.source in sources]
     return DialogueSet.of(kept, split=found.split, licence=found.licence)
 
 
-def _training(data: Path, sources: tuple[str, ...]) -> DialogueSet:
-    """The training dialogues of these sources, each a number of them that an hour can show."""
+def training(data: Path, sources: tuple[str, ...]) -> DialogueSet:
+    """The training dialogues of these sources."""
     rows = [row for source in sources for row in prepare.corpus(data)[source][: TRAINING[source]]]
     told = [
         Dialogue(row["id"], tuple(Message(m["role"], m["content"]) for m in row["messages"]), row["source"])

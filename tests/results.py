@@ -27,6 +27,7 @@ from halfwatt.records import (
     KeptLayer,
     MeterInfo,
     OperatingPoint,
+    Outside,
     Parity,
     Phase,
     Provenance,
@@ -34,6 +35,7 @@ from halfwatt.records import (
     QualityReport,
     Reading,
     ScoredReply,
+    Spent,
     Trial,
     TrialReadings,
     Usage,
@@ -115,6 +117,7 @@ def make(energy: Energy = "modelled", verdict: ClaimVerdict = "PASS", seed: int 
         raw=Raw(windows, _inputs(), ("<|im_start|>", "<|im_end|>"), tuple(read for _, read in candidates)),
         events=("B0: warm-up of 7 passes, first 0.412, last 0.131 s/reply",),
         examples=examples(),
+        outside=() if about == "B1" else (Outside("service", _report("outside: service", "FAIL", 2.1), _inputs()),),
     )
 
 
@@ -250,6 +253,7 @@ def _trial(name: str, at: OperatingPoint) -> Trial:
         sha256="ab" * 32,
         lineage=("demo",),
         kept=() if name.startswith("B") else kept,
+        spent=(Spent(tokens=2_100_000, wall_s=700.0, cpu_s=1400.0, bytes_b=10**12),) if name == "int4" else (),
     )
     return Trial(name, (), "done", None, artifact, at, None, None)
 

@@ -101,6 +101,40 @@ def test_the_winner_can_be_moved_and_talked_to(home: Home, tmp_path: Path) -> No
     assert 'license: "mit"' in (moved / "README.md").read_text()
 
 
+RECIPE = """name = "student"
+[[step]]
+use = "trim"
+[[step]]
+use = "prune"
+ffn = 0.7
+drop = 1
+[[step]]
+use = "distil"
+epochs = 12
+lr = 4e-3
+batch_tokens = 1024
+temperature = 1.0
+cached = 16
+[[step]]
+use = "train-on-grid"
+bits = 8
+epochs = 2
+batch_tokens = 1024
+"""
+
+
+def test_a_chain_that_learns_is_made_measured_judged_and_says_what_it_cost(llama: Home, tmp_path: Path) -> None:
+    (tmp_path / "student.toml").write_text(RECIPE)
+    done = halfwatt(*optimizing(llama.model, llama.chats, tmp_path / "out"), "--recipe", tmp_path / "student.toml")
+    assert done.returncode in (0, 1), done.stderr
+    trial = read(tmp_path / "out")["trials"][0]
+    assert trial["status"] == "done", trial["reason"]
+    assert {c["verdict"] for c in trial["quality"]["checks"] if c["layer"] == "G0"} == {"PASS"}
+    assert [s["tokens"] > 0 and s["cpu_s"] > 0 for s in trial["artifact"]["spent"]] == [True, True]
+    assert "repaid after" in (tmp_path / "out" / "report.html").read_text()
+    assert halfwatt("verify", tmp_path / "out" / "result.json").returncode == 0
+
+
 def test_killed_at_any_stage_it_goes_on_and_ends_the_same(llama: Home, tmp_path: Path) -> None:
     stages = ("operating-point-B1.json", "rung-int8.json", "final-run.json")
     out = tmp_path / "out"

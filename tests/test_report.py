@@ -324,6 +324,20 @@ def test_the_card_shows_before_and_after(made: dict[str, Result]) -> None:
     assert "0.46 [0.30 to 0.69] E modelled" in modelled
 
 
+def test_what_training_cost_and_what_was_lost_elsewhere_is_said_everywhere(
+    made: dict[str, Result], pages: dict[str, str]
+) -> None:
+    table = " ".join(console.render_table(made["modelled"]).split())
+    page = " ".join(Page(pages["modelled"]).text.split())
+    for text in (table, page):
+        assert "int4: trained on 2,100,000 tokens, 1,400 CPU-s; repaid after" in text
+        assert "service: FAIL on 400 dialogues" in text
+        assert "same top token 94%" in text
+    assert "service: FAIL on 400 dialogues" in model_card(made["modelled"])
+    for text in (console.render_table(made["no proven saving"]), Page(pages["no proven saving"]).text):
+        assert "service" not in text, "B1 itself was made for nothing"
+
+
 def test_the_gate_is_listed_with_its_bounds(made: dict[str, Result], pages: dict[str, str]) -> None:
     text = " ".join(Page(pages["inconclusive"]).text.split())
     assert "needs about 640 dialogues" in text

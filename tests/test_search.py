@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from halfwatt import pipeline
 from halfwatt.accounting import cpu_s_per_reply
+from halfwatt.chat_model import load
+from halfwatt.dialogue import DialogueSet, SealedSplit
 from halfwatt.estimate import Estimate
+from halfwatt.journal import Journal
 from halfwatt.meters import modelled
+from halfwatt.recipe import Recipe
 from halfwatt.records import OperatingPoint, QualityReport, Trial, Verdict
-from halfwatt.search import best, cost_of, operating_points
+from halfwatt.search import Climb, Job, best, cost_of, operating_points, outside
+from halfwatt.steps.base import StepContext
+from halfwatt.steps.prune import Prune
+from halfwatt.steps.quantize import Quantize
+from tests import taught
 
 
 def trial(name: str, saving: float, verdict: Verdict | None = "PASS", lo: float | None = None) -> Trial:
@@ -48,3 +59,33 @@ def test_operating_points_are_few_distinct_and_fit_the_machine(cores: int) -> No
     assert all(1 <= (p.threads or 0) <= cores and 1 <= (p.threads_prefill or 0) <= cores for p in points)
     assert OperatingPoint(threads=1, threads_prefill=1) in points
     assert OperatingPoint(threads=cores, threads_prefill=cores) in points
+
+
+def test_what_was_made_for_one_traffic_is_shown_on_others(tmp_path: Path) -> None:
+    """A model cut by some dialogues; one that was only rounded has lost nothing in particular elsewhere."""
+    told = taught.dialogues()
+    model = load(taught.folder(tmp_path, "llama", told, taught.School(steps=40)))
+    own, other = (DialogueSet.of(some, split="tune", licence="") for some in (told[:10], told[10:14]))
+    speech = pipeline.Speech(model.tokenizer, model.generation, model.context)
+    traffic = pipeline.traffic(own, speech)
+
+    def made(recipe: Recipe) -> Trial:
+        context = StepContext(own.dialogues)
+        artifact = pipeline.build(model, recipe, traffic.dialogues, tmp_path / "artifacts", "cpu", context)
+        at = OperatingPoint(threads=1)
+        return Trial(recipe.name, (), "done", None, artifact, at, None, None)
+
+    cut, rounded = Recipe("cut", (Prune(drop=1), Quantize(8))), Recipe("int8", (Quantize(8),))
+    b1 = made(Recipe("B1"))
+    tools: Any = None  # nothing is measured here
+    sealed = SealedSplit(own, tmp_path / "seal")
+    kinds = {"thermostats": other}
+    job = Job(model, own, sealed, tmp_path, tools, outside=kinds, recipes=(cut, rounded))
+    journal = Journal(tmp_path / "stages", {})
+    found = outside(job, journal, Climb(b1, b1, (), made(cut)), speech)
+    assert [met.kind for met in found] == ["thermostats"]
+    assert found[0].quality.dialogues == 4
+    assert (found[0].quality.kl_mean or 0) > 0
+    assert found == outside(job, journal, Climb(b1, b1, (), made(cut)), speech), "written down when it was finished"
+    assert outside(job, journal, Climb(b1, b1, (), made(rounded)), speech) == ()
+    assert outside(job, journal, Climb(b1, b1, (), b1), speech) == ()

@@ -18,7 +18,7 @@ from halfwatt import accounting, pipeline, search
 from halfwatt.artifacts import Access, RuntimeChoice, model_source, servable
 from halfwatt.chat_model import ChatModel, load
 from halfwatt.deliver import deliver
-from halfwatt.dialogue import DialogueSet, SealedSplit, Split, read, split_set
+from halfwatt.dialogue import DialogueSet, SealedSplit, Split, by_source, read, split_set
 from halfwatt.errors import BadInput
 from halfwatt.files import locked
 from halfwatt.generation import generate
@@ -39,6 +39,7 @@ from halfwatt.workload import measure as run_measure
 
 FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
 MIN_TEST = 200  # dialogues that the gate wants at least
+OUTSIDE = 64  # dialogues of each other kind, at most
 
 __all__ = ["compare", "load", "measure", "optimize", "quantize"]
 
@@ -122,6 +123,7 @@ def transform(
             dialogues=_for_training(model, dialogues).dialogues,
             original=original,
             work=work,
+            shared=work,
             seed=options.seed,
             progress=options.progress,
         )
@@ -132,12 +134,13 @@ def transform(
     return Made(out, (sizes[0], sizes[1]), made.lineage, made.spent)
 
 
-def optimize(
+def optimize(  # noqa: PLR0913 - one name for each flag of the verb
     model: str | Path | ChatModel,
     dialogues: str | Path | DialogueSet | None = None,
     *,
     max_loss: float | None = None,
     recipe: str | Path | Recipe | None = None,
+    outside: str | Path | DialogueSet | None = None,
     out: str | Path = "out",
     options: Options | None = None,
 ) -> Result:
@@ -147,6 +150,8 @@ def optimize(
         dialogues: a file or set; None = the demo's own, for the demo model only.
         max_loss: the perplexity that may be lost, 0.01 = 1 %; None = the gate's default of 2 %.
         recipe: the one candidate to make and measure, or the file that holds it; None = the ladder.
+        outside: dialogues of other kinds, to show what a winner that was made for ``dialogues`` lost on them; None =
+            the demo's.
         out: the folder for result.json, report.html and the winner. A run that was interrupted there goes on.
 
     Raises:
@@ -167,6 +172,7 @@ def optimize(
             out=folder,
             tools=tools,
             train=splits["train"],
+            outside=_outside(dialogues, outside),
             recipes=ladder() if given is None else (given,),
             rapl_root=options.rapl_root,
             margins=_margins(max_loss),
@@ -333,6 +339,19 @@ def _splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> di
             hint=f"give at least {round(MIN_TEST / FRACTIONS['test'])}, so that {MIN_TEST} are left for the gate",
         )
     return splits
+
+
+def _outside(
+    dialogues: str | Path | DialogueSet | None, given: str | Path | DialogueSet | None
+) -> dict[str, DialogueSet]:
+    """Other dialogues than the user's own, by kind: the given ones, or the demo's unless they are the traffic."""
+    from halfwatt import demo
+
+    if isinstance(given, DialogueSet):
+        return by_source(given, OUTSIDE)
+    if given is not None:
+        return by_source(read(Path(given), split="tune"), OUTSIDE)
+    return {} if dialogues is None else by_source(demo.dialogues("tune"), OUTSIDE)
 
 
 def _provenance(options: Options, model: str, spec: Spec, found: DialogueSet) -> Provenance:

@@ -30,6 +30,7 @@ from halfwatt.options import (
     Offline,
     OnDevice,
     OutFolder,
+    Outside,
     RaplRoot,
     Runtime,
     RuntimeName,
@@ -56,6 +57,7 @@ def optimize(
     dialogues: Dialogues = None,
     max_loss: MaxLoss = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML: measure this chain of steps")] = None,
+    outside: Outside = None,
     out: OutFolder = Path("out"),
     device: OnDevice = Device.auto,
     dtype: OfDtype = Dtype.auto,
@@ -74,9 +76,9 @@ def optimize(
         from halfwatt import api
         from halfwatt.report.console import show
 
-        result = api.optimize(model, dialogues, max_loss=share, recipe=recipe, out=out, options=options)
-        _emit(result, json, lambda: show(result, out))
-        return 0 if result.claim.verdict == "PASS" else 1
+        found = api.optimize(model, dialogues, max_loss=share, recipe=recipe, outside=outside, out=out, options=options)
+        _emit(found, json, lambda: show(found, out))
+        return 0 if found.claim.verdict == "PASS" else 1
 
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
 

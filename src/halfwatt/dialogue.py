@@ -88,6 +88,17 @@ class DialogueSet:
         return cls(kept, split, licence, digest.hexdigest(), skipped)
 
 
+def by_source(found: DialogueSet, most: int) -> dict[str, DialogueSet]:
+    """The dialogues of each source, at most so many, evenly over the set; a source of a single dialogue is left out."""
+    names = sorted({d.source for d in found.dialogues})
+    groups = {name: [d for d in found.dialogues if d.source == name] for name in names}
+    return {
+        name or "other": DialogueSet.of(some[:: -(-len(some) // most)], split=found.split, licence=found.licence)
+        for name, some in groups.items()
+        if len(some) > 1
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class SealedSplit:
     """The test split, which judges one winner and no other. ``seal`` is the file that remembers for whom it was opened.

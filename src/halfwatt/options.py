@@ -53,6 +53,10 @@ Dialogues = Annotated[
 MaxLoss = Annotated[
     str | None, typer.Option("--max-loss", help="perplexity that may be lost, such as 1% (the gate's default is 2%)")
 ]
+Outside = Annotated[
+    Path | None,
+    typer.Option("--outside", help="other chats: what a model made for yours lost on them (default: the demo's)"),
+]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="folder for the results")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
 Seed = Annotated[int, typer.Option("--seed", help="of sampling and of the order of windows")]

@@ -170,13 +170,16 @@ def prove(model: ChatModel, spec: Spec, dialogues: Sequence[Dialogue]) -> Artifa
 def run(model: ChatModel, recipe: Recipe, context: StepContext) -> ChatModel:
     """Apply the steps in order. Steps that distil learn from ``model``, its vocabulary trimmed where theirs is.
 
+    A training's checkpoints lie under the name of all steps up to it, so recipes that begin alike train once.
+
     Raises:
         ModelError: a step does not fit the model.
     """
     original, made = model, model
-    for number, step in enumerate(recipe.steps):
-        work = None if context.work is None else context.work / str(number)  # the step adds its name
-        here = replace(context, original=original, work=work)
+    for number, step in enumerate(recipe.steps, start=1):
+        until_here = Recipe("", recipe.steps[:number]).fingerprint(model.sha256, context.fingerprint)
+        work = None if context.work is None else context.work / until_here  # the step adds its name
+        here = replace(context, original=original, work=work, shared=context.work)
         shared = made is original
         made = apply(step, made, here)
         if isinstance(step, Trim):

@@ -128,6 +128,7 @@ class Artifact:
     lineage: tuple[str, ...]  # how it was made, oldest first
     kept: tuple[KeptLayer, ...] = ()
     context: int | None = None  # the longest context the model was made for, in tokens
+    spent: tuple[Spent, ...] = ()  # by each training in its lineage
     parity: Parity | None = None
 
 
@@ -290,6 +291,15 @@ class Trial:
     quality: QualityReport | None
     cpu_s_ratio_vs_B1: Estimate | None = None
     energy_ratio_vs_B1: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a candidate lost on dialogues of a kind that it was not made for; nothing is decided by it."""
+
+    kind: str
+    quality: QualityReport
+    inputs: QualityInputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from halfwatt.records import (
     Measurement,
     MeterInfo,
     OperatingPoint,
+    Outside,
     Provenance,
     QualityInputs,
     QualityReport,
@@ -82,6 +83,7 @@ class Result:
     raw: Raw
     events: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
+    outside: tuple[Outside, ...] = ()  # of `Claim.about`, on other kinds of dialogue than it was made for
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ is written down when it is finished, so a run that was killed goes on with the n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from halfwatt import accounting, pipeline
@@ -33,13 +34,14 @@ from halfwatt.records import (
     Measurement,
     MeterInfo,
     OperatingPoint,
+    Outside,
     QualityInputs,
     QualityReport,
     Trial,
     TrialReadings,
 )
 from halfwatt.runtimes.torch_eager import TorchEager
-from halfwatt.steps.base import StepContext
+from halfwatt.steps.base import Stage, StepContext
 from halfwatt.worker import Spec
 from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
 
@@ -58,6 +60,7 @@ class Job:
     out: Path
     tools: Instruments
     train: DialogueSet | None = None  # what steps may learn from
+    outside: Mapping[str, DialogueSet] = field(default_factory=dict)  # other kinds of dialogue, by name
     recipes: tuple[Recipe, ...] = field(default_factory=ladder)
     rapl_root: str | None = None
     margins: Margins = field(default_factory=Margins)
@@ -98,6 +101,7 @@ class Outcome:
     delivered: Trial
     test: Traffic
     notes: tuple[str, ...]
+    outside: tuple[Outside, ...] = ()
 
 
 def optimize(job: Job) -> Outcome:
@@ -116,7 +120,8 @@ def optimize(job: Job) -> Outcome:
     job.progress(f"the final run: B0, B1 and {climb.champion.name} on the sealed test split")
     sealed = job.test.open(_fingerprint(climb.champion))
     test = pipeline.traffic(sealed, speech)
-    return _final(job, journal, climb, test, tune.notes + test.notes)
+    outcome = _final(job, journal, climb, test, tune.notes + test.notes)
+    return replace(outcome, outside=outside(job, journal, climb, speech))
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
@@ -167,7 +172,7 @@ def _rung(job: Job, journal: Journal, recipe: Recipe, b1: Trial, tune: Traffic) 
         lines = tuple(repr(step) for step in recipe.steps)
         blank = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
         try:
-            folder, context = job.out / "artifacts", _context(job, recipe)
+            folder, context = job.out / "artifacts", _context(job)
             artifact = pipeline.build(job.model, recipe, tune.dialogues, folder, job.device, context)
         except BadInput as error:
             return Rung(replace(blank, reason=str(error)), TrialReadings(recipe.name, (), None))
@@ -253,6 +258,23 @@ def _final(job: Job, journal: Journal, climb: Climb, test: Traffic, notes: tuple
     )
 
 
+def outside(job: Job, journal: Journal, climb: Climb, speech: Speech) -> tuple[Outside, ...]:
+    """What the champion lost on other kinds of dialogue, where its recipe cut or trained weights by the user's own."""
+    steps = next((recipe.steps for recipe in job.recipes if recipe.name == climb.champion.name), ())
+    assert climb.champion.artifact is not None, "it was measured"
+    if not climb.champion.artifact.spent and all(step.stage == Stage.NUMERICS for step in steps):
+        return ()
+
+    def met(kind: str, number: int) -> Outside:
+        job.progress(f"what {climb.champion.name} lost on other dialogues: {kind}")
+        seen = pipeline.traffic(job.outside[kind], speech)
+        inputs = _inputs(job, journal, climb.b1, climb.champion, seen, f"outside-{number}")
+        return Outside(kind, _judge(job, inputs, f"outside: {kind}"), inputs)
+
+    stages = enumerate(job.outside)
+    return tuple(journal.once(f"outside-{n}", Outside, partial(met, kind, n)) for n, kind in stages)
+
+
 # --- small shared pieces -------------------------------------------------------------------------------------------
 
 
@@ -271,11 +293,11 @@ def _arm(job: Job, trial: Trial) -> Arm:
     return Arm(trial.name, Spec(trial.artifact, trial.at, job.device, job.dtype))
 
 
-def _context(job: Job, recipe: Recipe) -> StepContext:
+def _context(job: Job) -> StepContext:
     """What the steps of a recipe may use: the training split and nothing of the other two."""
     return StepContext(
         dialogues=() if job.train is None else job.train.dialogues,
-        work=job.out / "training" / recipe.slug,
+        work=job.out / "training",
         device=job.device,
         seed=job.seed,
         meter=job.tools.primary,
@@ -296,6 +318,7 @@ def _identity(job: Job) -> dict[str, str]:
         "train": "none" if job.train is None else job.train.sha256,
         "tune": job.tune.sha256,
         "test": job.test.sha256,
+        "outside": " ".join(found.sha256 for found in job.outside.values()),
         "margins": repr(job.margins),
         "seed": str(job.seed),
         "device": job.device,

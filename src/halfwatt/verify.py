@@ -72,6 +72,8 @@ def _pairs(result: Result) -> Iterator[tuple[str, Any, Any]]:
     report = _judged(result, inputs, result.final_quality)
     yield from _leaves("final_quality", result.final_quality, report)
     run = Run(windows, meter, result.meters, ())
+    for met in result.outside:
+        yield from _leaves(f"outside.{met.kind}", met.quality, _judged(result, met.inputs, met.quality))
     yield from _leaves("claim", result.claim, make_claim(run, report, result.claim.about))
     yield from _trial_pairs(result, meter)
 

@@ -114,7 +114,15 @@ def _gate(result: Result) -> str:
         shown = words.check_figure(check)
         estimate = words.ABSENT if shown.absent else shown.line
         table.append(_row([f"{check.layer} {check.name}", estimate, check.margin, check.verdict, words.remarks(check)]))
-    return "\n".join(["## Quality gate", "", head, "", *table, ""])
+    return "\n".join(["## Quality gate", "", head, "", *table, "", *_outside(result)])
+
+
+def _outside(result: Result) -> list[str]:
+    """What the model is not made for."""
+    if not result.outside:
+        return []
+    lines = [f"- {_cell(words.outside(met))}" for met in result.outside]
+    return ["## Outside the traffic that it was made for", "", f"{result.claim.about} against B1:", "", *lines, ""]
 
 
 def _made(result: Result) -> str:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from halfwatt.meters.base import Finding
 from halfwatt.records import Artifact, Made, Measurement, QualityReport
+from halfwatt.repaid import paybacks
 from halfwatt.report import words
 from halfwatt.report.words import Figure
 from halfwatt.result import Comparison, Measured, Result, Row, meter, rows
@@ -96,6 +97,8 @@ def result_view(result: Result, out: Path) -> Group:
     return Group(
         _ladder(everyone, words.energy_unit(result.final)),
         *_remarks(everyone),
+        *(_line((words.price(paid), "dim")) for paid in paybacks(result)),
+        *_outside(result),
         Text(),
         _ratios(result),
         _line((claim.verdict, VERDICT_STYLE[claim.verdict]), (f": {claim.sentence}", "")),
@@ -163,6 +166,14 @@ def _remarks(everyone: Sequence[Row]) -> Iterable[Text]:
     for row in everyone:
         if row.trial.reason:
             yield _line((f"{row.trial.name} {row.trial.status}: {row.trial.reason}", "dim"))
+
+
+def _outside(result: Result) -> Iterable[Text]:
+    """What a model made for this traffic is no longer good for."""
+    if result.outside:
+        yield _line((f"{result.claim.about} on other kinds of dialogue, against B1:", "bold"))
+    for met in result.outside:
+        yield _line((f"  {words.outside(met)}", VERDICT_STYLE[met.quality.verdict].removeprefix("bold ")))
 
 
 def _ratios(result: Result) -> Text:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from halfwatt.files import write_atomic
 from halfwatt.records import MeterInfo, Window
+from halfwatt.repaid import paybacks
 from halfwatt.report import plots, words
 from halfwatt.report.plots import Rung, Spot
 from halfwatt.report.words import Figure
@@ -89,6 +90,8 @@ def _context(result: Result) -> dict[str, Any]:
         "energy_head": words.energy_unit(result.final),
         "stated": _states_joules(result),
         "tune_rows": any(row.run == "tune" and row.energy for row in everyone),
+        "prices": [words.price(paid) for paid in paybacks(result)],
+        "outside": [words.outside(met) for met in result.outside],
         "reasons": [(row.trial.name, row.trial.status, row.trial.reason) for row in everyone if row.trial.reason],
         "plots": _plots(result, everyone),
         "duty": _duty_table(result),

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from halfwatt.estimate import Estimate
-from halfwatt.records import GateCheck, Grade, KeptLayer, Kind, Measurement, MeterInfo, QualityReport
-from halfwatt.result import Row, absolute_joules
+from halfwatt.records import GateCheck, Grade, KeptLayer, Kind, Measurement, MeterInfo, Outside, QualityReport
+from halfwatt.repaid import Payback
+from halfwatt.result import Row, absolute_joules, likelihood
 
 DASH = ABSENT = "\N{EN DASH}"
 
@@ -167,6 +168,25 @@ def remarks(check: GateCheck) -> str:
     return "; ".join(said)
 
 
+def outside(met: Outside) -> str:
+    """What was lost on dialogues of another kind, in one line."""
+    report, check = met.quality, likelihood(met.quality)
+    head = f"{met.kind}: {report.verdict} on {report.dialogues} dialogues"
+    if check is None:
+        return f"{head}, " + "; ".join(c.detail for c in report.checks if c.verdict == "FAIL")
+    kl = ABSENT if report.kl_mean is None else f"{report.kl_mean:.2g} nats"
+    top1 = ABSENT if report.top1 is None else f"{report.top1:.0%}"
+    return f"{head}, {check_figure(check).line} log-likelihood lost, mean KL {kl}, same top token {top1}"
+
+
+def price(paid: Payback) -> str:
+    """What training cost, and the replies until it is repaid."""
+    joules = f", {paid.joules:,.0f} J {paid.kind}" if paid.joules is not None and paid.kind != "modelled" else ""
+    said = f"{paid.trial}: trained on {paid.tokens:,} tokens, {paid.cpu_s:,.0f} CPU-s{joules}; repaid after "
+    ways = {"CPU time": paid.replies_by_cpu_s, f"energy, {paid.kind}": paid.replies_by_joules}
+    return said + ", ".join(f"{_replies(e)} replies ({by})" for by, e in ways.items() if by != "energy, None")
+
+
 def megabytes(size_b: int | None) -> str:
     """Decimal megabytes."""
     if size_b is None:
@@ -189,6 +209,15 @@ def threads(decode: int | None, prefill: int | None) -> str:
         return "default threads"
     one = f"{decode} thread" + ("s" if decode > 1 else "")
     return one if prefill in (None, decode) else f"{one}, prefill {prefill}"
+
+
+def _replies(e: Estimate | None) -> str:
+    return "no number of" if e is None else f"{_rounded(e.mean)} [{_rounded(e.lo)} to {_rounded(e.hi)}]"
+
+
+def _rounded(count: float) -> str:
+    """A count to two digits."""
+    return f"{float(f'{count:.2g}'):,.0f}"
 
 
 def _some(names: Sequence[str], limit: int = 3) -> str:

@@ -58,6 +58,7 @@ class LlamaCpp:
                 lineage=model.lineage,
                 kept=written.kept,
                 context=context_length(model.network.config),
+                spent=model.spent,
             )
             write_atomic(part / "artifact.json", to_json(artifact).encode())
         return artifact

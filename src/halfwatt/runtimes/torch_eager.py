@@ -68,6 +68,7 @@ class TorchEager:
                 lineage=model.lineage,
                 kept=model.kept,
                 context=model.context,
+                spent=model.spent,
             )
             write_atomic(part / "artifact.json", to_json(artifact).encode())
         return artifact

@@ -1,0 +1,178 @@
+"""What each lever that learns or rounds is worth on the demo model: several seeds, same tokens, intervals.
+
+    .venv/bin/python -m benchmarks.levers [distil] [integers] [mixed] [--data DATA] [--seeds 3] [--out out/levers]
+
+distil    students pruned alike: taught by labels alone, and by labels and the teacher; nats a token on the tune split
+integers  KL divergence to the unrounded model: round to nearest, GPTQ, and training on the grid
+mixed     int4/int8 by weight against rules of thumb that read the same bytes
+
+Steps learn from the training split (from DATA's, where given: docs/demo_model.md), figures are read on the tune split
+through transformers; the test split stays sealed. Every finished figure is kept in OUT/levers.json, and the same
+command goes on. An interval is Student's over the seeds, 95 %. The last line of the output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.ladder import training
+from halfwatt import demo, intervals, losses, pipeline
+from halfwatt.batches import Batch, Predictor, in_batches
+from halfwatt.chat_model import ChatModel, load
+from halfwatt.demo import prepare
+from halfwatt.dialogue import Dialogue
+from halfwatt.files import write_atomic
+from halfwatt.recipe import Recipe
+from halfwatt.steps.allocate import Mixed, within
+from halfwatt.steps.base import Step, StepContext
+from halfwatt.steps.distil import Distil
+from halfwatt.steps.prune import Prune
+from halfwatt.steps.qat import TrainOnGrid
+from halfwatt.steps.quantize import Quantize
+
+PARTS = ("distil", "integers", "mixed")
+STUDENT = Prune(ffn=0.5, drop=3)
+LEARNED = 3000  # dialogues that a seed draws to learn from, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Means over the assistant's tokens of the tune split."""
+
+    nll: float
+    kl: float
+    top1: float
+
+
+class Bench:
+    """The original, what it says on the tune split, and the figures found so far."""
+
+    def __init__(self, out: Path, pool: Sequence[Dialogue]) -> None:
+        self.model = load(demo.path())
+        self.batches = in_batches(demo.dialogues("tune").dialogues, self.model.tokenizer, self.model.context)
+        self.pool, self.file = pool, out / "levers.json"
+        out.mkdir(parents=True, exist_ok=True)
+        self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def context(self, seed: int, name: str, count: int = LEARNED) -> StepContext:
+        """Dialogues drawn by this seed, and a folder for checkpoints."""
+        order = np.random.default_rng(seed).permutation(len(self.pool))[:count]
+        told = tuple(self.pool[int(i)] for i in order)
+        work = self.file.parent / "training" / name
+        return StepContext(told, work=work, seed=seed, progress=lambda text: print(f"{name}: {text}", file=sys.stderr))
+
+    def once(self, name: str, make: Callable[[], ChatModel]) -> Scores:
+        """The scores of a model, made and read once."""
+        if name not in self.found:
+            made = make()
+            scores = score(self.model, made, self.batches)
+            tokens = sum(s.tokens for s in made.spent)
+            self.found[name] = {"nll": scores.nll, "kl": scores.kl, "top1": scores.top1, "trained_tokens": tokens}
+            write_atomic(self.file, json.dumps(self.found, indent=1).encode())
+            print(f"{name:32} nll {scores.nll:.4f}  kl {scores.kl:.5f}  top-1 {scores.top1:.2%}", flush=True)
+        row = self.found[name]
+        return Scores(row["nll"], row["kl"], row["top1"])
+
+    def step(self, name: str, steps: Sequence[Step], seed: int = 0, count: int = LEARNED) -> Scores:
+        """The scores of a recipe."""
+        context = self.context(seed, name.replace(" ", "-"), count)
+        return self.once(name, lambda: pipeline.run(self.model, Recipe(name, tuple(steps)), context))
+
+
+@torch.no_grad()
+def score(original: ChatModel, made: ChatModel, batches: Sequence[Batch]) -> Scores:
+    """Both models in memory over the same batches."""
+    ours, theirs = Predictor(made.network).eval(), Predictor(original.network).eval()
+    sums = np.zeros(4)
+    for batch in batches:
+        wanted, said = theirs(batch.ids, batch.reply).float(), ours(batch.ids, batch.reply).float()
+        same = (wanted.argmax(1) == said.argmax(1)).float()
+        columns = (losses.label_nll(said, batch.labels), losses.forward_kl(wanted, said), same)
+        sums += [*(float(c.sum()) for c in columns), len(said)]
+    return Scores(*(sums[:3] / sums[3]).tolist())
+
+
+def distil(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
+    """Labels against labels and teacher: same student, dialogues, order, steps."""
+    kinds = {"labels": Distil("labels", epochs=epochs), "teacher": Distil("logits", epochs=epochs)}
+    nll = {k: [bench.step(f"distil {k} {s}", (STUDENT, d), s).nll for s in range(seeds)] for k, d in kinds.items()}
+    return {kind: _interval(values, "nats/token") for kind, values in nll.items()}
+
+
+def integers(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
+    """KL of each method, and the share of round to nearest's KL that it takes away."""
+    plain = bench.step("int4 rtn", (Quantize(4),)).kl
+    gptq = [bench.step(f"int4 gptq {s}", (Quantize(4, method="gptq"),), s).kl for s in range(seeds)]
+    grid = TrainOnGrid(4, epochs=epochs)
+    trained = [bench.step(f"int4 on the grid {s}", (grid,), s).kl for s in range(seeds)]
+    return {
+        "rtn": plain,
+        "gptq_over_rtn": _interval([kl / plain for kl in gptq], "x"),
+        "gap_closed_on_the_grid": _interval([1 - kl / plain for kl in trained], "share"),
+    }
+
+
+def mixed(bench: Bench) -> list[dict[str, Any]]:
+    """Each rule of thumb, and the frontier's point that reads no more."""
+    context = bench.context(0, "mixed", count=256)
+    points = Mixed().points(bench.model, context)
+    layers = bench.model.network.config.num_hidden_layers
+    named = points[-1].int8
+    rules = {
+        "int8 head": [n for n in named if "embed_tokens" in n or "lm_head" in n],
+        "first and last block int8": [n for n in named if ".layers.0." in n or f".layers.{layers - 1}." in n],
+        "down_proj and o_proj int8": [n for n in named if "down_proj" in n or "o_proj" in n],
+        "attention int8": [n for n in named if "self_attn" in n],
+        "FFN int8": [n for n in named if ".mlp." in n],
+    }
+    size = {name: points[i + 1].bytes_b - points[i].bytes_b for i, name in enumerate(_order(points))}
+    rows = []
+    for rule, int8 in rules.items():
+        bytes_b = points[0].bytes_b + sum(size[n] for n in int8)
+        chosen = within(points, bytes_b)
+        a = bench.step(f"rule: {rule}", (Quantize(4, int8=tuple(int8)),)).kl
+        b = bench.step(f"mixed at {chosen.bytes_b / 1e6:.2f} MB", (Quantize(4, int8=chosen.int8),)).kl
+        rows.append({"rule": rule, "bytes_b": bytes_b, "kl": a, "mixed_bytes_b": chosen.bytes_b, "mixed_kl": b})
+    return rows
+
+
+def _order(points: Sequence[Any]) -> list[str]:
+    """The weight that each step of the frontier lifts to int8."""
+    return [points[i + 1].int8[-1] for i in range(len(points) - 1)]
+
+
+def _interval(values: Sequence[float], unit: str) -> dict[str, float]:
+    found = intervals.mean(values, unit)
+    return {"mean": found.mean, "lo": found.lo, "hi": found.hi, "n": found.n}
+
+
+def main() -> None:
+    """Climb and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--out", type=Path, default=Path("out/levers"))
+    given = parser.parse_args()
+    pool = demo.dialogues("train") if given.data is None else training(given.data, prepare.SOURCES)
+    bench = Bench(given.out, pool.dialogues)
+    parts: dict[str, Callable[[], Any]] = {
+        "distil": lambda: distil(bench, given.seeds, given.epochs),
+        "integers": lambda: integers(bench, given.seeds, given.epochs),
+        "mixed": lambda: mixed(bench),
+    }
+    print(json.dumps({name: parts[name]() for name in given.parts}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What a candidate's training cost, and after how many replies that is paid back. Pure.
+
+    replies = spent in training / (spent by B1 on a reply - spent by the candidate on a reply)
+
+both in the same unit: CPU-seconds, which are always measured, and joules where one meter saw both. Where the run's
+joules are modelled the training is modelled by the same formula, so that the quotient is a ratio: all that a model may
+claim. Only steps that learn count; pruning, rounding and searching are not metered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from halfwatt import accounting
+from halfwatt.estimate import Estimate
+from halfwatt.intervals import difference, widened
+from halfwatt.meters.modelled import INFO, modelled_joules
+from halfwatt.records import Kind, Measurement, MeterInfo, Spent, Usage
+from halfwatt.result import Result, arms, meter
+
+
+@dataclass(frozen=True, slots=True)
+class Payback:
+    """The price of one candidate's training. None: not measured, or no saving for certain."""
+
+    trial: str
+    tokens: int
+    cpu_s: float
+    joules: float | None
+    kind: Kind | None  # of the joules
+    replies_by_cpu_s: Estimate | None
+    replies_by_joules: Estimate | None
+
+
+def paybacks(result: Result) -> tuple[Payback, ...]:
+    """Of every trial that was trained and measured, from the run in which it met B1."""
+    readings = {read.trial: read for read in result.raw.trials}
+    final, info = arms(result), meter(result)
+    cores = int(result.provenance.machine["cores"])
+    found = []
+    for trial in result.trials:
+        if trial.artifact is None or not trial.artifact.spent or trial.energy is None:
+            continue
+        base, own = accounting.measurement("B1", readings[trial.name].windows, info), trial.energy
+        if trial.name == result.claim.about:
+            base, own = final["B1"], final["winner"]
+        found.append(payback(trial.name, trial.artifact.spent, (base, own), cores, info))
+    return tuple(found)
+
+
+def payback(
+    name: str, spent: Sequence[Spent], met: tuple[Measurement, Measurement], cores: int, info: MeterInfo | None
+) -> Payback:
+    """The formula above.
+
+    Args:
+        met: B1 and the candidate, from one run.
+        cores: logical processors, for modelled joules.
+        info: the meter of that run; its error of a ratio widens the interval of the replies by joules.
+    """
+    base, own = met
+    cpu_s = sum(s.cpu_s for s in spent)
+    joules = _joules(spent, own, cores)
+    return Payback(
+        trial=name,
+        tokens=sum(s.tokens for s in spent),
+        cpu_s=cpu_s,
+        joules=joules,
+        kind=None if joules is None else own.kind,
+        replies_by_cpu_s=_replies(cpu_s, base.cpu_s_per_reply, own.cpu_s_per_reply, 0.0),
+        replies_by_joules=_replies(joules, base.j_per_reply, own.j_per_reply, info.ratio_error if info else 0.0),
+    )
+
+
+def _joules(spent: Sequence[Spent], own: Measurement, cores: int) -> float | None:
+    """By the meter that the replies were measured with; None where it did not see the whole training."""
+    if own.meter == INFO.name:
+        return sum(modelled_joules(Usage(s.cpu_s, s.wall_s, s.bytes_b), cores) for s in spent)
+    seen = [s.joules for s in spent if s.meter == own.meter and s.joules is not None]
+    return sum(seen) if len(seen) == len(spent) else None
+
+
+def _replies(spent: float | None, base: Estimate | None, own: Estimate | None, systematic: float) -> Estimate | None:
+    """None as well where the saving's interval reaches 0: that is never repaid for certain."""
+    if spent is None or base is None or own is None:
+        return None
+    saved = difference(base, own)
+    if saved.lo <= 0:
+        return None
+    replies = Estimate(spent / saved.mean, spent / saved.hi, spent / saved.lo, "replies", saved.n)
+    return widened(replies, systematic)

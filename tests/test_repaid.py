@@ -1,0 +1,89 @@
+"""Training against what it saves: the formula, the meters that may be mixed, and what is never repaid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from halfwatt.estimate import Estimate
+from halfwatt.meters.modelled import DERIVED, INFO
+from halfwatt.records import Measurement, Spent, Trial
+from halfwatt.repaid import payback, paybacks
+from halfwatt.report import words
+from halfwatt.result import Result, arms
+from tests import results
+
+SPENT = Spent(tokens=1000, wall_s=50.0, cpu_s=100.0, bytes_b=10**12)
+
+
+def measured(cpu_s: float, joules: float | None, meter: str | None = "rapl") -> Measurement:
+    """One arm with tight intervals."""
+    like = arms(results.make("measured"))["B1"]
+    made = None if joules is None else Estimate(joules, joules * 0.99, joules * 1.01, "J/reply", 7)
+    cpu = Estimate(cpu_s, cpu_s * 0.99, cpu_s * 1.01, "CPU-s/reply", 7)
+    kind = None if meter is None else "modelled" if meter == "modelled" else "measured"
+    return replace(like, meter=meter, kind=kind, cpu_s_per_reply=cpu, j_per_reply=made)  # type: ignore[arg-type]
+
+
+def trained(result: Result, spent: Spent) -> Result:
+    """The same result, its int8 and int4 candidates trained."""
+
+    def given(trial: Trial) -> Trial:
+        own = (spent,) if trial.name in ("int8", "int4") else ()
+        return trial if trial.artifact is None else replace(trial, artifact=replace(trial.artifact, spent=own))
+
+    return replace(result, trials=tuple(map(given, result.trials)))
+
+
+def test_replies_until_the_training_is_repaid() -> None:
+    found = payback("small", (SPENT, SPENT), (measured(0.05, 2.0), measured(0.01, 0.5)), cores=2, info=None)
+    assert found.tokens == 2000
+    assert found.cpu_s == 200
+    assert found.replies_by_cpu_s is not None
+    assert found.replies_by_cpu_s.mean == pytest.approx(200 / 0.04)
+    assert found.replies_by_cpu_s.lo < 5000 < found.replies_by_cpu_s.hi
+    assert found.joules is None, "no meter saw the training"
+    assert found.replies_by_joules is None
+
+
+def test_joules_count_where_one_meter_saw_both() -> None:
+    seen = replace(SPENT, joules=300.0, meter="rapl")
+    pair = (measured(0.05, 2.0), measured(0.01, 0.5))
+    found = payback("small", (seen,), pair, cores=2, info=None)
+    assert (found.joules, found.kind) == (300.0, "measured")
+    assert found.replies_by_joules is not None
+    assert found.replies_by_joules.mean == pytest.approx(200)
+    assert payback("small", (seen, SPENT), pair, cores=2, info=None).joules is None, "a part of it went unseen"
+    assert payback("small", (replace(seen, meter="nvml:0"),), pair, cores=2, info=None).joules is None
+
+
+def test_modelled_replies_are_repaid_by_modelled_training() -> None:
+    found = payback(
+        "small", (SPENT,), (measured(0.05, 2.0, "modelled"), measured(0.01, 0.5, "modelled")), cores=2, info=INFO
+    )
+    expected = DERIVED.static_w * 2 * 50 + DERIVED.active_w * 100 + DERIVED.j_per_byte * 1e12
+    assert found.joules == pytest.approx(expected)
+    assert found.kind == "modelled"
+    assert found.replies_by_joules is not None
+    assert found.replies_by_joules.hi > 1.4 * found.replies_by_joules.mean, "the model's own error of a ratio"
+
+
+def test_what_saves_nothing_for_certain_is_never_repaid() -> None:
+    found = payback("same", (SPENT,), (measured(0.05, None, None), measured(0.0499, None, None)), cores=2, info=None)
+    assert found.replies_by_cpu_s is None
+    assert found.replies_by_joules is None
+    assert "no number of replies" in words.price(found)
+
+
+@pytest.mark.parametrize("energy", ["modelled", "measured", "none"])
+def test_of_a_result_only_what_was_trained_has_a_price(energy: results.Energy) -> None:
+    assert [p.trial for p in paybacks(results.make(energy))] == ["int4"]
+    found = paybacks(trained(results.make(energy), SPENT))
+    assert [p.trial for p in found] == ["int8", "int4"]
+    saved = [p.replies_by_cpu_s.mean for p in found if p.replies_by_cpu_s]
+    assert saved[0] > saved[1], "int4 saves more, so the same training is repaid sooner"
+    lines = [words.price(p) for p in found]
+    assert all("1,000 tokens" in line and "100 CPU-s" in line for line in lines)
+    assert all(("modelled" in line) == (energy == "modelled") for line in lines)
+    assert all(" J" not in line for line in lines), "modelled joules are never stated, and no meter saw these"
