@@ -18,6 +18,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def narrow() -> tuple[Recipe, ...]:
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=6, lr=2e-3)
     nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, epochs=1, lr=3e-4)
     three, two = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=5), Prune(width=0.667, ffn=0.25, kv_heads=2, drop=6)
-    thin = Prune(width=0.333, ffn=0.25, kv_heads=1, drop=5)
+    thin, faster = Prune(width=0.333, ffn=0.25, kv_heads=1, drop=5), replace(learn, lr=3e-3)
     fresh = Student(layers=2, width=256, ffn=256, heads=4, kv_heads=2)
     return (
         Recipe("int4 QAD", (TrainOnGrid(4, epochs=0.25, lr=3e-4),)),
@@ -77,8 +78,7 @@ def narrow() -> tuple[Recipe, ...]:
         Recipe("3 blocks of 256, int4 QAD", (Trim(0.999), three, learn, grid)),
         Recipe("2 blocks of 256, int4 GPTQ", (Trim(0.999), two, learn, nearest)),
         Recipe("2 blocks of 256, int4 QAD", (Trim(0.999), two, learn, grid)),
-        Recipe("3 blocks of 128, int4 GPTQ", (Trim(0.999), thin, learn, nearest)),
-        Recipe("3 blocks of 128, int4 QAD", (Trim(0.999), thin, learn, grid)),
+        Recipe("3 blocks of 128, int4 GPTQ", (Trim(0.999), thin, faster, nearest)),
         Recipe("2 blocks of 256 from random weights, int4 GPTQ", (Trim(0.999), fresh, learn, nearest)),
     )
 

@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize
 
 PARTS = ("distil", "integers", "mixed")
-STUDENT = Prune(ffn=0.5, drop=3)
+STUDENT = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=4)
 LEARNED = 3000  # dialogues that a seed draws to learn from, at most
 
 
@@ -103,7 +103,8 @@ def score(original: ChatModel, made: ChatModel, batches: Sequence[Batch]) -> Sco
 
 def distil(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
     """Labels against labels and teacher: same student, dialogues, order, steps."""
-    kinds = {"labels": Distil("labels", epochs=epochs), "teacher": Distil("logits", epochs=epochs)}
+    taught = Distil(epochs=epochs, lr=2e-3, cached=32, temperature=1.0, label_weight=0.5)
+    kinds = {"labels": replace(taught, kind="labels", cached=0), "teacher": taught}
     nll = {k: [bench.step(f"distil {k} {s}", (STUDENT, d), s).nll for s in range(seeds)] for k, d in kinds.items()}
     return {kind: _interval(values, "nats/token") for kind, values in nll.items()}
 
@@ -164,6 +165,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--out", type=Path, default=Path("out/levers"))
     given = parser.parse_args()
+    if given.seeds < 2:
+        parser.error("--seeds: an interval needs two or more")
     pool = demo.dialogues("train") if given.data is None else training(given.data, prepare.SOURCES)
     bench = Bench(given.out, pool.dialogues)
     parts: dict[str, Callable[[], Any]] = {
