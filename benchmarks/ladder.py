@@ -36,12 +36,11 @@ from halfwatt.repaid import Payback, paybacks
 from halfwatt.report.words import ABSENT
 from halfwatt.result import Result, likelihood, meter, parse
 from halfwatt.steps.allocate import Mixed
-from halfwatt.steps.base import StepContext
+from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune, Sparsify
 from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize
-from halfwatt.steps.student import Student
 from halfwatt.steps.vocabulary import Trim
 from halfwatt.workload import instruments
 
@@ -66,27 +65,29 @@ def post_training() -> tuple[Recipe, ...]:
 
 
 def narrow() -> tuple[Recipe, ...]:
-    """Students for two kinds of traffic: each cut and taught once, then rounded in two ways."""
+    """Students for two kinds of traffic: cut from the trimmed original, taught by it and by the human replies."""
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=6, lr=2e-3)
-    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, epochs=1, lr=3e-4)
-    three, two = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=5), Prune(width=0.667, ffn=0.25, kv_heads=2, drop=6)
-    thin, faster = Prune(width=0.333, ffn=0.25, kv_heads=1, drop=5), replace(learn, lr=3e-3)
-    fresh = Student(layers=2, width=256, ffn=256, heads=4, kv_heads=2)
+    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, epochs=1, lr=1e-4)
+
+    def cut(ffn: float, drop: int) -> tuple[Step, ...]:
+        return Trim(0.999), Prune(width=0.667, ffn=ffn, kv_heads=2, drop=drop), learn
+
+    thin = (Trim(0.999), Prune(width=0.333, ffn=0.25, kv_heads=1, drop=5), replace(learn, lr=3e-3))
     return (
-        Recipe("int4 QAD", (TrainOnGrid(4, epochs=0.25, lr=3e-4),)),
-        Recipe("3 blocks of 256, int4 GPTQ", (Trim(0.999), three, learn, nearest)),
-        Recipe("3 blocks of 256, int4 QAD", (Trim(0.999), three, learn, grid)),
-        Recipe("2 blocks of 256, int4 GPTQ", (Trim(0.999), two, learn, nearest)),
-        Recipe("2 blocks of 256, int4 QAD", (Trim(0.999), two, learn, grid)),
-        Recipe("3 blocks of 128, int4 GPTQ", (Trim(0.999), thin, faster, nearest)),
-        Recipe("2 blocks of 256 from random weights, int4 GPTQ", (Trim(0.999), fresh, learn, nearest)),
+        Recipe("int4 QAD", (replace(grid, epochs=0.25),)),
+        Recipe("2 blocks of 256, FFN 512, int4 GPTQ", (*cut(0.5, 6), nearest)),
+        Recipe("2 blocks of 256, FFN 512, int4 QAD", (*cut(0.5, 6), grid)),
+        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.25, 5), nearest)),
+        Recipe("3 blocks of 256, FFN 512, int4 GPTQ", (*cut(0.5, 5), nearest)),
+        Recipe("2 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.25, 6), nearest)),
+        Recipe("3 blocks of 128, FFN 256, int4 GPTQ", (*thin, nearest)),
     )
 
 
 def mix() -> tuple[Recipe, ...]:
     """Students for everything that the demo model does."""
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=1, lr=5e-4)
-    grid = TrainOnGrid(4, epochs=0.25, lr=3e-4)
+    grid = TrainOnGrid(4, epochs=0.25, lr=1e-4)
     return (
         Recipe("int4 QAD", (grid,)),
         Recipe("7 of 8 blocks, int4 GPTQ", (Trim(0.9999), Prune(drop=1), learn, Quantize(4, method="gptq"))),
