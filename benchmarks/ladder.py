@@ -75,9 +75,8 @@ def narrow() -> tuple[Recipe, ...]:
     thin = (Trim(0.999), Prune(width=0.333, ffn=0.25, kv_heads=1, drop=5), replace(learn, lr=3e-3))
     return (
         Recipe("int4 QAD", (replace(grid, epochs=0.25),)),
-        Recipe("2 blocks of 256, FFN 512, int4 GPTQ", (*cut(0.5, 6), nearest)),
         Recipe("2 blocks of 256, FFN 512, int4 QAD", (*cut(0.5, 6), grid)),
-        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.25, 5), nearest)),
+        Recipe("3 blocks of 256, FFN 256, int4 QAD", (*cut(0.25, 5), grid)),
         Recipe("3 blocks of 256, FFN 512, int4 GPTQ", (*cut(0.5, 5), nearest)),
         Recipe("2 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.25, 6), nearest)),
         Recipe("3 blocks of 128, FFN 256, int4 GPTQ", (*thin, nearest)),

@@ -1,14 +1,14 @@
 """What each lever that learns or rounds is worth on the demo model: several seeds, same tokens, intervals.
 
-    .venv/bin/python -m benchmarks.levers [distil] [integers] [mixed] [--data DATA] [--seeds 3] [--out out/levers]
+    .venv/bin/python -m benchmarks.levers [distil] [integers] [mixed] [--traffic mix] [--data DATA] [--seeds 3]
 
 distil    students pruned alike: taught by labels alone, and by labels and the teacher; nats a token on the tune split
 integers  KL divergence to the unrounded model: round to nearest, GPTQ, and training on the grid
 mixed     int4/int8 by weight against rules of thumb that read the same bytes
 
 Steps learn from the training split (from DATA's, where given: docs/demo_model.md), figures are read on the tune split
-through transformers; the test split stays sealed. Every finished figure is kept in OUT/levers.json, and the same
-command goes on. An interval is Student's over the seeds, 95 %. The last line of the output is JSON.
+through transformers; the test split stays sealed. Every finished figure is kept in OUT/TRAFFIC/levers.json, and the
+same command goes on. An interval is Student's over the seeds, 95 %. The last line of the output is JSON.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.ladder import training
+from benchmarks.ladder import SOURCES, only, training
 from halfwatt import demo, intervals, losses, pipeline
 from halfwatt.batches import Batch, Predictor, in_batches
 from halfwatt.chat_model import ChatModel, load
-from halfwatt.demo import prepare
 from halfwatt.dialogue import Dialogue
 from halfwatt.files import write_atomic
 from halfwatt.recipe import Recipe
@@ -56,9 +55,9 @@ class Scores:
 class Bench:
     """The original, what it says on the tune split, and the figures found so far."""
 
-    def __init__(self, out: Path, pool: Sequence[Dialogue]) -> None:
+    def __init__(self, out: Path, pool: Sequence[Dialogue], tune: Sequence[Dialogue]) -> None:
         self.model = load(demo.path())
-        self.batches = in_batches(demo.dialogues("tune").dialogues, self.model.tokenizer, self.model.context)
+        self.batches = in_batches(tune, self.model.tokenizer, self.model.context)
         self.pool, self.file = pool, out / "levers.json"
         out.mkdir(parents=True, exist_ok=True)
         self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
@@ -160,6 +159,7 @@ def main() -> None:
     """Climb and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("--traffic", choices=SOURCES, default="mix")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=1.0)
@@ -167,8 +167,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.seeds < 2:
         parser.error("--seeds: an interval needs two or more")
-    pool = demo.dialogues("train") if given.data is None else training(given.data, prepare.SOURCES)
-    bench = Bench(given.out, pool.dialogues)
+    sources = SOURCES[given.traffic]
+    pool = only(demo.dialogues("train"), sources) if given.data is None else training(given.data, sources)
+    bench = Bench(given.out / given.traffic, pool.dialogues, only(demo.dialogues("tune"), sources).dialogues)
     parts: dict[str, Callable[[], Any]] = {
         "distil": lambda: distil(bench, given.seeds, given.epochs),
         "integers": lambda: integers(bench, given.seeds, given.epochs),

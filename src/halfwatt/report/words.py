@@ -174,9 +174,10 @@ def outside(met: Outside) -> str:
     head = f"{met.kind}: {report.verdict} on {report.dialogues} dialogues"
     if check is None:
         return f"{head}, " + "; ".join(c.detail for c in report.checks if c.verdict == "FAIL")
-    kl = ABSENT if report.kl_mean is None else f"{report.kl_mean:.2g} nats"
-    top1 = ABSENT if report.top1 is None else f"{report.top1:.0%}"
-    return f"{head}, {check_figure(check).line} log-likelihood lost, mean KL {kl}, same top token {top1}"
+    lost = f"{head}, {check_figure(check).line} log-likelihood lost"
+    if report.kl_mean is None or report.top1 is None:  # nowhere the same tokens to compare
+        return f"{lost}, written with other tokens: its vocabulary was trimmed"
+    return f"{lost}, mean KL {report.kl_mean:.2g} nats, same top token {report.top1:.0%}"
 
 
 def price(paid: Payback) -> str:
