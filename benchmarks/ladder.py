@@ -34,7 +34,7 @@ from halfwatt.recipe import Recipe, ladder
 from halfwatt.records import Trial
 from halfwatt.repaid import Payback, paybacks
 from halfwatt.report.words import ABSENT
-from halfwatt.result import Result, likelihood, meter, parse
+from halfwatt.result import Result, arms, champion, likelihood, meter, parse
 from halfwatt.steps.allocate import Mixed
 from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil
@@ -187,17 +187,10 @@ def rows(result: Result, traffic: str) -> list[dict[str, Any]]:
     """One for each rung on the tune split, and one for the winner on the sealed split."""
     paid = {p.trial: p for p in paybacks(result)}
     found = [_row(trial, traffic, result, paid.get(trial.name)) for trial in result.trials]
-    about = next((row for row in found if row["name"] == result.claim.about), None)
-    if about is not None and result.final_quality is not None:
-        own = next(m for m in result.final if m.arm == "winner")
-        sealed = Trial(
-            name=result.claim.about,
-            recipe=(),
-            status="done",
-            reason=None,
-            artifact=next(t.artifact for t in result.trials if t.name == result.claim.about),
-            at=result.baselines.B1.at,
-            energy=own,
+    if any(trial.name == result.claim.about for trial in result.trials):
+        sealed = replace(
+            champion(result),
+            energy=arms(result)["winner"],
             quality=result.final_quality,
             cpu_s_ratio_vs_B1=result.claim.cpu_s_ratio_vs_B1,
             energy_ratio_vs_B1=result.claim.energy_ratio_vs_B1,

@@ -293,12 +293,15 @@ def _margins(max_loss: float | None) -> Margins:
     return Margins() if max_loss is None else Margins().with_max_loss(max_loss)
 
 
+def _given(dialogues: str | Path | DialogueSet, split: Split) -> DialogueSet:
+    """A set as it is; a file read as ``split``."""
+    return dialogues if isinstance(dialogues, DialogueSet) else read(Path(dialogues), split=split)
+
+
 def _dialogues(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
     """The dialogues of a verb that judges nothing for good: the given ones, or the demo's tune split."""
-    if isinstance(given, DialogueSet):
-        return given
     if given is not None:
-        return read(Path(given), split="tune")
+        return _given(given, "tune")
     if model != "demo" and not Path(model).exists():
         raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
     from halfwatt import demo
@@ -308,10 +311,8 @@ def _dialogues(model: str, given: str | Path | DialogueSet | None) -> DialogueSe
 
 def _for_training(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
     """The dialogues that a step may learn from: the given ones, or the demo's training split."""
-    if isinstance(given, DialogueSet):
-        return given
     if given is not None:
-        return read(Path(given), split="train")
+        return _given(given, "train")
     if model != "demo":
         raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
     from halfwatt import demo
@@ -331,7 +332,7 @@ def _splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> di
         if model != "demo":
             raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
         return {"train": demo.dialogues("train"), "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
-    whole = given if isinstance(given, DialogueSet) else read(Path(given))
+    whole = _given(given, "train")
     splits = split_set(whole, dict(FRACTIONS), seed=seed)
     if len(splits["test"]) < 2 or len(splits["tune"]) < 2:
         raise BadInput(
@@ -347,10 +348,8 @@ def _outside(
     """Other dialogues than the user's own, by kind: the given ones, or the demo's unless they are the traffic."""
     from halfwatt import demo
 
-    if isinstance(given, DialogueSet):
-        return by_source(given, OUTSIDE)
     if given is not None:
-        return by_source(read(Path(given), split="tune"), OUTSIDE)
+        return by_source(_given(given, "tune"), OUTSIDE)
     return {} if dialogues is None else by_source(demo.dialogues("tune"), OUTSIDE)
 
 

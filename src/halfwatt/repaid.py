@@ -42,10 +42,11 @@ def paybacks(result: Result) -> tuple[Payback, ...]:
     for trial in result.trials:
         if trial.artifact is None or not trial.artifact.spent or trial.energy is None:
             continue
-        base, own = accounting.measurement("B1", readings[trial.name].windows, info), trial.energy
         if trial.name == result.claim.about:
-            base, own = final["B1"], final["winner"]
-        found.append(payback(trial.name, trial.artifact.spent, (base, own), cores, info))
+            met = final["B1"], final["winner"]
+        else:
+            met = accounting.measurement("B1", readings[trial.name].windows, info), trial.energy
+        found.append(payback(trial.name, trial.artifact.spent, met, cores, info))
     return tuple(found)
 
 

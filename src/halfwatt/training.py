@@ -210,8 +210,10 @@ class _Run:
         saved = said = time.monotonic()
         begun = (saved, self.spent.tokens)
         while self.step < self.steps and self._share_spent() < 1:
-            tokens = self._update(self._batch())
+            whole = self._chosen()
+            self._update(self._batch(whole))
             self.step += 1
+            tokens = sum(len(row.ids) for row in whole)
             self.spent = together(self.spent, self.laps.lap(tokens, _BYTES_A_STEP * self.weights_b))
             now = time.monotonic()
             if now - said > 2:
@@ -243,14 +245,12 @@ class _Run:
         batches = self._plan(epoch)
         return [self.rows[i] for i in batches[at % len(batches)]]
 
-    def _batch(self) -> Batch:
+    def _batch(self, whole: Sequence[Row]) -> Batch:
         """This process's rows of the step."""
-        whole = self._chosen()
         mine = whole[self.accelerator.process_index :: self.accelerator.num_processes]
         return collate(mine, self.bench.pad_id, of=whole).to(self.accelerator.device)
 
-    def _update(self, batch: Batch) -> int:
-        """One step; returns its tokens over all processes."""
+    def _update(self, batch: Batch) -> None:
         done = max((self.step + 0.5) / self.steps, self._share_spent())
         rate = self.settings.lr * learning_rate(done, self.settings.warmup, self.settings.floor)
         for group, factor in zip(self.optimizer.param_groups, self.lr_factors, strict=True):
@@ -270,7 +270,6 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(total / max(1.0, positions))
-        return sum(len(row.ids) for row in self._chosen())
 
     def _stop(self, what: str) -> None:
         """The weights are still good: keep them, and say what broke."""

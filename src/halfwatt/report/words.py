@@ -184,8 +184,10 @@ def price(paid: Payback) -> str:
     """What training cost, and the replies until it is repaid."""
     joules = f", {paid.joules:,.0f} J {paid.kind}" if paid.joules is not None and paid.kind != "modelled" else ""
     said = f"{paid.trial}: trained on {paid.tokens:,} tokens, {paid.cpu_s:,.0f} CPU-s{joules}; repaid after "
-    ways = {"CPU time": paid.replies_by_cpu_s, f"energy, {paid.kind}": paid.replies_by_joules}
-    return said + ", ".join(f"{_replies(e)} replies ({by})" for by, e in ways.items() if by != "energy, None")
+    ways = [f"{_replies(paid.replies_by_cpu_s)} replies (CPU time)"]
+    if paid.kind is not None:
+        ways.append(f"{_replies(paid.replies_by_joules)} replies (energy, {paid.kind})")
+    return said + ", ".join(ways)
 
 
 def megabytes(size_b: int | None) -> str:
