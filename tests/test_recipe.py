@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks.ladder import narrow
 from halfwatt.errors import BadInput
 from halfwatt.recipe import Recipe, ladder, out_of_order, read
 from halfwatt.steps.available import STEPS
@@ -73,6 +75,13 @@ def test_the_page_names_every_step_and_field() -> None:
     for name, step in STEPS.items():
         row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
         assert all(f"`{field.name}`" in row for field in dataclasses.fields(step))  # type: ignore[arg-type]
+
+
+def test_the_page_prints_recipes_that_can_be_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text()
+    first, winner = (read(written(tmp_path, text)) for text in re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
+    assert first.name == "narrow traffic"
+    assert winner in narrow()  # what the ladder climbed
 
 
 def test_the_fingerprint_sees_what_was_learned_from() -> None:

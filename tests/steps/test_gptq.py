@@ -146,3 +146,14 @@ def _rows(model: object, name: str) -> torch.Tensor:
     from halfwatt.steps.quantize import weights
 
     return next(w.rows() for w in weights(model.network) if w.name == name)  # type: ignore[attr-defined]
+
+
+def test_what_it_calibrates_on_is_drawn_from_all_kinds_of_dialogues() -> None:
+    """A user's file may be sorted by kind: its first dialogues speak for one kind alone."""
+    given = told(100)
+    context = StepContext(dialogues=given, seed=1)
+    drawn = context.some(100)
+    assert len(set(drawn)) == 100
+    assert 30 <= len(set(drawn) & set(given[150:])) <= 70
+    assert drawn == context.some(100) != StepContext(dialogues=given, seed=2).some(100)
+    assert context.some(300) == given

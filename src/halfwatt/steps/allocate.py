@@ -133,7 +133,7 @@ class Mixed:
         if not context.dialogues:
             raise BadInput("choosing bits needs dialogues to see what they cost", hint="pass --dialogues FILE")
         network = Quantize(4).unrounded(model)
-        batches = in_batches(context.dialogues[:_DIALOGUES], model.tokenizer, min(_LONGEST, model.context))
+        batches = in_batches(context.some(_DIALOGUES), model.tokenizer, min(_LONGEST, model.context))
         targets = [w for w in weights(network) if w.role in ("body", "head") and fits(w)]
         return frontier(sensitivities(network, batches, targets))
 

@@ -8,6 +8,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import numpy as np
+
 from halfwatt.dialogue import Dialogue
 from halfwatt.meters.base import EnergyMeter
 from halfwatt.training import Bench, Budget, Progress
@@ -53,6 +55,13 @@ class StepContext:
             return ""
         text = repr((self.seed, self.budget, [d.messages for d in self.dialogues]))
         return sha256(text.encode()).hexdigest()
+
+    def some(self, count: int) -> tuple[Dialogue, ...]:
+        """At most ``count`` dialogues, drawn at random: a file may hold one kind of traffic after another."""
+        if count >= len(self.dialogues):
+            return self.dialogues
+        drawn = np.random.default_rng(self.seed).choice(len(self.dialogues), count, replace=False)
+        return tuple(self.dialogues[i] for i in sorted(drawn.tolist()))
 
     def bench(self, step: str, pad_id: int) -> Bench:
         """Where a step's training works."""

@@ -184,7 +184,7 @@ class Prune:
         """
         if not context.dialogues:
             raise BadInput("pruning needs dialogues to see what they use", hint="pass --dialogues FILE")
-        batches = in_batches(context.dialogues[:_DIALOGUES], model.tokenizer, min(_LONGEST, model.context))
+        batches = in_batches(context.some(_DIALOGUES), model.tokenizer, min(_LONGEST, model.context))
         if self.drop:
             model = self._without_blocks(model, batches, context)
         if self.kv_heads is not None:
@@ -290,7 +290,7 @@ class Sparsify:
         """
         if not context.dialogues:
             raise BadInput("masks need dialogues to see what is used", hint="pass --dialogues FILE")
-        batches = in_batches(context.dialogues[:128], model.tokenizer, min(_LONGEST, model.context))
+        batches = in_batches(context.some(128), model.tokenizer, min(_LONGEST, model.context))
         network: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         parts = parts_of(network)
         names = (*parts.ffn_in, parts.ffn_out, *filter(None, [parts.queries]), *parts.keys_values, parts.attention_out)

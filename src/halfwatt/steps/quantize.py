@@ -209,7 +209,7 @@ class Quantize:
         targets = {id(w.parameter): w for w in weights(network) if _unfit(w) is None and w.role in ("body", "head")}
         embedding = network.get_input_embeddings().weight
         targets.pop(id(embedding), None)  # a tied head: its error would be the embedding's too
-        return compensate(network, targets, self._bits, calibration(model, context.dialogues))
+        return compensate(network, targets, self._bits, calibration(model, context.some(CALIBRATION)))
 
     def _rounded(self, weight: Weight) -> GridTensor:
         bits = self._bits(weight)
@@ -222,7 +222,7 @@ class Quantize:
 def calibration(model: ChatModel, dialogues: Sequence[Dialogue]) -> list[Calibration]:
     """The dialogues as batches; what counts are the positions from which a reply's tokens are predicted."""
     found = []
-    for batch in in_batches(dialogues[:CALIBRATION], model.tokenizer, min(_LONGEST, model.context)):
+    for batch in in_batches(dialogues, model.tokenizer, min(_LONGEST, model.context)):
         counted = torch.zeros_like(batch.reply)
         counted[:, :-1] = batch.reply[:, 1:]
         found.append(Calibration(batch.ids, counted))
