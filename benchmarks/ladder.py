@@ -67,7 +67,7 @@ def post_training() -> tuple[Recipe, ...]:
 def narrow() -> tuple[Recipe, ...]:
     """Students for two kinds of traffic: cut from the trimmed original, taught by it and by the human replies."""
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=6, lr=2e-3)
-    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, epochs=1, lr=1e-4)
+    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, states=0.0, batch_tokens=4096)
 
     def cut(ffn: float, drop: int) -> tuple[Step, ...]:
         return Trim(0.999), Prune(width=0.667, ffn=ffn, kv_heads=2, drop=drop), learn

@@ -114,3 +114,11 @@ def test_half_precision_logits_are_computed_in_float32() -> None:
     teacher, student = torch.randn(3, 500).bfloat16(), torch.randn(3, 500).bfloat16()
     assert losses.forward_kl(teacher, student).dtype == torch.float32
     assert torch.equal(losses.forward_kl(teacher, student), losses.forward_kl(teacher.float(), student.float()))
+
+
+def test_the_states_error_is_a_share_of_their_size() -> None:
+    teacher, student = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[3.0, 2.0], [0.0, 0.0]])
+    assert torch.allclose(
+        losses.state_error(teacher, student), torch.tensor([4.0, 1.0]) / 13
+    )  # mean |h|^2 = (25 + 1) / 2
+    assert torch.allclose(losses.state_error(7 * teacher, 7 * student), losses.state_error(teacher, student))

@@ -152,3 +152,18 @@ class Predictor(nn.Module):
         head = self.network.get_output_embeddings()  # type: ignore[no-untyped-call]
         logits: torch.Tensor = head(states[:, :-1][reply[:, 1:]])
         return logits
+
+
+class Watched(nn.Module):
+    """A `Predictor` that also tells what every block puts out at its positions, [n, width] each."""
+
+    def __init__(self, network: PreTrainedModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, ids: torch.Tensor, reply: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """ids, reply: as in `Batch`."""
+        found = self.network.base_model(input_ids=ids, use_cache=False, output_hidden_states=True)
+        states = [s[:, :-1][reply[:, 1:]] for s in (*found.hidden_states[1:-1], found.last_hidden_state)]
+        head = self.network.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return head(states[-1]), states

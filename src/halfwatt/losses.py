@@ -10,6 +10,7 @@
 | `skewed_kl`             | KL(p || a p + (1 - a) q)                     | DistiLLM, arXiv 2402.03898                          |
 | `skewed_reverse_kl`     | KL(q || (1 - a) p + a q)                     | DistiLLM                                            |
 | `jsd`                   | b KL(p || m) + (1 - b) KL(q || m), m = b p + (1 - b) q; b = 0: KL(p || q), b = 1: KL(q || p) | GKD, arXiv 2306.13649, eq. 1 |
+| `state_error`           | |g - h|^2 / mean |h|^2, h = teacher's states, g = student's | TinyBERT, arXiv 1909.10351, eq. 8, as a share |
 | `tail_kl`               | KL over the k best tokens of the teacher and one bucket for all others | lower bound of `forward_kl` at T = 1 (data processing) |
 
 Forward KL covers all that the teacher might say; reverse KL prefers its likeliest; the skewed ones have bounded
@@ -64,6 +65,12 @@ def jsd(teacher: Tensor, student: Tensor, beta: float = 0.5) -> Tensor:
         return _kl(q, p)
     m = _mix(p, q, beta)
     return beta * _kl(p, m) + (1 - beta) * _kl(q, m)
+
+
+def state_error(teacher: Tensor, student: Tensor) -> Tensor:
+    """|g - h|^2 over the mean of |h|^2. Both [n, width]; -> [n]."""
+    h, g = teacher.float(), student.float()
+    return (g - h).square().sum(-1) / h.square().sum(-1).mean()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from halfwatt.batches import Predictor, collate, rows
 from halfwatt.chat_model import load
 from halfwatt.dialogue import Dialogue, Message
 from halfwatt.errors import BadInput
-from halfwatt.grids import dequantize, quantize
+from halfwatt.grids import GROUP, dequantize, quantize, round_to
 from halfwatt.losses import forward_kl
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.gptq import Walk, gptq, inverse_factor
@@ -56,16 +56,18 @@ def test_it_loses_less_of_the_outputs_than_rounding_each_weight_alone(bits: int)
     hessian = 2 * x.T @ x / len(x)
     factor = inverse_factor(hessian, 0.01)
     assert factor is not None
-    found = gptq(weight, hessian, factor, bits)  # type: ignore[arg-type]
+    found, before = gptq(weight, hessian, factor, bits)  # type: ignore[arg-type]
     alone = quantize(weight, bits, "mse")  # type: ignore[arg-type]
     assert loss(weight, dequantize(found), x) < 0.6 * loss(weight, dequantize(alone), x)
+    at_last = round_to(before.reshape(-1, GROUP), found.scale.reshape(-1), found.bits)
+    assert torch.equal(at_last.reshape(48, 64).to(torch.int8), found.q)
 
 
 def test_without_correlation_it_is_rounding_to_nearest() -> None:
     weight, hessian = torch.randn(16, 64), torch.eye(64)
     factor = inverse_factor(hessian, 0.01)
     assert factor is not None
-    assert torch.equal(gptq(weight, hessian, factor, 4).q, quantize(weight, 4, "mse").q)
+    assert torch.equal(gptq(weight, hessian, factor, 4)[0].q, quantize(weight, 4, "mse").q)
 
 
 def test_columns_that_were_never_active_are_rounded_and_do_no_harm() -> None:
@@ -74,7 +76,7 @@ def test_columns_that_were_never_active_are_rounded_and_do_no_harm() -> None:
     hessian, weight = 2 * x.T @ x / len(x), torch.randn(8, 64)
     factor = inverse_factor(hessian, 0.01)
     assert factor is not None
-    found = dequantize(gptq(weight, hessian, factor, 8))
+    found = dequantize(gptq(weight, hessian, factor, 8)[0])
     assert (weight - found)[:, 10:20].abs().max() < 0.05
 
 

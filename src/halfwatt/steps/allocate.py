@@ -21,7 +21,7 @@ from halfwatt import losses
 from halfwatt.batches import Batch, Predictor, in_batches
 from halfwatt.chat_model import ChatModel
 from halfwatt.errors import BadInput
-from halfwatt.grids import GROUP, Bits, quantize
+from halfwatt.grids import GROUP, Bits, dequantize, quantize
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.quantize import Method, Quantize, Weight, fits, weights
 
@@ -86,7 +86,7 @@ def sensitivities(network: Any, batches: Sequence[Batch], targets: Sequence[Weig
 
     def alone(weight: Weight, bits: Bits) -> float:
         before = weight.parameter.detach().clone()
-        weight.put(quantize(weight.rows(), bits, "mse"))
+        weight.put(dequantize(quantize(weight.rows(), bits, "mse")))
         nats = apart()
         weight.parameter.copy_(before)
         return nats

@@ -48,8 +48,8 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor | None:
     return None if failed or not torch.isfinite(upper).all() else upper.float()
 
 
-def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> GridTensor:
-    """The formula above.
+def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> tuple[GridTensor, Tensor]:
+    """The formula above; and the weight as each column stood when it was rounded, [rows, columns].
 
     weight:   float [rows, columns]
     hessian:  float32 [columns, columns]; only its diagonal is used here, for the scales
@@ -57,6 +57,7 @@ def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> GridTen
     """
     left = weight.detach().float().clone()
     rows, columns = left.shape
+    before = torch.empty_like(left)
     importance = hessian.diagonal().clamp_min(0)
     q = torch.empty(rows, columns, dtype=torch.int8)
     scale = torch.empty(rows, columns // GROUP, dtype=torch.float16)
@@ -68,12 +69,13 @@ def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> GridTen
         errors = torch.empty(rows, GROUP)
         for k in range(GROUP):
             i = start + k
+            before[:, i] = left[:, i]
             chosen = round_to(left[:, i : i + 1], s, bits)
             q[:, i] = chosen.squeeze(1).to(torch.int8)
             errors[:, k] = (left[:, i] - (chosen * s.float()).squeeze(1)) / factor[i, i]
             left[:, i : group.stop] -= errors[:, k : k + 1] * factor[i, i : group.stop]
         left[:, group.stop :] -= errors @ factor[group, group.stop :]
-    return GridTensor(q, scale, bits)
+    return GridTensor(q, scale, bits), before
 
 
 # --- the layers' inputs --------------------------------------------------------------------------------------------

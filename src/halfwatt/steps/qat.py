@@ -6,8 +6,9 @@
 
 One scale belongs to 32 weights, so LSQ's factor 1 / sqrt(n highest) has n = 32. The loss is the KL divergence to the
 model's own unrounded self (quantization-aware distillation, arXiv 2601.20088), which asks for nothing that the model
-did not say before; "labels" is the cross-entropy of the human replies instead. After training the integers are read
-off with the same rounding, so what was trained is what is exported.
+did not say before, and how far every block's output is from that self's (TinyBERT, arXiv 1909.10351): a token then says
+`layers x width` numbers more, and fewer tokens do. "labels" is the cross-entropy of the human replies instead. After
+training the integers are read off with the same rounding, so what was trained is what is exported.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from halfwatt import losses
-from halfwatt.batches import Batch, Predictor, rows
+from halfwatt.batches import Batch, Predictor, Watched, rows
 from halfwatt.chat_model import ChatModel
 from halfwatt.grids import GROUP, Bits, GridTensor, limits, round_to
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.quantize import Method, Quantize, fill
-from halfwatt.training import Group, Settings, train
+from halfwatt.steps.quantize import Method, Quantize, fill, weights
+from halfwatt.training import Group, Objective, Settings, train
 
 
 class _OnGrid(torch.autograd.Function):
@@ -112,6 +113,9 @@ def detach(network: nn.Module, made: Mapping[str, FakeGrid]) -> dict[str, GridTe
     return {name: fake.integers(parameters[name]) for name, fake in made.items()}
 
 
+_FLOOR = 0.01  # the last rate, as a share of the highest: weights near the edge of a step must come to rest
+
+
 # --- the step ------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +126,7 @@ class TrainOnGrid:
     bits, head_bits, embedding_bits:  as in `Quantize`
     start:     the integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"
     loss:      "self" = KL divergence to the unrounded model, "labels" = cross-entropy of the human replies
+    states:    how much the error of the blocks' outputs counts beside the KL divergence
     lr:        1e-4 suits 10 to 500M parameters (QAD: 3e-5 to 1e-4 up to 0.5B, 1 to 2e-5 at 1B)
     scale_lr:  of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves
     """
@@ -131,10 +136,11 @@ class TrainOnGrid:
     embedding_bits: Bits = 8
     start: Method = "gptq"
     loss: Literal["self", "labels"] = "self"
+    states: float = 0.3
     epochs: float = 1.0
     lr: float = 1e-4
     scale_lr: float = 0.1
-    batch_tokens: int = 4096
+    batch_tokens: int = 1024
     longest: int = 512
 
     name: ClassVar[str] = "train on the grid"
@@ -144,8 +150,8 @@ class TrainOnGrid:
     def problems(self, model: ChatModel) -> list[str]:
         """Those of `Quantize`, and values that cannot train."""
         found = self._rounding.problems(model)
-        if self.epochs <= 0 or self.lr <= 0 or self.scale_lr < 0:
-            found.append("epochs and lr must be above 0, scale_lr not below")
+        if self.epochs <= 0 or self.lr <= 0 or self.scale_lr < 0 or self.states < 0:
+            found.append("epochs and lr must be above 0, scale_lr and states not below")
         return found
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
@@ -154,17 +160,19 @@ class TrainOnGrid:
         Raises:
             BadInput: no dialogues to train on. TrainingDiverged: see `train`.
         """
-        start = self._rounding.apply(model, context)
+        start, before = self._rounding.rounded(model, context)
         network = self._rounding.unrounded(model)
-        if self.start == "gptq":  # in the middle of their steps, so that only a steady gradient moves an integer
-            fill(network, start.grid)
+        for weight in weights(network):
+            if (
+                weight.name in before
+            ):  # what gptq rounded: how near a weight is to its next integer is known to training
+                weight.put(before[weight.name])
         fakes = attach(network, start.grid)
-        teacher = Predictor(copy.deepcopy(model.network)).to(context.device).eval().requires_grad_(False)
         history = train(
-            Predictor(network),
-            self._objective(teacher),
+            Predictor(network) if self.loss == "labels" else Watched(network),
+            self._objective(model, context),
             rows(context.dialogues, model.tokenizer, min(self.longest, model.context)),
-            Settings(self.lr, self.epochs, self.batch_tokens, weight_decay=0.0, seed=context.seed),
+            Settings(self.lr, self.epochs, self.batch_tokens, floor=_FLOOR, weight_decay=0.0, seed=context.seed),
             context.bench(self.name, model.tokenizer.pad_id),
             self._groups(network, fakes),
         )
@@ -189,14 +197,19 @@ class TrainOnGrid:
         own = {id(s) for s in scales}
         return Group(tuple(p for p in network.parameters() if id(p) not in own)), Group(scales, self.scale_lr)
 
-    def _objective(self, teacher: Predictor) -> Callable[..., torch.Tensor]:
+    def _objective(self, model: ChatModel, context: StepContext) -> Objective:
         if self.loss == "labels":
             return lambda model, batch: losses.label_nll(model(batch.ids, batch.reply), batch.labels)
+        teacher = Watched(copy.deepcopy(model.network)).to(context.device).eval().requires_grad_(False)
 
-        def to_itself(model: Callable[..., torch.Tensor], batch: Batch) -> torch.Tensor:
+        def to_itself(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
             with torch.no_grad():
-                wanted = teacher(batch.ids, batch.reply)
+                wanted, outputs = teacher(batch.ids, batch.reply)
             with parametrize.cached():
-                return losses.forward_kl(wanted, model(batch.ids, batch.reply))
+                said, own = model(batch.ids, batch.reply)
+                nats = losses.forward_kl(wanted, said)
+                for theirs, ours in zip(outputs, own, strict=True):
+                    nats = nats + self.states * losses.state_error(theirs, ours)
+            return nats
 
         return to_itself

@@ -48,11 +48,10 @@ class Weight:
         """The weight as [out, in]; a view."""
         return self.parameter.detach().T if self.transposed else self.parameter.detach()
 
-    def put(self, grid: GridTensor) -> None:
-        """Write ``s * q`` into the network's own parameter."""
-        values = dequantize(grid)
+    def put(self, rows: torch.Tensor) -> None:
+        """Write [out, in] into the network's own parameter."""
         with torch.no_grad():
-            self.parameter.copy_(values.T if self.transposed else values)
+            self.parameter.copy_(rows.T if self.transposed else rows)
 
 
 def weights(network: PreTrainedModel) -> Iterator[Weight]:
@@ -148,11 +147,16 @@ class Quantize:
             ModelError: a weight cannot be rounded; names it.
             BadInput: gptq without enough different dialogues.
         """
+        return self.rounded(model, context)[0]
+
+    def rounded(self, model: ChatModel, context: StepContext) -> tuple[ChatModel, dict[str, torch.Tensor]]:
+        """`apply`; and the weights [out, in] by name that gptq rounded, no longer the model's own."""
         network = self.unrounded(model)
         notes: tuple[str, ...] = ()
         grid: dict[str, GridTensor] = {}
+        before: dict[str, torch.Tensor] = {}
         if self.method == "gptq":
-            grid, notes = self._compensated(network, model, context)
+            grid, before, notes = self._compensated(network, model, context)
         grid |= {w.name: self._rounded(w) for w in weights(network) if _unfit(w) is None and w.name not in grid}
         fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := _unfit(w))]
@@ -161,13 +165,8 @@ class Quantize:
             for w in weights(network)
             if w.role == "embedding" and w.name in grid and self.embedding_bits > self._head_bits
         ]
-        return replace(
-            model,
-            network=network,
-            grid=grid,
-            lineage=(*model.lineage, self.summary, *notes),
-            kept=(*model.kept, *kept),
-        )
+        lineage = (*model.lineage, self.summary, *notes)
+        return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept)), before
 
     def unrounded(self, model: ChatModel) -> PreTrainedModel:
         """A float32 copy of the network with the matrices that will be rounded: untied where its two uses differ."""
@@ -198,7 +197,7 @@ class Quantize:
 
     def _compensated(
         self, network: PreTrainedModel, model: ChatModel, context: StepContext
-    ) -> tuple[dict[str, GridTensor], tuple[str, ...]]:
+    ) -> tuple[dict[str, GridTensor], dict[str, torch.Tensor], tuple[str, ...]]:
         """GPTQ on every matrix of the blocks, and on a head with weights of its own; and what could not be done so."""
         if len({d.messages for d in context.dialogues}) < MIN_CALIBRATION:
             raise BadInput(
@@ -234,22 +233,23 @@ def compensate(
     targets: Mapping[int, Weight],
     bits: Callable[[Weight], Bits],
     batches: Sequence[Calibration],
-) -> tuple[dict[str, GridTensor], tuple[str, ...]]:
+) -> tuple[dict[str, GridTensor], dict[str, torch.Tensor], tuple[str, ...]]:
     """Round the blocks one after the other, in place, then the head; each sees what the rounded ones before it make.
 
     targets: id of the parameter -> the weight, for all that are to be rounded
-    Returns the integers by name, and a line for every weight that had to be rounded to nearest after all.
+    Returns, by name, the integers and the weights that were rounded to them, and a line for every weight that had to be
+    rounded to nearest after all.
     """
     walk = Walk(network, batches)
     grid: dict[str, GridTensor] = {}
+    before: dict[str, torch.Tensor] = {}
     notes: list[str] = []
 
     def settle(module: nn.Module, hessian: torch.Tensor) -> None:
         weight = targets[id(module.weight)]
-        made, note = _one(weight, hessian, bits(weight))
-        grid[weight.name] = made
+        grid[weight.name], before[weight.name], note = _one(weight, hessian, bits(weight))
         notes.extend(note)
-        weight.put(made)
+        weight.put(dequantize(grid[weight.name]))
 
     for block in walk.blocks:
         inner = [m for m in block.modules() if isinstance(m, nn.Linear | Conv1D) and id(m.weight) in targets]
@@ -259,21 +259,22 @@ def compensate(
     head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if id(head.weight) in targets:
         settle(head, walk.final(network, head).hessian)
-    return grid, tuple(notes)
+    return grid, before, tuple(notes)
 
 
-def _one(weight: Weight, hessian: torch.Tensor, bits: Bits) -> tuple[GridTensor, list[str]]:
+def _one(weight: Weight, hessian: torch.Tensor, bits: Bits) -> tuple[GridTensor, torch.Tensor, list[str]]:
     """GPTQ with as much damping as it takes; to nearest, said aloud, where none is enough."""
     for damping in DAMPINGS:
         factor = inverse_factor(hessian, damping)
         if factor is not None:
             note = [] if damping == DAMPINGS[0] else [f"{weight.name}: damping {damping:g} was needed"]
-            return gptq(weight.rows(), hessian, factor, bits), note
-    return quantize(weight.rows(), bits, "mse"), [f"{weight.name}: rounded to nearest, its activations span too little"]
+            return *gptq(weight.rows(), hessian, factor, bits), note
+    own = weight.rows().float().clone()
+    return quantize(own, bits, "mse"), own, [f"{weight.name}: rounded to nearest, its activations span too little"]
 
 
 def fill(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> None:
     """Write ``s * q`` into the network's own parameters, in place; tied parameters stay tied."""
     for weight in weights(network):
         if weight.name in grid:
-            weight.put(grid[weight.name])
+            weight.put(dequantize(grid[weight.name]))
