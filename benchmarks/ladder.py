@@ -67,7 +67,7 @@ def post_training() -> tuple[Recipe, ...]:
 def narrow() -> tuple[Recipe, ...]:
     """Students for two kinds of traffic: cut from the trimmed original, taught by it and by the human replies."""
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=6, lr=2e-3)
-    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, states=0.0, batch_tokens=4096)
+    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, states=0.0, lr=1e-4, batch_tokens=4096)
 
     def cut(ffn: float, drop: int) -> tuple[Step, ...]:
         return Trim(0.999), Prune(width=0.667, ffn=ffn, kv_heads=2, drop=drop), learn
@@ -86,7 +86,7 @@ def narrow() -> tuple[Recipe, ...]:
 def mix() -> tuple[Recipe, ...]:
     """Students for everything that the demo model does."""
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=1, lr=5e-4)
-    grid = TrainOnGrid(4, epochs=0.25, lr=1e-4)
+    grid = TrainOnGrid(4, epochs=0.25)
     return (
         Recipe("int4 QAD", (grid,)),
         Recipe("7 of 8 blocks, int4 GPTQ", (Trim(0.9999), Prune(drop=1), learn, Quantize(4, method="gptq"))),

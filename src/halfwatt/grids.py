@@ -52,7 +52,7 @@ def quantize(
     weight:        any float [rows, columns], columns divisible by 32
     scale_search:  "absmax" fits each group's largest weight; "mse" searches the scale with the least squared error;
                    "hqq" the one with the least sum of |error|^0.7, which lets outliers go (see `_hqq_scale`)
-    importance:    weight of each column in that error, [columns], not negative; only for "mse"
+    importance:    weight in that error of each column, [columns], or of each number, [rows, columns]; only for "mse"
 
     Raises:
         ModelError: the rows do not divide into groups, a weight is not finite, or a scale leaves fp16's range.
@@ -143,8 +143,8 @@ def _check(weight: torch.Tensor) -> None:
 
 
 def _importance_per_group(importance: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """[columns] -> [rows * columns / 32, 32], without a copy per row."""
-    return importance.to(torch.float32).reshape(1, -1, GROUP).expand(shape[0], -1, GROUP).reshape(-1, GROUP)
+    """[columns] or [rows, columns] -> [rows * columns / 32, 32]."""
+    return importance.to(torch.float32).expand(shape).reshape(-1, GROUP)
 
 
 def round_to(groups: torch.Tensor, scale: torch.Tensor, bits: Bits) -> torch.Tensor:

@@ -12,10 +12,10 @@ from halfwatt.batches import Predictor, collate, rows
 from halfwatt.chat_model import load
 from halfwatt.dialogue import Dialogue, Message
 from halfwatt.errors import BadInput
-from halfwatt.grids import GROUP, dequantize, quantize, round_to
+from halfwatt.grids import GROUP, GridTensor, dequantize, quantize, round_to
 from halfwatt.losses import forward_kl
 from halfwatt.steps.base import StepContext
-from halfwatt.steps.gptq import Walk, gptq, inverse_factor
+from halfwatt.steps.gptq import Walk, gptq, gptq_head, inverse_factor, own_hessian
 from halfwatt.steps.quantize import Quantize, calibration
 from tests import taught, tiny
 
@@ -80,6 +80,44 @@ def test_columns_that_were_never_active_are_rounded_and_do_no_harm() -> None:
     assert (weight - found)[:, 10:20].abs().max() < 0.05
 
 
+def skewed_head() -> tuple[torch.Tensor, torch.Tensor]:
+    """A head's weight, and states of four kinds, each in directions and with likely tokens of its own."""
+    torch.manual_seed(0)
+    weight, directions = torch.randn(80, 64), torch.randn(4, 8, 64)
+    said = torch.randint(0, 80, (3000,))
+    return weight, 0.1 * weight[said] + 0.2 * (torch.randn(3000, 1, 8) @ directions[said % 4]).squeeze(1)
+
+
+def test_a_head_whose_rows_look_at_their_own_tokens_says_the_same_more_exactly() -> None:
+    weight, states = skewed_head()
+    hessian = 2 * states.T @ states / len(states)
+    factor = inverse_factor(hessian, 0.01)
+    assert factor is not None
+
+    def apart(made: GridTensor) -> float:
+        return float(forward_kl(states @ weight.T, states @ dequantize(made).T).mean())
+
+    own, before = gptq_head(weight, states, hessian, factor, 4)
+    assert apart(own) < 0.8 * apart(gptq(weight, hessian, factor, 4)[0])
+    at_last = round_to(before.reshape(-1, GROUP), own.scale.reshape(-1), 4)
+    assert torch.equal(at_last.reshape(weight.shape).to(torch.int8), own.q)
+
+
+def test_a_rows_own_hessian_is_the_softmaxs_curvature() -> None:
+    """d2 NLL / dw_v dw_v^T, by automatic differentiation."""
+    weight, states = torch.randn(6, 32), torch.randn(9, 32)
+
+    def nll(row: torch.Tensor) -> torch.Tensor:
+        logits = states @ torch.cat([row[None], weight[1:]]).T
+        return logits.logsumexp(1).sum()  # of any label: what is linear in the row has no curvature
+
+    curvature = torch.func.hessian(nll)(weight[0])
+    p = (states @ weight.T).softmax(1)[:, 0]
+    total = float((p * (1 - p)).sum())
+    found = own_hessian(states, p, torch.zeros(32, 32)) * (total + 0.1)
+    assert torch.allclose(found, curvature, atol=1e-5)
+
+
 def test_nothing_seen_or_not_finite_gives_no_factor() -> None:
     assert inverse_factor(torch.zeros(32, 32), 0.01) is None
     assert inverse_factor(torch.full((32, 32), float("nan")), 0.01) is None
@@ -92,13 +130,12 @@ def test_the_walk_is_the_networks_own_forward_pass(arch: tiny.Arch, tmp_path: Pa
     walk = Walk(model.network, batches)
     for block in walk.blocks:
         walk.advance(block)
-    head = model.network.get_output_embeddings()  # type: ignore[no-untyped-call]
-    sums = walk.final(model.network, head)
+    found = walk.final(model.network)
     batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
     with torch.no_grad():
         states = model.network.base_model(input_ids=batch.ids).last_hidden_state[:, :-1][batch.reply[:, 1:]]
-    assert sums.tokens == len(states)
-    assert torch.allclose(sums.total, states.T @ states, rtol=1e-3, atol=1e-2)
+    assert found.shape == states.shape
+    assert torch.allclose(found.T @ found, states.T @ states, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("arch", ARCHS)

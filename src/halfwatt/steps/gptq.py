@@ -7,6 +7,13 @@ The scale of a group of 32 is chosen when its first column is reached, on the we
 least squared error weighted with diag H. Source: Frantar et al., GPTQ, arXiv 2210.17323; group scales as in its code.
 
 The layers are rounded one block after the other, and each sees the activations that the rounded ones before it make.
+
+The output head is the last, and of small models with large vocabularies it costs most. An error in row v matters where
+its token is likely, p (1 - p) of the softmax's own curvature, so that the rows said most each get an H of their own:
+
+    H_v = (sum_t p_tv (1 - p_tv) x_t x_t^T  +  prior H) / (sum_t p_tv (1 - p_tv)  +  prior)
+
+which is GuidedQuant's weighting by the end loss (arXiv 2505.07004), for the head in closed form.
 """
 
 from __future__ import annotations
@@ -25,6 +32,10 @@ from halfwatt.steps.blocks import blocks_of, columns
 
 Tensor = torch.Tensor
 DAMPINGS = (0.01, 0.1, 1.0)  # of the mean diagonal, tried in turn until H can be factored
+_OWN_ROWS = 2048  # of the head that get an H of their own, at most
+_OWN_TOKENS = 2048  # that a row looks at, the likeliest
+_PRIOR = 0.1
+_ROWS_AT_ONCE = 64
 
 
 # --- pure ----------------------------------------------------------------------------------------------------------
@@ -33,37 +44,37 @@ DAMPINGS = (0.01, 0.1, 1.0)  # of the mean diagonal, tried in turn until H can b
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor | None:
     """U, upper triangular, with (H + damping mean(diag H) I)^-1 = U^T U; None where that is not positive definite.
 
-    hessian: float32 [columns, columns]. A column that was never active gets the mean, so that its weights stay.
+    hessian: float32 [..., columns, columns]. A column that was never active gets the mean, so that its weights stay.
     """
-    diagonal = hessian.diagonal()
-    mean = float(diagonal.mean())
-    if not mean > 0:
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(-1, keepdim=True)
+    if not bool((mean > 0).all()):
         return None
     damped = hessian.clone()
-    damped.diagonal().copy_(torch.where(diagonal > 0, diagonal, mean) + damping * mean)
+    damped.diagonal(dim1=-2, dim2=-1).copy_(torch.where(diagonal > 0, diagonal, mean) + damping * mean)
     lower, failed = torch.linalg.cholesky_ex(damped.double())
-    if failed:
+    if failed.any():
         return None
     upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-    return None if failed or not torch.isfinite(upper).all() else upper.float()
+    return None if failed.any() or not torch.isfinite(upper).all() else upper.float()
 
 
 def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> tuple[GridTensor, Tensor]:
     """The formula above; and the weight as each column stood when it was rounded, [rows, columns].
 
     weight:   float [rows, columns]
-    hessian:  float32 [columns, columns]; only its diagonal is used here, for the scales
+    hessian:  float32 [columns, columns], or one for each row; only its diagonal is used here, for the scales
     factor:   of `inverse_factor`
     """
     left = weight.detach().float().clone()
     rows, columns = left.shape
     before = torch.empty_like(left)
-    importance = hessian.diagonal().clamp_min(0)
+    importance = hessian.diagonal(dim1=-2, dim2=-1).clamp_min(0)
     q = torch.empty(rows, columns, dtype=torch.int8)
     scale = torch.empty(rows, columns // GROUP, dtype=torch.float16)
     for start in range(0, columns, GROUP):
         group = slice(start, start + GROUP)
-        own = importance[group] if bool(importance[group].sum() > 0) else None
+        own = importance[..., group] if bool((importance[..., group].sum(-1) > 0).all()) else None
         s = quantize(left[:, group], bits, "mse", own).scale
         scale[:, start // GROUP] = s.squeeze(1)
         errors = torch.empty(rows, GROUP)
@@ -72,10 +83,41 @@ def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> tuple[G
             before[:, i] = left[:, i]
             chosen = round_to(left[:, i : i + 1], s, bits)
             q[:, i] = chosen.squeeze(1).to(torch.int8)
-            errors[:, k] = (left[:, i] - (chosen * s.float()).squeeze(1)) / factor[i, i]
-            left[:, i : group.stop] -= errors[:, k : k + 1] * factor[i, i : group.stop]
-        left[:, group.stop :] -= errors @ factor[group, group.stop :]
+            errors[:, k] = (left[:, i] - (chosen * s.float()).squeeze(1)) / factor[..., i, i]
+            left[:, i : group.stop] -= errors[:, k : k + 1] * factor[..., i, i : group.stop]
+        left[:, group.stop :] -= (errors[:, None] @ factor[..., group, group.stop :]).squeeze(1)
     return GridTensor(q, scale, bits), before
+
+
+def own_hessian(states: Tensor, p: Tensor, hessian: Tensor) -> Tensor:
+    """H_v of one row of the head, [columns, columns]. states: [n, columns]; p: [n], its token's probability at each."""
+    likeliest = p.topk(min(_OWN_TOKENS, len(p)))
+    x, weight = states[likeliest.indices], likeliest.values * (1 - likeliest.values)
+    return ((x * weight[:, None]).T @ x + _PRIOR * hessian) / (weight.sum() + _PRIOR)
+
+
+def gptq_head(weight: Tensor, states: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> tuple[GridTensor, Tensor]:
+    """`gptq` of an output head, the rows said most with an H of their own.
+
+    weight:           float [vocabulary, columns]
+    states:           float32 [n, columns], the head's inputs
+    hessian, factor:  of all rows, [columns, columns]
+    """
+    grid, before = gptq(weight, hessian, factor, bits)
+    rows = weight.detach().float()
+    norms = torch.cat([(x @ rows.T).logsumexp(1) for x in torch.split(states, 1024)])
+
+    def likelihoods(some: Tensor) -> Tensor:
+        return (states @ some.T - norms[:, None]).exp()
+
+    said = torch.cat([p.mul(1 - p).sum(0) for p in map(likelihoods, torch.split(rows, 1024))])
+    for some in torch.split(said.topk(min(_OWN_ROWS, len(said))).indices, _ROWS_AT_ONCE):
+        hessians = torch.stack([own_hessian(states, p, hessian) for p in likelihoods(rows[some]).T])
+        factors = inverse_factor(hessians, DAMPINGS[0])
+        if factors is not None:
+            made, before[some] = gptq(rows[some], hessians, factors, bits)
+            grid.q[some], grid.scale[some] = made.q, made.scale
+    return grid, before
 
 
 # --- the layers' inputs --------------------------------------------------------------------------------------------
@@ -148,14 +190,12 @@ class Walk:
         self.states = [self._run(block, k) for k in range(len(self.states))]
 
     @torch.no_grad()
-    def final(self, network: PreTrainedModel, head: nn.Module) -> Sums:
-        """The inputs of the head, once all blocks have been passed."""
+    def final(self, network: PreTrainedModel) -> Tensor:
+        """The inputs of the head that count, [n, width], once all blocks have been passed."""
         base: Any = network.base_model
         norm = base.ln_f if hasattr(base, "ln_f") else base.norm
-        found = Sums(torch.zeros(columns(head), columns(head)))
-        for batch, state in zip(self.calibration, self.states, strict=True):
-            found.add(norm(state), batch.counted)
-        return found
+        pairs = zip(self.calibration, self.states, strict=True)
+        return torch.cat([norm(state)[batch.counted].float() for batch, state in pairs])
 
     def _run(self, block: nn.Module, k: int) -> Tensor:
         args, options = self._arguments[k]

@@ -127,7 +127,7 @@ class TrainOnGrid:
     start:     the integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"
     loss:      "self" = KL divergence to the unrounded model, "labels" = cross-entropy of the human replies
     states:    how much the error of the blocks' outputs counts beside the KL divergence
-    lr:        1e-4 suits 10 to 500M parameters (QAD: 3e-5 to 1e-4 up to 0.5B, 1 to 2e-5 at 1B)
+    lr:        5e-5 suits 10 to 500M parameters (QAD: 3e-5 to 1e-4 up to 0.5B, 1 to 2e-5 at 1B)
     scale_lr:  of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves
     """
 
@@ -138,7 +138,7 @@ class TrainOnGrid:
     loss: Literal["self", "labels"] = "self"
     states: float = 0.3
     epochs: float = 1.0
-    lr: float = 1e-4
+    lr: float = 5e-5
     scale_lr: float = 0.1
     batch_tokens: int = 1024
     longest: int = 512

@@ -19,7 +19,7 @@ from halfwatt.errors import BadInput, ModelError
 from halfwatt.grids import GROUP, Bits, GridTensor, ScaleSearch, dequantize, quantize
 from halfwatt.records import KeptLayer
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.gptq import DAMPINGS, Calibration, Walk, gptq, inverse_factor
+from halfwatt.steps.gptq import DAMPINGS, Calibration, Walk, gptq, gptq_head, inverse_factor
 
 CALIBRATION = 256  # dialogues, at most
 MIN_CALIBRATION = 8  # different ones, at least
@@ -245,9 +245,9 @@ def compensate(
     before: dict[str, torch.Tensor] = {}
     notes: list[str] = []
 
-    def settle(module: nn.Module, hessian: torch.Tensor) -> None:
+    def settle(module: nn.Module, hessian: torch.Tensor, states: torch.Tensor | None = None) -> None:
         weight = targets[id(module.weight)]
-        grid[weight.name], before[weight.name], note = _one(weight, hessian, bits(weight))
+        grid[weight.name], before[weight.name], note = _one(weight, hessian, bits(weight), states)
         notes.extend(note)
         weight.put(dequantize(grid[weight.name]))
 
@@ -258,19 +258,24 @@ def compensate(
         walk.advance(block)
     head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if id(head.weight) in targets:
-        settle(head, walk.final(network, head).hessian)
+        states = walk.final(network)
+        settle(head, 2 * states.T @ states / max(1, len(states)), states)
     return grid, before, tuple(notes)
 
 
-def _one(weight: Weight, hessian: torch.Tensor, bits: Bits) -> tuple[GridTensor, torch.Tensor, list[str]]:
-    """GPTQ with as much damping as it takes; to nearest, said aloud, where none is enough."""
+def _one(
+    weight: Weight, hessian: torch.Tensor, bits: Bits, states: torch.Tensor | None
+) -> tuple[GridTensor, torch.Tensor, list[str]]:
+    """GPTQ with as much damping as it takes; to nearest, said aloud, where none is enough. states: of the head."""
+    rows = weight.rows().float().clone()
     for damping in DAMPINGS:
         factor = inverse_factor(hessian, damping)
         if factor is not None:
             note = [] if damping == DAMPINGS[0] else [f"{weight.name}: damping {damping:g} was needed"]
-            return *gptq(weight.rows(), hessian, factor, bits), note
-    own = weight.rows().float().clone()
-    return quantize(own, bits, "mse"), own, [f"{weight.name}: rounded to nearest, its activations span too little"]
+            if states is not None:
+                return *gptq_head(rows, states, hessian, factor, bits), note
+            return *gptq(rows, hessian, factor, bits), note
+    return quantize(rows, bits, "mse"), rows, [f"{weight.name}: rounded to nearest, its activations span too little"]
 
 
 def fill(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> None:
