@@ -37,7 +37,7 @@ class Quantized:
         dialogues: str | Path | DialogueSet | Sequence[Dialogue],
         *,
         epochs: float = 1.0,
-        lr: float = 1e-4,
+        lr: float = 5e-5,
         context: StepContext | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Spent:
