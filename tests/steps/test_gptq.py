@@ -15,7 +15,7 @@ from halfwatt.errors import BadInput
 from halfwatt.grids import GROUP, GridTensor, dequantize, quantize, round_to
 from halfwatt.losses import forward_kl
 from halfwatt.steps.base import StepContext
-from halfwatt.steps.gptq import Walk, gptq, gptq_head, inverse_factor, own_hessian
+from halfwatt.steps.gptq import Asked, Walk, gptq, gptq_head, inverse_factor, own_hessian
 from halfwatt.steps.quantize import Quantize, calibration
 from tests import taught, tiny
 
@@ -97,7 +97,7 @@ def test_a_head_whose_rows_look_at_their_own_tokens_says_the_same_more_exactly()
     def apart(made: GridTensor) -> float:
         return float(forward_kl(states @ weight.T, states @ dequantize(made).T).mean())
 
-    own, before = gptq_head(weight, states, hessian, factor, 4)
+    own, before = gptq_head(weight, Asked.of(weight, states), factor, 4)
     assert apart(own) < 0.8 * apart(gptq(weight, hessian, factor, 4)[0])
     at_last = round_to(before.reshape(-1, GROUP), own.scale.reshape(-1), 4)
     assert torch.equal(at_last.reshape(weight.shape).to(torch.int8), own.q)

@@ -29,6 +29,8 @@ class Parts:
     queries: str | None  # None: query, key and value are one matrix, whose heads cannot be counted apart
     keys_values: tuple[str, ...]
     attention_out: str
+    norms: tuple[tuple[str, tuple[str, ...]], ...]  # each norm, and what alone reads its outputs
+    up: str | None  # a matrix whose outputs reach ffn_out multiplied by a gate and nothing else
     transposed: bool  # weights are stored [in, out]
 
 
@@ -38,9 +40,23 @@ GATED = Parts(
     "self_attn.q_proj",
     ("self_attn.k_proj", "self_attn.v_proj"),
     "self_attn.o_proj",
+    norms=(
+        ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    ),
+    up="mlp.up_proj",
     transposed=False,
 )
-GPT2 = Parts(("mlp.c_fc",), "mlp.c_proj", None, (), "attn.c_proj", transposed=True)
+GPT2 = Parts(
+    ("mlp.c_fc",),
+    "mlp.c_proj",
+    None,
+    (),
+    "attn.c_proj",
+    norms=(("ln_1", ("attn.c_attn",)), ("ln_2", ("mlp.c_fc",))),
+    up=None,
+    transposed=True,
+)
 
 
 def parts_of(network: PreTrainedModel) -> Parts:
@@ -52,6 +68,13 @@ def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
     """The blocks, first to last; the very list that the network runs through."""
     base: Any = network.base_model
     found: nn.ModuleList = base.h if hasattr(base, "h") else base.layers
+    return found
+
+
+def final_norm(network: PreTrainedModel) -> nn.Module:
+    """The norm between the last block and the head."""
+    base: Any = network.base_model
+    found: nn.Module = base.ln_f if hasattr(base, "ln_f") else base.norm
     return found
 
 

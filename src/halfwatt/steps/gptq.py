@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from halfwatt.grids import GROUP, Bits, GridTensor, quantize, round_to
-from halfwatt.steps.blocks import blocks_of, columns
+from halfwatt.steps.blocks import blocks_of, columns, final_norm
 
 Tensor = torch.Tensor
 DAMPINGS = (0.01, 0.1, 1.0)  # of the mean diagonal, tried in turn until H can be factored
@@ -96,23 +96,52 @@ def own_hessian(states: Tensor, p: Tensor, hessian: Tensor) -> Tensor:
     return ((x * weight[:, None]).T @ x + _PRIOR * hessian) / (weight.sum() + _PRIOR)
 
 
-def gptq_head(weight: Tensor, states: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> tuple[GridTensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a head is asked.
+
+    states:   float32 [n, columns]
+    norms:    float32 [n], the logarithm of the softmax's denominator
+    matters:  float32 [vocabulary], sum_t p (1 - p): how much an error of each row matters
+    """
+
+    states: Tensor
+    norms: Tensor
+    matters: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, states: Tensor) -> Asked:
+        """rows: float32 [vocabulary, columns]."""
+        norms = torch.cat([(x @ rows.T).logsumexp(1) for x in torch.split(states, 1024)])
+        asked = cls(states, norms, torch.empty(0))
+        matters = [p.mul(1 - p).sum(0) for p in map(asked.likelihoods, torch.split(rows, 1024))]
+        return replace(asked, matters=torch.cat(matters))
+
+    def likelihoods(self, some: Tensor) -> Tensor:
+        """Of some rows' tokens, [n, some]."""
+        return (self.states @ some.T - self.norms[:, None]).exp()
+
+    def scaled(self, c: Tensor) -> Asked:
+        """The same questions to a head whose columns were multiplied by c."""
+        return replace(self, states=self.states / c)
+
+    @property
+    def hessian(self) -> Tensor:
+        """Of all rows, [columns, columns]."""
+        return 2 * self.states.T @ self.states / max(1, len(self.states))
+
+
+def gptq_head(weight: Tensor, asked: Asked, factor: Tensor, bits: Bits) -> tuple[GridTensor, Tensor]:
     """`gptq` of an output head, the rows said most with an H of their own.
 
-    weight:           float [vocabulary, columns]
-    states:           float32 [n, columns], the head's inputs
-    hessian, factor:  of all rows, [columns, columns]
+    weight:  float [vocabulary, columns]
+    factor:  of ``asked.hessian``
     """
+    hessian = asked.hessian
     grid, before = gptq(weight, hessian, factor, bits)
     rows = weight.detach().float()
-    norms = torch.cat([(x @ rows.T).logsumexp(1) for x in torch.split(states, 1024)])
-
-    def likelihoods(some: Tensor) -> Tensor:
-        return (states @ some.T - norms[:, None]).exp()
-
-    said = torch.cat([p.mul(1 - p).sum(0) for p in map(likelihoods, torch.split(rows, 1024))])
-    for some in torch.split(said.topk(min(_OWN_ROWS, len(said))).indices, _ROWS_AT_ONCE):
-        hessians = torch.stack([own_hessian(states, p, hessian) for p in likelihoods(rows[some]).T])
+    for some in torch.split(asked.matters.topk(min(_OWN_ROWS, len(rows))).indices, _ROWS_AT_ONCE):
+        hessians = torch.stack([own_hessian(asked.states, p, hessian) for p in asked.likelihoods(rows[some]).T])
         factors = inverse_factor(hessians, DAMPINGS[0])
         if factors is not None:
             made, before[some] = gptq(rows[some], hessians, factors, bits)
@@ -192,8 +221,7 @@ class Walk:
     @torch.no_grad()
     def final(self, network: PreTrainedModel) -> Tensor:
         """The inputs of the head that count, [n, width], once all blocks have been passed."""
-        base: Any = network.base_model
-        norm = base.ln_f if hasattr(base, "ln_f") else base.norm
+        norm = final_norm(network)
         pairs = zip(self.calibration, self.states, strict=True)
         return torch.cat([norm(state)[batch.counted].float() for batch, state in pairs])
 

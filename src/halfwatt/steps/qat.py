@@ -161,11 +161,9 @@ class TrainOnGrid:
             BadInput: no dialogues to train on. TrainingDiverged: see `train`.
         """
         start, before = self._rounding.rounded(model, context)
-        network = self._rounding.unrounded(model)
+        network = copy.deepcopy(start.network)
         for weight in weights(network):
-            if (
-                weight.name in before
-            ):  # what gptq rounded: how near a weight is to its next integer is known to training
+            if weight.name in before:  # how near a weight is to its next integer is known to training
                 weight.put(before[weight.name])
         fakes = attach(network, start.grid)
         history = train(

@@ -18,8 +18,10 @@ from halfwatt.dialogue import Dialogue
 from halfwatt.errors import BadInput, ModelError
 from halfwatt.grids import GROUP, Bits, GridTensor, ScaleSearch, dequantize, quantize
 from halfwatt.records import KeptLayer
+from halfwatt.steps.balance import Handover, handed_over, handovers
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.gptq import DAMPINGS, Calibration, Walk, gptq, gptq_head, inverse_factor
+from halfwatt.steps.blocks import final_norm
+from halfwatt.steps.gptq import DAMPINGS, Asked, Calibration, Walk, gptq, gptq_head, inverse_factor
 
 CALIBRATION = 256  # dialogues, at most
 MIN_CALIBRATION = 8  # different ones, at least
@@ -104,7 +106,8 @@ class Quantize:
     """Every Linear, the head and the embedding put on an integer grid.
 
     method:          "rtn" = round each weight to the nearest, by itself; "gptq" = each column makes up for the errors
-                     of those before it, on the dialogues' activations (see gptq.py); the embedding is always rtn
+                     of those before it, on the dialogues' activations, and outlier columns are handed over first
+                     (gptq.py, balance.py); the embedding is always rtn
     bits:            of the Linear layers
     head_bits:       of the output head; None = the same
     embedding_bits:  of the input embedding. One row of it is looked up a token, so fewer bits save room but no
@@ -150,14 +153,16 @@ class Quantize:
         return self.rounded(model, context)[0]
 
     def rounded(self, model: ChatModel, context: StepContext) -> tuple[ChatModel, dict[str, torch.Tensor]]:
-        """`apply`; and the weights [out, in] by name that gptq rounded, no longer the model's own."""
+        """`apply`; and by name what each weight on the grid was rounded from, [out, in], which gptq moves."""
         network = self.unrounded(model)
         notes: tuple[str, ...] = ()
         grid: dict[str, GridTensor] = {}
         before: dict[str, torch.Tensor] = {}
         if self.method == "gptq":
             grid, before, notes = self._compensated(network, model, context)
-        grid |= {w.name: self._rounded(w) for w in weights(network) if _unfit(w) is None and w.name not in grid}
+        alone = [w for w in weights(network) if _unfit(w) is None and w.name not in grid]
+        before |= {w.name: w.rows().clone() for w in alone}
+        grid |= {w.name: self._rounded(w) for w in alone}
         fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := _unfit(w))]
         kept += [
@@ -182,7 +187,7 @@ class Quantize:
         head = "" if self._head_bits == self.bits else f", int{self._head_bits} head"
         embedding = "" if self.embedding_bits == self._head_bits else f", int{self.embedding_bits} embedding"
         how = "round to nearest" if self.method == "rtn" else "GPTQ"
-        scales = f"{self.scale_search} scales" if self.method == "rtn" else "scales by diag H"
+        scales = f"{self.scale_search} scales" if self.method == "rtn" else "columns balanced, scales by diag H"
         mixed = f", {len(self.int8)} weights at int8" if self.int8 else ""
         return f"{how}: int{self.bits}{head}{embedding}{mixed}, groups of {GROUP}, {scales}"
 
@@ -245,35 +250,42 @@ def compensate(
     before: dict[str, torch.Tensor] = {}
     notes: list[str] = []
 
-    def settle(module: nn.Module, hessian: torch.Tensor, states: torch.Tensor | None = None) -> None:
+    def settle(module: nn.Module, hessian: torch.Tensor, asked: Asked | None = None) -> None:
         weight = targets[id(module.weight)]
-        grid[weight.name], before[weight.name], note = _one(weight, hessian, bits(weight), states)
+        grid[weight.name], before[weight.name], note = _one(weight, hessian, bits(weight), asked)
         notes.extend(note)
         weight.put(dequantize(grid[weight.name]))
 
     for block in walk.blocks:
         inner = [m for m in block.modules() if isinstance(m, nn.Linear | Conv1D) and id(m.weight) in targets]
-        for module, sums in walk.sums(block, inner).items():
-            settle(module, sums.hessian)
+        hessians = {module: sums.hessian for module, sums in walk.sums(block, inner).items()}
+        for handover in handovers(network, block):
+            if (found := hessians.get(handover.readers[0])) is not None:
+                c = handed_over(handover, found)
+                hessians |= {r: found / c[:, None] / c for r in handover.readers if r in hessians}
+        for module, hessian in hessians.items():
+            settle(module, hessian)
         walk.advance(block)
     head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if id(head.weight) in targets:
-        states = walk.final(network)
-        settle(head, 2 * states.T @ states / max(1, len(states)), states)
+        asked = Asked.of(targets[id(head.weight)].rows().float(), walk.final(network))
+        handover = Handover(final_norm(network), (head,))
+        asked = asked.scaled(handed_over(handover, asked.hessian, asked.matters))
+        settle(head, asked.hessian, asked)
     return grid, before, tuple(notes)
 
 
 def _one(
-    weight: Weight, hessian: torch.Tensor, bits: Bits, states: torch.Tensor | None
+    weight: Weight, hessian: torch.Tensor, bits: Bits, asked: Asked | None
 ) -> tuple[GridTensor, torch.Tensor, list[str]]:
-    """GPTQ with as much damping as it takes; to nearest, said aloud, where none is enough. states: of the head."""
+    """GPTQ with as much damping as it takes; to nearest, said aloud, where none is enough. asked: for the head."""
     rows = weight.rows().float().clone()
     for damping in DAMPINGS:
         factor = inverse_factor(hessian, damping)
         if factor is not None:
             note = [] if damping == DAMPINGS[0] else [f"{weight.name}: damping {damping:g} was needed"]
-            if states is not None:
-                return *gptq_head(rows, states, hessian, factor, bits), note
+            if asked is not None:
+                return *gptq_head(rows, asked, factor, bits), note
             return *gptq(rows, hessian, factor, bits), note
     return quantize(rows, bits, "mse"), rows, [f"{weight.name}: rounded to nearest, its activations span too little"]
 
