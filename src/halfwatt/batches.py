@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,6 +137,13 @@ def _padded(length: int) -> int:
     return -(-length // _STEP) * _STEP
 
 
+def final_norm(network: PreTrainedModel) -> nn.Module:
+    """The norm between the last block and the head."""
+    base: Any = network.base_model
+    found: nn.Module = base.ln_f if hasattr(base, "ln_f") else base.norm
+    return found
+
+
 class Predictor(nn.Module):
     """A network as a function of a batch: logits [n, vocabulary] of the positions that predict a learned token.
 
@@ -155,7 +163,7 @@ class Predictor(nn.Module):
 
 
 class Watched(nn.Module):
-    """A `Predictor` that also tells what every block puts out at its positions, [n, width] each."""
+    """A `Predictor` that also tells what every block puts out at its positions, [n, width] each, before any norm."""
 
     def __init__(self, network: PreTrainedModel) -> None:
         super().__init__()
@@ -163,7 +171,12 @@ class Watched(nn.Module):
 
     def forward(self, ids: torch.Tensor, reply: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """ids, reply: as in `Batch`."""
-        found = self.network.base_model(input_ids=ids, use_cache=False, output_hidden_states=True)
-        states = [s[:, :-1][reply[:, 1:]] for s in (*found.hidden_states[1:-1], found.last_hidden_state)]
+        last: list[torch.Tensor] = []  # the last block's: transformers tells it with the final norm applied
+        handle = final_norm(self.network).register_forward_pre_hook(lambda _, given: last.append(given[0]))
+        try:
+            found = self.network.base_model(input_ids=ids, use_cache=False, output_hidden_states=True)
+        finally:
+            handle.remove()
+        states = [s[:, :-1][reply[:, 1:]] for s in (*found.hidden_states[1:-1], last[0])]
         head = self.network.get_output_embeddings()  # type: ignore[no-untyped-call]
-        return head(states[-1]), states
+        return head(found.last_hidden_state[:, :-1][reply[:, 1:]]), states

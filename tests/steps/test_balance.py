@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from halfwatt.batches import collate, rows
+from halfwatt.batches import Watched, collate, final_norm, rows
 from halfwatt.chat_model import load
 from halfwatt.grids import GROUP, dequantize
 from halfwatt.steps.balance import Handover, balance, expected_error, handed_over, handovers
 from halfwatt.steps.base import StepContext
-from halfwatt.steps.blocks import blocks_of, final_norm
+from halfwatt.steps.blocks import blocks_of
 from halfwatt.steps.gptq import gptq, inverse_factor
 from halfwatt.steps.quantize import Quantize
 from tests import tiny
@@ -91,15 +91,16 @@ def test_a_network_says_the_same_whatever_is_handed_over(arch: tiny.Arch, tmp_pa
     network: Any = copy.deepcopy(model.network).float()
     batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
     with torch.no_grad():
-        wanted = network(input_ids=batch.ids).logits
+        wanted, outputs = Watched(network)(batch.ids, batch.reply)
         found = [h for block in blocks_of(network) for h in handovers(network, block)]
         found.append(Handover(final_norm(network), (network.get_output_embeddings(),)))
         for k, handover in enumerate(found):
             own: Any = handover.giver
             generator = torch.Generator().manual_seed(k)
             handover.scale(torch.rand(len(own.weight), generator=generator) + 0.5)
-        said = network(input_ids=batch.ids).logits
-    assert torch.allclose(said, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+        said, same = Watched(network)(batch.ids, batch.reply)
+    for ours, theirs in zip((said, *same), (wanted, *outputs), strict=True):  # what training on the grid compares
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize("arch", ARCHS)

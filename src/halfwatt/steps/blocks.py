@@ -71,13 +71,6 @@ def blocks_of(network: PreTrainedModel) -> nn.ModuleList:
     return found
 
 
-def final_norm(network: PreTrainedModel) -> nn.Module:
-    """The norm between the last block and the head."""
-    base: Any = network.base_model
-    found: nn.Module = base.ln_f if hasattr(base, "ln_f") else base.norm
-    return found
-
-
 def set_blocks(network: PreTrainedModel, blocks: list[nn.Module]) -> None:
     """Let the network run through these blocks, in place. For passes without a cache: indices stay as they were."""
     base: Any = network.base_model

@@ -27,8 +27,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from halfwatt.batches import final_norm
 from halfwatt.grids import GROUP, Bits, GridTensor, quantize, round_to
-from halfwatt.steps.blocks import blocks_of, columns, final_norm
+from halfwatt.steps.blocks import blocks_of, columns
 
 Tensor = torch.Tensor
 DAMPINGS = (0.01, 0.1, 1.0)  # of the mean diagonal, tried in turn until H can be factored

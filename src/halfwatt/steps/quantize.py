@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from halfwatt.batches import in_batches
+from halfwatt.batches import final_norm, in_batches
 from halfwatt.chat_model import ChatModel
 from halfwatt.dialogue import Dialogue
 from halfwatt.errors import BadInput, ModelError
@@ -20,7 +20,6 @@ from halfwatt.grids import GROUP, Bits, GridTensor, ScaleSearch, dequantize, qua
 from halfwatt.records import KeptLayer
 from halfwatt.steps.balance import Handover, handed_over, handovers
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.blocks import final_norm
 from halfwatt.steps.gptq import DAMPINGS, Asked, Calibration, Walk, gptq, gptq_head, inverse_factor
 
 CALIBRATION = 256  # dialogues, at most
