@@ -103,18 +103,20 @@ class Asked:
 
     states:   float32 [n, columns]
     norms:    float32 [n], the logarithm of the softmax's denominator
+    hessian:  float32 [columns, columns], of all rows
     matters:  float32 [vocabulary], sum_t p (1 - p): how much an error of each row matters
     """
 
     states: Tensor
     norms: Tensor
+    hessian: Tensor
     matters: Tensor
 
     @classmethod
     def of(cls, rows: Tensor, states: Tensor) -> Asked:
         """rows: float32 [vocabulary, columns]."""
         norms = torch.cat([(x @ rows.T).logsumexp(1) for x in torch.split(states, 1024)])
-        asked = cls(states, norms, torch.empty(0))
+        asked = cls(states, norms, 2 * states.T @ states / max(1, len(states)), torch.empty(0))
         matters = [p.mul(1 - p).sum(0) for p in map(asked.likelihoods, torch.split(rows, 1024))]
         return replace(asked, matters=torch.cat(matters))
 
@@ -124,12 +126,7 @@ class Asked:
 
     def scaled(self, c: Tensor) -> Asked:
         """The same questions to a head whose columns were multiplied by c."""
-        return replace(self, states=self.states / c)
-
-    @property
-    def hessian(self) -> Tensor:
-        """Of all rows, [columns, columns]."""
-        return 2 * self.states.T @ self.states / max(1, len(self.states))
+        return replace(self, states=self.states / c, hessian=self.hessian / c[:, None] / c)
 
 
 def gptq_head(weight: Tensor, asked: Asked, factor: Tensor, bits: Bits) -> tuple[GridTensor, Tensor]:
@@ -138,11 +135,10 @@ def gptq_head(weight: Tensor, asked: Asked, factor: Tensor, bits: Bits) -> tuple
     weight:  float [vocabulary, columns]
     factor:  of ``asked.hessian``
     """
-    hessian = asked.hessian
-    grid, before = gptq(weight, hessian, factor, bits)
+    grid, before = gptq(weight, asked.hessian, factor, bits)
     rows = weight.detach().float()
     for some in torch.split(asked.matters.topk(min(_OWN_ROWS, len(rows))).indices, _ROWS_AT_ONCE):
-        hessians = torch.stack([own_hessian(asked.states, p, hessian) for p in asked.likelihoods(rows[some]).T])
+        hessians = torch.stack([own_hessian(asked.states, p, asked.hessian) for p in asked.likelihoods(rows[some]).T])
         factors = inverse_factor(hessians, DAMPINGS[0])
         if factors is not None:
             made, before[some] = gptq(rows[some], hessians, factors, bits)

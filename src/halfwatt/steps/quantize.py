@@ -160,7 +160,8 @@ class Quantize:
         if self.method == "gptq":
             grid, before, notes = self._compensated(network, model, context)
         alone = [w for w in weights(network) if _unfit(w) is None and w.name not in grid]
-        before |= {w.name: w.rows().clone() for w in alone}
+        own = dict(model.network.named_parameters(remove_duplicate=False))  # an untied head under its own name
+        before |= {w.name: replace(w, parameter=own[w.name]).rows() for w in alone}
         grid |= {w.name: self._rounded(w) for w in alone}
         fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := _unfit(w))]
