@@ -85,13 +85,9 @@ def narrow() -> tuple[Recipe, ...]:
 
 def mix() -> tuple[Recipe, ...]:
     """Students for everything that the demo model does."""
-    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=1, lr=5e-4)
-    grid = TrainOnGrid(4, epochs=0.25)
-    return (
-        Recipe("int4 QAD", (grid,)),
-        Recipe("7 of 8 blocks, int4 GPTQ", (Trim(0.9999), Prune(drop=1), learn, Quantize(4, method="gptq"))),
-        Recipe("5 of 8 blocks, int4 GPTQ", (Trim(0.9999), Prune(ffn=0.75, drop=3), learn, Quantize(4, method="gptq"))),
-    )
+    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=1, lr=1e-3)
+    cut = Trim(0.9999), Prune(ffn=0.5, drop=3), learn
+    return (Recipe("5 of 8 blocks, FFN 512, int4 GPTQ", (*cut, Quantize(4, method="gptq"))),)
 
 
 RUNGS = {"narrow": narrow, "mix": mix}

@@ -88,7 +88,7 @@ def test_inputs_that_say_nothing_change_nothing() -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_network_says_the_same_whatever_is_handed_over(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch, tied=False))
-    network: Any = copy.deepcopy(model.network).float()
+    network: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
     batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
     with torch.no_grad():
         wanted, outputs = Watched(network)(batch.ids, batch.reply)
