@@ -106,7 +106,7 @@ def save(model: ChatModel, folder: Path) -> None:
         BadInput: ``folder`` holds something already.
         EnvironmentFault: the disk is too full.
     """
-    require_space(folder, sum(p.numel() * p.element_size() for p in model.network.parameters()))
+    require_space(folder, sum(p.nbytes for p in model.network.parameters()))
     with new_folder(folder) as part:
         write(model, part)
 

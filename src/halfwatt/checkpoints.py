@@ -29,7 +29,7 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor], counters: Mapping[s
     Raises:
         EnvironmentFault: the disk is too full; the old checkpoint is untouched.
     """
-    require_space(folder, sum(t.numel() * t.element_size() for t in tensors.values()))
+    require_space(folder, sum(t.nbytes for t in tensors.values()))
     final, old = (folder / name for name in _NAMES)
     fresh = folder / f"step-{counters['step']}"
     shutil.rmtree(fresh, ignore_errors=True)

@@ -125,7 +125,7 @@ def retold(
                     live.append(i)
             context.progress(f"teacher's replies, turn {turn + 1}: {start + len(some)} of {len(asked)}")
     done = [Dialogue(d.id, _ending_in_reply(told[i]), d.source) for i, d in enumerate(dialogues)]
-    weights_b = sum(p.numel() * p.element_size() for p in model.network.parameters())
+    weights_b = sum(p.nbytes for p in model.network.parameters())
     return [d for d in done if d.messages], laps.lap(tokens, passes * weights_b)
 
 

@@ -72,7 +72,7 @@ def _asked(
             kept[at] = getattr(found, name).to(kept.dtype)
         done, tokens, passes = done + len(some), tokens + batch.ids.numel(), passes + 1
         bench.progress(f"asking the teacher: {done} of {len(order)} dialogues")
-    weights_b = sum(p.numel() * p.element_size() for p in teacher.parameters())
+    weights_b = sum(p.nbytes for p in teacher.parameters())
     return whole, laps.lap(tokens, passes * weights_b)
 
 
@@ -93,5 +93,5 @@ def _read(file: Path) -> tuple[TopK, Spent]:
 def _write(file: Path, whole: TopK, spent: Spent) -> None:
     tensors = {name: getattr(whole, name) for name in TopK.__slots__}
     file.parent.mkdir(parents=True, exist_ok=True)
-    require_space(file.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
+    require_space(file.parent, sum(t.nbytes for t in tensors.values()))
     write_atomic(file, save(tensors, metadata={"spent": to_json(spent)}))
