@@ -53,19 +53,20 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def post_training() -> tuple[Recipe, ...]:
-    """What needs no training, the two sparse counter-examples included."""
+    """What needs no training."""
     return (
         *ladder(),
         Recipe("int4 GPTQ", (Quantize(4, method="gptq"),)),
         Recipe("mixed int4/int8", (Mixed(extra=0.15, method="gptq"),)),
         Recipe("trim + int4 GPTQ", (Trim(0.999), Quantize(4, method="gptq"))),
-        Recipe("2:4 sparse, f16", (Sparsify("2:4"),)),
-        Recipe("unstructured sparse, f16", (Sparsify("unstructured"),)),
     )
 
 
 def narrow() -> tuple[Recipe, ...]:
-    """Students for two kinds of traffic: cut from the trimmed original, taught by it and by the human replies."""
+    """Students for two kinds of traffic: cut from the trimmed original, taught by it and by the human replies.
+
+    And the two sparse counter-examples, which read the same bytes whatever the traffic is.
+    """
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=6, lr=2e-3)
     nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, states=0.0, lr=1e-4, batch_tokens=4096)
 
@@ -74,6 +75,8 @@ def narrow() -> tuple[Recipe, ...]:
 
     thin = (Trim(0.999), Prune(width=0.333, ffn=0.25, kv_heads=1, drop=5), replace(learn, lr=3e-3))
     return (
+        Recipe("2:4 sparse, f16", (Sparsify("2:4"),)),
+        Recipe("unstructured sparse, f16", (Sparsify("unstructured"),)),
         Recipe("int4 QAD", (replace(grid, epochs=0.25),)),
         Recipe("2 blocks of 256, FFN 512, int4 QAD", (*cut(0.5, 6), grid)),
         Recipe("3 blocks of 256, FFN 256, int4 QAD", (*cut(0.25, 5), grid)),
@@ -116,7 +119,7 @@ def main() -> None:
 
 
 def make(traffic: str, data: Path, out: Path, part: str) -> None:
-    """Run the trainings of every ``number``-th recipe that has any, to checkpoints that ``climb`` finds finished."""
+    """Run every ``number``-th recipe of those that begin differently; ``climb`` finds their trainings finished."""
     number, of = map(int, part.split("/"))
     model = load(demo.path())
     context = StepContext(training(data, SOURCES[traffic]).dialogues, work=out / "training", progress=say)

@@ -151,7 +151,7 @@ def quantize(
     method: Annotated[Method, typer.Option("--method", help="gptq and qat learn from --dialogues")] = Method.rtn,
     scale_search: Annotated[ScaleSearch, typer.Option("--scale-search", help="for rtn")] = ScaleSearch.mse,
     epochs: Annotated[float, typer.Option("--epochs", help="for qat")] = 1.0,
-    lr: Annotated[float, typer.Option("--lr", help="for qat: the highest learning rate")] = 5e-5,
+    lr: Annotated[float, typer.Option("--lr", help="for qat: the highest learning rate")] = 2e-5,
     dialogues: Dialogues = None,
     chat_template: Template = None,
     offline: Offline = False,

@@ -11,7 +11,7 @@ from halfwatt.chat_model import ChatModel
 from halfwatt.dialogue import Dialogue, DialogueSet, read
 from halfwatt.records import Spent
 from halfwatt.steps.base import StepContext
-from halfwatt.steps.qat import TrainOnGrid
+from halfwatt.steps.qat import RATE, TrainOnGrid
 from halfwatt.steps.quantize import Quantize
 
 
@@ -37,7 +37,7 @@ class Quantized:
         dialogues: str | Path | DialogueSet | Sequence[Dialogue],
         *,
         epochs: float = 1.0,
-        lr: float = 5e-5,
+        lr: float = RATE,
         context: StepContext | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Spent:

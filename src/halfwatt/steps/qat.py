@@ -113,6 +113,7 @@ def detach(network: nn.Module, made: Mapping[str, FakeGrid]) -> dict[str, GridTe
     return {name: fake.integers(parameters[name]) for name, fake in made.items()}
 
 
+RATE = 2e-5  # measured on 2.8 to 16M parameters (docs/log.md); QAD's paper has 3e-5 to 1e-4 up to 0.5B, 1e-5 at 1B
 _FLOOR = 0.01  # the last rate, as a share of the highest: weights near the edge of a step must come to rest
 
 
@@ -127,7 +128,7 @@ class TrainOnGrid:
     start:     the integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"
     loss:      "self" = KL divergence to the unrounded model, "labels" = cross-entropy of the human replies
     states:    how much the error of the blocks' outputs counts beside the KL divergence
-    lr:        5e-5 suits 10 to 500M parameters (QAD: 3e-5 to 1e-4 up to 0.5B, 1 to 2e-5 at 1B)
+    lr:        faster moves more weights across their steps than the loss can tell apart, and ends above where GPTQ began
     scale_lr:  of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves
     """
 
@@ -138,7 +139,7 @@ class TrainOnGrid:
     loss: Literal["self", "labels"] = "self"
     states: float = 0.3
     epochs: float = 1.0
-    lr: float = 5e-5
+    lr: float = RATE
     scale_lr: float = 0.1
     batch_tokens: int = 1024
     longest: int = 512
