@@ -128,7 +128,7 @@ class TrainOnGrid:
     start:     the integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"
     loss:      "self" = KL divergence to the unrounded model, "labels" = cross-entropy of the human replies
     states:    how much the error of the blocks' outputs counts beside the KL divergence
-    lr:        faster moves more weights across their steps than the loss can tell apart, and ends above where GPTQ began
+    lr:        a faster one moves weights further than the loss can tell, and ends above where GPTQ began
     scale_lr:  of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves
     """
 
