@@ -164,12 +164,14 @@ def climb(traffic: str, data: Path, out: Path) -> None:
 
 
 def show(out: Path) -> None:
-    """Write docs/ladder.json from the results that are there, and print the tables of docs/ladder.md."""
+    """Write docs/ladder.json, traffic that was not climbed here as it stood, and print the tables of docs/ladder.md."""
+    file = DOCS / "ladder.json"
+    before = json.loads(file.read_text(encoding="utf-8"))["rungs"] if file.exists() else []
+    every = {traffic: [row for row in before if row["traffic"] == traffic] for traffic in SOURCES}
     found = {traffic: out / traffic / "result.json" for traffic in SOURCES}
-    results = {traffic: parse(path.read_bytes()) for traffic, path in found.items() if path.exists()}
-    every = {traffic: rows(result, traffic) for traffic, result in results.items()}
+    every |= {traffic: rows(parse(path.read_bytes()), traffic) for traffic, path in found.items() if path.exists()}
     document = {"rungs": [row for some in every.values() for row in some]}
-    (DOCS / "ladder.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     for traffic, some in every.items():
         print(f"\n## {traffic}\n\n{table(some)}")
 
