@@ -52,21 +52,23 @@ DOCS = Path(__file__).parents[1] / "docs"
 # --- what is climbed --------------------------------------------------------------------------------------------------
 
 
-def post_training() -> tuple[Recipe, ...]:
-    """What needs no training."""
+def post_training(traffic: str) -> tuple[Recipe, ...]:
+    """What needs no training. The sparse counter-examples read the same bytes on any traffic: they are climbed once."""
+    sparse = (
+        Recipe("2:4 sparse, f16", (Sparsify("2:4"),)),
+        Recipe("unstructured sparse, f16", (Sparsify("unstructured"),)),
+    )
     return (
         *ladder(),
         Recipe("int4 GPTQ", (Quantize(4, method="gptq"),)),
         Recipe("mixed int4/int8", (Mixed(extra=0.15, method="gptq"),)),
         Recipe("trim + int4 GPTQ", (Trim(0.999), Quantize(4, method="gptq"))),
+        *(sparse if traffic == "narrow" else ()),
     )
 
 
 def narrow() -> tuple[Recipe, ...]:
-    """Students for two kinds of traffic: cut from the trimmed original, taught by it and by the human replies.
-
-    And the two sparse counter-examples, which read the same bytes whatever the traffic is.
-    """
+    """Students for two kinds of traffic: cut from the trimmed original, taught by it and by the human replies."""
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=6, lr=2e-3)
     nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, states=0.0, lr=1e-4, batch_tokens=4096)
 
@@ -75,8 +77,6 @@ def narrow() -> tuple[Recipe, ...]:
 
     thin = (Trim(0.999), Prune(width=0.333, ffn=0.25, kv_heads=1, drop=5), replace(learn, lr=3e-3))
     return (
-        Recipe("2:4 sparse, f16", (Sparsify("2:4"),)),
-        Recipe("unstructured sparse, f16", (Sparsify("unstructured"),)),
         Recipe("int4 QAD", (replace(grid, epochs=0.25),)),
         Recipe("2 blocks of 256, FFN 512, int4 QAD", (*cut(0.5, 6), grid)),
         Recipe("3 blocks of 256, FFN 256, int4 QAD", (*cut(0.25, 5), grid)),
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def make(traffic: str, data: Path, out: Path, part: str) -> None:
-    """Run every ``number``-th recipe of those that begin differently; ``climb`` finds their trainings finished."""
+    """Run the trainings of every ``number``-th recipe that has any, to checkpoints that ``climb`` finds finished."""
     number, of = map(int, part.split("/"))
     model = load(demo.path())
     context = StepContext(training(data, SOURCES[traffic]).dialogues, work=out / "training", progress=say)
@@ -146,7 +146,7 @@ def climb(traffic: str, data: Path, out: Path) -> None:
             tools=tools,
             train=training(data, sources),
             outside=by_source(only(demo.dialogues("tune"), others), most=64) if others else {},
-            recipes=(*post_training(), *RUNGS[traffic]()),
+            recipes=(*post_training(traffic), *RUNGS[traffic]()),
             progress=say,
         )
         outcome = search.optimize(job)
