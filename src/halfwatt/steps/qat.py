@@ -113,7 +113,7 @@ def detach(network: nn.Module, made: Mapping[str, FakeGrid]) -> dict[str, GridTe
     return {name: fake.integers(parameters[name]) for name, fake in made.items()}
 
 
-RATE = 2e-5  # measured on 2.8 to 16M parameters (docs/log.md); QAD's paper has 3e-5 to 1e-4 up to 0.5B, 1e-5 at 1B
+RATE = 2e-5  # the best of three at 16M parameters (docs/log.md); QAD's paper has 3e-5 to 1e-4 up to 0.5B, 1e-5 at 1B
 _FLOOR = 0.01  # the last rate, as a share of the highest: weights near the edge of a step must come to rest
 
 
@@ -128,7 +128,7 @@ class TrainOnGrid:
     start:     the integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"
     loss:      "self" = KL divergence to the unrounded model, "labels" = cross-entropy of the human replies
     states:    how much the error of the blocks' outputs counts beside the KL divergence
-    lr:        a faster one moves weights further than the loss can tell, and ends above where GPTQ began
+    lr:        a faster one moves weights further than the loss can tell; five times it ends above where GPTQ began
     scale_lr:  of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves
     """
 
