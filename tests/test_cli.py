@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from halfwatt import cli
+from halfwatt.steps.qat import RATE
 from tests import taught, tiny
 
 ROOT = Path(__file__).parents[1]
@@ -129,3 +132,7 @@ def test_help_is_quick_and_complete() -> None:
     assert done.returncode == 0
     for verb in ("optimize", "measure", "compare", "quantize", "chat", "doctor", "verify"):
         assert verb in done.stdout
+
+
+def test_the_rate_of_training_on_the_grid_is_the_steps_own() -> None:
+    assert inspect.signature(cli.quantize).parameters["lr"].default == RATE  # written out: importing it takes seconds
