@@ -89,8 +89,12 @@ def narrow() -> tuple[Recipe, ...]:
 def mix() -> tuple[Recipe, ...]:
     """Students for everything that the demo model does."""
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=1, lr=1e-3)
-    cut = Trim(0.9999), Prune(ffn=0.625, drop=3), learn
-    return (Recipe("5 of 8 blocks, FFN 640, int4 GPTQ", (*cut, Quantize(4, method="gptq"))),)
+    trim, nearest = Trim(0.9999), Quantize(4, method="gptq")
+    longer = replace(learn, epochs=1.25, lr=1.5e-3)
+    return (
+        Recipe("5 of 8 blocks, FFN 640, int4 GPTQ", (trim, Prune(ffn=0.625, drop=3), learn, nearest)),
+        Recipe("4 of 8 blocks, FFN 512, int4 GPTQ", (trim, Prune(ffn=0.5, drop=4), longer, nearest)),
+    )
 
 
 RUNGS = {"narrow": narrow, "mix": mix}

@@ -1,10 +1,10 @@
 """What each lever that learns or rounds is worth on the demo model: several seeds, same tokens, intervals.
 
-    .venv/bin/python -m benchmarks.levers [distil] [integers] [mixed] [--traffic mix] [--data DATA] [--seeds 3]
+    .venv/bin/python -m benchmarks.levers [PART ...] [--traffic mix] [--data DATA] [--seeds 3]
 
 distil    students pruned alike: taught by labels alone, and by labels and the teacher; nats a token on the tune split
 integers  KL divergence to the unrounded model: round to nearest, GPTQ, and training on the grid
-mixed     int4/int8 by weight against rules of thumb that read the same bytes
+mixed     int4/int8 by weight against rules of thumb that read the same bytes, rounded to nearest; mixed-gptq: by GPTQ
 
 Steps learn from the training split (from DATA's, where given: docs/demo_model.md), figures are read on the tune split
 through transformers; the test split stays sealed. Every finished figure is kept in OUT/TRAFFIC/levers.json, and the
@@ -30,18 +30,20 @@ from halfwatt.batches import Batch, Predictor, in_batches
 from halfwatt.chat_model import ChatModel, load
 from halfwatt.dialogue import Dialogue
 from halfwatt.files import write_atomic
+from halfwatt.grids import GROUP
 from halfwatt.recipe import Recipe
 from halfwatt.steps.allocate import Mixed, within
 from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.qat import TrainOnGrid
-from halfwatt.steps.quantize import Quantize
+from halfwatt.steps.quantize import Method, Quantize, fits, weights
 
-PARTS = ("distil", "integers", "mixed")
+PARTS = ("distil", "integers", "mixed", "mixed-gptq")
 STUDENT = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=4)
 LEARNED = 3000  # dialogues that a seed draws to learn from, at most
 ON_GRID = 6000  # and to train on the grid with
+SEEN = 256  # and to see what int4 costs each weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,33 +124,39 @@ def integers(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
     }
 
 
-def mixed(bench: Bench) -> list[dict[str, Any]]:
-    """Each rule of thumb, and the frontier's point that reads no more."""
-    context = bench.context(0, "mixed", count=256)
-    points = Mixed().points(bench.model, context)
-    layers = bench.model.network.config.num_hidden_layers
-    named = points[-1].int8
-    rules = {
-        "int8 head": [n for n in named if "embed_tokens" in n or "lm_head" in n],
-        "first and last block int8": [n for n in named if ".layers.0." in n or f".layers.{layers - 1}." in n],
-        "down_proj and o_proj int8": [n for n in named if "down_proj" in n or "o_proj" in n],
-        "attention int8": [n for n in named if "self_attn" in n],
-        "FFN int8": [n for n in named if ".mlp." in n],
+def mixed(bench: Bench, seeds: int, method: Method) -> list[dict[str, Any]]:
+    """Each rule of thumb, and what the allocation makes of as many bytes."""
+    more = {
+        w.name: w.parameter.numel() * (34 - 18) // GROUP
+        for w in weights(Quantize(4).unrounded(bench.model))
+        if w.role in ("body", "head") and fits(w)
     }
-    size = {name: points[i + 1].bytes_b - points[i].bytes_b for i, name in enumerate(_order(points))}
-    rows = []
-    for rule, int8 in rules.items():
-        bytes_b = points[0].bytes_b + sum(size[n] for n in int8)
-        chosen = within(points, bytes_b)
-        a = bench.step(f"rule: {rule}", (Quantize(4, int8=tuple(int8)),)).kl
-        b = bench.step(f"mixed at {chosen.bytes_b / 1e6:.2f} MB", (Quantize(4, int8=chosen.int8),)).kl
-        rows.append({"rule": rule, "bytes_b": bytes_b, "kl": a, "mixed_bytes_b": chosen.bytes_b, "mixed_kl": b})
-    return rows
+    fronts = [Mixed(method=method).points(bench.model, bench.context(seed, "mixed", SEEN)) for seed in range(seeds)]
+    drawn = range(seeds) if method == "gptq" else (0,)  # rounding a rule's weights to nearest looks at no dialogues
+    found = []
+    for rule, int8 in rules(tuple(more), bench.model.network.config.num_hidden_layers).items():
+        bytes_b = fronts[0][0].bytes_b + sum(more[n] for n in int8)
+        chosen = [within(points, bytes_b) for points in fronts]
+        step = Quantize(4, method=method, int8=int8)
+        kl = [bench.step(f"{method} {rule} {s}", (step,), s).kl for s in drawn]
+        name = f"{method} as many bytes as {rule}"
+        own = [bench.step(f"{name} {s}", (replace(step, int8=c.int8),), s).kl for s, c in enumerate(chosen)]
+        ratio = _interval([a / b for a, b in zip(own, kl if len(kl) > 1 else kl * seeds, strict=True)], "x")
+        read = [c.bytes_b for c in chosen]
+        found.append({"rule": rule, "bytes_b": bytes_b, "kl": kl, "mixed_bytes_b": read, "mixed_kl": own, "x": ratio})
+    return found
 
 
-def _order(points: Sequence[Any]) -> list[str]:
-    """The weight that each step of the frontier lifts to int8."""
-    return [points[i + 1].int8[-1] for i in range(len(points) - 1)]
+def rules(names: tuple[str, ...], layers: int) -> dict[str, tuple[str, ...]]:
+    """Which weights are at int8 by each rule of thumb."""
+    return {
+        "int8 head": tuple(n for n in names if n == "lm_head.weight"),
+        "first and last block": tuple(n for n in names if ".layers.0." in n or f".layers.{layers - 1}." in n),
+        "down_proj and v_proj": tuple(n for n in names if "down_proj" in n or "v_proj" in n),
+        "attention": tuple(n for n in names if "self_attn" in n),
+        "FFN": tuple(n for n in names if ".mlp." in n),
+        "every second block": tuple(n for n in names for k in range(0, layers, 2) if f".layers.{k}." in n),
+    }
 
 
 def _interval(values: Sequence[float], unit: str) -> dict[str, float]:
@@ -174,7 +182,8 @@ def main() -> None:
     parts: dict[str, Callable[[], Any]] = {
         "distil": lambda: distil(bench, given.seeds, given.epochs),
         "integers": lambda: integers(bench, given.seeds, given.epochs),
-        "mixed": lambda: mixed(bench),
+        "mixed": lambda: mixed(bench, given.seeds, "rtn"),
+        "mixed-gptq": lambda: mixed(bench, given.seeds, "gptq"),
     }
     print(json.dumps({name: parts[name]() for name in given.parts}))
 

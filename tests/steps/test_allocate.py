@@ -16,33 +16,58 @@ from halfwatt.errors import BadInput
 from halfwatt.losses import forward_kl
 from halfwatt.steps.allocate import Mixed, Option, frontier, within
 from halfwatt.steps.base import StepContext
-from halfwatt.steps.quantize import Quantize
+from halfwatt.steps.quantize import Method, Quantize
 from tests import taught
 
 TOLD = tuple(taught.dialogues())
 OPTION = st.tuples(st.integers(1, 50), st.integers(1, 50), st.floats(0, 1), st.floats(0, 1))
 
 
-def options(rows_: list[tuple[int, int, float, float]]) -> list[Option]:
+Found = list[tuple[int, int, float, float]]
+
+
+def options(rows_: Found) -> list[Option]:
     return [Option(str(i), (b, b + more), (four, eight)) for i, (b, more, four, eight) in enumerate(rows_)]
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(OPTION, min_size=1, max_size=7))
-def test_no_choice_of_as_many_bytes_loses_less(found: list[tuple[int, int, float, float]]) -> None:
-    given_ = options(found)
-    every = [
+def choices(given_: list[Option]) -> list[tuple[int, float]]:
+    """Bytes and nats of every choice there is."""
+    return [
         (
             sum(o.bytes_b[k] for o, k in zip(given_, ks, strict=True)),
             sum(o.nats[k] for o, k in zip(given_, ks, strict=True)),
         )
         for ks in product((0, 1), repeat=len(given_))
     ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(OPTION, min_size=1, max_size=7))
+def test_no_choice_of_as_many_bytes_loses_less(found: Found) -> None:
+    given_ = options(found)
+    every = choices(given_)
     for point in frontier(given_):
         best = min(nats for bytes_b, nats in every if bytes_b <= point.bytes_b)
         assert point.nats <= best + 1e-9
         named = [o.nats[o.name in point.int8] for o in given_]
         assert point.nats == pytest.approx(sum(named))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(OPTION, min_size=1, max_size=7), st.floats(0, 1))
+def test_between_two_points_little_is_left_unspent(found: Found, share: float) -> None:
+    given_ = options(found)
+    points = frontier(given_)
+    budget = points[0].bytes_b + share * (points[-1].bytes_b - points[0].bytes_b)
+    chosen = within(points, budget)
+    named = [o.name in chosen.int8 for o in given_]
+    assert chosen.bytes_b == sum(o.bytes_b[k] for o, k in zip(given_, named, strict=True)) <= budget
+    assert chosen.nats == pytest.approx(sum(o.nats[k] for o, k in zip(given_, named, strict=True)))
+    best = min(nats for bytes_b, nats in choices(given_) if bytes_b <= budget)
+    skipped = [o.nats[0] - o.nats[1] for o in given_ if o.name in points[-1].int8 and o.name not in chosen.int8]
+    assert chosen.nats <= best + max(skipped, default=0.0) + 1e-9
+    left = budget - chosen.bytes_b
+    assert all(o.bytes_b[1] - o.bytes_b[0] > left for o in given_ if o.name in {*points[-1].int8} - {*chosen.int8})
 
 
 def test_bytes_rise_and_losses_fall_along_it() -> None:
@@ -53,12 +78,18 @@ def test_bytes_rise_and_losses_fall_along_it() -> None:
     assert within(points, 0) == points[0]
 
 
+def test_a_first_weight_that_is_too_large_does_not_keep_the_others_from_fitting() -> None:
+    points = frontier(options([(10, 100, 1.0, 0.0), (10, 20, 0.1, 0.0), (10, 5, 0.01, 0.0)]))
+    assert within(points, 56).int8 == ("1", "2")
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
     return load(taught.folder(tmp_path_factory.mktemp("mixed"), "llama", TOLD))
 
 
-def test_mixed_loses_less_than_int4_and_reads_less_than_int8(learned: ChatModel) -> None:
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_mixed_loses_less_than_int4_and_reads_less_than_int8(method: Method, learned: ChatModel) -> None:
     context = StepContext(dialogues=TOLD)
     before = [p.detach().clone() for p in learned.network.parameters()]
     batch = collate(rows(TOLD[::4], learned.tokenizer, 512), learned.tokenizer.pad_id)
@@ -68,8 +99,8 @@ def test_mixed_loses_less_than_int4_and_reads_less_than_int8(learned: ChatModel)
             wanted = Predictor(learned.network)(batch.ids, batch.reply)
             return float(forward_kl(wanted, Predictor(made.network)(batch.ids, batch.reply)).mean())
 
-    mixed = Mixed(extra=0.5).apply(learned, context)
-    int4, int8 = Quantize(4).apply(learned, context), Quantize(8).apply(learned, context)
+    mixed = Mixed(extra=0.5, method=method).apply(learned, context)
+    int4, int8 = Quantize(4, method=method).apply(learned, context), Quantize(8).apply(learned, context)
     assert apart(int8) < apart(mixed) < 0.8 * apart(int4)
     bits = [g.bits for name, g in mixed.grid.items() if "embed" not in name]
     assert 0 < bits.count(8) < len(bits)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from halfwatt.batches import Watched, collate, final_norm, rows
+from halfwatt.batches import Predictor, Watched, collate, final_norm, rows
 from halfwatt.chat_model import load
 from halfwatt.grids import GROUP, dequantize
 from halfwatt.steps.balance import Handover, balance, expected_error, handed_over, handovers
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.blocks import blocks_of
 from halfwatt.steps.gptq import gptq, inverse_factor
-from halfwatt.steps.quantize import Quantize
+from halfwatt.steps.quantize import Quantize, weights
 from tests import tiny
 from tests.steps.test_gptq import correlated, loss, told
 
@@ -106,8 +106,17 @@ def test_a_network_says_the_same_whatever_is_handed_over(arch: tiny.Arch, tmp_pa
 @pytest.mark.parametrize("arch", ARCHS)
 def test_what_is_rounded_is_the_balanced_network(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch, tied=False))
-    made, before = Quantize(8, method="gptq").rounded(model, StepContext(dialogues=told(12)))
-    norms = [(n, p) for n, p in made.network.named_parameters() if n.endswith(("norm.weight", "ln_f.weight"))]
+    made, settled = Quantize(8, method="gptq").rounded(model, StepContext(dialogues=told(12)))
+    network: Any = made.network
+    norms = [(n, p) for n, p in network.named_parameters() if n.endswith(("norm.weight", "ln_f.weight"))]
     own = dict(model.network.named_parameters())
     assert any(not torch.equal(p, own[n].float()) for n, p in norms), "nothing was handed over"
-    assert set(before) == set(made.grid)
+    assert set(settled) == set(made.grid)
+    batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
+    with torch.no_grad():
+        wanted = Predictor(model.network)(batch.ids, batch.reply)
+        for weight in weights(network):
+            if weight.name in settled:
+                weight.put(settled[weight.name].unrounded)
+        said = Predictor(network)(batch.ids, batch.reply)
+    assert torch.allclose(said, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))

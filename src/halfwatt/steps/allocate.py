@@ -4,15 +4,17 @@
     frontier     = for every price of a byte, the choice that minimises loss + price * bytes
 
 With a price each weight chooses for itself, so the whole frontier is one sort by (loss saved) / (bytes paid). Every
-point of it is the best of all choices that read no more bytes (the Lagrangian's property; bytes between two points are
-left unspent). That losses add up is an assumption: good near the model, and only ever used to choose, never to judge.
-Source: Shoham and Gersho 1988 (Lagrangian bit allocation).
+point of it is the best of all choices that read no more bytes (the Lagrangian's property). Bytes that lie between two
+points go to the next weights of that order that still fit (Dantzig 1957), which is short of the best choice by less
+than the first weight that did not fit would have saved. That losses add up is an assumption: good near the model, and
+only ever used to choose, never to judge. Source: Shoham and Gersho 1988 (Lagrangian bit allocation).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -21,9 +23,9 @@ from halfwatt import losses
 from halfwatt.batches import Batch, Predictor, in_batches
 from halfwatt.chat_model import ChatModel
 from halfwatt.errors import BadInput
-from halfwatt.grids import GROUP, Bits, dequantize, quantize
+from halfwatt.grids import GROUP, GridTensor, dequantize, quantize
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.quantize import Method, Quantize, Weight, fits, weights
+from halfwatt.steps.quantize import Method, Quantize, Settled, Weight, fits, weights
 
 _DIALOGUES, _LONGEST = 48, 256
 
@@ -67,36 +69,45 @@ def frontier(options: Sequence[Option]) -> list[Point]:
 
 
 def within(points: Sequence[Point], bytes_b: float) -> Point:
-    """The last point that reads no more than ``bytes_b``; the first where even that reads more."""
-    return max((p for p in points if p.bytes_b <= bytes_b), key=lambda p: p.bytes_b, default=points[0])
+    """What to put at int8 when no more than ``bytes_b`` may be read; nothing where even int4 reads more.
+
+    Along the frontier as far as it goes, then each later weight that still fits.
+    """
+    chosen = points[0]
+    for last, point in pairwise(points):
+        paid = point.bytes_b - last.bytes_b
+        if chosen.bytes_b + paid <= bytes_b:
+            nats = chosen.nats + point.nats - last.nats
+            chosen = Point(chosen.bytes_b + paid, nats, (*chosen.int8, point.int8[-1]))
+    return chosen
 
 
 # --- the step ------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def sensitivities(network: Any, batches: Sequence[Batch], targets: Sequence[Weight]) -> list[Option]:
-    """Each weight rounded alone, in place and put back: KL in nats a token from the network as it is."""
+def sensitivities(
+    network: Any, batches: Sequence[Batch], targets: Sequence[Weight], settled: Mapping[str, Settled]
+) -> list[Option]:
+    """Each weight on either grid alone, in place and put back: KL in nats a token from the network as it is.
+
+    settled: what int4 made of each, by name
+    """
     predictor = Predictor(network).eval()
     wanted = [predictor(b.ids, b.reply) for b in batches]
 
-    def apart() -> float:
+    def alone(weight: Weight, grid: GridTensor) -> float:
+        weight.put(dequantize(grid))
         found = [losses.forward_kl(w, predictor(b.ids, b.reply)) for w, b in zip(wanted, batches, strict=True)]
+        weight.put(settled[weight.name].unrounded)
         return float(torch.cat(found).mean())
 
-    def alone(weight: Weight, bits: Bits) -> float:
-        before = weight.parameter.detach().clone()
-        weight.put(dequantize(quantize(weight.rows(), bits, "mse")))
-        nats = apart()
-        weight.parameter.copy_(before)
-        return nats
+    def option(weight: Weight) -> Option:
+        own, count = settled[weight.name], weight.parameter.numel()
+        nats = alone(weight, own.grid), alone(weight, quantize(own.unrounded, 8, "mse"))
+        return Option(weight.name, (count * 18 // GROUP, count * 34 // GROUP), nats)
 
-    return [
-        Option(
-            w.name, (w.parameter.numel() * 18 // GROUP, w.parameter.numel() * 34 // GROUP), (alone(w, 4), alone(w, 8))
-        )
-        for w in targets
-    ]
+    return [option(weight) for weight in targets]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +115,7 @@ class Mixed:
     """int4, with int8 where it saves most loss for its bytes.
 
     extra:   share of the bytes between all int4 and all int8 that may be spent
-    method:  "rtn" or "gptq", as in `Quantize`
+    method:  "rtn" or "gptq", as in `Quantize`; what int4 costs a weight is measured with it too
     """
 
     extra: float = 0.1
@@ -132,10 +143,14 @@ class Mixed:
         """The whole frontier of this model."""
         if not context.dialogues:
             raise BadInput("choosing bits needs dialogues to see what they cost", hint="pass --dialogues FILE")
-        network = Quantize(4).unrounded(model)
+        made, settled = Quantize(4, method=self.method).rounded(model, context)
+        network = made.network
+        for weight in weights(network):
+            if weight.name in settled:
+                weight.put(settled[weight.name].unrounded)
         batches = in_batches(context.some(_DIALOGUES), model.tokenizer, min(_LONGEST, model.context))
         targets = [w for w in weights(network) if w.role in ("body", "head") and fits(w)]
-        return frontier(sensitivities(network, batches, targets))
+        return frontier(sensitivities(network, batches, targets, settled))
 
 
 def _spend(points: Sequence[Point], extra: float) -> float:

@@ -161,11 +161,11 @@ class TrainOnGrid:
         Raises:
             BadInput: no dialogues to train on. TrainingDiverged: see `train`.
         """
-        start, before = self._rounding.rounded(model, context)
+        start, settled = self._rounding.rounded(model, context)
         network = start.network  # this call's own
         for weight in weights(network):
-            if weight.name in before:  # how near a weight is to its next integer is known to training
-                weight.put(before[weight.name])
+            if weight.name in settled:  # how near a weight is to its next integer is known to training
+                weight.put(settled[weight.name].before)
         fakes = attach(network, start.grid)
         history = train(
             Predictor(network) if self.loss == "labels" else Watched(network),

@@ -101,6 +101,22 @@ def fits(weight: Weight) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of one weight; all [out, in].
+
+    grid:       its integers
+    before:     what they were rounded from, which gptq moves away from the weight to make up for other errors
+    unrounded:  the weight, its outlier columns handed over
+    note:       for the lineage
+    """
+
+    grid: GridTensor
+    before: torch.Tensor
+    unrounded: torch.Tensor
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Quantize:
     """Every Linear, the head and the embedding put on an integer grid.
 
@@ -151,18 +167,14 @@ class Quantize:
         """
         return self.rounded(model, context)[0]
 
-    def rounded(self, model: ChatModel, context: StepContext) -> tuple[ChatModel, dict[str, torch.Tensor]]:
-        """`apply`; and by name what each weight on the grid was rounded from, [out, in], which gptq moves."""
+    def rounded(self, model: ChatModel, context: StepContext) -> tuple[ChatModel, dict[str, Settled]]:
+        """`apply`; and by name what became of each weight on the grid."""
         network = self.unrounded(model)
-        notes: tuple[str, ...] = ()
-        grid: dict[str, GridTensor] = {}
-        before: dict[str, torch.Tensor] = {}
-        if self.method == "gptq":
-            grid, before, notes = self._compensated(network, model, context)
-        alone = [w for w in weights(network) if _unfit(w) is None and w.name not in grid]
+        settled = self._compensated(network, model, context) if self.method == "gptq" else {}
+        alone = [w for w in weights(network) if _unfit(w) is None and w.name not in settled]
         own = dict(model.network.named_parameters(remove_duplicate=False))  # an untied head under its own name
-        before |= {w.name: replace(w, parameter=own[w.name]).rows() for w in alone}
-        grid |= {w.name: self._rounded(w) for w in alone}
+        settled |= {w.name: self._alone(replace(w, parameter=own[w.name])) for w in alone}
+        grid = {name: s.grid for name, s in settled.items()}
         fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := _unfit(w))]
         kept += [
@@ -170,8 +182,8 @@ class Quantize:
             for w in weights(network)
             if w.role == "embedding" and w.name in grid and self.embedding_bits > self._head_bits
         ]
-        lineage = (*model.lineage, self.summary, *notes)
-        return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept)), before
+        lineage = (*model.lineage, self.summary, *(s.note for s in settled.values() if s.note))
+        return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept)), settled
 
     def unrounded(self, model: ChatModel) -> PreTrainedModel:
         """A float32 copy of the network with the matrices that will be rounded: untied where its two uses differ."""
@@ -200,10 +212,8 @@ class Quantize:
             return 8
         return {"head": self._head_bits, "embedding": self.embedding_bits}.get(weight.role, self.bits)
 
-    def _compensated(
-        self, network: PreTrainedModel, model: ChatModel, context: StepContext
-    ) -> tuple[dict[str, GridTensor], dict[str, torch.Tensor], tuple[str, ...]]:
-        """GPTQ on every matrix of the blocks, and on a head with weights of its own; and what could not be done so."""
+    def _compensated(self, network: PreTrainedModel, model: ChatModel, context: StepContext) -> dict[str, Settled]:
+        """GPTQ on every matrix of the blocks, and on a head with weights of its own."""
         if len({d.messages for d in context.dialogues}) < MIN_CALIBRATION:
             raise BadInput(
                 f"gptq needs {MIN_CALIBRATION} or more different dialogues to calibrate on",
@@ -215,10 +225,10 @@ class Quantize:
         targets.pop(id(embedding), None)  # a tied head: its error would be the embedding's too
         return compensate(network, targets, self._bits, calibration(model, context.some(CALIBRATION)))
 
-    def _rounded(self, weight: Weight) -> GridTensor:
-        bits = self._bits(weight)
+    def _alone(self, weight: Weight) -> Settled:
+        rows = weight.rows()
         try:
-            return quantize(weight.rows(), bits, self.scale_search)
+            return Settled(quantize(rows, self._bits(weight), self.scale_search), rows, rows)
         except ModelError as fault:
             raise ModelError(f"{weight.name}: {fault.what}", found=fault.found, hint=fault.hint) from fault
 
@@ -238,23 +248,19 @@ def compensate(
     targets: Mapping[int, Weight],
     bits: Callable[[Weight], Bits],
     batches: Sequence[Calibration],
-) -> tuple[dict[str, GridTensor], dict[str, torch.Tensor], tuple[str, ...]]:
+) -> dict[str, Settled]:
     """Round the blocks one after the other, in place, then the head; each sees what the rounded ones before it make.
 
     targets: id of the parameter -> the weight, for all that are to be rounded
-    Returns, by name, the integers and the weights that were rounded to them, and a line for every weight that had to be
-    rounded to nearest after all.
+    Returns, by name, what became of each; with a note where it had to be rounded to nearest after all.
     """
     walk = Walk(network, batches)
-    grid: dict[str, GridTensor] = {}
-    before: dict[str, torch.Tensor] = {}
-    notes: list[str] = []
+    settled: dict[str, Settled] = {}
 
     def settle(module: nn.Module, hessian: torch.Tensor, asked: Asked | None = None) -> None:
         weight = targets[id(module.weight)]
-        grid[weight.name], before[weight.name], note = _one(weight, hessian, bits(weight), asked)
-        notes.extend(note)
-        weight.put(dequantize(grid[weight.name]))
+        settled[weight.name] = _one(weight, hessian, bits(weight), asked)
+        weight.put(dequantize(settled[weight.name].grid))
 
     for block in walk.blocks:
         inner = [m for m in block.modules() if isinstance(m, nn.Linear | Conv1D) and id(m.weight) in targets]
@@ -272,22 +278,21 @@ def compensate(
         handover = Handover(final_norm(network), (head,))
         asked = asked.scaled(handed_over(handover, asked.hessian, asked.matters))
         settle(head, asked.hessian, asked)
-    return grid, before, tuple(notes)
+    return settled
 
 
-def _one(
-    weight: Weight, hessian: torch.Tensor, bits: Bits, asked: Asked | None
-) -> tuple[GridTensor, torch.Tensor, list[str]]:
+def _one(weight: Weight, hessian: torch.Tensor, bits: Bits, asked: Asked | None) -> Settled:
     """GPTQ with as much damping as it takes; to nearest, said aloud, where none is enough. asked: for the head."""
     rows = weight.rows().float().clone()
     for damping in DAMPINGS:
         factor = inverse_factor(hessian, damping)
         if factor is not None:
-            note = [] if damping == DAMPINGS[0] else [f"{weight.name}: damping {damping:g} was needed"]
+            note = "" if damping == DAMPINGS[0] else f"{weight.name}: damping {damping:g} was needed"
             if asked is not None:
-                return *gptq_head(rows, asked, factor, bits), note
-            return *gptq(rows, hessian, factor, bits), note
-    return quantize(rows, bits, "mse"), rows, [f"{weight.name}: rounded to nearest, its activations span too little"]
+                return Settled(*gptq_head(rows, asked, factor, bits), rows, note)
+            return Settled(*gptq(rows, hessian, factor, bits), rows, note)
+    note = f"{weight.name}: rounded to nearest, its activations span too little"
+    return Settled(quantize(rows, bits, "mse"), rows, rows, note)
 
 
 def fill(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> None:
