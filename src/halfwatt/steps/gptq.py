@@ -30,10 +30,12 @@ from transformers import PreTrainedModel
 from halfwatt.batches import final_norm
 from halfwatt.grids import GROUP, Bits, GridTensor, quantize, round_to
 from halfwatt.steps.blocks import blocks_of, columns
+from halfwatt.steps.descent import descend
 
 Tensor = torch.Tensor
 DAMPINGS = (0.01, 0.1, 1.0)  # of the mean diagonal, tried in turn until H can be factored
-_OWN_ROWS = 2048  # of the head that get an H of their own, at most
+_DESCENT = 0.1  # of the mean diagonal: what descent needs, whose answer H describes less well the further it goes
+_OWN_ROWS = 8192  # of the head that get an H of their own, at most
 _OWN_TOKENS = 2048  # that a row looks at, the likeliest
 _PRIOR = 0.1
 _ROWS_AT_ONCE = 64
@@ -42,18 +44,26 @@ _ROWS_AT_ONCE = 64
 # --- pure ----------------------------------------------------------------------------------------------------------
 
 
-def inverse_factor(hessian: Tensor, damping: float) -> Tensor | None:
-    """U, upper triangular, with (H + damping mean(diag H) I)^-1 = U^T U; None where that is not positive definite.
+def damped(hessian: Tensor, damping: float) -> Tensor:
+    """H + damping mean(diag H) I. A column that was never active gets the mean, so that its weights stay.
 
-    hessian: float32 [..., columns, columns]. A column that was never active gets the mean, so that its weights stay.
+    hessian: float32 [..., columns, columns]
     """
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     mean = diagonal.mean(-1, keepdim=True)
-    if not bool((mean > 0).all()):
+    found = hessian.clone()
+    found.diagonal(dim1=-2, dim2=-1).copy_(torch.where(diagonal > 0, diagonal, mean) + damping * mean)
+    return found
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> Tensor | None:
+    """U, upper triangular, with `damped`^-1 = U^T U; None where that is not positive definite.
+
+    hessian: float32 [..., columns, columns]
+    """
+    if not bool((hessian.diagonal(dim1=-2, dim2=-1).mean(-1) > 0).all()):
         return None
-    damped = hessian.clone()
-    damped.diagonal(dim1=-2, dim2=-1).copy_(torch.where(diagonal > 0, diagonal, mean) + damping * mean)
-    lower, failed = torch.linalg.cholesky_ex(damped.double())
+    lower, failed = torch.linalg.cholesky_ex(damped(hessian, damping).double())
     if failed.any():
         return None
     upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
@@ -88,6 +98,26 @@ def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> tuple[G
             left[:, i : group.stop] -= errors[:, k : k + 1] * factor[..., i, i : group.stop]
         left[:, group.stop :] -= (errors[:, None] @ factor[..., group, group.stop :]).squeeze(1)
     return GridTensor(q, scale, bits), before
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """bits: of the grid; damping: of H's factor, a share of its mean diagonal; sweeps: of descent after it, or 0."""
+
+    bits: Bits
+    damping: float = DAMPINGS[0]
+    sweeps: int = 0
+
+
+def rounded(weight: Tensor, hessian: Tensor, how: How) -> tuple[GridTensor, Tensor] | None:
+    """`gptq`, then coordinate descent; and what each integer was rounded from. None where H cannot be factored."""
+    factor = inverse_factor(hessian, how.damping)
+    if factor is None:
+        return None
+    found = gptq(weight, hessian, factor, how.bits)
+    if not how.sweeps:
+        return found
+    return descend(weight, found[0], damped(hessian, max(how.damping, _DESCENT)), how.sweeps)
 
 
 def own_hessian(states: Tensor, p: Tensor, hessian: Tensor) -> Tensor:
@@ -129,20 +159,21 @@ class Asked:
         return replace(self, states=self.states / c, hessian=self.hessian / c[:, None] / c)
 
 
-def gptq_head(weight: Tensor, asked: Asked, factor: Tensor, bits: Bits) -> tuple[GridTensor, Tensor]:
-    """`gptq` of an output head, the rows said most with an H of their own.
+def gptq_head(weight: Tensor, asked: Asked, how: How) -> tuple[GridTensor, Tensor] | None:
+    """`rounded` of an output head, the rows said most with an H of their own.
 
     weight:  float [vocabulary, columns]
-    factor:  of ``asked.hessian``
     """
-    grid, before = gptq(weight, asked.hessian, factor, bits)
+    found = rounded(weight, asked.hessian, how)
+    if found is None:
+        return None
+    grid, before = found
     rows = weight.detach().float()
     for some in torch.split(asked.matters.topk(min(_OWN_ROWS, len(rows))).indices, _ROWS_AT_ONCE):
         hessians = torch.stack([own_hessian(asked.states, p, asked.hessian) for p in asked.likelihoods(rows[some]).T])
-        factors = inverse_factor(hessians, DAMPINGS[0])
-        if factors is not None:
-            made, before[some] = gptq(rows[some], hessians, factors, bits)
-            grid.q[some], grid.scale[some] = made.q, made.scale
+        own = rounded(rows[some], hessians, how)
+        if own is not None:
+            grid.q[some], grid.scale[some], before[some] = own[0].q, own[0].scale, own[1]
     return grid, before
 
 

@@ -20,7 +20,7 @@ from halfwatt.grids import GROUP, Bits, GridTensor, ScaleSearch, dequantize, qua
 from halfwatt.records import KeptLayer
 from halfwatt.steps.balance import Handover, handed_over, handovers
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.gptq import DAMPINGS, Asked, Calibration, Walk, gptq, gptq_head, inverse_factor
+from halfwatt.steps.gptq import DAMPINGS, Asked, Calibration, How, Walk, gptq_head, rounded
 
 CALIBRATION = 256  # dialogues, at most
 MIN_CALIBRATION = 8  # different ones, at least
@@ -129,6 +129,7 @@ class Quantize:
                      reading; where it shares the head's weights and their bits differ, each gets its own
     scale_search:    "mse" = the scale with the least squared error per group, "absmax" = the one that clips nothing,
                      "hqq" = the one with the least sum of |error|^0.7; gptq has its own
+    sweeps:          gptq's integers then go downhill one by one, so many times over all (descent.py); 0 = not at all
     int8:            names of weights that stay at int8 whatever ``bits`` says
     """
 
@@ -137,6 +138,7 @@ class Quantize:
     embedding_bits: Bits = 8
     scale_search: ScaleSearch = "mse"
     method: Method = "rtn"
+    sweeps: int = 8
     int8: tuple[str, ...] = ()
 
     name: ClassVar[str] = "quantize"
@@ -145,7 +147,8 @@ class Quantize:
 
     def problems(self, model: ChatModel, /) -> list[str]:
         """Already on a grid, a weight that is not finite (named), or no weight at all that fits."""
-        found = [] if not model.grid else [f"it is on an integer grid already ({' -> '.join(model.lineage)})"]
+        found = [] if self.sweeps >= 0 else [f"sweeps must be 0 or more, not {self.sweeps}"]
+        found += [] if not model.grid else [f"it is on an integer grid already ({' -> '.join(model.lineage)})"]
         found += [
             f"{w.name} holds values that are not finite"
             for w in weights(model.network)
@@ -199,7 +202,10 @@ class Quantize:
         head = "" if self._head_bits == self.bits else f", int{self._head_bits} head"
         embedding = "" if self.embedding_bits == self._head_bits else f", int{self.embedding_bits} embedding"
         how = "round to nearest" if self.method == "rtn" else "GPTQ"
-        scales = f"{self.scale_search} scales" if self.method == "rtn" else "columns balanced, scales by diag H"
+        descent = f", {self.sweeps} sweeps downhill" if self.sweeps else ""
+        scales = (
+            f"{self.scale_search} scales" if self.method == "rtn" else f"columns balanced, scales by diag H{descent}"
+        )
         mixed = f", {len(self.int8)} weights at int8" if self.int8 else ""
         return f"{how}: int{self.bits}{head}{embedding}{mixed}, groups of {GROUP}, {scales}"
 
@@ -223,7 +229,8 @@ class Quantize:
         targets = {id(w.parameter): w for w in weights(network) if _unfit(w) is None and w.role in ("body", "head")}
         embedding = network.get_input_embeddings().weight
         targets.pop(id(embedding), None)  # a tied head: its error would be the embedding's too
-        return compensate(network, targets, self._bits, calibration(model, context.some(CALIBRATION)))
+        batches = calibration(model, context.some(CALIBRATION))
+        return compensate(network, targets, lambda weight: How(self._bits(weight), sweeps=self.sweeps), batches)
 
     def _alone(self, weight: Weight) -> Settled:
         rows = weight.rows()
@@ -246,7 +253,7 @@ def calibration(model: ChatModel, dialogues: Sequence[Dialogue]) -> list[Calibra
 def compensate(
     network: PreTrainedModel,
     targets: Mapping[int, Weight],
-    bits: Callable[[Weight], Bits],
+    how: Callable[[Weight], How],
     batches: Sequence[Calibration],
 ) -> dict[str, Settled]:
     """Round the blocks one after the other, in place, then the head; each sees what the rounded ones before it make.
@@ -259,7 +266,7 @@ def compensate(
 
     def settle(module: nn.Module, hessian: torch.Tensor, asked: Asked | None = None) -> None:
         weight = targets[id(module.weight)]
-        settled[weight.name] = _one(weight, hessian, bits(weight), asked)
+        settled[weight.name] = _one(weight, hessian, how(weight), asked)
         weight.put(dequantize(settled[weight.name].grid))
 
     for block in walk.blocks:
@@ -281,18 +288,17 @@ def compensate(
     return settled
 
 
-def _one(weight: Weight, hessian: torch.Tensor, bits: Bits, asked: Asked | None) -> Settled:
+def _one(weight: Weight, hessian: torch.Tensor, how: How, asked: Asked | None) -> Settled:
     """GPTQ with as much damping as it takes; to nearest, said aloud, where none is enough. asked: for the head."""
     rows = weight.rows().float().clone()
     for damping in DAMPINGS:
-        factor = inverse_factor(hessian, damping)
-        if factor is not None:
+        tried = replace(how, damping=damping)
+        found = gptq_head(rows, asked, tried) if asked else rounded(rows, hessian, tried)
+        if found is not None:
             note = "" if damping == DAMPINGS[0] else f"{weight.name}: damping {damping:g} was needed"
-            if asked is not None:
-                return Settled(*gptq_head(rows, asked, factor, bits), rows, note)
-            return Settled(*gptq(rows, hessian, factor, bits), rows, note)
+            return Settled(*found, rows, note)
     note = f"{weight.name}: rounded to nearest, its activations span too little"
-    return Settled(quantize(rows, bits, "mse"), rows, rows, note)
+    return Settled(quantize(rows, how.bits, "mse"), rows, rows, note)
 
 
 def fill(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> None:
