@@ -98,15 +98,17 @@ class TopK:
 
 def top_k(teacher: Tensor, k: int) -> TopK:
     """The k best tokens of each position and the mass of the rest. teacher: [n, vocabulary], k below the vocabulary."""
-    log_p, index = _log(teacher).topk(k, dim=1)
-    return TopK(log_p, index, _log1m(log_p))
+    every = _log(teacher)
+    log_p, index = every.topk(k, dim=1)
+    return TopK(log_p, index, _log_rest(every, index))
 
 
 def tail_kl(teacher: TopK, student: Tensor) -> Tensor:
     """KL of the k + 1 probabilities (the k tokens, and all others as one). student: [n, vocabulary]; -> [n]."""
-    p, q = teacher.log_p.float(), _log(student).gather(1, teacher.index.long())
+    every, index = _log(student), teacher.index.long()
+    p, q = teacher.log_p.float(), every.gather(1, index)
     within = (p.exp() * (p - q)).sum(1)
-    return within + teacher.log_tail.exp() * (teacher.log_tail - _log1m(q))
+    return within + teacher.log_tail.exp() * (teacher.log_tail - _log_rest(every, index))
 
 
 def _log(logits: Tensor) -> Tensor:
@@ -123,7 +125,6 @@ def _mix(a: Tensor, b: Tensor, share: float) -> Tensor:
     return torch.logaddexp(a + math.log(share), b + math.log1p(-share))
 
 
-def _log1m(log_p: Tensor) -> Tensor:
-    """log(1 - sum exp(log_p)) over the last dimension, kept above the smallest float32."""
-    rest = (1 - log_p.exp().sum(-1)).clamp_min(torch.finfo(torch.float32).tiny)
-    return rest.log()
+def _log_rest(log_p: Tensor, index: Tensor) -> Tensor:
+    """The logarithm of what all tokens but those of ``index`` have; summed, because 1 minus the others cancels."""
+    return log_p.scatter(1, index, -torch.inf).logsumexp(1)
