@@ -30,14 +30,13 @@ from halfwatt.batches import Batch, Predictor, in_batches
 from halfwatt.chat_model import ChatModel, load
 from halfwatt.dialogue import Dialogue
 from halfwatt.files import write_atomic
-from halfwatt.grids import GROUP
 from halfwatt.recipe import Recipe
-from halfwatt.steps.allocate import Mixed, within
+from halfwatt.steps.allocate import Mixed, frontier, within
 from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.qat import TrainOnGrid
-from halfwatt.steps.quantize import Method, Quantize, fits, weights
+from halfwatt.steps.quantize import Method, Quantize
 
 PARTS = ("distil", "integers", "mixed", "mixed-gptq")
 STUDENT = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=4)
@@ -125,12 +124,9 @@ def integers(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
 
 def mixed(bench: Bench, seeds: int, method: Method) -> list[dict[str, Any]]:
     """Each rule of thumb, and what the allocation makes of as many bytes."""
-    more = {
-        w.name: w.parameter.numel() * (34 - 18) // GROUP
-        for w in weights(Quantize(4).unrounded(bench.model))
-        if w.role in ("body", "head") and fits(w)
-    }
-    fronts = [Mixed(method=method).points(bench.model, bench.context(seed, "mixed", SEEN)) for seed in range(seeds)]
+    seen = [Mixed(method=method).options(bench.model, bench.context(seed, "mixed", SEEN)) for seed in range(seeds)]
+    more = {o.name: o.bytes_b[1] - o.bytes_b[0] for o in seen[0]}
+    fronts = [frontier(options) for options in seen]
     drawn = range(seeds) if method == "gptq" else (0,)  # rounding a rule's weights to nearest looks at no dialogues
     found = []
     for rule, int8 in rules(tuple(more), bench.model.network.config.num_hidden_layers).items():

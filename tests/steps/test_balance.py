@@ -16,7 +16,7 @@ from halfwatt.steps.balance import Handover, balance, expected_error, handed_ove
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.blocks import blocks_of
 from halfwatt.steps.gptq import gptq, inverse_factor
-from halfwatt.steps.quantize import Quantize, weights
+from halfwatt.steps.quantize import Quantize, put
 from tests import tiny
 from tests.steps.test_gptq import correlated, loss, told
 
@@ -115,8 +115,6 @@ def test_what_is_rounded_is_the_balanced_network(arch: tiny.Arch, tmp_path: Path
     batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
     with torch.no_grad():
         wanted = Predictor(model.network)(batch.ids, batch.reply)
-        for weight in weights(network):
-            if weight.name in settled:
-                weight.put(settled[weight.name].unrounded)
+        put(network, {name: s.unrounded for name, s in settled.items()})
         said = Predictor(network)(batch.ids, batch.reply)
     assert torch.allclose(said, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))

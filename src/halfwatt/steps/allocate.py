@@ -25,7 +25,7 @@ from halfwatt.chat_model import ChatModel
 from halfwatt.errors import BadInput
 from halfwatt.grids import GROUP, GridTensor, dequantize, quantize
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.quantize import Method, Quantize, Settled, Weight, fits, weights
+from halfwatt.steps.quantize import Method, Quantize, Settled, Weight, fits, put, weights
 
 _DIALOGUES, _LONGEST = 48, 256
 
@@ -141,16 +141,18 @@ class Mixed:
 
     def points(self, model: ChatModel, context: StepContext) -> list[Point]:
         """The whole frontier of this model."""
+        return frontier(self.options(model, context))
+
+    def options(self, model: ChatModel, context: StepContext) -> list[Option]:
+        """What each weight of this model costs on either grid."""
         if not context.dialogues:
             raise BadInput("choosing bits needs dialogues to see what they cost", hint="pass --dialogues FILE")
         made, settled = Quantize(4, method=self.method).rounded(model, context)
         network = made.network
-        for weight in weights(network):
-            if weight.name in settled:
-                weight.put(settled[weight.name].unrounded)
+        put(network, {name: s.unrounded for name, s in settled.items()})
         batches = in_batches(context.some(_DIALOGUES), model.tokenizer, min(_LONGEST, model.context))
         targets = [w for w in weights(network) if w.role in ("body", "head") and fits(w)]
-        return frontier(sensitivities(network, batches, targets, settled))
+        return sensitivities(network, batches, targets, settled)
 
 
 def _spend(points: Sequence[Point], extra: float) -> float:

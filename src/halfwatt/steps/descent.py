@@ -14,19 +14,20 @@ from dataclasses import dataclass
 
 import torch
 
-from halfwatt.grids import GROUP, GridTensor, round_to
+from halfwatt.grids import GROUP, Bits, GridTensor, round_to
 
 Tensor = torch.Tensor
 
 
 @dataclass(slots=True)
 class _State:
-    """q, w_hat, g: float32 [rows, columns]; s: float32 [rows, columns / 32]; hessian as in `descend`."""
+    """q, w_hat, g: float32 [rows, columns]; s: float32 [rows, columns / 32]; bits and hessian as in `descend`."""
 
     q: Tensor
     s: Tensor
     w_hat: Tensor
     g: Tensor
+    bits: Bits
     hessian: Tensor
 
     def move(self, group: slice, by: Tensor) -> None:
@@ -45,14 +46,14 @@ def descend(weight: Tensor, start: GridTensor, hessian: Tensor, sweeps: int) -> 
     w, s = weight.detach().float(), start.scale.float()
     q = start.q.float()
     w_hat = q * s.repeat_interleave(GROUP, 1)
-    state = _State(q, s, w_hat, ((w_hat - w)[:, None] @ hessian).squeeze(1), hessian)
+    state = _State(q, s, w_hat, ((w_hat - w)[:, None] @ hessian).squeeze(1), start.bits, hessian)
     before = torch.empty_like(w)
     for sweep in range(sweeps):
         for first in range(0, w.shape[1], GROUP):
             group = slice(first, first + GROUP)
             if 0 < sweep < sweeps - 1:
                 _scale(state, group)
-            _integers(state, group, start, before)
+            _integers(state, group, before)
     return GridTensor(state.q.to(torch.int8), state.s.to(torch.float16), start.bits), before
 
 
@@ -67,14 +68,14 @@ def _scale(state: _State, group: slice) -> None:
     state.move(group, by[:, None] * q)
 
 
-def _integers(state: _State, group: slice, start: GridTensor, before: Tensor) -> None:
+def _integers(state: _State, group: slice, before: Tensor) -> None:
     """The best integer of each column of a group in turn."""
     own = state.hessian[..., group, group]
     scale = state.s[:, group.start // GROUP].to(torch.float16)
     g, by = state.g[:, group].clone(), torch.zeros(len(state.q), GROUP)
     for k, column in enumerate(range(group.start, group.stop)):
         wanted = state.w_hat[:, column] - g[:, k] / own[..., k, k]
-        chosen = round_to(wanted[:, None], scale, start.bits).squeeze(1)
+        chosen = round_to(wanted[:, None], scale, state.bits).squeeze(1)
         by[:, k] = chosen * scale.float() - state.w_hat[:, column]
         g += by[:, k : k + 1] * own[..., k, :]
         state.q[:, column], before[:, column] = chosen, wanted

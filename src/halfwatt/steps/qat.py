@@ -29,7 +29,7 @@ from halfwatt.batches import Batch, Predictor, Watched, rows
 from halfwatt.chat_model import ChatModel
 from halfwatt.grids import GROUP, Bits, GridTensor, limits, round_to
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.steps.quantize import Method, Quantize, fill, weights
+from halfwatt.steps.quantize import Method, Quantize, fill, put
 from halfwatt.training import Group, Objective, Settings, train
 
 
@@ -163,9 +163,8 @@ class TrainOnGrid:
         """
         start, settled = self._rounding.rounded(model, context)
         network = start.network  # this call's own
-        for weight in weights(network):
-            if weight.name in settled:  # how near a weight is to its next integer is known to training
-                weight.put(settled[weight.name].before)
+        # how near a weight is to its next integer is known to training
+        put(network, {name: s.before for name, s in settled.items()})
         fakes = attach(network, start.grid)
         history = train(
             Predictor(network) if self.loss == "labels" else Watched(network),

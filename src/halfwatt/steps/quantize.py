@@ -301,6 +301,13 @@ def _one(weight: Weight, hessian: torch.Tensor, how: How, asked: Asked | None) -
     return Settled(quantize(rows, how.bits, "mse"), rows, rows, note)
 
 
+def put(network: PreTrainedModel, rows: Mapping[str, torch.Tensor]) -> None:
+    """Write some weights, [out, in] by name, into the network's own parameters, in place."""
+    for weight in weights(network):
+        if weight.name in rows:
+            weight.put(rows[weight.name])
+
+
 def fill(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> None:
     """Write ``s * q`` into the network's own parameters, in place; tied parameters stay tied."""
     for weight in weights(network):
