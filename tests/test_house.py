@@ -44,6 +44,7 @@ ROOMS = (
     "recipe",
     "journal",
     "generation",
+    "prefixes",
     "pipeline",
     "quantized",
     "artifacts",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from halfwatt import prefixes
 from halfwatt.chat_model import ChatModel, read_sampling
 from halfwatt.dialogue import Dialogue, DialogueSet
 from halfwatt.errors import BadInput, ModelError
@@ -170,7 +171,8 @@ def prove(model: ChatModel, spec: Spec, dialogues: Sequence[Dialogue]) -> Artifa
 def run(model: ChatModel, recipe: Recipe, context: StepContext) -> ChatModel:
     """Apply the steps in order. Steps that distil learn from ``model``, its vocabulary trimmed where theirs is.
 
-    A training's checkpoints lie under the name of all steps up to it, so recipes that begin alike train once.
+    What a step made, and its checkpoints, lie under the name of all steps up to it: recipes that begin alike, or go on,
+    do that work once.
 
     Raises:
         ModelError: a step does not fit the model.
@@ -181,9 +183,25 @@ def run(model: ChatModel, recipe: Recipe, context: StepContext) -> ChatModel:
         work = None if context.work is None else context.work / until_here  # the step adds its name
         here = replace(context, original=original, work=work, shared=context.work)
         shared = made is original
-        made = apply(step, made, here)
+        made = _made(step, made, here)
         if isinstance(step, Trim):
             original = made if shared else apply(step, original, here)
+    return made
+
+
+def _made(step: Step, model: ChatModel, context: StepContext) -> ChatModel:
+    """What a step makes, or what it made before. Its checkpoints have served once the whole model is kept."""
+    if context.work is None:
+        return apply(step, model, context)
+    found = prefixes.find(context.work / "made", model)
+    if found is not None:
+        return found
+    made = apply(step, model, context)
+    if not made.grid:
+        prefixes.keep(made, context.work / "made")
+        folder = context.bench(step.name, model.tokenizer.pad_id).folder
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
     return made
 
 
