@@ -18,12 +18,18 @@ lint: $(VENV)/.ready-dev
 types: $(VENV)/.ready-dev
 	$(BIN)/mypy
 
-# llama.cpp is compiled for this very processor: the prebuilt kernels are up to 45 % slower.
+# llama.cpp is compiled for this very processor, never taken from pip's cache: prebuilt kernels are up to 45 % slower.
+# GCC 12 takes the stores of ggml's AMX tile configuration for dead ones, and int8 and int4 crash on Intel processors that
+# have AMX (llama.cpp pull request 26954): those two passes stay off.
+GCC     := $(findstring Free Software,$(shell c++ --version 2>/dev/null))
+KERNELS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF $(if $(GCC),-DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse')
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "halfwatt needs Python 3.11 or newer; type: make PYTHON=python3.11 demo")'
 	@command -v c++ >/dev/null || { echo "halfwatt needs a C++ compiler; type: apt-get install g++"; exit 3; }
 	$(PYTHON) -m venv $(VENV)
-	CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" $(BIN)/pip install --quiet -c constraints.txt -e ".[nvidia]"
+	CMAKE_ARGS="$(KERNELS)" $(BIN)/pip install --quiet --no-cache-dir -c constraints.txt llama-cpp-python
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[nvidia]"
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
