@@ -41,6 +41,7 @@ from halfwatt.steps.quantize import Method, Quantize
 PARTS = ("distil", "integers", "mixed", "mixed-gptq")
 STUDENT = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=4)
 LEARNED = 3000  # dialogues that a seed draws to learn from, at most
+ON_GRID = 9000  # and to train on the grid
 SEEN = 256  # and to see what int4 costs each weight
 
 
@@ -114,7 +115,7 @@ def integers(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
     plain = bench.step("int4 rtn", (Quantize(4),)).kl
     gptq = [bench.step(f"int4 gptq {s}", (Quantize(4, method="gptq"),), s).kl for s in range(seeds)]
     grid = TrainOnGrid(4, epochs=epochs)
-    trained = [bench.step(f"int4 on the grid {s}", (grid,), s).kl for s in range(seeds)]
+    trained = [bench.step(f"int4 on the grid {s}", (grid,), s, ON_GRID).kl for s in range(seeds)]
     return {
         "rtn": plain,
         "gptq_over_rtn": _interval([kl / plain for kl in gptq], "x"),

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from typer.exceptions import TyperException
 
-from halfwatt import step_commands
+from halfwatt import api, step_commands
 from halfwatt.errors import BadInput
 from halfwatt.steps.available import STEPS
+from halfwatt.steps.base import Step
+from halfwatt.steps.qat import TrainOnGrid
+from halfwatt.steps.quantize import Quantize
 from tests import taught, tiny
 from tests.test_cli import halfwatt
 
@@ -21,12 +24,76 @@ def not_run(*_: Any) -> None:
     raise AssertionError("nothing is done before the line is read")
 
 
-@pytest.mark.parametrize("name", ["trim", "prune", "distil"])
-def test_every_field_is_a_flag_with_its_own_words(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "steps"), [(n, (STEPS[n],)) for n in ("trim", "prune", "distil")] + [("quantize", (Quantize, TrainOnGrid))]
+)
+def test_every_field_is_a_flag_with_its_own_words(
+    name: str, steps: tuple[type[Step], ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     step_commands.command(name, not_run)(args=["--help"], standalone_mode=False)
     said = capsys.readouterr().out
-    for field in dataclasses.fields(STEPS[name]):  # type: ignore[arg-type]
-        assert f"--{field.name.replace('_', '-')}" in said
+    for step in steps:
+        for field in dataclasses.fields(step):  # type: ignore[arg-type]
+            assert f"--{field.name.replace('_', '-')}" in said
+    assert {"prune": "blocks", "quantize": "a hundred times smaller than what they scale moves"}.get(name, "") in said
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ([], Quantize(8)),
+        (["--bits", "4", "--head-bits", "8"], Quantize(4, 8)),
+        (["--method", "hqq", "--bits", "4"], Quantize(4, scale_search="hqq")),
+        (
+            ["--bits", "4", "--scale-search", "absmax", "--int8", "a", "--int8", "b"],
+            Quantize(4, None, 8, "absmax", int8=("a", "b")),
+        ),
+        (["--method", "gptq", "--bits", "4", "--sweeps", "0"], Quantize(4, method="gptq", sweeps=0)),
+        (["--method", "qat", "--bits", "4", "--start", "rtn", "--lr", "1e-4"], TrainOnGrid(4, start="rtn", lr=1e-4)),
+    ],
+)
+def test_quantize_takes_the_fields_of_the_step_behind_its_method(
+    line: list[str], wanted: Step, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def run(work: Any, *_: Any) -> None:
+        work(api.Options())
+
+    monkeypatch.setattr(api, "quantize_to", lambda _model, _out, step, *_: asked.append(step))
+    monkeypatch.setattr(step_commands, "show_artifact", lambda _: None)
+    step_commands.command("quantize", run)(args=["m", "-o", str(tmp_path), *line], standalone_mode=False)
+    assert asked == [wanted]
+
+
+def test_a_method_refuses_what_it_would_ignore() -> None:
+    for method, field in (
+        ("rtn", "sweeps"),
+        ("gptq", "scale_search"),
+        ("hqq", "scale_search"),
+        ("qat", "sweeps"),
+        ("rtn", "lr"),
+    ):
+        with pytest.raises(BadInput, match=f"{method} does not take --{field.replace('_', '-')}"):
+            step_commands.on_grid(method, {"bits": 4, field: 1})  # type: ignore[arg-type]
+
+
+def test_quantize_goes_on_from_a_checkpoint_and_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, chats = tiny.folder(tmp_path, "llama"), taught.chats(tmp_path, taught.dialogues())
+    step = TrainOnGrid(4, epochs=0.5, batch_tokens=1024)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("halfwatt.pipeline.LlamaCpp.export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        api.quantize_to(str(model), tmp_path / "int4", step, chats, api.Options())
+    monkeypatch.undo()
+    said: list[str] = []
+    api.quantize_to(str(model), tmp_path / "int4", step, chats, api.Options(progress=said.append))
+    assert any("going on from step" in line for line in said)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"int4", model.name}
 
 
 def test_a_wrong_flag_and_a_wrong_value_are_usage(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def quantize_to(
 ) -> Artifact:
     """Quantize, export for llama.cpp and prove the export on ``dialogues`` (None = the demo's).
 
+    Interrupted while it trains, the same call goes on from its last checkpoint.
+
     Raises:
         ModelError: the model cannot be used, or the export is not what was computed in memory.
         BadInput: ``out`` exists already.
@@ -89,9 +91,11 @@ def quantize_to(
         options.progress("quantizing, exporting and proving the export")
         traffic = pipeline.traffic(found, Speech(loaded.tokenizer, loaded.generation, loaded.context))
         learned = () if dialogues is None and model != "demo" else _for_training(model, dialogues).dialogues
-        context = StepContext(learned, loaded, cache / "training", seed=options.seed, progress=options.progress)
+        work = _training(out)
+        context = StepContext(learned, loaded, work, seed=options.seed, progress=options.progress)
         artifact = pipeline.build(loaded, Recipe("quantized", (step,)), traffic.dialogues, cache, "cpu", context)
         artifact.path.rename(out)
+        shutil.rmtree(work, ignore_errors=True)
     return replace(artifact, path=out)
 
 
@@ -117,7 +121,7 @@ def transform(
         raise BadInput(f"{out} exists already", hint="choose another -o folder")
     loaded = _load(model, options.access)
     original = loaded if teacher is None else _load(str(teacher), options.access)
-    work = out.parent / f".{out.name}.training"
+    work = _training(out)
     with locked(out.parent):
         context = StepContext(
             dialogues=_for_training(model, dialogues).dialogues,
@@ -362,6 +366,11 @@ def _provenance(options: Options, model: str, spec: Spec, found: DialogueSet) ->
         dialogues=found.split,
         sha256={found.split: found.sha256},
     )
+
+
+def _training(out: Path) -> Path:
+    """Where the checkpoints of what will be ``out`` lie until it is there."""
+    return out.parent / f".{out.name}.training"
 
 
 @contextmanager

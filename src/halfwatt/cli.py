@@ -11,20 +11,18 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from halfwatt.errors import BadInput, HalfwattError
 from halfwatt.options import (
-    Bits,
     Debug,
     Device,
     Dialogues,
     Dtype,
     Json,
     MaxLoss,
-    Method,
     Model,
     OfDtype,
     Offline,
@@ -34,7 +32,6 @@ from halfwatt.options import (
     RaplRoot,
     Runtime,
     RuntimeName,
-    ScaleSearch,
     Seed,
     Template,
 )
@@ -141,49 +138,8 @@ def compare(
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
 
 
-@app.command()
-def quantize(
-    model: Model,
-    out: OutFolder,
-    bits: Annotated[Bits, typer.Option("--bits")] = Bits.eight,
-    head_bits: Annotated[Bits | None, typer.Option("--head-bits", help="as --bits when not given")] = None,
-    embedding_bits: Annotated[Bits, typer.Option("--embedding-bits", help="4 is smaller, not cheaper")] = Bits.eight,
-    method: Annotated[Method, typer.Option("--method", help="gptq and qat learn from --dialogues")] = Method.rtn,
-    scale_search: Annotated[ScaleSearch, typer.Option("--scale-search", help="for rtn")] = ScaleSearch.mse,
-    epochs: Annotated[float, typer.Option("--epochs", help="for qat")] = 1.0,
-    lr: Annotated[float, typer.Option("--lr", help="for qat: the highest learning rate")] = 2e-5,
-    dialogues: Dialogues = None,
-    chat_template: Template = None,
-    offline: Offline = False,
-    seed: Seed = 0,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Put MODEL on the int8 or int4 grid and write it for llama.cpp, proved in its own runtime."""
-
-    def work(options: Options) -> int:
-        from halfwatt import api
-        from halfwatt.report.console import show_artifact
-        from halfwatt.steps.qat import TrainOnGrid
-        from halfwatt.steps.quantize import Quantize
-
-        precision = (_bits(bits), None if head_bits is None else _bits(head_bits), _bits(embedding_bits))
-        if method is Method.qat:
-            step: Quantize | TrainOnGrid = TrainOnGrid(*precision, epochs=epochs, lr=lr)
-        elif method is Method.gptq:
-            step = Quantize(*precision, method="gptq")
-        else:
-            scales = ScaleSearch.hqq if method is Method.hqq else scale_search
-            step = Quantize(*precision, scale_search=scales.value)
-        made = api.quantize_to(model, out, step, dialogues, options)
-        _emit(made, json, lambda: show_artifact(made))
-        return 0
-
-    _run(work, _access(Device.cpu, Dtype.auto, offline, chat_template), seed, debug, None)
-
-
-def _learning(name: str) -> None:
-    """Add a verb whose flags are the fields of its step; they are read when it is called, for that imports torch."""
+def _of_steps(name: str) -> None:
+    """Add a verb whose flags are the fields of its steps; they are read when it is called, for that imports torch."""
 
     def verb(context: typer.Context) -> None:
         from halfwatt.step_commands import command
@@ -191,18 +147,19 @@ def _learning(name: str) -> None:
         line = list(context.args)
         raise typer.Exit(command(name, _run)(args=line, prog_name=f"halfwatt {name}", standalone_mode=False))
 
-    verb.__doc__ = _LEARNING[name]
+    verb.__doc__ = _STEPS[name]
     loose = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command(name, context_settings=loose, add_help_option=False)(verb)
 
 
-_LEARNING = {
+_STEPS = {
+    "quantize": "Put MODEL on the int8 or int4 grid and write it for llama.cpp, proved in its own runtime.",
     "trim": "Keep the part of MODEL's vocabulary that the dialogues use.",
     "prune": "Make MODEL smaller: fewer FFN neurons, heads or blocks, by what the dialogues use.",
     "distil": "Let MODEL learn to answer as a teacher does.",
 }
-for _name in _LEARNING:
-    _learning(_name)
+for _name in _STEPS:
+    _of_steps(_name)
 
 
 @app.command()
@@ -360,10 +317,6 @@ def _share(text: str | None) -> float | None:
     if not 0 < value < 0.5:
         raise BadInput("--max-loss is a share between 0 and 50 %", found=text, hint="type --max-loss 1%")
     return value
-
-
-def _bits(choice: Bits) -> Literal[8, 4]:
-    return 8 if choice is Bits.eight else 4
 
 
 def _emit(record: Any, as_json: bool, show: Callable[[], None]) -> None:

@@ -22,24 +22,6 @@ class Dtype(StrEnum):
     fp32 = "fp32"
 
 
-class Bits(StrEnum):
-    eight = "8"
-    four = "4"
-
-
-class ScaleSearch(StrEnum):
-    mse = "mse"
-    absmax = "absmax"
-    hqq = "hqq"
-
-
-class Method(StrEnum):
-    rtn = "rtn"
-    hqq = "hqq"
-    gptq = "gptq"
-    qat = "qat"
-
-
 class RuntimeName(StrEnum):
     auto = "auto"
     torch_eager = "torch_eager"

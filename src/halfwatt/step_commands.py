@@ -1,4 +1,4 @@
-"""The verbs that make a new model folder with one step: trim, prune, distil. A step's fields are its flags."""
+"""The verbs that apply steps: trim, prune, distil, quantize. A step's fields are its flags."""
 
 from __future__ import annotations
 
@@ -7,54 +7,58 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from halfwatt import api
+from halfwatt.errors import BadInput
 from halfwatt.options import Debug, Dialogues, Json, Model, Offline, OutFolder, Seed, Template
-from halfwatt.report.console import show_made
+from halfwatt.report.console import show_artifact, show_made
 from halfwatt.steps.available import STEPS
 from halfwatt.steps.base import Step
+from halfwatt.steps.qat import TrainOnGrid
+from halfwatt.steps.quantize import Quantize
 
-_FIELD = re.compile(r"^\s*(\w+):\s{2,}(.*)$", re.MULTILINE)
+Method = Literal["rtn", "hqq", "gptq", "qat"]
+
+_FIELD = re.compile(r"^(\w+): {2,}(.*(?:\n +\S.*)*)$", re.MULTILINE)
 _Run = Callable[..., None]
+_Work = Callable[[api.Options], int]
+
+# Fields of `Quantize` that say nothing to a method.
+_UNUSED: dict[Method, tuple[str, ...]] = {
+    "rtn": ("sweeps",),
+    "hqq": ("sweeps", "scale_search"),
+    "gptq": ("scale_search",),
+}
 
 
 def command(name: str, run: _Run) -> typer.Typer:
-    """A command line for one step.
+    """A command line for one verb.
 
     Args:
         run: runs ``work(options) -> exit code`` with the options that every verb takes, as `cli` does it.
     """
-    step = STEPS[name]
-    fields = dataclasses.fields(step)  # type: ignore[arg-type]
+    if name == "quantize":
+        plan, own = _quantizing, _of_either()
+        said = "Put MODEL on the int8 or int4 grid and write it for llama.cpp, proved in its own runtime."
+    else:
+        step = STEPS[name]
+        plan, own = lambda given: _transforming(step, given), _of(step)
+        said = (inspect.getdoc(step) or "").split("\n\n")[0]
 
     def verb(**given: Any) -> None:
-        chosen = step(**{f.name: given.pop(f.name) for f in fields})
-
-        def work(options: api.Options) -> int:
-            made = api.transform(
-                given["model"], chosen, given["out"], given["dialogues"], given.get("teacher"), options
-            )
-            if given["json"]:
-                from halfwatt.records import to_json
-
-                typer.echo(to_json(made))
-            else:
-                show_made(made)
-            return 0
-
         access = {
             "device": "cpu",
             "dtype": "auto",
             "offline": given["offline"],
             "chat_template": given["chat_template"],
         }
-        run(work, access, given["seed"], given["debug"], None)
+        run(plan(given), access, given["seed"], given["debug"], None)
 
-    parameters = [*_shared(name), *_own(step)]
-    verb.__doc__ = (inspect.getdoc(step) or "").split("\n\n")[0]
+    parameters = [*_shared(name), *own]
+    verb.__doc__ = said
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {p.name: p.annotation for p in parameters}
     names = {"help_option_names": ["-h", "--help"]}
@@ -63,13 +67,102 @@ def command(name: str, run: _Run) -> typer.Typer:
     return made
 
 
-def _own(step: type[Step]) -> list[inspect.Parameter]:
+# --- what a verb does -------------------------------------------------------------------------------------------------
+
+
+def _transforming(step: type[Step], given: dict[str, Any]) -> _Work:
+    """Model folder in, model folder out."""
+    chosen = step(**{f.name: given[f.name] for f in _fields(step)})
+
+    def work(options: api.Options) -> int:
+        made = api.transform(given["model"], chosen, given["out"], given["dialogues"], given.get("teacher"), options)
+        _show(made, given["json"], show_made)
+        return 0
+
+    return work
+
+
+def _quantizing(given: dict[str, Any]) -> _Work:
+    """Model folder in, artifact out."""
+    names = {f.name for step in (Quantize, TrainOnGrid) for f in _fields(step)} - {"method"}
+    told = {name: tuple(x) if isinstance(x := given[name], list) else x for name in names if given[name] is not None}
+    chosen = on_grid(given["method"], told)
+
+    def work(options: api.Options) -> int:
+        made = api.quantize_to(given["model"], given["out"], chosen, given["dialogues"], options)
+        _show(made, given["json"], show_artifact)
+        return 0
+
+    return work
+
+
+def on_grid(method: Method, given: dict[str, Any]) -> Step:
+    """The step behind ``--method``, with the fields that were given and its own for the rest.
+
+    Raises:
+        BadInput: a field that the method does not have.
+    """
+    step = TrainOnGrid if method == "qat" else Quantize
+    known = {f.name for f in _fields(step)} - set(_UNUSED.get(method, ()))
+    strange = sorted(given.keys() - known)
+    if strange:
+        flags = ", ".join(_flag(name) for name in strange)
+        raise BadInput(f"--method {method} does not take {flags}", hint="see halfwatt quantize --help")
+    if method == "qat":
+        return TrainOnGrid(**given)
+    if method == "hqq":
+        return Quantize(**given, scale_search="hqq")
+    return Quantize(**given, method=method)
+
+
+def _show(made: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    if as_json:
+        from halfwatt.records import to_json
+
+        typer.echo(to_json(made))
+    else:
+        show(made)
+
+
+# --- its flags --------------------------------------------------------------------------------------------------------
+
+
+def _of(step: type[Step]) -> list[inspect.Parameter]:
     """A flag for each field, explained as the step's docstring explains it."""
-    hints, said = get_type_hints(step), dict(_FIELD.findall(step.__doc__ or ""))
+    hints, said = get_type_hints(step), _explained(step)
     return [
         _parameter(f.name, f.default, Annotated[hints[f.name], typer.Option(help=said.get(f.name))])
-        for f in dataclasses.fields(step)  # type: ignore[arg-type]
+        for f in _fields(step)
     ]
+
+
+def _of_either() -> list[inspect.Parameter]:
+    """``--method``, and a flag for each field of the steps behind it: given or not, so that none is taken in vain."""
+    help_method = "hqq = rtn with --scale-search hqq; gptq and qat learn from --dialogues"
+    found = {"method": _parameter("method", "rtn", Annotated[Method, typer.Option(help=help_method)])}
+    for step, whose in ((Quantize, ""), (TrainOnGrid, "qat: ")):
+        hints, said = get_type_hints(step), _explained(step)
+        for f in (f for f in _fields(step) if f.name not in found):
+            kind = list[str] if f.name == "int8" else hints[f.name]
+            default = "" if f.default in (None, ()) else f"; default {f.default}"
+            found[f.name] = _parameter(
+                f.name, None, Annotated[kind | None, typer.Option(help=whose + said[f.name] + default)]
+            )
+    bits = Annotated[Literal[8, 4], typer.Option(help=_explained(Quantize)["bits"])]
+    return list((found | {"bits": _parameter("bits", 8, bits)}).values())
+
+
+def _explained(step: type[Step]) -> dict[str, str]:
+    """What the step's docstring says of each field, in one line."""
+    return {name: " ".join(text.split()) for name, text in _FIELD.findall(inspect.getdoc(step) or "")}
+
+
+def _fields(step: type[Step]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(step)  # type: ignore[arg-type]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _shared(name: str) -> list[inspect.Parameter]:

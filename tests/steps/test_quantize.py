@@ -114,6 +114,9 @@ def test_odd_rows_are_kept_with_the_reason(llama: ChatModel) -> None:
 
 def test_problems_are_named_before_any_work(llama: ChatModel) -> None:
     assert Quantize().problems(llama) == []
+    assert Quantize(4, int8=("lm_haed.weight",)).problems(llama) == [
+        "int8 names lm_haed.weight, which is no weight of this model"
+    ]
     with torch.no_grad():
         llama.network.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
     assert Quantize().problems(llama) == ["model.layers.1.mlp.up_proj.weight holds values that are not finite"]

@@ -157,8 +157,12 @@ class Distil:
     divergence:      forward_kl covers all that the teacher might say; the default at temperature 2
     temperature:     of both softmaxes; the loss is times its square
     label_weight:    share of the human replies' cross-entropy in the loss
+    epochs:          passes over the dialogues
     lr:              1e-3 for 10 to 30M parameters, 3 to 5e-4 for 100 to 160M, 1 to 2e-4 for 350 to 500M
+    batch_tokens:    of a step, padding included
+    longest:         tokens of a dialogue that are learned from
     own_share:       on_policy: share of the steps that learn from the student's own replies
+    own_cap:         on_policy and sequence: the most tokens of a reply
     teacher_weight:  together: how much the teacher learns from the student; it learns the labels with the rest
     teacher_lr:      together: its learning rate, as a share of ``lr``
     cached:          logits: the teacher is asked once, and its so many best tokens of each position are kept, the rest

@@ -125,11 +125,14 @@ class TrainOnGrid:
     """Quantization-aware training, distilling from the model's own unrounded self.
 
     bits, head_bits, embedding_bits:  as in `Quantize`
-    start:     the integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"
-    loss:      "self" = KL divergence to the unrounded model, "labels" = cross-entropy of the human replies
-    states:    how much the error of the blocks' outputs counts beside the KL divergence
-    lr:        a faster one moves weights further than the loss can tell; five times it ends above where GPTQ began
-    scale_lr:  of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves
+    start:         the integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"
+    loss:          "self" = KL divergence to the unrounded model, "labels" = cross-entropy of the human replies
+    states:        how much the error of the blocks' outputs counts beside the KL divergence
+    epochs:        passes over the dialogues; about 400 steps are enough
+    lr:            a faster one moves weights further than the loss can tell; five times it ends above where GPTQ began
+    scale_lr:      of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves
+    batch_tokens:  of a step; the less noise in its gradient, the nearer a weight comes to rest to where it should
+    longest:       tokens of a dialogue that are learned from
     """
 
     bits: Bits = 4
@@ -141,7 +144,7 @@ class TrainOnGrid:
     epochs: float = 1.0
     lr: float = RATE
     scale_lr: float = 0.1
-    batch_tokens: int = 1024
+    batch_tokens: int = 4096
     longest: int = 512
 
     name: ClassVar[str] = "train on the grid"

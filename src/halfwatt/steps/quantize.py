@@ -146,7 +146,7 @@ class Quantize:
     source: ClassVar[str] = "round to nearest, symmetric, 32 weights a scale: llama.cpp's Q8_0 and Q4_0"
 
     def problems(self, model: ChatModel, /) -> list[str]:
-        """Already on a grid, a weight that is not finite (named), or no weight at all that fits."""
+        """Already on a grid, a weight that is not finite or not there (named), or no weight at all that fits."""
         found = [] if self.sweeps >= 0 else [f"sweeps must be 0 or more, not {self.sweeps}"]
         found += [] if not model.grid else [f"it is on an integer grid already ({' -> '.join(model.lineage)})"]
         found += [
@@ -154,6 +154,9 @@ class Quantize:
             for w in weights(model.network)
             if not torch.isfinite(w.parameter).all()
         ]
+        unknown = sorted(set(self.int8) - {w.name for w in weights(model.network)})
+        if unknown:
+            found.append(f"int8 names {unknown[0]}, which is no weight of this model")
         if all(_unfit(w) for w in weights(model.network)):
             found.append(f"no weight has rows that divide into groups of {GROUP}")
         return found
