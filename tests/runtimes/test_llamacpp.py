@@ -218,6 +218,22 @@ def test_logits_are_torchs_whatever_the_batch(
         assert np.abs(got - wanted).max() < 0.05 * wanted.std()
 
 
+def test_torch_may_compute_between_replies(llama: ChatModel, tmp_path: Path) -> None:
+    """Where the processor has AMX, torch's bf16 products take the tiles that llama.cpp configured in that thread."""
+    made = LlamaCpp().export(Quantize(8).apply(llama, StepContext()), tmp_path / "int8")
+    some = torch.randn(256, 256, dtype=torch.bfloat16)
+    with LlamaCpp().open(made, ONE) as session:
+        wanted, logits = session.reply([FIRST], SHORT)[0].token_ids, session.logits(tiny.dialogues()[1])
+        some @ some
+        assert session.reply([FIRST], SHORT)[0].token_ids == wanted
+        some @ some
+        assert np.array_equal(session.logits(tiny.dialogues()[1]), logits)
+        some @ some
+        streamed = list(session.stream(FIRST, SHORT))
+        some @ some
+        assert streamed == list(session.stream(FIRST, SHORT))
+
+
 def test_a_context_grows_when_a_dialogue_needs_it(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     long = Dialogue("long", (Message("user", "light " * 60),))
     with LlamaCpp().open(artifact, ONE) as roomy:

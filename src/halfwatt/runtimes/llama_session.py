@@ -5,6 +5,9 @@
 
 Sampling and decoding are both C; Python sees one chosen id a token and copies no logits. The ids of a prompt always
 come from the model's own `ChatTokenizer`, never from llama.cpp's.
+
+llama.cpp computes in a thread of the session's own. Intel's AMX tiles are configured for each thread: llama.cpp does it
+once, torch at will, and where both compute in one thread llama.cpp ends with an illegal instruction.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import ctypes
 import functools
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from llama_cpp import llama_cpp as llama
@@ -31,6 +35,8 @@ _UBATCH = 512  # prompt tokens computed together
 _KV_TYPES = {16: llama.GGML_TYPE_F16, 8: llama.GGML_TYPE_Q8_0, 4: llama.GGML_TYPE_Q4_0}
 _KV_SHARE = {16: 1.0, 8: 34 / 64, 4: 18 / 64}  # bytes of a block of 32 values, against fp16
 _REPLACEMENT = "\ufffd"  # what the beginning of a character decodes to
+
+T = TypeVar("T")
 
 
 class LlamaCppSession:
@@ -53,6 +59,7 @@ class LlamaCppSession:
         self._stops = frozenset(self.tokenizer.eos_ids)
         self._bytes = 0.0
         self._log = _library()
+        self._thread = ThreadPoolExecutor(1, "llama.cpp")
         self._context: Any = None
         self._model = self._load(gguf)
         self._vocabulary = llama.llama_model_get_vocab(self._model)
@@ -69,15 +76,16 @@ class LlamaCppSession:
         Raises:
             BadInput: a prompt leaves no room for a reply in the model's context.
         """
-        return [self._answer(dialogue, sampling) for dialogue in batch]
+        return self._apart(lambda: [self._answer(dialogue, sampling) for dialogue in batch])
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue in pieces of whole characters; the generator's return value is the `Reply`."""
         prompt = self.tokenizer.prompt_ids(dialogue)
-        cached = self._prefill(prompt, sampling)
+        cached = self._apart(lambda: self._prefill(prompt, sampling))
+        tokens = self._generate(prompt, sampling)
         ids: list[int] = []
         shown = ""
-        for token in self._generate(prompt, sampling):
+        while (token := self._apart(lambda: next(tokens, None))) is not None:
             ids.append(token)
             text = self.tokenizer.decode(ids)
             if len(text) > len(shown) and text.startswith(shown) and not text.endswith(_REPLACEMENT):
@@ -94,7 +102,7 @@ class LlamaCppSession:
         self._check_room(len(ids))
         self._make_room(len(ids))
         self.reset()
-        parts = [self._all_logits(ids, start) for start in range(0, len(ids), _LOGITS_AT_ONCE)]
+        parts = self._apart(lambda: [self._all_logits(ids, at) for at in range(0, len(ids), _LOGITS_AT_ONCE)])
         self.reset()
         return np.concatenate(parts)
 
@@ -138,10 +146,15 @@ class LlamaCppSession:
 
     def close(self) -> None:
         """Free the context and the model."""
+        self._thread.shutdown()
         if self._context is not None:
             llama.llama_free(self._context)
             llama.llama_model_free(self._model)
             self._context = None
+
+    def _apart(self, compute: Callable[[], T]) -> T:
+        """What ``compute`` gives, computed in the session's own thread."""
+        return self._thread.submit(compute).result()
 
     # --- a reply
 
