@@ -31,7 +31,7 @@ from halfwatt.chat_model import ChatModel, load
 from halfwatt.dialogue import Dialogue
 from halfwatt.files import write_atomic
 from halfwatt.recipe import Recipe
-from halfwatt.steps.allocate import Mixed, frontier, within
+from halfwatt.steps.allocate import Mixed, Option, frontier, within
 from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune
@@ -78,7 +78,7 @@ class Bench:
             scores = score(self.model, made, self.batches)
             tokens = sum(s.tokens for s in made.spent)
             self.found[name] = {"nll": scores.nll, "kl": scores.kl, "top1": scores.top1, "trained_tokens": tokens}
-            write_atomic(self.file, json.dumps(self.found, indent=1).encode())
+            self._keep()
             print(f"{name:32} nll {scores.nll:.4f}  kl {scores.kl:.5f}  top-1 {scores.top1:.2%}", flush=True)
         row = self.found[name]
         return Scores(row["nll"], row["kl"], row["top1"])
@@ -87,6 +87,18 @@ class Bench:
         """The scores of a recipe."""
         context = self.context(seed, name.replace(" ", "-"), count)
         return self.once(name, lambda: pipeline.run(self.model, Recipe(name, tuple(steps)), context))
+
+    def options(self, method: Method, seed: int) -> list[Option]:
+        """What each weight costs on either grid, seen on this seed's dialogues; measured once."""
+        name = f"{method} options {seed}"
+        if name not in self.found:
+            made = Mixed(method=method).options(self.model, self.context(seed, "mixed", SEEN))
+            self.found[name] = [[o.name, o.bytes_b, o.nats] for o in made]
+            self._keep()
+        return [Option(label, tuple(bytes_b), tuple(nats)) for label, bytes_b, nats in self.found[name]]
+
+    def _keep(self) -> None:
+        write_atomic(self.file, json.dumps(self.found, indent=1).encode())
 
 
 @torch.no_grad()
@@ -125,7 +137,7 @@ def integers(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
 
 def mixed(bench: Bench, seeds: int, method: Method) -> list[dict[str, Any]]:
     """Each rule of thumb, and what the allocation makes of as many bytes."""
-    seen = [Mixed(method=method).options(bench.model, bench.context(seed, "mixed", SEEN)) for seed in range(seeds)]
+    seen = [bench.options(method, seed) for seed in range(seeds)]
     more = {o.name: o.bytes_b[1] - o.bytes_b[0] for o in seen[0]}
     fronts = [frontier(options) for options in seen]
     drawn = range(seeds) if method == "gptq" else (0,)  # rounding a rule's weights to nearest looks at no dialogues

@@ -114,6 +114,9 @@ def test_odd_rows_are_kept_with_the_reason(llama: ChatModel) -> None:
 
 def test_problems_are_named_before_any_work(llama: ChatModel) -> None:
     assert Quantize().problems(llama) == []
+    tied_head = Quantize(4, int8=("lm_head.weight",))
+    assert tied_head.problems(llama) == []
+    assert tied_head.apply(llama, StepContext()).grid["lm_head.weight"].bits == 8
     assert Quantize(4, int8=("lm_haed.weight",)).problems(llama) == [
         "int8 names lm_haed.weight, which is no weight of this model"
     ]

@@ -86,6 +86,12 @@ def untie(network: PreTrainedModel) -> None:
     network.config.tie_word_embeddings = False
 
 
+def _own_head(network: PreTrainedModel) -> str:
+    """The name that a head's weight has, or would have once untied."""
+    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return next(f"{name}.weight" for name, module in network.named_modules() if module is head)
+
+
 def _unfit(weight: Weight) -> str | None:
     if weight.role == "positions":
         return "position embedding: one row a token is read, nothing to save"
@@ -154,7 +160,7 @@ class Quantize:
             for w in weights(model.network)
             if not torch.isfinite(w.parameter).all()
         ]
-        unknown = sorted(set(self.int8) - {w.name for w in weights(model.network)})
+        unknown = sorted(set(self.int8) - {w.name for w in weights(model.network)} - {_own_head(model.network)})
         if unknown:
             found.append(f"int8 names {unknown[0]}, which is no weight of this model")
         if all(_unfit(w) for w in weights(model.network)):
