@@ -31,7 +31,7 @@ from halfwatt.chat_model import ChatModel, load
 from halfwatt.dialogue import Dialogue
 from halfwatt.files import write_atomic
 from halfwatt.recipe import Recipe
-from halfwatt.steps.allocate import Mixed, Option, frontier, within
+from halfwatt.steps.allocate import Mixed, Option, within
 from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune
@@ -139,12 +139,11 @@ def mixed(bench: Bench, seeds: int, method: Method) -> list[dict[str, Any]]:
     """Each rule of thumb, and what the allocation makes of as many bytes."""
     seen = [bench.options(method, seed) for seed in range(seeds)]
     more = {o.name: o.bytes_b[1] - o.bytes_b[0] for o in seen[0]}
-    fronts = [frontier(options) for options in seen]
     drawn = range(seeds) if method == "gptq" else (0,)  # rounding a rule's weights to nearest looks at no dialogues
     found = []
     for rule, int8 in rules(tuple(more), bench.model.network.config.num_hidden_layers).items():
-        bytes_b = fronts[0][0].bytes_b + sum(more[n] for n in int8)
-        chosen = [within(points, bytes_b) for points in fronts]
+        bytes_b = sum(o.bytes_b[0] for o in seen[0]) + sum(more[n] for n in int8)
+        chosen = [within(options, bytes_b) for options in seen]
         step = Quantize(4, method=method, int8=int8)
         kl = [bench.step(f"{method} {rule} {s}", (step,), s).kl for s in drawn]
         name = f"{method} as many bytes as {rule}"

@@ -4,17 +4,16 @@
     frontier     = for every price of a byte, the choice that minimises loss + price * bytes
 
 With a price each weight chooses for itself, so the whole frontier is one sort by (loss saved) / (bytes paid). Every
-point of it is the best of all choices that read no more bytes (the Lagrangian's property). Bytes that lie between two
-points go to the next weights of that order that still fit (Dantzig 1957), which is short of the best choice by less
-than the first weight that did not fit would have saved. That losses add up is an assumption: good near the model, and
-only ever used to choose, never to judge. Source: Shoham and Gersho 1988 (Lagrangian bit allocation).
+point of it is the best of all choices that read no more bytes (the Lagrangian's property). Between two points lie
+choices that no price finds, and where one weight is a fifth of all, as a head can be, they matter: for a given number
+of bytes the best choice is found exactly. That losses add up is an assumption: good near the model, and only ever used
+to choose, never to judge. Source: Shoham and Gersho 1988 (Lagrangian bit allocation).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -68,18 +67,27 @@ def frontier(options: Sequence[Option]) -> list[Point]:
     return points
 
 
-def within(points: Sequence[Point], bytes_b: float) -> Point:
-    """What to put at int8 when no more than ``bytes_b`` may be read; nothing where even int4 reads more.
+def within(options: Sequence[Option], bytes_b: float) -> Point:
+    """The choice that loses least of all that read no more than ``bytes_b``; all int4 where even that reads more.
 
-    Along the frontier as far as it goes, then each later weight that still fits.
+    Weight by weight, only choices are kept that no other beats in bytes and nats both (Nemhauser and Ullmann 1969); as
+    weights come in few sizes, these are few.
     """
-    chosen = points[0]
-    for last, point in pairwise(points):
-        paid = point.bytes_b - last.bytes_b
-        if chosen.bytes_b + paid <= bytes_b:
-            nats = chosen.nats + point.nats - last.nats
-            chosen = Point(chosen.bytes_b + paid, nats, (*chosen.int8, point.int8[-1]))
-    return chosen
+    kept = [Point(sum(o.bytes_b[0] for o in options), sum(o.nats[0] for o in options), ())]
+    for option in options:
+        paid, lost = option.bytes_b[1] - option.bytes_b[0], option.nats[1] - option.nats[0]
+        more = [Point(p.bytes_b + paid, p.nats + lost, (*p.int8, option.name)) for p in kept]
+        kept = _unbeaten([*kept, *(p for p in more if p.bytes_b <= bytes_b)])
+    return kept[-1]
+
+
+def _unbeaten(points: Sequence[Point]) -> list[Point]:
+    """Bytes rising, nats falling."""
+    found: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.bytes_b, p.nats)):
+        if not found or point.nats < found[-1].nats:
+            found.append(point)
+    return found
 
 
 # --- the step ------------------------------------------------------------------------------------------------------
@@ -136,7 +144,8 @@ class Mixed:
         Raises:
             BadInput: no dialogues to measure them on.
         """
-        chosen = within(points := self.points(model, context), _spend(points, self.extra))
+        options = self.options(model, context)
+        chosen = within(options, _spend(frontier(options), self.extra))
         return Quantize(4, method=self.method, int8=chosen.int8).apply(model, context)
 
     def points(self, model: ChatModel, context: StepContext) -> list[Point]:
