@@ -71,10 +71,10 @@ def optimize(
 
     def work(options: Options) -> int:
         from halfwatt import api
-        from halfwatt.report.console import show
+        from halfwatt.report.console import emit, show
 
         found = api.optimize(model, dialogues, max_loss=share, recipe=recipe, outside=outside, out=out, options=options)
-        _emit(found, json, lambda: show(found, out))
+        emit(found, json, lambda: show(found, out))
         return 0 if found.claim.verdict == "PASS" else 1
 
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
@@ -98,10 +98,10 @@ def measure(
 
     def work(options: Options) -> int:
         from halfwatt import api
-        from halfwatt.report.console import show_measured
+        from halfwatt.report.console import emit, show_measured
 
         found = api.measure(model, dialogues, runtime=runtime.value, options=options)
-        _emit(found, json, lambda: show_measured(found))
+        emit(found, json, lambda: show_measured(found))
         return 0
 
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
@@ -129,10 +129,10 @@ def compare(
 
     def work(options: Options) -> int:
         from halfwatt import api
-        from halfwatt.report.console import show_comparison
+        from halfwatt.report.console import emit, show_comparison
 
         found = api.compare(a, b, dialogues, max_loss=share, runtime=runtime.value, options=options)
-        _emit(found, json, lambda: show_comparison(found))
+        emit(found, json, lambda: show_comparison(found))
         return 0 if found.quality.verdict == "PASS" else 1
 
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
@@ -217,11 +217,11 @@ def verify(
     """Recompute every figure of a result from the raw readings in it. Exit 0 when all agree, else 1."""
 
     def work(_: Options) -> int:
-        from halfwatt.report.console import show_verification
+        from halfwatt.report.console import emit, show_verification
         from halfwatt.verify import verify_file
 
         found = verify_file(result)
-        _emit(found, json, lambda: show_verification(found))
+        emit(found, json, lambda: show_verification(found))
         return 0 if not found.differences else 1
 
     _run(work, None, seed, debug, None)
@@ -317,15 +317,6 @@ def _share(text: str | None) -> float | None:
     if not 0 < value < 0.5:
         raise BadInput("--max-loss is a share between 0 and 50 %", found=text, hint="type --max-loss 1%")
     return value
-
-
-def _emit(record: Any, as_json: bool, show: Callable[[], None]) -> None:
-    if as_json:
-        from halfwatt.records import to_json
-
-        print(to_json(record))
-    else:
-        show()
 
 
 def _json_line(value: Any) -> None:

@@ -14,7 +14,7 @@ import typer
 from halfwatt import api
 from halfwatt.errors import BadInput
 from halfwatt.options import Debug, Dialogues, Json, Model, Offline, OutFolder, Seed, Template
-from halfwatt.report.console import show_artifact, show_made
+from halfwatt.report.console import emit, show_artifact, show_made
 from halfwatt.steps.available import STEPS
 from halfwatt.steps.base import Step
 from halfwatt.steps.qat import TrainOnGrid
@@ -76,7 +76,7 @@ def _transforming(step: type[Step], given: dict[str, Any]) -> _Work:
 
     def work(options: api.Options) -> int:
         made = api.transform(given["model"], chosen, given["out"], given["dialogues"], given.get("teacher"), options)
-        _show(made, given["json"], show_made)
+        emit(made, given["json"], lambda: show_made(made))
         return 0
 
     return work
@@ -90,7 +90,7 @@ def _quantizing(given: dict[str, Any]) -> _Work:
 
     def work(options: api.Options) -> int:
         made = api.quantize_to(given["model"], given["out"], chosen, given["dialogues"], options)
-        _show(made, given["json"], show_artifact)
+        emit(made, given["json"], lambda: show_artifact(made))
         return 0
 
     return work
@@ -113,15 +113,6 @@ def on_grid(method: Method, given: dict[str, Any]) -> Step:
     if method == "hqq":
         return Quantize(**given, scale_search="hqq")
     return Quantize(**given, method=method)
-
-
-def _show(made: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    if as_json:
-        from halfwatt.records import to_json
-
-        typer.echo(to_json(made))
-    else:
-        show(made)
 
 
 # --- its flags --------------------------------------------------------------------------------------------------------

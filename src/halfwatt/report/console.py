@@ -6,10 +6,11 @@ Text from outside (model names, reasons, replies) is printed as it is and never 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from halfwatt.meters.base import Finding
-from halfwatt.records import Artifact, Made, Measurement, QualityReport
+from halfwatt.records import Artifact, Made, Measurement, QualityReport, to_json
 from halfwatt.repaid import paybacks
 from halfwatt.report import words
 from halfwatt.report.words import Figure
@@ -33,6 +34,14 @@ VERDICT_STYLE = {
     "NO PROVEN SAVING": "bold yellow",
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def emit(record: Any, as_json: bool, show: Callable[[], None]) -> None:
+    """One record for the reader that was asked for: a JSON document, or what ``show`` prints."""
+    if as_json:
+        sys.stdout.write(to_json(record) + "\n")
+    else:
+        show()
 
 
 def render_table(result: Result, out: Path = Path("out"), width: int = 80) -> str:
