@@ -138,11 +138,11 @@ def integers(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
 def mixed(bench: Bench, seeds: int, method: Method) -> list[dict[str, Any]]:
     """Each rule of thumb, and what the allocation makes of as many bytes."""
     seen = [bench.options(method, seed) for seed in range(seeds)]
-    more = {o.name: o.bytes_b[1] - o.bytes_b[0] for o in seen[0]}
+    names = tuple(o.name for o in seen[0])
     drawn = range(seeds) if method == "gptq" else (0,)  # rounding a rule's weights to nearest looks at no dialogues
     found = []
-    for rule, int8 in rules(tuple(more), bench.model.network.config.num_hidden_layers).items():
-        bytes_b = sum(o.bytes_b[0] for o in seen[0]) + sum(more[n] for n in int8)
+    for rule, int8 in rules(names, bench.model.network.config.num_hidden_layers).items():
+        bytes_b = sum(o.bytes_b[o.name in int8] for o in seen[0])
         chosen = [within(options, bytes_b) for options in seen]
         step = Quantize(4, method=method, int8=int8)
         kl = [bench.step(f"{method} {rule} {s}", (step,), s).kl for s in drawn]

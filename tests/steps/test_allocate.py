@@ -117,6 +117,6 @@ def test_nothing_extra_is_int4_and_all_of_it_the_best_of_both(learned: ChatModel
     context = StepContext(dialogues=TOLD)
     plain = Mixed(extra=0.0).apply(learned, context)
     assert {g.bits for name, g in plain.grid.items() if "embed" not in name} == {4}
-    points = Mixed().points(learned, context)
+    points = frontier(Mixed().options(learned, context))
     assert len(Mixed(extra=1.0).apply(learned, context).grid) == len(plain.grid)
     assert set(points[-1].int8) <= plain.grid.keys()

@@ -148,10 +148,6 @@ class Mixed:
         chosen = within(options, _spend(frontier(options), self.extra))
         return Quantize(4, method=self.method, int8=chosen.int8).apply(model, context)
 
-    def points(self, model: ChatModel, context: StepContext) -> list[Point]:
-        """The whole frontier of this model."""
-        return frontier(self.options(model, context))
-
     def options(self, model: ChatModel, context: StepContext) -> list[Option]:
         """What each weight of this model costs on either grid."""
         if not context.dialogues:

@@ -155,15 +155,12 @@ class Quantize:
         """Already on a grid, a weight that is not finite or not there (named), or no weight at all that fits."""
         found = [] if self.sweeps >= 0 else [f"sweeps must be 0 or more, not {self.sweeps}"]
         found += [] if not model.grid else [f"it is on an integer grid already ({' -> '.join(model.lineage)})"]
-        found += [
-            f"{w.name} holds values that are not finite"
-            for w in weights(model.network)
-            if not torch.isfinite(w.parameter).all()
-        ]
-        unknown = sorted(set(self.int8) - {w.name for w in weights(model.network)} - {_own_head(model.network)})
+        every = tuple(weights(model.network))
+        found += [f"{w.name} holds values that are not finite" for w in every if not torch.isfinite(w.parameter).all()]
+        unknown = sorted(set(self.int8) - {w.name for w in every} - {_own_head(model.network)})
         if unknown:
             found.append(f"int8 names {unknown[0]}, which is no weight of this model")
-        if all(_unfit(w) for w in weights(model.network)):
+        if not any(map(fits, every)):
             found.append(f"no weight has rows that divide into groups of {GROUP}")
         return found
 
