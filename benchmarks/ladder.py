@@ -94,6 +94,7 @@ def mix() -> tuple[Recipe, ...]:
     return (
         Recipe("5 of 8 blocks, FFN 640, int4 GPTQ", (trim, Prune(ffn=0.625, drop=3), learn, nearest)),
         Recipe("4 of 8 blocks, FFN 512, int4 GPTQ", (trim, Prune(ffn=0.5, drop=4), longer, nearest)),
+        Recipe("3 of 8 blocks, FFN 512, int4 GPTQ", (trim, Prune(ffn=0.5, drop=5), longer, nearest)),
     )
 
 
