@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "halfwatt"
 # Lowest room first. A room imports only from rooms before it (or from its own).
 ROOMS = (
     "errors",
+    "hardware",
     "estimate",
     "intervals",
     "records",
@@ -42,6 +43,7 @@ ROOMS = (
     "claims",
     "demo",
     "recipe",
+    "planner",
     "journal",
     "generation",
     "prefixes",

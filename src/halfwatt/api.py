@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +16,17 @@ from tempfile import TemporaryDirectory
 
 from halfwatt import accounting, pipeline, search
 from halfwatt.artifacts import Access, RuntimeChoice, model_source, servable
-from halfwatt.chat_model import ChatModel, load
+from halfwatt.chat_model import ChatModel, load, outline
 from halfwatt.deliver import deliver
 from halfwatt.dialogue import DialogueSet, SealedSplit, Split, by_source, read, split_set
 from halfwatt.errors import BadInput
 from halfwatt.files import locked
 from halfwatt.generation import generate
 from halfwatt.grids import Bits, ScaleSearch
+from halfwatt.hardware import TABLE, find
 from halfwatt.pipeline import Speech
+from halfwatt.planner import Plan as Planned
+from halfwatt.planner import plan as planned
 from halfwatt.provenance import provenance
 from halfwatt.quality import Margins, judge
 from halfwatt.quantized import Quantized
@@ -41,7 +44,7 @@ FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a
 MIN_TEST = 200  # dialogues that the gate wants at least
 OUTSIDE = 64  # dialogues of each other kind, at most
 
-__all__ = ["compare", "load", "measure", "optimize", "quantize"]
+__all__ = ["compare", "load", "measure", "optimize", "plan", "quantize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +271,34 @@ def compare(
         windows=run.windows,
         notes=(*traffic.notes, *run.events),
     )
+
+
+def plan(
+    model: str | Path,
+    hardware: Sequence[str] = (),
+    dialogues: str | Path | DialogueSet | None = None,
+    *,
+    recipes: Sequence[str | Path | Recipe] = (),
+    batch: int = 1,
+    options: Options | None = None,
+) -> Planned:
+    """What recipes would save on hardware that is not at hand, predicted; the model's weights need not be there.
+
+    Args:
+        hardware: names of `hardware.TABLE`; none = all of it.
+        dialogues: the traffic; None = the demo's.
+        recipes: beside the ladder: files or recipes.
+        batch: replies that are made together.
+
+    Raises:
+        BadInput: an unknown device, or two recipes of one name. ModelError: no such model, or a recipe does not fit it.
+    """
+    access = (options or Options()).access
+    devices = find(hardware) if hardware else TABLE
+    given = [read_recipe(Path(r)) if isinstance(r, str | Path) else r for r in recipes]
+    sizes = outline(model_source(str(model)), chat_template=access.chat_template, offline=access.offline)
+    found = _dialogues(str(model), dialogues).dialogues
+    return replace(planned(sizes, (*ladder(), *given), devices, found, batch), model=str(model))
 
 
 # --- small shared pieces -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,18 +82,47 @@ def load(
     folder = model_folder.find(path_or_id, offline=offline, revision=revision)
     model_folder.read_config(folder)
     files = model_folder.weight_files(folder)
+
+    def network() -> PreTrainedModel:
+        numbers = model_folder.check_tensors(files)
+        made: PreTrainedModel = _network(folder, want, numbers).to(where)  # type: ignore[arg-type]
+        return made
+
+    return _opened(folder, files, chat_template, path_or_id, network)
+
+
+def outline(
+    path_or_id: str | Path, *, chat_template: Path | None = None, offline: bool = False, revision: str | None = None
+) -> ChatModel:
+    """A model's sizes, tokenizer and settings without its weights, which need not be there: tensors on torch's "meta".
+
+    Raises:
+        ModelError: unsupported or incomplete; names what is. EnvironmentFault: the hub cannot be reached.
+    """
+    folder = model_folder.find(path_or_id, offline=offline, revision=revision)
+    model_folder.read_config(folder)
+    return _opened(folder, (), chat_template, path_or_id, lambda: _empty(folder))
+
+
+def _opened(
+    folder: Path,
+    files: tuple[Path, ...],
+    chat_template: Path | None,
+    name: str | Path,
+    network: Callable[[], PreTrainedModel],
+) -> ChatModel:
+    """Everything but the network is read and checked before ``network`` builds it."""
     text = None if chat_template is None else read_template(chat_template)
     tokenizer = ChatTokenizer.load(folder, text)
     probe(tokenizer.template, tokenizer.hf.special_tokens_map)
     generation = read_sampling(folder)
-    numbers = model_folder.check_tensors(files)
-    network = _network(folder, want, numbers).to(where)  # type: ignore[arg-type]
-    _check_vocabulary(network, tokenizer)
+    built = network()
+    _check_vocabulary(built, tokenizer)
     return ChatModel(
-        network=network,
+        network=built,
         tokenizer=tokenizer,
         generation=generation,
-        lineage=(f"loaded from {path_or_id if isinstance(path_or_id, str) else folder.name}",),
+        lineage=(f"loaded from {name if isinstance(name, str) else folder.name}",),
         source=folder.absolute(),
         sha256=model_folder.fingerprint(folder, files, text),
     )
@@ -234,15 +263,20 @@ def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTraine
 
 def _check_size(folder: Path, numbers: int) -> None:
     """A config that asks for far more than the files hold would fill the memory with random weights."""
-    config = from_pretrained(AutoConfig, folder)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    wanted = sum(p.numel() for p in empty.parameters())
+    wanted = sum(p.numel() for p in _empty(folder).parameters())
     if wanted > 2 * numbers:
         raise ModelError(
             f"config.json and the weights of {folder} do not fit together",
             found=f"{wanted:,} numbers asked for, {numbers:,} stored",
         )
+
+
+def _empty(folder: Path) -> PreTrainedModel:
+    """The network that config.json asks for, without memory for its weights."""
+    config = from_pretrained(AutoConfig, folder)
+    with torch.device("meta"):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return made
 
 
 def _check_complete(folder: Path, info: dict[str, Any]) -> None:

@@ -138,6 +138,34 @@ def compare(
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
 
 
+@app.command()
+def plan(
+    model: Model,
+    hardware: Annotated[str, typer.Option("--hardware", help="such as h100,m2,rpi5; not given = all it knows")] = "",
+    dialogues: Dialogues = None,
+    recipe: Annotated[
+        list[Path] | None, typer.Option("--recipe", help="TOML, beside int8 and int4; repeatable")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="replies that are made together")] = 1,
+    chat_template: Template = None,
+    offline: Offline = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What recipes would save on hardware that is not here: predicted ratios, with their error. No weights needed."""
+
+    def work(options: Options) -> int:
+        from halfwatt import api
+        from halfwatt.report.console import emit, show_plan
+
+        names = [name.strip() for name in hardware.split(",") if name.strip()]
+        found = api.plan(model, names, dialogues, recipes=recipe or (), batch=batch, options=options)
+        emit(found, json, lambda: show_plan(found))
+        return 0
+
+    _run(work, _access(Device.cpu, Dtype.auto, offline, chat_template), 0, debug, None)
+
+
 def _of_steps(name: str) -> None:
     """Add a verb whose flags are the fields of its steps; they are read when it is called, for that imports torch."""
 

@@ -3,7 +3,7 @@
 name = "narrow traffic"
 
 [[step]]                       in the order in which they are applied
-kind = "prune"                 a name of steps/available.py
+use = "prune"                  a name of steps/available.py
 ffn = 0.7                      the step's fields; what is not given has its default
 
 [[step]]

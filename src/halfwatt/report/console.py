@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from halfwatt.meters.base import Finding
+from halfwatt.planner import Plan
 from halfwatt.records import Artifact, Made, Measurement, QualityReport, to_json
 from halfwatt.repaid import paybacks
 from halfwatt.report import words
@@ -79,6 +80,11 @@ def show_artifact(made: Artifact) -> None:
 def show_made(made: Made) -> None:
     """Print what a step wrote."""
     _print(made_view(made))
+
+
+def show_plan(found: Plan) -> None:
+    """Print what ``plan`` predicts."""
+    _print(plan_view(found))
 
 
 def show_doctor(found: Sequence[Finding]) -> None:
@@ -296,6 +302,27 @@ def verification_view(found: Verification) -> Group:
     return Group(
         Text(f"{len(found.differences)} of {found.figures} figures do not follow from the raw readings", style="red"),
         *(_line((f"  {d.where}: stored {d.stored}, recomputed {d.recomputed}", "")) for d in found.differences),
+    )
+
+
+def plan_view(found: Plan) -> Group:
+    """Devices down, recipes across; the error, which is one factor for all of a kind, in words below."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column("energy, original f16 over it", overflow="fold")
+    names = [name for name in found.read_b if name != "original"]
+    for name in names:
+        table.add_column(_line((name, "")), justify="right", overflow="fold")
+    for hardware in dict.fromkeys(p.hardware for p in found.predictions):
+        cells = [f"{p.energy_ratio.mean:.2f}x" for p in found.predictions if p.hardware == hardware]
+        table.add_row(hardware.name, *cells)
+    table.add_section()
+    table.add_row("MB of weights a token", *(words.megabytes(found.read_b[name]) for name in names))
+    exchange = found.exchange
+    told = f"{exchange.fresh:.0f} new tokens of prompt and {exchange.reply:.0f} of reply, {found.batch} at a time"
+    return Group(
+        table,
+        Text(f"a reply is {told}; {words.megabytes(found.read_b['original'])} MB a token as f16"),
+        *(Text(line) for line in words.plan_errors(found)),
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from halfwatt.estimate import Estimate
+from halfwatt.planner import Plan
 from halfwatt.records import GateCheck, Grade, KeptLayer, Kind, Measurement, MeterInfo, Outside, QualityReport
 from halfwatt.repaid import Payback
 from halfwatt.result import Row, absolute_joules, likelihood
@@ -121,6 +122,16 @@ def times(ratio: Estimate | None, grade: Grade | None, kind: Kind | None) -> Fig
     if ratio is None:
         return absent("no energy number: no meter")
     return figure(ratio, "measured" if grade is None else origin(grade, kind), grade)
+
+
+def plan_errors(found: Plan) -> list[str]:
+    """How far the ratios of a plan may be off, for each kind of device in it."""
+    lines = []
+    for kind in dict.fromkeys(p.hardware.kind for p in found.predictions):
+        ratio = next(p.energy_ratio for p in found.predictions if p.hardware.kind == kind)
+        seen = f"{ratio.n} measurements" + (" of GPUs, none of a TPU" if kind == "tpu" else "")
+        lines.append(f"{kind}: each within a factor of {ratio.hi / ratio.mean:.2f}, as on a device left out of {seen}")
+    return [f"PREDICTED (grade {found.grade}, {found.kind}): ratios only, no joules", *lines]
 
 
 def origin_line(info: MeterInfo | None) -> str:

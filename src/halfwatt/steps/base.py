@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -82,4 +83,13 @@ class Step(Protocol):
 
     def apply(self, model: ChatModel, context: StepContext, /) -> ChatModel:
         """A new model; the one given stays as it was."""
+        ...
+
+
+@runtime_checkable
+class Structural(Step, Protocol):
+    """A step that changes the network's shapes."""
+
+    def sizes(self, model: ChatModel, dialogues: Sequence[Dialogue], /) -> dict[str, Any]:
+        """The entries of the config that it will change; weights are not looked at."""
         ...

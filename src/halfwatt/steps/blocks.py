@@ -31,6 +31,7 @@ class Parts:
     attention_out: str
     norms: tuple[tuple[str, tuple[str, ...]], ...]  # each norm, and what alone reads its outputs
     up: str | None  # a matrix whose outputs reach ffn_out multiplied by a gate and nothing else
+    ffn_size: str  # the config's entry for the number of neurons
     transposed: bool  # weights are stored [in, out]
 
 
@@ -45,6 +46,7 @@ GATED = Parts(
         ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
     ),
     up="mlp.up_proj",
+    ffn_size="intermediate_size",
     transposed=False,
 )
 GPT2 = Parts(
@@ -55,6 +57,7 @@ GPT2 = Parts(
     "attn.c_proj",
     norms=(("ln_1", ("attn.c_attn",)), ("ln_2", ("mlp.c_fc",))),
     up=None,
+    ffn_size="n_inner",
     transposed=True,
 )
 

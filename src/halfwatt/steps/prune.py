@@ -29,6 +29,7 @@ from torch import nn
 from halfwatt import losses
 from halfwatt.batches import Batch, Predictor, in_batches
 from halfwatt.chat_model import ChatModel
+from halfwatt.dialogue import Dialogue
 from halfwatt.errors import BadInput
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.blocks import blocks_of, columns, head_size, parts_of, rebuilt, set_blocks, sliced, without_blocks
@@ -176,6 +177,23 @@ class Prune:
             found.append("the model is on the integer grid already: prune first, then quantize")
         return found
 
+    def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
+        """Entries of the config as they will be."""
+        config, parts = model.network.config, parts_of(model.network)
+        size, made = head_size(config), dict[str, Any]()
+        if self.drop:
+            made["num_hidden_layers"] = config.num_hidden_layers - self.drop
+        if self.kv_heads is not None:
+            heads = config.num_attention_heads * self.kv_heads // config.num_key_value_heads
+            made |= {"num_key_value_heads": self.kv_heads, "num_attention_heads": heads, "head_dim": size}
+        if self.ffn < 1:
+            width = columns(blocks_of(model.network)[0].get_submodule(parts.ffn_out))
+            made[parts.ffn_size] = min(width, multiple_of_64(width, self.ffn))
+        if self.width < 1:
+            width = config.hidden_size
+            made |= {"hidden_size": min(width, multiple_of_64(width, self.width)), "head_dim": size}
+        return made
+
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Read the activations of the calibration dialogues, then cut.
 
@@ -227,38 +245,35 @@ class Prune:
             for name in parts.keys_values:
                 state |= sliced(state, block, name, keys, rows=True, transposed=False)
             state |= sliced(state, block, parts.attention_out, queries, rows=False, transposed=False)
-        heads = config.num_attention_heads * count // groups
-        changes = {"num_key_value_heads": count, "num_attention_heads": heads, "head_dim": size}
         said = f"pruned: {count} of {groups} KV heads kept"
+        changes = Prune(kv_heads=count).sizes(model)
         return replace(model, network=rebuilt(network, changes, state), lineage=(*model.lineage, said))
 
     def _with_ffn(self, model: ChatModel, batches: Sequence[Batch]) -> ChatModel:
         network, parts = model.network, parts_of(model.network)
         outs = [b.get_submodule(parts.ffn_out) for b in blocks_of(network)]
-        width = columns(outs[0])
-        count = min(width, multiple_of_64(width, self.ffn))
+        changes = Prune(ffn=self.ffn).sizes(model)
+        width, count = columns(outs[0]), changes[parts.ffn_size]
         state = _state(network)
         for block, importance in enumerate(importances(network, batches, outs)):
             keep = kept(importance, count)
             for name in parts.ffn_in:
                 state |= sliced(state, block, name, keep, rows=True, transposed=parts.transposed)
             state |= sliced(state, block, parts.ffn_out, keep, rows=False, transposed=parts.transposed)
-        field = "n_inner" if parts.transposed else "intermediate_size"
         said = f"pruned: {count} of {width} FFN neurons kept"
-        return replace(model, network=rebuilt(network, {field: count}, state), lineage=(*model.lineage, said))
+        return replace(model, network=rebuilt(network, changes, state), lineage=(*model.lineage, said))
 
     def _with_width(self, model: ChatModel, batches: Sequence[Batch]) -> ChatModel:
         """Channels are the same everywhere: every matrix that reads or writes the residual stream loses the rest."""
         network, parts = model.network, parts_of(model.network)
-        width = network.config.hidden_size
-        count = min(width, multiple_of_64(width, self.width))
+        changes = Prune(width=self.width).sizes(model)
+        width, count = network.config.hidden_size, changes["hidden_size"]
         names = (parts.keys_values[0], parts.ffn_in[0])
         readers = [b.get_submodule(name) for b in blocks_of(network) for name in names]
         keep = kept(torch.stack(importances(network, batches, readers)).square().sum(0), count)
         state = _state(network)
         writers = (f"{parts.attention_out}.", f"{parts.ffn_out}.")
         cut = {name: narrowed(name, value, keep, writers) for name, value in state.items()}
-        changes = {"hidden_size": count, "head_dim": head_size(network.config)}
         said = f"pruned: {count} of {width} channels kept"
         return replace(model, network=rebuilt(network, changes, cut), lineage=(*model.lineage, said))
 
@@ -281,6 +296,10 @@ class Sparsify:
         """A share that cannot be, or a model on the grid."""
         found = [] if 0 < self.share < 1 else [f"share lies between 0 and 1, not {self.share:g}"]
         return [*found, "the model is on the integer grid already"] if model.grid else found
+
+    def sizes(self, _model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
+        """None changes: that is what there is to be measured."""
+        return {}
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Mask a float32 copy.

@@ -6,12 +6,14 @@ cut of the original has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 
 from halfwatt.chat_model import ChatModel
+from halfwatt.dialogue import Dialogue
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.blocks import head_size, parts_of, resized
 from halfwatt.steps.prune import WIDTH
@@ -61,22 +63,24 @@ class Student:
             found.append(f"{heads} heads cannot share a width of {self.width or config.hidden_size}")
         return [*found, "the model is on the integer grid already"] if model.grid else found
 
-    def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
-        """Draw the weights, by the context's seed, as transformers draws them."""
-        network, config = model.network, model.network.config
-        one_matrix = parts_of(network).queries is None
+    def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
+        """Entries of the config as they will be."""
+        parts = parts_of(model.network)
         changes: dict[str, Any] = {
             "num_hidden_layers": self.layers,
             "hidden_size": self.width,
-            "n_inner" if one_matrix else "intermediate_size": self.ffn,
+            parts.ffn_size: self.ffn,
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
-            "head_dim": None if one_matrix else head_size(config),
+            "head_dim": None if parts.queries is None else head_size(model.network.config),
         }
-        changes = {name: value for name, value in changes.items() if value is not None}
+        return {name: value for name, value in changes.items() if value is not None}
+
+    def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
+        """Draw the weights, by the context's seed, as transformers draws them."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            made = resized(network, changes)
+            made = resized(model.network, self.sizes(model))
         count = sum(p.numel() for p in made.parameters())
         said = f"a new student of {count / 1e6:.2f}M parameters"
         return replace(model, network=made, lineage=(*model.lineage, said))

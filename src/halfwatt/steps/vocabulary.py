@@ -147,20 +147,32 @@ class Trim:
             BadInput: no dialogues to see what is used.
             ModelError: the trimmed tokenizer reads a dialogue otherwise though all of its tokens were kept.
         """
-        if not context.dialogues:
-            raise BadInput("trimming needs dialogues to see which tokens they use", hint="pass --dialogues FILE")
-        counts = Counter(i for d in context.dialogues for i in _ids(model.tokenizer, d))
-        always = (*model.tokenizer.eos_ids, model.tokenizer.pad_id)
-        cut = trim(_spec(model.tokenizer), counts, self.coverage, always)
+        cut, before = self._cut(model, context.dialogues)
         new = {old: k for k, old in enumerate(cut.kept)}
         tokenizer = _tokenizer(model.tokenizer, cut, new)
-        before, after = sum(counts.values()), self._check(model.tokenizer, tokenizer, new, context.dialogues)
+        after = self._check(model.tokenizer, tokenizer, new, context.dialogues)
         said = (
             f"vocabulary trimmed: {len(cut.kept)} of {model.network.config.vocab_size} tokens kept, "
             f"{after / before - 1:+.2%} tokens on the dialogues it was chosen by"
         )
         network = _network(model, new, cut.kept)
         return replace(model, network=network, tokenizer=tokenizer, lineage=(*model.lineage, said))
+
+    def sizes(self, model: ChatModel, dialogues: Sequence[Dialogue]) -> dict[str, Any]:
+        """Entries of the config as they will be.
+
+        Raises:
+            BadInput: no dialogues to see what is used.
+        """
+        return {"vocab_size": len(self._cut(model, dialogues)[0].kept)}
+
+    def _cut(self, model: ChatModel, dialogues: Sequence[Dialogue]) -> tuple[Trimmed, int]:
+        """The tokenizer, cut; and the tokens of the dialogues as it was."""
+        if not dialogues:
+            raise BadInput("trimming needs dialogues to see which tokens they use", hint="pass --dialogues FILE")
+        counts = Counter(i for d in dialogues for i in _ids(model.tokenizer, d))
+        always = (*model.tokenizer.eos_ids, model.tokenizer.pad_id)
+        return trim(_spec(model.tokenizer), counts, self.coverage, always), sum(counts.values())
 
     def _check(
         self, old: ChatTokenizer, made: ChatTokenizer, new: Mapping[int, int], dialogues: Sequence[Dialogue]
