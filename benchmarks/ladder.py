@@ -87,9 +87,9 @@ def narrow() -> tuple[Recipe, ...]:
 
 
 def mix() -> tuple[Recipe, ...]:
-    """Students for everything that the demo model does: one of its width, and a thinner one, taught for longer."""
+    """Students for everything that the demo model does: one of its width, and a thinner one, taught longer."""
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=2, lr=1.5e-3)
-    trim, nearest, longer = Trim(0.9999), Quantize(4, method="gptq"), replace(learn, epochs=3, lr=2e-3)
+    trim, nearest, longer = Trim(0.9999), Quantize(4, method="gptq"), replace(learn, epochs=2.25, lr=2e-3)
     thin = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=4)
     return (
         Recipe("4 of 8 blocks, FFN 512, int4 GPTQ", (trim, Prune(ffn=0.5, drop=4), learn, nearest)),

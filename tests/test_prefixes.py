@@ -71,12 +71,13 @@ def test_other_dialogues_or_another_field_are_made_anew(
 
 def test_half_of_a_folder_is_not_taken_for_a_model(model: ChatModel, tmp_path: Path) -> None:
     assert prefixes.find(tmp_path / "made", model) is None
-    model.save(tmp_path / "made")  # without what only we write
+    model.save(tmp_path / "made")
+    (tmp_path / "made" / "halfwatt.json").unlink()  # as if it had not been written yet
     assert prefixes.find(tmp_path / "made", model) is None
 
 
 def test_two_processes_that_make_the_same_keep_one(model: ChatModel, tmp_path: Path) -> None:
     prefixes.keep(model, tmp_path / "made")
-    before = (tmp_path / "made" / "made.json").stat().st_ino
+    before = (tmp_path / "made" / "halfwatt.json").stat().st_ino
     prefixes.keep(model, tmp_path / "made")
-    assert (tmp_path / "made" / "made.json").stat().st_ino == before
+    assert (tmp_path / "made" / "halfwatt.json").stat().st_ino == before

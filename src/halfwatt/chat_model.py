@@ -17,10 +17,12 @@ from halfwatt import model_folder
 from halfwatt.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.files import new_folder, require_space
 from halfwatt.grids import GridTensor
-from halfwatt.records import KeptLayer, Sampling, Spent
+from halfwatt.records import KeptLayer, Origin, Sampling, Spent, from_json, to_json
 from halfwatt.tokenizer import ChatTokenizer, from_pretrained, probe, read_json
 
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
+
+ORIGIN = "halfwatt.json"  # beside the files that every loader knows
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -116,13 +118,15 @@ def _opened(
     tokenizer = ChatTokenizer.load(folder, text)
     probe(tokenizer.template, tokenizer.hf.special_tokens_map)
     generation = read_sampling(folder)
+    origin = read_origin(folder) or Origin((f"loaded from {name if isinstance(name, str) else folder.name}",))
     built = network()
     _check_vocabulary(built, tokenizer)
     return ChatModel(
         network=built,
         tokenizer=tokenizer,
         generation=generation,
-        lineage=(f"loaded from {name if isinstance(name, str) else folder.name}",),
+        lineage=origin.lineage,
+        spent=origin.spent,
         source=folder.absolute(),
         sha256=model_folder.fingerprint(folder, files, text),
     )
@@ -149,6 +153,22 @@ def write(model: ChatModel, folder: Path) -> None:
     entries |= {"eos_token_id": list(model.tokenizer.eos_ids), "pad_token_id": model.tokenizer.pad_id}
     path.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     model.tokenizer.save(folder)
+    (folder / ORIGIN).write_text(to_json(Origin(model.lineage, model.spent)), encoding="utf-8")
+
+
+def read_origin(folder: Path) -> Origin | None:
+    """How the model in ``folder`` was made; None where halfwatt did not write it.
+
+    Raises:
+        ModelError: the record cannot be read.
+    """
+    path = folder / ORIGIN
+    if not path.exists():
+        return None
+    try:
+        return from_json(path.read_bytes(), Origin)
+    except ValueError as error:
+        raise ModelError(f"{path} is not what halfwatt wrote", found=str(error).splitlines()[0]) from error
 
 
 def torch_dtype(name: str) -> torch.dtype | None:

@@ -70,6 +70,14 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """How a model was made, oldest first, and what each training in it has used; ``halfwatt.json`` in its folder."""
+
+    lineage: tuple[str, ...]
+    spent: tuple[Spent, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class OperatingPoint:
     """How a runtime serves the artifact; as much a part of the recipe as the bits are."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from halfwatt.steps.adopt import Adopt
 from halfwatt.steps.allocate import Mixed
 from halfwatt.steps.base import Step
 from halfwatt.steps.distil import Distil
@@ -15,6 +16,7 @@ STEPS: dict[str, type[Step]] = {
     "trim": Trim,
     "prune": Prune,
     "student": Student,
+    "adopt": Adopt,
     "sparsify": Sparsify,
     "distil": Distil,
     "quantize": Quantize,
