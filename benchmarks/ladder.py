@@ -53,18 +53,14 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def post_training(traffic: str) -> tuple[Recipe, ...]:
-    """What needs no training. The sparse counter-examples read the same bytes on any traffic: they are climbed once."""
-    sparse = (
+    """What needs no training. Those that read about the same bytes on any traffic are climbed once."""
+    once = (
+        Recipe("mixed int4/int8", (Mixed(extra=0.15, method="gptq"),)),
+        Recipe("trim + int4 GPTQ", (Trim(0.999), Quantize(4, method="gptq"))),
         Recipe("2:4 sparse, f16", (Sparsify("2:4"),)),
         Recipe("unstructured sparse, f16", (Sparsify("unstructured"),)),
     )
-    return (
-        *ladder(),
-        Recipe("int4 GPTQ", (Quantize(4, method="gptq"),)),
-        Recipe("mixed int4/int8", (Mixed(extra=0.15, method="gptq"),)),
-        Recipe("trim + int4 GPTQ", (Trim(0.999), Quantize(4, method="gptq"))),
-        *(sparse if traffic == "narrow" else ()),
-    )
+    return (*ladder(), Recipe("int4 GPTQ", (Quantize(4, method="gptq"),)), *(once if traffic == "narrow" else ()))
 
 
 def narrow() -> tuple[Recipe, ...]:

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 from halfwatt.estimate import Estimate
 from halfwatt.meters.base import Finding
-from halfwatt.records import ClaimVerdict
+from halfwatt.records import ClaimVerdict, OperatingPoint, Speculation
 from halfwatt.report import console, plots, words
 from halfwatt.report.card import licence_of, model_card
 from halfwatt.report.html import render_html, write_html
@@ -383,3 +383,23 @@ def test_an_interval_that_reaches_zero_can_be_drawn() -> None:
     wide = Estimate(0.02, -0.01, 0.05, "CPU-s/reply", 2)
     svg = plots.ladder([plots.Rung("B0", wide, plots.OTHER, False)], "CPU-ms per reply")
     assert "<svg" in svg
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        (OperatingPoint(), "default threads"),
+        (OperatingPoint(threads=1, threads_prefill=1), "1 thread"),
+        (OperatingPoint(threads=2, threads_prefill=4), "2 threads, prefill 4"),
+        (
+            OperatingPoint(threads=1, speculation=Speculation("table", 3)),
+            "1 thread, guesses up to 3 tokens ahead by its table of drafts",
+        ),
+        (
+            OperatingPoint(threads=1, speculation=Speculation("lookup")),
+            "1 thread, guesses up to 4 tokens ahead by what stood in the dialogue",
+        ),
+    ],
+)
+def test_an_operating_point_in_words(at: OperatingPoint, said: str) -> None:
+    assert words.served(at) == said

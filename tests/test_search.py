@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from halfwatt import pipeline
+from halfwatt import operating, pipeline
 from halfwatt.accounting import cpu_s_per_reply
 from halfwatt.chat_model import load
 from halfwatt.dialogue import DialogueSet, SealedSplit
@@ -16,8 +16,8 @@ from halfwatt.estimate import Estimate
 from halfwatt.journal import Journal
 from halfwatt.meters import modelled
 from halfwatt.recipe import Recipe
-from halfwatt.records import OperatingPoint, QualityReport, Trial, Verdict
-from halfwatt.search import Climb, Job, best, cost_of, operating_points, outside
+from halfwatt.records import Artifact, OperatingPoint, QualityReport, Speculation, Trial, Verdict
+from halfwatt.search import Climb, Job, best, cost_of, outside
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.quantize import Quantize
@@ -54,11 +54,22 @@ def test_an_operating_point_is_chosen_by_what_was_measured() -> None:
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 64])
 def test_operating_points_are_few_distinct_and_fit_the_machine(cores: int) -> None:
-    points = operating_points(cores)
+    points = operating.by_threads(cores)
     assert len(set(points)) == len(points) <= 6
     assert all(1 <= (p.threads or 0) <= cores and 1 <= (p.threads_prefill or 0) <= cores for p in points)
     assert OperatingPoint(threads=1, threads_prefill=1) in points
     assert OperatingPoint(threads=cores, threads_prefill=cores) in points
+
+
+def test_a_table_of_drafts_is_tried_where_there_is_one() -> None:
+    bare = Artifact(Path(), "llamacpp", "int4", 1, 1, 1, "", ())
+    at = OperatingPoint(threads=1, threads_prefill=2)
+    plain, lookup = operating.by_guesses(bare, at)
+    assert (plain, lookup) == (at, replace(at, speculation=Speculation("lookup")))
+    ways = operating.by_guesses(replace(bare, draft="sha"), at)
+    assert ways[:2] == [plain, lookup]
+    assert {w.speculation.kind for w in ways[2:] if w.speculation} == {"table"}
+    assert len(set(ways)) == len(ways)
 
 
 def test_what_was_made_for_one_traffic_is_shown_on_others(tmp_path: Path) -> None:

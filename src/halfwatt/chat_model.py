@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from halfwatt import model_folder
+from halfwatt.drafts import Table
 from halfwatt.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.files import new_folder, require_space
 from halfwatt.grids import GridTensor
@@ -39,6 +40,7 @@ class ChatModel:
     grid:        tensor name -> its integers and scales, for the weights that are on a grid; the network holds s * q
     kept:        tensors that stayed at higher precision, and why
     spent:       what each training in its lineage has used
+    draft:       what it mostly says next, for runtimes that let it check guesses
     """
 
     network: PreTrainedModel
@@ -50,6 +52,7 @@ class ChatModel:
     grid: Mapping[str, GridTensor] = field(default_factory=dict)
     kept: tuple[KeptLayer, ...] = ()
     spent: tuple[Spent, ...] = ()
+    draft: Table | None = None
 
     @property
     def context(self) -> int:

@@ -197,7 +197,7 @@ def _made(step: Step, model: ChatModel, context: StepContext) -> ChatModel:
     if found is not None:
         return found
     made = apply(step, model, context)
-    if not made.grid:
+    if not made.grid and made.draft is None:
         prefixes.keep(made, context.work / "made")
         folder = context.bench(step.name, model.tokenizer.pad_id).folder
         if folder is not None:

@@ -93,7 +93,7 @@ def read(path: Path) -> Recipe:
 
 def out_of_order(steps: Sequence[Step]) -> list[str]:
     """Why these steps cannot follow each other: what a later stage made, an earlier one would undo."""
-    order = "structure (trim, prune), recovery (distil), numerics (quantize)"
+    order = "structure (trim, prune), recovery (distil), numerics (quantize), decoding (draft)"
     found = [
         f"{b.name} cannot come after {a.name}: the order is {order}" for a, b in pairwise(steps) if b.stage < a.stage
     ]

@@ -78,6 +78,15 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculation:
+    """Tokens guessed ahead, which the model checks in one pass; what it says stays what it would have said."""
+
+    kind: Literal["table", "lookup"]  # an n-gram table made by the step `draft`, or what stood in the dialogue before
+    longest: int = 4  # tokens of a draft
+    least: float = 0.5  # table: probability that a whole draft is right
+
+
+@dataclass(frozen=True, slots=True)
 class OperatingPoint:
     """How a runtime serves the artifact; as much a part of the recipe as the bits are."""
 
@@ -86,7 +95,7 @@ class OperatingPoint:
     batch: int = 1
     kv_bits: Literal[16, 8, 4] = 16
     reuse_prefix: bool = True  # keep the KV cache of the turns before
-    speculation: None = None  # draft-model and prompt-lookup decoding: not built yet
+    speculation: Speculation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +147,7 @@ class Artifact:
     context: int | None = None  # the longest context the model was made for, in tokens
     spent: tuple[Spent, ...] = ()  # by each training in its lineage
     parity: Parity | None = None
+    draft: str | None = None  # sha256 of its table of drafts; None = it has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from halfwatt import accounting, pipeline
+from halfwatt import accounting, operating, pipeline
 from halfwatt.chat_model import ChatModel
 from halfwatt.claims import energy_ratio, make_claim
 from halfwatt.dialogue import DialogueSet, SealedSplit
@@ -199,16 +199,17 @@ def _judged(job: Job, journal: Journal, candidate: Trial, b1: Trial, tune: Traff
 
 
 def _operating_point(job: Job, journal: Journal, name: str, artifact: Artifact, tune: Traffic) -> OperatingPoint:
-    """The threads for decode and prefill that cost the least."""
+    """What costs the least: first the threads for decode and prefill, then whether to guess ahead with them."""
+
+    def cheapest(points: Sequence[OperatingPoint]) -> OperatingPoint:
+        arms = [Arm(str(n), Spec(artifact, point, job.device, job.dtype)) for n, point in enumerate(points)]
+        run = measure(arms, tune.dialogues, tune.greedy, replace(SWEEP, seed=job.seed), job.tools, job.progress)
+        per_arm = accounting.Arms.of(run.windows)
+        return min(points, key=lambda p: sum(per_arm.per_block(str(points.index(p)), cost_of(run.meter)).values()))
 
     def sweep() -> OperatingPoint:
         job.progress(f"{name}: searching the operating point")
-        points = {f"{p.threads}/{p.threads_prefill}": p for p in operating_points(cores())}
-        arms = [Arm(label, Spec(artifact, point, job.device, job.dtype)) for label, point in points.items()]
-        run = measure(arms, tune.dialogues, tune.greedy, replace(SWEEP, seed=job.seed), job.tools, job.progress)
-        per_arm = accounting.Arms.of(run.windows)
-        cost = {label: sum(per_arm.per_block(label, cost_of(run.meter)).values()) for label in points}
-        return points[min(cost, key=lambda label: cost[label])]
+        return cheapest(operating.by_guesses(artifact, cheapest(operating.by_threads(cores()))))
 
     return journal.once(f"operating-point-{name}", OperatingPoint, sweep)
 
@@ -216,18 +217,11 @@ def _operating_point(job: Job, journal: Journal, name: str, artifact: Artifact, 
 def cost_of(meter: MeterInfo | None) -> accounting.Figure:
     """What an operating point is chosen by: joules, or measured CPU-seconds where joules would only be modelled.
 
-    The model's error is largest between thread counts, which is all that differs here.
+    The model's error is largest between thread counts, and it knows nothing of what a pass over several tokens costs.
     """
     if meter is None or meter.kind == "modelled":
         return accounting.cpu_s_per_reply
     return accounting.joules(meter)
-
-
-def operating_points(cores: int) -> list[OperatingPoint]:
-    """Decode on few threads, prefill on as many or on all."""
-    counts = sorted({1, min(2, cores), cores})
-    pairs = {(decode, prefill) for decode in counts for prefill in (decode, cores) if decode <= 2 or decode == prefill}
-    return [OperatingPoint(threads=d, threads_prefill=p) for d, p in sorted(pairs)]
 
 
 # --- the final run -------------------------------------------------------------------------------------------------
@@ -262,7 +256,7 @@ def outside(job: Job, journal: Journal, climb: Climb, speech: Speech) -> tuple[O
     """What the champion lost on other kinds of dialogue, where its recipe cut or trained weights by the user's own."""
     steps = next((recipe.steps for recipe in job.recipes if recipe.name == climb.champion.name), ())
     assert climb.champion.artifact is not None, "it was measured"
-    if not climb.champion.artifact.spent and all(step.stage == Stage.NUMERICS for step in steps):
+    if not climb.champion.artifact.spent and all(step.stage >= Stage.NUMERICS for step in steps):
         return ()
 
     def met(kind: str, number: int) -> Outside:

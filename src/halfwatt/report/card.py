@@ -59,7 +59,7 @@ def _about(result: Result) -> str:
     made, base = delivered(result), _base(result.provenance.model)
     artifact = made.artifact
     what = f"{artifact.precision}, {words.megabytes(artifact.size_b)} MB, for {artifact.runtime}" if artifact else ""
-    at = words.threads(made.at.threads, made.at.threads_prefill)
+    at = words.served(made.at)
     return (
         f"# {_cell(base)}, {made.name}\n\n"
         f"{_cell(what)}; served with {at}. Made and measured by halfwatt {result.provenance.halfwatt}.\n\n"

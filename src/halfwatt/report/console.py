@@ -221,7 +221,7 @@ def measured_view(found: Measured) -> Group:
     return Group(
         _figures((found.measurement,)),
         _line((words.origin_line(info), "")),
-        Text(words.threads(found.at.threads, found.at.threads_prefill) + f", {found.artifact.precision}"),
+        Text(words.served(found.at) + f", {found.artifact.precision}"),
         *(Text(_clean(note), style="dim") for note in found.notes),
     )
 

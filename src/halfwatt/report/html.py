@@ -105,7 +105,7 @@ def _context(result: Result) -> dict[str, Any]:
         "grades": words.GRADES,
         "disturbed": [_disturbance(w) for w in disturbed(result)],
         "windows": _window_counts(result),
-        "threads": words.threads,
+        "served": words.served,
         "absent": words.ABSENT,
     }
 
@@ -151,7 +151,7 @@ def _table_row(row: Row) -> dict[str, Any]:
         "tokens": words.measured(m.tokens_per_reply if m else None),
         "seconds": words.measured(m.s_per_reply if m else None),
         "mb": words.megabytes(artifact.size_b if artifact else None),
-        "served": f"{artifact.precision}, {words.threads(at.threads, at.threads_prefill)}" if artifact else "",
+        "served": f"{artifact.precision}, {words.served(at)}" if artifact else "",
         "verdict": row.quality.verdict if row.quality else None,
     }
 

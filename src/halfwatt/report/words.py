@@ -18,7 +18,17 @@ from dataclasses import dataclass
 
 from halfwatt.estimate import Estimate
 from halfwatt.planner import Plan
-from halfwatt.records import GateCheck, Grade, KeptLayer, Kind, Measurement, MeterInfo, Outside, QualityReport
+from halfwatt.records import (
+    GateCheck,
+    Grade,
+    KeptLayer,
+    Kind,
+    Measurement,
+    MeterInfo,
+    OperatingPoint,
+    Outside,
+    QualityReport,
+)
 from halfwatt.repaid import Payback
 from halfwatt.result import Row, absolute_joules, likelihood
 
@@ -217,12 +227,16 @@ def kept(layers: Sequence[KeptLayer]) -> list[str]:
     return [f"kept at {kept_as}: {_some(names)} ({reason})" for (kept_as, reason), names in by_reason.items()]
 
 
-def threads(decode: int | None, prefill: int | None) -> str:
-    """The threads of an operating point."""
-    if decode is None:
-        return "default threads"
-    one = f"{decode} thread" + ("s" if decode > 1 else "")
-    return one if prefill in (None, decode) else f"{one}, prefill {prefill}"
+def served(at: OperatingPoint) -> str:
+    """An operating point: threads, and how it guesses ahead."""
+    ahead = ""
+    if at.speculation is not None:
+        source = {"table": "by its table of drafts", "lookup": "by what stood in the dialogue"}[at.speculation.kind]
+        ahead = f", guesses up to {at.speculation.longest} tokens ahead {source}"
+    if at.threads is None:
+        return f"default threads{ahead}"
+    one = f"{at.threads} thread" + ("s" if at.threads > 1 else "")
+    return (one if at.threads_prefill in (None, at.threads) else f"{one}, prefill {at.threads_prefill}") + ahead
 
 
 def _replies(e: Estimate | None) -> str:

@@ -1,7 +1,8 @@
 """A loaded GGUF file that answers, through llama-cpp-python's C functions.
 
     prompt ids  -> longest prefix already in the KV cache is kept -> the rest is decoded in one batch
-                -> sample in C -> decode that one token -> sample ... until a stop token, the cap or the context's end
+                -> sample in C -> decode that one token, with guesses at the next ones (drafts.py) -> sample after each
+                guess that came true -> decode ... until a stop token, the cap or the context's end
 
 Sampling and decoding are both C; Python sees one chosen id a token and copies no logits. The ids of a prompt always
 come from the model's own `ChatTokenizer`, never from llama.cpp's.
@@ -25,6 +26,7 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from halfwatt.dialogue import Dialogue
+from halfwatt.drafts import Drafter, FromTable, Lookup, Table
 from halfwatt.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling
 from halfwatt.tokenizer import ChatTokenizer
@@ -45,8 +47,12 @@ class LlamaCppSession:
     threads, threads_prefill:  as used; where the operating point names none, every core this process may use
     """
 
-    def __init__(self, artifact: Artifact, gguf: str, at: OperatingPoint, *, gpu: bool) -> None:
+    def __init__(
+        self, artifact: Artifact, gguf: str, at: OperatingPoint, table: Table | None = None, *, gpu: bool
+    ) -> None:
         """Load the model.
+
+        table: of drafts, where the operating point asks for it
 
         Raises:
             ModelError: llama.cpp cannot load the file; carries its last error lines.
@@ -55,7 +61,7 @@ class LlamaCppSession:
         self.tokenizer = ChatTokenizer.load(artifact.path)
         self.threads = at.threads or len(os.sched_getaffinity(0))
         self.threads_prefill = at.threads_prefill or self.threads
-        self._artifact, self._at, self._gpu = artifact, at, gpu
+        self._artifact, self._at, self._gpu, self._table = artifact, at, gpu, table
         self._stops = frozenset(self.tokenizer.eos_ids)
         self._bytes = 0.0
         self._log = _library()
@@ -64,6 +70,8 @@ class LlamaCppSession:
         self._model = self._load(gguf)
         self._vocabulary = llama.llama_model_get_vocab(self._model)
         self._longest = llama.llama_model_n_ctx_train(self._model)
+        self._longest_draft = at.speculation.longest if at.speculation else 0
+        self._batch = _batch(max(_LOGITS_AT_ONCE, 1 + self._longest_draft))
         self._size = 0
         self._cached: list[int] = []  # the ids whose keys and values are in the context, in order
         self._make_room(min(self._longest, _FIRST_CONTEXT))
@@ -148,6 +156,7 @@ class LlamaCppSession:
         """Free the context and the model."""
         self._thread.shutdown()
         if self._context is not None:
+            llama.llama_batch_free(self._batch)
             llama.llama_free(self._context)
             llama.llama_model_free(self._model)
             self._context = None
@@ -190,18 +199,49 @@ class LlamaCppSession:
         if sampling.repetition_penalty != 1.0:
             for token in prompt:  # the penalty looks at the prompt too, as in transformers
                 llama.llama_sampler_accept(chain, token)
-        one = (llama.llama_token * 1)()
-        batch = llama.llama_batch_get_one(one, 1)
+        drafter = self._drafter(prompt)
+        drafted: list[int] = []  # decoded with the token before them, and not said yet
+        right, row = 0, -1  # of them, said by the model too; logits that choose the next token
         try:
             for count in range(1, cap + 1):
-                token = llama.llama_sampler_sample(chain, self._context, -1)
+                token = llama.llama_sampler_sample(chain, self._context, row)
                 yield token
                 if token in self._stops or count == cap:
                     return
-                one[0] = token
-                self._decode(batch, (token,))
+                if drafter is not None:
+                    drafter.hear((token,))
+                if drafted[right : right + 1] == [token]:
+                    right = row = right + 1
+                    continue
+                self._take_back(len(drafted) - right)
+                drafted = [] if drafter is None else drafter.guess(min(self._longest_draft, cap - count))
+                right = row = 0
+                self._decode_with_logits([token, *drafted])
         finally:
             llama.llama_sampler_free(chain)
+
+    def _drafter(self, prompt: list[int]) -> Drafter | None:
+        """For one reply."""
+        asked = self._at.speculation
+        if asked is None:
+            return None
+        made = Lookup() if self._table is None else FromTable(self._table, asked.least)
+        made.hear(prompt)
+        return made
+
+    def _take_back(self, count: int) -> None:
+        """Forget the last tokens of the context."""
+        if count:
+            del self._cached[-count:]
+            llama.llama_memory_seq_rm(llama.llama_get_memory(self._context), 0, len(self._cached), -1)
+
+    def _decode_with_logits(self, ids: Sequence[int]) -> None:
+        """Decode some tokens; the logits after each of them can be read."""
+        batch, start = self._batch, len(self._cached)
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i] = token, start + i
+        self._decode(batch, ids)
 
     def _decode(self, batch: Any, ids: Sequence[int]) -> None:
         code = llama.llama_decode(self._context, batch)
@@ -215,17 +255,9 @@ class LlamaCppSession:
     def _all_logits(self, ids: list[int], start: int) -> NDArray[np.float32]:
         """Decode a batch and copy the logits of all its tokens, [tokens, vocabulary]."""
         part = ids[start : start + _LOGITS_AT_ONCE]
-        batch = llama.llama_batch_init(len(part), 0, 1)
-        try:
-            batch.n_tokens = len(part)
-            for i, token in enumerate(part):
-                batch.token[i], batch.pos[i], batch.logits[i] = token, start + i, 1
-                batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-            before = self._bytes
-            self._decode(batch, part)
-            self._bytes = before  # not a reply
-        finally:
-            llama.llama_batch_free(batch)
+        before = self._bytes
+        self._decode_with_logits(part)
+        self._bytes = before  # not a reply
         rows = llama.llama_get_logits(self._context)
         return np.ctypeslib.as_array(rows, shape=(len(part), llama.llama_vocab_n_tokens(self._vocabulary))).copy()
 
@@ -265,6 +297,14 @@ class LlamaCppSession:
         if not self._context:
             llama.llama_model_free(self._model)
             raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", found=self._log.last())
+
+
+def _batch(tokens: int) -> Any:
+    """Room for so many tokens of one sequence, all with logits."""
+    batch = llama.llama_batch_init(tokens, 0, 1)
+    for i in range(tokens):
+        batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+    return batch
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from llama_cpp import llama_cpp as llama
 
+from halfwatt import drafts
 from halfwatt.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.files import new_folder, sha256_file, write_atomic
 from halfwatt.records import Artifact, OperatingPoint, to_json
@@ -23,7 +24,7 @@ from halfwatt.tokenizer import read_json
 if TYPE_CHECKING:
     from halfwatt.chat_model import ChatModel
 
-GGUF = "model.gguf"
+GGUF, DRAFT = "model.gguf", "draft.safetensors"
 _GPU_BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python'
 
 
@@ -47,6 +48,8 @@ class LlamaCpp:
         with new_folder(to) as part:
             written = write_gguf(model, part / GGUF)
             _write_companions(model, part)
+            if model.draft is not None:
+                drafts.write(model.draft, part / DRAFT)
             artifact = Artifact(
                 path=to,
                 runtime=self.name,
@@ -59,6 +62,7 @@ class LlamaCpp:
                 kept=written.kept,
                 context=context_length(model.network.config),
                 spent=model.spent,
+                draft=None if model.draft is None else sha256_file(part / DRAFT),
             )
             write_atomic(part / "artifact.json", to_json(artifact).encode())
         return artifact
@@ -84,11 +88,23 @@ class LlamaCpp:
                 found=f"sha256 {digest[:12]}",
                 hint="export the model again",
             )
-        session = LlamaCppSession(artifact, str(gguf), at, gpu=self.device == "cuda")
+        session = LlamaCppSession(artifact, str(gguf), at, _table(artifact, at), gpu=self.device == "cuda")
         try:
             yield session
         finally:
             session.close()
+
+
+def _table(artifact: Artifact, at: OperatingPoint) -> drafts.Table | None:
+    """The artifact's table of drafts, where the operating point asks for it."""
+    if at.speculation is None or at.speculation.kind != "table":
+        return None
+    path = artifact.path / DRAFT
+    if artifact.draft is None or not path.exists():
+        raise BadInput(f"{artifact.path} holds no table of drafts", hint="add the step draft to its recipe")
+    if (digest := sha256_file(path)) != artifact.draft:
+        raise ModelError(f"{path} is not the file that was exported", found=f"sha256 {digest[:12]}")
+    return drafts.read(path)
 
 
 def _check_device(device: str) -> None:

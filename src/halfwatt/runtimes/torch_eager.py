@@ -87,6 +87,8 @@ class TorchEager:
             raise BadInput(
                 "torch_eager keeps its KV cache as it computes it", found=f"{at.kv_bits} bits", hint="use 16"
             )
+        if at.speculation is not None:
+            raise BadInput("torch_eager does not guess ahead", found=at.speculation.kind, hint="leave speculation out")
         files = model_folder.weight_files(artifact.path)
         if model_folder.fingerprint(artifact.path, files, None) != artifact.sha256:
             raise ModelError(f"{artifact.path} is not the model that was exported", hint="export it again")

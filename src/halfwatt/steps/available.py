@@ -6,6 +6,7 @@ from halfwatt.steps.adopt import Adopt
 from halfwatt.steps.allocate import Mixed
 from halfwatt.steps.base import Step
 from halfwatt.steps.distil import Distil
+from halfwatt.steps.draft import Draft
 from halfwatt.steps.prune import Prune, Sparsify
 from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize
@@ -22,4 +23,5 @@ STEPS: dict[str, type[Step]] = {
     "quantize": Quantize,
     "mixed": Mixed,
     "train-on-grid": TrainOnGrid,
+    "draft": Draft,
 }

@@ -25,7 +25,7 @@ class Stage(IntEnum):
     STRUCTURE = 1  # prune, trim
     RECOVERY = 2  # distil
     NUMERICS = 3  # quantize
-    DECODING = 4  # decode
+    DECODING = 4  # draft
 
 
 @dataclass(frozen=True, slots=True)
