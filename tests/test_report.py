@@ -274,7 +274,7 @@ def test_a_hostile_trial_name_stays_text_in_the_plots(made: dict[str, Result]) -
 
 def test_plots_take_the_colours_and_font_of_the_page(pages: dict[str, str]) -> None:
     drawings = re.findall(r"<svg.*?</svg>", pages["measured"], flags=re.DOTALL)
-    assert len(drawings) == 6
+    assert len(drawings) == 7
     ids = [i for drawing in drawings for i in re.findall(r'\bid="([^"]+)"', drawing)]
     assert len(ids) == len(set(ids))
     for drawing in drawings:
@@ -336,6 +336,27 @@ def test_what_training_cost_and_what_was_lost_elsewhere_is_said_everywhere(
     assert "service: FAIL on 400 dialogues" in model_card(made["modelled"])
     for text in (console.render_table(made["no proven saving"]), Page(pages["no proven saving"]).text):
         assert "service" not in text, "B1 itself was made for nothing"
+
+
+def test_when_training_is_repaid_is_drawn_for_the_winner(made: dict[str, Result], pages: dict[str, str]) -> None:
+    assert "When training is repaid" in Page(pages["modelled"]).text
+    assert "begins with the 1,400 CPU-seconds that its training took" in " ".join(Page(pages["modelled"]).text.split())
+    assert "When training is repaid" not in Page(pages["no proven saving"]).text, "B1 was never trained"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "differing"),
+    [
+        ("The light is on.", "The light is on.", ([], [])),
+        ("The light is on.", "The lamp is on.", (["light"], ["lamp"])),
+        ("on", "on now", ([], [" now"])),
+        ("", "hello", ([], ["hello"])),
+    ],
+)
+def test_where_two_replies_differ_is_marked(a: str, b: str, differing: tuple[list[str], list[str]]) -> None:
+    pieces = words.apart(a, b)
+    assert tuple("".join(text for text, _ in own) for own in pieces) == (a, b)
+    assert tuple([text for text, differs in own if differs] for own in pieces) == differing
 
 
 def test_the_gate_is_listed_with_its_bounds(made: dict[str, Result], pages: dict[str, str]) -> None:

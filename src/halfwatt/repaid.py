@@ -29,6 +29,7 @@ class Payback:
     cpu_s: float
     joules: float | None
     kind: Kind | None  # of the joules
+    cpu_s_per_reply: tuple[Estimate, Estimate]  # B1's and the candidate's
     replies_by_cpu_s: Estimate | None
     replies_by_joules: Estimate | None
 
@@ -69,6 +70,7 @@ def payback(
         cpu_s=cpu_s,
         joules=joules,
         kind=None if joules is None else own.kind,
+        cpu_s_per_reply=(base.cpu_s_per_reply, own.cpu_s_per_reply),
         replies_by_cpu_s=_replies(cpu_s, base.cpu_s_per_reply, own.cpu_s_per_reply, 0.0),
         replies_by_joules=_replies(joules, base.j_per_reply, own.j_per_reply, info.ratio_error if info else 0.0),
     )

@@ -106,6 +106,7 @@ def _context(result: Result) -> dict[str, Any]:
         "disturbed": [_disturbance(w) for w in disturbed(result)],
         "windows": _window_counts(result),
         "served": words.served,
+        "apart": words.apart,
         "absent": words.ABSENT,
     }
 
@@ -161,7 +162,7 @@ def _table_row(row: Row) -> dict[str, Any]:
 
 def _plots(result: Result, everyone: tuple[Row, ...]) -> list[Plot]:
     found = [_cpu_ladder(everyone), _energy_ladder(result, everyone), _quality(result, everyone)]
-    return [*found, _split(result), _timeline(result), _duty(result)]
+    return [*found, _split(result), _timeline(result), _duty(result), *_break_even(result)]
 
 
 def _nothing(title: str, why: str) -> Plot:
@@ -249,6 +250,16 @@ def _duty(result: Result) -> Plot:
         "Dotted: the reply alone, net of idle.",
         words.origin_line(info),
     )
+
+
+def _break_even(result: Result) -> list[Plot]:
+    """Of the candidate that the claim is about, where it was trained and its training is repaid."""
+    paid = next((p for p in paybacks(result) if p.trial == result.claim.about), None)
+    if paid is None or paid.replies_by_cpu_s is None:
+        return []
+    drawn = plots.break_even(paid.cpu_s, *paid.cpu_s_per_reply, paid.replies_by_cpu_s)
+    said = f"All replies so far; {paid.trial} begins with the {paid.cpu_s:,.0f} CPU-seconds that its training took."
+    return [Plot("When training is repaid", Markup(drawn), said, "CPU time measured by the operating system")]
 
 
 def _timeline(result: Result) -> Plot:

@@ -222,6 +222,40 @@ def duty(lines: Sequence[Duty], labels: dict[str, str]) -> str:
         return _svg(canvas, "duty")
 
 
+def break_even(spent: float, base: Estimate, own: Estimate, replies: Estimate) -> str:
+    """CPU-seconds of all replies so far, B1's from nothing, the candidate's from what its training took.
+
+    base, own: CPU-seconds a reply, with their intervals as bands; replies: where the lines meet
+    """
+    with _canvas(250, right=0.9) as (canvas, axes):
+        until = 2 * replies.mean
+        for start, e, colour, label in ((0.0, base, B1, "B1"), (spent, own, WINNER, "trained")):
+            axes.fill_between(
+                [0, until], [start, start + e.lo * until], [start, start + e.hi * until], color=colour, alpha=0.25, lw=0
+            )
+            axes.plot([0, until], [start, start + e.mean * until], color=colour, linewidth=1.8)
+            axes.annotate(
+                label,
+                (until, start + e.mean * until),
+                xytext=(5, 0),
+                textcoords="offset points",
+                color=colour,
+                va="center",
+            )
+        at = base.mean * replies.mean
+        bar = [[replies.mean - replies.lo], [replies.hi - replies.mean]]
+        axes.errorbar(replies.mean, at, xerr=bar, fmt="o", color=INK, markersize=6, elinewidth=1.6)
+        axes.annotate("repaid", (replies.mean, at), xytext=(8, -14), textcoords="offset points")
+        axes.set_xlim(0, until)
+        axes.set_ylim(bottom=0)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlabel("replies")
+        axes.set_ylabel("CPU-s in all")
+        return _svg(canvas, "break-even")
+
+
 def timeline(points: dict[str, Sequence[Point]], labels: dict[str, str]) -> str:
     """Every window as a deviation from its arm's mean, so that drift shows; crosses were discarded."""
     known = {arm: found for arm, found in points.items() if arm in ARM_COLOURS}

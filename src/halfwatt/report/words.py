@@ -13,8 +13,10 @@ baselines stand in the headline.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from halfwatt.estimate import Estimate
 from halfwatt.planner import Plan
@@ -209,6 +211,17 @@ def price(paid: Payback) -> str:
     if paid.kind is not None:
         ways.append(f"{_replies(paid.replies_by_joules)} replies (energy, {paid.kind})")
     return said + ", ".join(ways)
+
+
+def apart(a: str, b: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    """Two replies in pieces that add up to them; True where the other has other words."""
+    words = [re.findall(r"\s+|\S+", text) for text in (a, b)]
+    pieces: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
+    for kind, *spans in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
+        for made, own, (start, end) in zip(pieces, words, (spans[:2], spans[2:]), strict=True):
+            if start < end:
+                made.append(("".join(own[start:end]), kind != "equal"))
+    return pieces
 
 
 def megabytes(size_b: int | None) -> str:
