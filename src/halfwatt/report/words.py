@@ -215,9 +215,9 @@ def price(paid: Payback) -> str:
 
 def apart(a: str, b: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
     """Two replies in pieces that add up to them; True where the other has other words."""
-    words = [re.findall(r"\s+|\S+", text) for text in (a, b)]
+    words: list[list[str]] = [re.findall(r"\s+|\S+", text) for text in (a, b)]
     pieces: tuple[list[tuple[str, bool]], list[tuple[str, bool]]] = ([], [])
-    for kind, *spans in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
+    for kind, *spans in SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes():
         for made, own, (start, end) in zip(pieces, words, (spans[:2], spans[2:]), strict=True):
             if start < end:
                 made.append(("".join(own[start:end]), kind != "equal"))
