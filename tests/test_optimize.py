@@ -197,3 +197,21 @@ def wait_for(path: Path, seconds: float = 120.0) -> None:
     while not path.exists():
         assert time.monotonic() < limit, f"{path.name} was never written"
         time.sleep(0.02)
+
+
+def test_a_search_tries_recipes_until_its_budget_is_spent(llama: Home, tmp_path: Path) -> None:
+    student, out = tmp_path / "student", tmp_path / "out"
+    made = halfwatt("prune", llama.model, "-d", llama.chats, "--drop", "1", "-o", student)
+    assert made.returncode == 0, made.stderr
+    line = [*optimizing(llama.model, llama.chats, out), "--candidate", str(student), "--budget"]
+    found = halfwatt(*line, "3")
+    assert found.returncode in (0, 1), found.stderr
+    tried = read(out)["trials"]
+    assert [t["name"].split(",")[0] for t in tried][:2] == ["student", "original"]
+    assert len({t["name"] for t in tried}) == 3
+    assert "Adopt" in tried[0]["recipe"][0]
+    assert all("Draft" in t["recipe"][-1] and t["artifact"]["draft"] for t in tried[:2])
+    longer = halfwatt(*line, "4")  # its sealed split has been opened
+    assert longer.returncode == 2
+    assert "holds a run with another budget" in longer.stderr
+    assert halfwatt(*line, "soon").returncode == 2

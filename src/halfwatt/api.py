@@ -20,6 +20,7 @@ from halfwatt.chat_model import ChatModel, load, outline
 from halfwatt.deliver import deliver
 from halfwatt.dialogue import DialogueSet, SealedSplit, Split, by_source, read, split_set
 from halfwatt.errors import BadInput
+from halfwatt.explore import Budget
 from halfwatt.files import locked
 from halfwatt.generation import generate
 from halfwatt.grids import Bits, ScaleSearch
@@ -34,6 +35,7 @@ from halfwatt.recipe import Recipe, ladder
 from halfwatt.recipe import read as read_recipe
 from halfwatt.records import Artifact, Made, Provenance, QualityInputs
 from halfwatt.result import Comparison, Measured, Result
+from halfwatt.steps.adopt import Adopt
 from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.quantize import Quantize
 from halfwatt.worker import Spec
@@ -147,6 +149,9 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
     *,
     max_loss: float | None = None,
     recipe: str | Path | Recipe | None = None,
+    budget: str | Budget | None = None,
+    candidates: Sequence[str | Path] = (),
+    storage: str | None = None,
     outside: str | Path | DialogueSet | None = None,
     out: str | Path = "out",
     options: Options | None = None,
@@ -157,6 +162,9 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
         dialogues: a file or set; None = the demo's own, for the demo model only.
         max_loss: the perplexity that may be lost, 0.01 = 1 %; None = the gate's default of 2 %.
         recipe: the one candidate to make and measure, or the file that holds it; None = the ladder.
+        budget: what a search may cost, in place of the ladder: "10m", "500kJ", "20" trials.
+        candidates: folders of smaller models, such as `halfwatt distil` writes, that the search may begin with.
+        storage: where several searches share their trials: a path or a database URL; None = in ``out``.
         outside: dialogues of other kinds, to show what a winner that was made for ``dialogues`` lost on them; None =
             the demo's.
         out: the folder for result.json, report.html and the winner. A run that was interrupted there goes on.
@@ -180,7 +188,10 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             tools=tools,
             train=splits["train"],
             outside=_outside(dialogues, outside),
-            recipes=ladder() if given is None else (given,),
+            recipes=(given,) if given else ladder() if budget is None else (),
+            budget=Budget.parse(budget) if isinstance(budget, str) else budget,
+            adopted=tuple(Adopt(str(folder)) for folder in candidates),
+            storage=storage,
             rapl_root=options.rapl_root,
             margins=_margins(max_loss),
             device=access.device,
@@ -282,13 +293,11 @@ def plan(
     batch: int = 1,
     options: Options | None = None,
 ) -> Planned:
-    """What recipes would save on hardware that is not at hand, predicted; the model's weights need not be there.
+    """What recipes (files, or `Recipe`) beside the ladder would save on hardware that is not at hand, predicted.
 
     Args:
         hardware: names of `hardware.TABLE`; none = all of it.
         dialogues: the traffic; None = the demo's.
-        recipes: beside the ladder: files or recipes.
-        batch: replies that are made together.
 
     Raises:
         BadInput: an unknown device, or two recipes of one name. ModelError: no such model, or a recipe does not fit it.

@@ -54,6 +54,11 @@ def optimize(
     dialogues: Dialogues = None,
     max_loss: MaxLoss = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML: measure this chain of steps")] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="search for so long: 10m, 500kJ, 20 (trials)")] = None,
+    candidate: Annotated[
+        list[Path] | None, typer.Option("--candidate", help="a smaller model to begin with, as often as you like")
+    ] = None,
+    storage: Annotated[str | None, typer.Option("--storage", help="share trials: a file or a database URL")] = None,
     outside: Outside = None,
     out: OutFolder = Path("out"),
     device: OnDevice = Device.auto,
@@ -73,7 +78,18 @@ def optimize(
         from halfwatt import api
         from halfwatt.report.console import emit, show
 
-        found = api.optimize(model, dialogues, max_loss=share, recipe=recipe, outside=outside, out=out, options=options)
+        found = api.optimize(
+            model,
+            dialogues,
+            max_loss=share,
+            recipe=recipe,
+            budget=budget,
+            candidates=candidate or (),
+            storage=storage,
+            outside=outside,
+            out=out,
+            options=options,
+        )
         emit(found, json, lambda: show(found, out))
         return 0 if found.claim.verdict == "PASS" else 1
 

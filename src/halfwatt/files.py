@@ -143,7 +143,7 @@ def _sweep(path: Path) -> None:
     start = f".{path.name}.{socket.gethostname()}."
     for left in path.parent.glob(f"{_escaped(start)}*{_PART}"):
         pid = left.name[len(start) : -len(_PART)]
-        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+        if pid.isdigit() and (int(pid) == os.getpid() or not alive(int(pid))):
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -153,7 +153,8 @@ def _escaped(name: str) -> str:
     return glob.escape(name)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Is there such a process on this host?"""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -38,6 +38,10 @@ class Journal:
                 hint="choose another -o folder, or remove this one",
             )
 
+    def has(self, stage: str) -> bool:
+        """Is this stage finished?"""
+        return (self.folder / f"{stage}.json").exists()
+
     def once(self, stage: str, kind: type[T], compute: Callable[[], T]) -> T:
         """The stored result of ``stage``; computed and stored when there is none yet."""
         path = self.folder / f"{stage}.json"

@@ -2,8 +2,9 @@
 
     B0  the original as commonly run (transformers, stored dtype, its own threads)
     B1  the original in the best runtime, at its best operating point
-    then int8, int4 with an int8 head, int4, or the recipe that was given: each exported, proved, tuned to its
-    operating point, measured against B1 and judged on the tune split
+    then int8, int4 with an int8 head, int4, or the recipe that was given, or with a budget what Optuna proposes until
+    it is spent (explore.py): each exported, proved, tuned to its operating point, measured against B1 and judged on
+    the tune split
     the winner alone meets B0 and B1 in one interleaved run and is judged on the sealed test split
 
 The original is always a candidate: when nothing is proven better it is delivered in its best runtime form. Every stage
@@ -12,10 +13,16 @@ is written down when it is finished, so a run that was killed goes on with the n
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from os import getpid
 from pathlib import Path
+
+from optuna.trial import FixedTrial
 
 from halfwatt import accounting, operating, pipeline
 from halfwatt.chat_model import ChatModel
@@ -23,6 +30,7 @@ from halfwatt.claims import energy_ratio, make_claim
 from halfwatt.dialogue import DialogueSet, SealedSplit
 from halfwatt.errors import BadInput
 from halfwatt.estimate import Estimate
+from halfwatt.explore import Budget, explore
 from halfwatt.journal import Journal
 from halfwatt.pipeline import Speech, Traffic
 from halfwatt.provenance import cores
@@ -41,13 +49,17 @@ from halfwatt.records import (
     TrialReadings,
 )
 from halfwatt.runtimes.torch_eager import TorchEager
+from halfwatt.space import Space
+from halfwatt.steps.adopt import Adopt
 from halfwatt.steps.base import Stage, StepContext
+from halfwatt.study import Found, Study
 from halfwatt.worker import Spec
 from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
 
 SWEEP = Plan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False, idle_s=3.0)
 DUEL = Plan(min_blocks=3, max_blocks=12, window_s=1.5, prefill=False, idle_s=3.0)
 FINAL = Plan(min_blocks=7)
+_NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where another check was not passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,9 @@ class Job:
     train: DialogueSet | None = None  # what steps may learn from
     outside: Mapping[str, DialogueSet] = field(default_factory=dict)  # other kinds of dialogue, by name
     recipes: tuple[Recipe, ...] = field(default_factory=ladder)
+    budget: Budget | None = None  # of a search beyond these recipes; None = no such search
+    adopted: tuple[Adopt, ...] = ()  # smaller models that it may begin with
+    storage: str | None = None  # of its trials, to share them: a path or a database URL; None = in ``out``
     rapl_root: str | None = None
     margins: Margins = field(default_factory=Margins)
     device: str = "cpu"
@@ -115,6 +130,7 @@ def optimize(job: Job) -> Outcome:
     speech = Speech(job.model.tokenizer, job.model.generation, job.model.context)
     tune = pipeline.traffic(job.tune, speech)
     b0, b1 = _baselines(job, journal, tune)
+    job = replace(job, recipes=(*job.recipes, *_explored(job, journal, b1, tune)))
     rungs = tuple(_rung(job, journal, recipe, b1, tune) for recipe in job.recipes)
     climb = Climb(b0, b1, rungs, best([rung.trial for rung in rungs]) or b1)
     job.progress(f"the final run: B0, B1 and {climb.champion.name} on the sealed test split")
@@ -180,6 +196,41 @@ def _rung(job: Job, journal: Journal, recipe: Recipe, b1: Trial, tune: Traffic) 
         return _judged(job, journal, replace(blank, status="done", artifact=artifact, at=at), b1, tune)
 
     return journal.once(f"rung-{recipe.slug}", Rung, attempt)
+
+
+def _explored(job: Job, journal: Journal, b1: Trial, tune: Traffic) -> list[Recipe]:
+    """What Optuna proposed and was tried here, and the best of what other workers tried."""
+    if job.budget is None:
+        return []
+    space = Space.of(job.model, job.adopted, job.train is not None)
+
+    def assess(recipe: Recipe) -> Found:
+        return came_to(_rung(job, journal, recipe, b1, tune).trial, job.margins)
+
+    name = hashlib.sha256(repr(_identity(replace(job, budget=None))).encode()).hexdigest()[:12]
+    where, seed = (job.out / "stages" / "search.journal", job.seed) if job.storage is None else (job.storage, getpid())
+    with closing(Study(where, name, seed)) as study:
+        for decisions in space.first():
+            study.first(decisions)
+        counter = job.tools.primary
+        joules = (lambda: None) if counter is None else (lambda: counter.read().joules)
+        tried = explore(study, space.recipe, assess, job.budget, joules)
+        best = study.best()
+    chosen = None if best is None else space.recipe(FixedTrial(best.params)).name
+    return [recipe for recipe in tried if recipe.name == chosen or journal.has(f"rung-{recipe.slug}")]
+
+
+def came_to(trial: Trial, margins: Margins) -> Found:
+    """For the search: the log of B1's share that it costs, and how far it is from passing in nats of likelihood.
+
+    A trial without energy or quality has no cost; one that the gate did not pass breaks the constraint, however near.
+    """
+    if trial.status != "done" or trial.quality is None:
+        return Found(None)
+    bounds = [c.estimate.hi for c in trial.quality.checks if c.layer == "G1" and c.estimate is not None]
+    over = max(bounds, default=1.0) - math.log1p(margins.perplexity)
+    passed = trial.quality.verdict == "PASS"
+    return Found(-math.log(_saving(trial).mean), min(over, 0.0) if passed else max(over, _NOT_PASSED))
 
 
 def _judged(job: Job, journal: Journal, candidate: Trial, b1: Trial, tune: Traffic) -> Rung:
@@ -309,6 +360,8 @@ def _identity(job: Job) -> dict[str, str]:
     return {
         "model": job.model.sha256,
         "recipes": repr(job.recipes),
+        "budget": repr(job.budget),
+        "candidates": repr(job.adopted),
         "train": "none" if job.train is None else job.train.sha256,
         "tune": job.tune.sha256,
         "test": job.test.sha256,

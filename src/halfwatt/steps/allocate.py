@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
@@ -25,6 +25,7 @@ from halfwatt.errors import BadInput
 from halfwatt.grids import GROUP, GridTensor, dequantize, quantize
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.quantize import Method, Quantize, Settled, Weight, fits, put, weights
+from halfwatt.steps.ranges import Between, OneOf
 
 _DIALOGUES, _LONGEST = 48, 256
 
@@ -126,8 +127,8 @@ class Mixed:
     method:  "rtn" or "gptq", as in `Quantize`; what int4 costs a weight is measured with it too
     """
 
-    extra: float = 0.1
-    method: Method = "rtn"
+    extra: Annotated[float, Between(0.05, 0.5)] = 0.1
+    method: Annotated[Method, OneOf("rtn", "gptq")] = "rtn"
 
     name: ClassVar[str] = "mixed"
     stage: ClassVar[Stage] = Stage.NUMERICS

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
@@ -18,6 +18,7 @@ from halfwatt.chat_model import ChatModel
 from halfwatt.drafts import counted
 from halfwatt.errors import BadInput
 from halfwatt.steps.base import Stage, StepContext
+from halfwatt.steps.ranges import OneOf
 
 _LONGEST = 512
 
@@ -30,7 +31,7 @@ class Draft:
     dialogues:  that are looked at, at most
     """
 
-    order: int = 4
+    order: Annotated[int, OneOf(3, 4, 5)] = 4
     dialogues: int = 4096
 
     name: ClassVar[str] = "draft"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from halfwatt.records import KeptLayer
 from halfwatt.steps.balance import Handover, handed_over, handovers
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.gptq import DAMPINGS, Asked, Calibration, How, Walk, gptq_head, rounded
+from halfwatt.steps.ranges import OneOf
 
 CALIBRATION = 256  # dialogues, at most
 MIN_CALIBRATION = 8  # different ones, at least
@@ -139,11 +140,11 @@ class Quantize:
     int8:            names of weights that stay at int8 whatever ``bits`` says
     """
 
-    bits: Bits = 4
-    head_bits: Bits | None = None
+    bits: Annotated[Bits, OneOf(4, 8)] = 4
+    head_bits: Annotated[Bits | None, OneOf(None, 8)] = None
     embedding_bits: Bits = 8
     scale_search: ScaleSearch = "mse"
-    method: Method = "rtn"
+    method: Annotated[Method, OneOf("rtn", "gptq")] = "rtn"
     sweeps: int = 8
     int8: tuple[str, ...] = ()
 

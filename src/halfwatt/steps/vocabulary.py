@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
@@ -26,6 +26,7 @@ from halfwatt.dialogue import Dialogue
 from halfwatt.errors import BadInput, ModelError
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.blocks import rebuilt
+from halfwatt.steps.ranges import OneOf
 from halfwatt.tokenizer import ChatTokenizer
 
 MULTIPLE = 64  # rows of the head: what kernels like
@@ -126,7 +127,7 @@ class Trim:
     coverage:  share of the dialogues' tokens that stay as they are; the rest is written with shorter ones
     """
 
-    coverage: float = 0.9999
+    coverage: Annotated[float, OneOf(0.999, 0.9999)] = 0.9999
 
     name: ClassVar[str] = "trim"
     stage: ClassVar[Stage] = Stage.STRUCTURE

@@ -1,0 +1,81 @@
+"""The search beyond a fixed list: ask for a recipe, assess it, tell what it came to, until the budget is spent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FixedTrial, Trial
+
+from halfwatt.errors import BadInput
+from halfwatt.recipe import Recipe
+from halfwatt.study import RECIPE, Found, Study
+
+REPEATS = 30  # proposals of what was tried before, one after the other: then nothing new is to be expected
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "J": 1.0, "kJ": 1e3, "MJ": 1e6}
+
+Propose = Callable[[Trial | FixedTrial], Recipe]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What trying may cost, over all sittings; None = any. What was begun within it is finished."""
+
+    seconds: float | None = None
+    joules: float | None = None
+    trials: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """``10m``, ``2h``, ``90s``, ``500kJ``, ``20`` trials.
+
+        Raises:
+            BadInput: none of these.
+        """
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|h|J|kJ|MJ|trials)?", text.strip())
+        amount = float(found[1]) if found else 0.0
+        if found is None or not amount or (found[2] in (None, "trials") and amount % 1):
+            raise BadInput("--budget is a time, joules or a number of trials", found=text, hint="type --budget 10m")
+        if found[2] in (None, "trials"):
+            return cls(trials=int(amount))
+        scaled = amount * _UNITS[found[2]]
+        return cls(joules=scaled) if found[2].endswith("J") else cls(seconds=scaled)
+
+    def spent(self, study: Study) -> bool:
+        """Is there nothing left?"""
+        used = ((study.seconds(), self.seconds), (study.joules(), self.joules), (len(study.done()), self.trials))
+        return any(limit is not None and have >= limit for have, limit in used)
+
+
+def explore(
+    study: Study,
+    propose: Propose,
+    assess: Callable[[Recipe], Found],
+    budget: Budget,
+    joules: Callable[[], float | None] = lambda: None,
+) -> list[Recipe]:
+    """Try recipes until the budget is spent or nothing new comes; all that were finished, earlier sittings' too.
+
+    Args:
+        propose: a recipe from the decisions of a trial.
+        assess: what a recipe comes to. A fault in it fails the trial and ends the search.
+        joules: a cumulative counter; None where none measures.
+    """
+    repeats = 0
+    while not budget.spent(study) and repeats < REPEATS:
+        with study.trial() as trial:
+            recipe, before = propose(trial), joules()
+            known = study.told(recipe.name)
+            repeats = 0 if known is None else repeats + 1
+            trial.set_user_attr(RECIPE, recipe.name)
+            found = assess(recipe) if known is None else known
+            after = joules()
+            study.tell(trial, found, None if before is None or after is None else after - before)
+    return [propose(FixedTrial(params)) for params in _distinct(study)]
+
+
+def _distinct(study: Study) -> Sequence[dict[str, Any]]:
+    """The decisions of every recipe, once."""
+    return list({trial.user_attrs[RECIPE]: trial.params for trial in study.done()}.values())
