@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from halfwatt import accounting, pipeline, search
 from halfwatt.artifacts import Access, RuntimeChoice, model_source, servable
@@ -163,18 +164,16 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
         max_loss: the perplexity that may be lost, 0.01 = 1 %; None = the gate's default of 2 %.
         recipe: the one candidate to make and measure, or the file that holds it; None = the ladder.
         budget: what a search may cost, in place of the ladder: "10m", "500kJ", "20" trials.
-        candidates: folders of smaller models, such as `halfwatt distil` writes, that the search may begin with.
-        storage: where several searches share their trials: a path or a database URL; None = in ``out``.
-        outside: dialogues of other kinds, to show what a winner that was made for ``dialogues`` lost on them; None =
-            the demo's.
+        candidates, storage: smaller models that it may begin with (folders); where searches share trials (path, URL).
+        outside: dialogues of other kinds, to show what the winner lost on them; None = the demo's.
         out: the folder for result.json, report.html and the winner. A run that was interrupted there goes on.
 
     Raises:
-        BadInput: unusable model, dialogues or folder. RunLocked: another process works in ``out``.
-        EnvironmentFault: nothing could be measured here.
+        BadInput: unusable input. RunLocked: ``out`` is in use. EnvironmentFault: nothing could be measured here.
     """
     options = options or Options()
-    given = read_recipe(Path(recipe)) if isinstance(recipe, str | Path) else recipe
+    limit = Budget.parse(budget) if isinstance(budget, str) else budget
+    recipes = _listed(recipe, limit is not None)
     folder, access = Path(out), options.access.resolved()
     with locked(folder), closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         loaded = model if isinstance(model, ChatModel) else _load(str(model), access)
@@ -188,8 +187,8 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             tools=tools,
             train=splits["train"],
             outside=_outside(dialogues, outside),
-            recipes=(given,) if given else ladder() if budget is None else (),
-            budget=Budget.parse(budget) if isinstance(budget, str) else budget,
+            recipes=recipes,
+            budget=limit,
             adopted=tuple(Adopt(str(folder)) for folder in candidates),
             storage=storage,
             rapl_root=options.rapl_root,
@@ -200,14 +199,9 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             progress=options.progress,
         )
         outcome = search.optimize(job)
-        made = provenance(
-            command=options.command,
-            seed=options.seed,
-            model=name,
-            model_sha256=loaded.sha256,
-            dialogues=_origin(dialogues),
-            sha256={split: found.sha256 for split, found in splits.items()},
-        )
+        digests = {split: found.sha256 for split, found in splits.items()}
+        run: dict[str, Any] = {"seed": options.seed, "dialogues": _origin(dialogues), "sha256": digests}
+        made = provenance(command=options.command, model=name, model_sha256=loaded.sha256, **run)
         return deliver(outcome, job, made)
 
 
@@ -324,6 +318,12 @@ def _examined(a: Spec, b: Spec, traffic: pipeline.Traffic, options: Options) -> 
 
 def _load(name: str, access: Access) -> ChatModel:
     return load(model_source(name), chat_template=access.chat_template, dtype=access.dtype, offline=access.offline)
+
+
+def _listed(recipe: str | Path | Recipe | None, searching: bool) -> tuple[Recipe, ...]:
+    """The given recipe; else the ladder, or nothing where a search takes its place."""
+    known = recipe if recipe is None or isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    return (known,) if known else () if searching else ladder()
 
 
 def _origin(dialogues: str | Path | DialogueSet | None) -> str:
