@@ -30,11 +30,12 @@ from halfwatt.dialogue import Dialogue, DialogueSet, Message, SealedSplit, by_so
 from halfwatt.estimate import Estimate
 from halfwatt.files import locked
 from halfwatt.provenance import provenance
+from halfwatt.quality import likelihood_check
 from halfwatt.recipe import Recipe, ladder
 from halfwatt.records import Trial
 from halfwatt.repaid import Payback, paybacks
 from halfwatt.report.words import ABSENT
-from halfwatt.result import Result, arms, champion, likelihood, meter, parse
+from halfwatt.result import Result, arms, champion, meter, parse
 from halfwatt.steps.allocate import Mixed
 from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil
@@ -202,7 +203,7 @@ def rows(result: Result, traffic: str) -> list[dict[str, Any]]:
 
 def _row(trial: Trial, traffic: str, result: Result, paid: Payback | None) -> dict[str, Any]:
     quality, energy, artifact, info = trial.quality, trial.energy, trial.artifact, meter(result)
-    check = likelihood(quality)
+    check = likelihood_check(quality)
     failed = [] if quality is None else [f"{c.layer} {c.name}" for c in quality.checks if c.verdict != "PASS"]
     return {
         "name": trial.name,

@@ -14,7 +14,7 @@ runs whose concurrency is only known to be about 8.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -161,10 +161,10 @@ def of_kind(cpu: bool) -> list[Published]:
     return [row for row in PUBLISHED if (DEVICES[row.device].kind == "cpu") == cpu]
 
 
-def fitted(rows: Sequence[Published]) -> Coefficients:
-    """As planner.FITTED holds them: of all rows, with the error of devices left out."""
-    off = [factor for found in left_out(rows).values() for factor in found]
-    return replace(fit(rows), error=float(np.quantile(off, 0.95)) - 1)
+def fitted(rows: Sequence[Published], off: Mapping[str, Sequence[float]]) -> Coefficients:
+    """As planner.FITTED holds them: of all rows, with the error of devices left out (`left_out`)."""
+    everyone = [factor for found in off.values() for factor in found]
+    return replace(fit(rows), error=float(np.quantile(everyone, 0.95)) - 1)
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
@@ -175,11 +175,12 @@ def main() -> None:
     found = {}
     bytes_only = partial(predicted, own=Coefficients(0, 0, 0, 0))
     for name, rows in (("gpu", of_kind(cpu=False)), ("cpu", of_kind(cpu=True))):
-        own = fitted(rows)
+        by_device = left_out(rows)
+        own = fitted(rows, by_device)
         print(f"\n{name}: {len(rows)} measurements; error of a ratio on the device left out: median, 95th percentile")
-        for device, off in left_out(rows).items():
+        for device, off in by_device.items():
             print(f"  {device:<10} {_spread(off)}")
-        everyone = [factor for off in left_out(rows).values() for factor in off]
+        everyone = [factor for off in by_device.values() for factor in off]
         print(f"  {'all':<10} {_spread(everyone)}")
         print(f"  {'bytes only':<10} {_spread(errors(rows, bytes_only))}")
         print(f"  {'operations':<10} {_spread(errors(rows, lambda row: sum(MODELS[row.model][:2])))}")

@@ -138,3 +138,9 @@ def test_the_light_path_is_light(what: str) -> None:
     script = f"{what}; import sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_reports_are_printed_without_torch() -> None:
+    script = "import halfwatt.report.console, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -14,6 +14,8 @@ A message is one line: what is wrong, what was found, what to type.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from typing import ClassVar
 
 
@@ -60,3 +62,13 @@ class MeterError(EnvironmentFault):
 
 class TaintedRun(EnvironmentFault):
     """Too many windows in a row were disturbed to measure anything."""
+
+
+def meant(word: str, known: Collection[str], lead: str = "there are") -> str:
+    """What someone may have meant who typed ``word``: the name that is like it, else all of them.
+
+    >>> meant("prun", ("prune", "trim")), meant("x", ("prune", "trim"))
+    ('did you mean prune?', 'there are prune, trim')
+    """
+    near = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {near[0]}?" if near else f"{lead} {', '.join(known)}"

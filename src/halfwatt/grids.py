@@ -22,7 +22,7 @@ ScaleSearch = Literal["absmax", "mse", "hqq"]
 
 _LOWEST = {8: -127, 4: -8}
 _HIGHEST = {8: 127, 4: 7}
-_BLOCK_BYTES = {8: 2 + GROUP, 4: 2 + GROUP // 2}  # fp16 scale, then the integers
+BLOCK_BYTES = {8: 2 + GROUP, 4: 2 + GROUP // 2}  # fp16 scale, then the integers
 _FP16_NORMAL, _FP16_STEP = 2.0**-14, 2.0**-24  # smallest normal number; distance of the subnormal ones
 _HQQ_P, _HQQ_BETA, _HQQ_STEPS = 0.7, 10.0, 20
 _CHUNK = 1 << 20  # weights searched at a time, so that the work stays in the cache
@@ -122,9 +122,9 @@ def unpack(blocks: torch.Tensor, bits: Bits) -> GridTensor:
         ModelError: a row is not a whole number of blocks.
     """
     rows, size = blocks.shape
-    if size % _BLOCK_BYTES[bits]:
-        raise ModelError(f"a row is not made of int{bits} blocks of {_BLOCK_BYTES[bits]} bytes", found=f"{size} bytes")
-    block = blocks.reshape(rows, -1, _BLOCK_BYTES[bits])
+    if size % BLOCK_BYTES[bits]:
+        raise ModelError(f"a row is not made of int{bits} blocks of {BLOCK_BYTES[bits]} bytes", found=f"{size} bytes")
+    block = blocks.reshape(rows, -1, BLOCK_BYTES[bits])
     scale = block[..., :2].contiguous().view(torch.float16).reshape(rows, -1)
     body = block[..., 2:].contiguous()
     q = body.view(torch.int8) if bits == 8 else torch.cat([body & 0x0F, body >> 4], dim=-1).to(torch.int8) - 8

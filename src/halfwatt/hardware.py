@@ -6,12 +6,11 @@ of all cores on a CPU. Gigabytes are 10^9 bytes. Only the quotient of the two ma
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from halfwatt.errors import BadInput
+from halfwatt.errors import BadInput, meant
 
 Kind = Literal["gpu", "tpu", "cpu"]
 
@@ -74,7 +73,5 @@ def find(keys: Sequence[str]) -> tuple[Hardware, ...]:
     known = {h.key: h for h in TABLE}
     strange = [key for key in keys if key not in known]
     if strange:
-        near = difflib.get_close_matches(strange[0], known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-        raise BadInput("unknown --hardware", found=strange[0], hint=hint)
+        raise BadInput("unknown --hardware", found=strange[0], hint=meant(strange[0], known))
     return tuple(known[key] for key in keys)

@@ -40,13 +40,15 @@ class Journal:
 
     def has(self, stage: str) -> bool:
         """Is this stage finished?"""
-        return (self.folder / f"{stage}.json").exists()
+        return self._path(stage).exists()
 
     def once(self, stage: str, kind: type[T], compute: Callable[[], T]) -> T:
         """The stored result of ``stage``; computed and stored when there is none yet."""
-        path = self.folder / f"{stage}.json"
-        if path.exists():
-            return from_json(path.read_bytes(), kind)
+        if self.has(stage):
+            return from_json(self._path(stage).read_bytes(), kind)
         result = compute()
-        write_atomic(path, to_json(result).encode())
+        write_atomic(self._path(stage), to_json(result).encode())
         return result
+
+    def _path(self, stage: str) -> Path:
+        return self.folder / f"{stage}.json"

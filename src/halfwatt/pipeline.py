@@ -40,7 +40,7 @@ from halfwatt.runtimes import parity
 from halfwatt.runtimes.available import by_name
 from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.llamacpp import LlamaCpp
-from halfwatt.steps.base import Step, StepContext
+from halfwatt.steps.base import Step, StepContext, require
 from halfwatt.steps.vocabulary import Trim
 from halfwatt.tokenizer import ChatTokenizer
 from halfwatt.worker import Spec
@@ -211,9 +211,7 @@ def apply(step: Step, model: ChatModel, context: StepContext | None = None) -> C
     Raises:
         ModelError: the step does not fit the model; every reason is named.
     """
-    problems = step.problems(model)
-    if problems:
-        raise ModelError(f"{step.name} cannot be applied", found="; ".join(problems))
+    require(step, model)
     return step.apply(model, context or StepContext())
 
 

@@ -25,22 +25,23 @@ import torch
 
 from halfwatt.chat_model import ChatModel
 from halfwatt.dialogue import Dialogue
-from halfwatt.errors import BadInput, ModelError
+from halfwatt.errors import BadInput
 from halfwatt.estimate import Estimate
-from halfwatt.grids import GROUP
+from halfwatt.grids import BLOCK_BYTES, GROUP
 from halfwatt.hardware import Hardware
 from halfwatt.intervals import widened
 from halfwatt.recipe import Recipe
 from halfwatt.records import Grade, Kind
+from halfwatt.runtimes.gguf_export import kv_b_per_token
 from halfwatt.steps.allocate import Mixed
-from halfwatt.steps.base import Step, Structural
-from halfwatt.steps.blocks import head_size, resized
+from halfwatt.steps.base import Step, Structural, require
+from halfwatt.steps.blocks import resized
 from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize, Weight, fits, weights
 from halfwatt.tokenizer import ChatTokenizer
 
 PROMPT = 512  # tokens that read the weights once together
-_STORED_B = {16: 2.0, 8: 34 / GROUP, 4: 18 / GROUP}  # bytes a weight, its share of an fp16 scale included
+_STORED_B = {16: 2.0, **{bits: size / GROUP for bits, size in BLOCK_BYTES.items()}}  # bytes a weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,24 +183,21 @@ def shape(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue]) -> Sh
     rounding: Step | None = None
     for step in recipe.steps:
         if isinstance(step, Structural):
-            problems = step.problems(model)
-            if problems:
-                raise ModelError(f"{step.name} cannot be applied", found="; ".join(problems))
+            require(step, model)
             with torch.device("meta"):
                 network = resized(model.network, step.sizes(model, dialogues))
             model = replace(model, network=network)
         elif isinstance(step, Quantize | TrainOnGrid | Mixed):
             rounding = step
-    config = model.network.config
-    every = [w for w in weights(model.network) if w.role in ("body", "head")]
-    matrices = {id(w.parameter) for w in weights(model.network)}
-    rest = sum(p.numel() for p in model.network.parameters() if id(p) not in matrices)
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    matrices = list(weights(model.network))
+    read = [w for w in matrices if w.role in ("body", "head")]
+    known = {id(w.parameter) for w in matrices}
+    rest = sum(p.numel() for p in model.network.parameters() if id(p) not in known)
     return Shape(
-        blocks=config.num_hidden_layers,
-        numbers=sum(w.parameter.numel() for w in every),
-        read_b=round(sum(w.parameter.numel() * _stored_b(w, rounding) for w in every)) + 4 * rest,
-        kv_b_per_token=config.num_hidden_layers * kv_heads * head_size(config) * 2 * 2,
+        blocks=model.network.config.num_hidden_layers,
+        numbers=sum(w.parameter.numel() for w in read),
+        read_b=round(sum(w.parameter.numel() * _stored_b(w, rounding) for w in read)) + 4 * rest,
+        kv_b_per_token=kv_b_per_token(model.network.config),
     )
 
 

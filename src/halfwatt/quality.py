@@ -88,6 +88,12 @@ def judge(inputs: QualityInputs, *, split: str, margins: Margins, special: Seque
     )
 
 
+def likelihood_check(report: QualityReport | None) -> GateCheck | None:
+    """The check of the change in log-likelihood (G1), when the gate got that far."""
+    checks = () if report is None else report.checks
+    return next((c for c in checks if c.layer == "G1" and c.estimate is not None), None)
+
+
 def _overall(verdicts: Sequence[Verdict]) -> Verdict:
     if "FAIL" in verdicts or not verdicts:
         return "FAIL"

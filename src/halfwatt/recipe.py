@@ -13,7 +13,6 @@ bits = 4
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 import tomllib
@@ -23,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from halfwatt.errors import BadInput
+from halfwatt.errors import BadInput, meant
 from halfwatt.steps.available import STEPS
 from halfwatt.steps.base import Stage, Step
 from halfwatt.steps.quantize import Quantize
@@ -109,17 +108,11 @@ def _step(row: dict[str, Any]) -> tuple[list[Step], list[str]]:
 
     kind = row.pop("use", None)
     if kind not in STEPS:
-        near = difflib.get_close_matches(str(kind), STEPS, 1)
-        return [], [
-            f"unknown step use = {kind!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(STEPS)}")
-        ]
+        return [], [f"unknown step use = {kind!r}; {meant(str(kind), STEPS)}"]
     known = [f.name for f in fields(STEPS[kind])]  # type: ignore[arg-type]
     faults = []
     for key in row.keys() - set(known):
-        near = difflib.get_close_matches(key, known, 1)
-        faults.append(
-            f"{kind} has no '{key}'; " + (f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}")
-        )
+        faults.append(f"{kind} has no '{key}'; {meant(key, known, 'it has')}")
     try:
         made = TypeAdapter(STEPS[kind]).validate_python({k: v for k, v in row.items() if k in known})
     except ValidationError as error:

@@ -20,7 +20,6 @@ from halfwatt.records import (
     SCHEMA,
     Artifact,
     Claim,
-    GateCheck,
     Measurement,
     MeterInfo,
     OperatingPoint,
@@ -247,12 +246,6 @@ def _candidate(result: Result, trial: Trial) -> Row:
         quality=result.final_quality if final else trial.quality,
         winner=trial.name == result.winner,
     )
-
-
-def likelihood(report: QualityReport | None) -> GateCheck | None:
-    """The check of the change in log-likelihood (G1), when the gate got that far."""
-    checks = () if report is None else report.checks
-    return next((c for c in checks if c.layer == "G1" and c.estimate is not None), None)
 
 
 # --- where it goes, and what idle adds --------------------------------------------------------------------------------

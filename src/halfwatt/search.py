@@ -22,8 +22,6 @@ from functools import partial
 from os import getpid
 from pathlib import Path
 
-from optuna.trial import FixedTrial
-
 from halfwatt import accounting, operating, pipeline
 from halfwatt.chat_model import ChatModel
 from halfwatt.claims import energy_ratio, make_claim
@@ -34,7 +32,7 @@ from halfwatt.explore import Budget, explore
 from halfwatt.journal import Journal
 from halfwatt.pipeline import Speech, Traffic
 from halfwatt.provenance import cores
-from halfwatt.quality import Margins, judge
+from halfwatt.quality import Margins, judge, likelihood_check
 from halfwatt.recipe import Recipe, ladder
 from halfwatt.records import (
     Artifact,
@@ -52,7 +50,7 @@ from halfwatt.runtimes.torch_eager import TorchEager
 from halfwatt.space import Space
 from halfwatt.steps.adopt import Adopt
 from halfwatt.steps.base import Stage, StepContext
-from halfwatt.study import Found, Study
+from halfwatt.study import RECIPE, Found, Study
 from halfwatt.worker import Spec
 from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
 
@@ -216,7 +214,7 @@ def _explored(job: Job, journal: Journal, b1: Trial, tune: Traffic) -> list[Reci
         joules = (lambda: None) if counter is None else (lambda: counter.read().joules)
         tried = explore(study, space.recipe, assess, job.budget, joules)
         best = study.best()
-    chosen = None if best is None else space.recipe(FixedTrial(best.params)).name
+    chosen = None if best is None else best.user_attrs[RECIPE]
     return [recipe for recipe in tried if recipe.name == chosen or journal.has(f"rung-{recipe.slug}")]
 
 
@@ -227,8 +225,9 @@ def came_to(trial: Trial, margins: Margins) -> Found:
     """
     if trial.status != "done" or trial.quality is None:
         return Found(None)
-    bounds = [c.estimate.hi for c in trial.quality.checks if c.layer == "G1" and c.estimate is not None]
-    over = max(bounds, default=1.0) - math.log1p(margins.perplexity)
+    check = likelihood_check(trial.quality)
+    bound = check.estimate.hi if check and check.estimate else 1.0
+    over = bound - math.log1p(margins.perplexity)
     passed = trial.quality.verdict == "PASS"
     return Found(-math.log(_saving(trial).mean), min(over, 0.0) if passed else max(over, _NOT_PASSED))
 

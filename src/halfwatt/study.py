@@ -145,21 +145,35 @@ class Study:
 # --- storage ----------------------------------------------------------------------------------------------------------
 
 
-class _Journal(JournalFileBackend):
-    """Appends to whole lines only."""
+class _Mending(JournalFileOpenLock):
+    """Optuna's lock of a journal file; whoever holds it appends to whole lines only."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._own_lock = path, JournalFileOpenLock(str(path))
-        mend(path)
-        super().__init__(str(path), JournalFileOpenLock(str(path)))
+        super().__init__(str(path))
+        self._path = path
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Cut off a torn end first."""
-        self._own_lock.acquire()
+    def acquire(self) -> bool:
+        """Wait for the lock, then cut off a torn end."""
+        held = super().acquire()
         try:
             mend(self._path)
-        finally:
-            self._own_lock.release()
+        except OSError:
+            self.release()
+            raise
+        return held
+
+
+class _Journal(JournalFileBackend):
+    """A journal file that was mended when it was opened, and is before every change."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, lock = path, _Mending(path)
+        super().__init__(str(path), lock)
+        lock.acquire()
+        lock.release()
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """A full disk as an error that names the file."""
         try:
             super().append_logs(logs)
         except OSError as error:
@@ -168,17 +182,18 @@ class _Journal(JournalFileBackend):
             ) from error
 
 
-def mend(path: Path) -> int:
-    """Cut a journal back to its last whole line; returns how many bytes went."""
-    if not path.exists():
-        return 0
+def mend(path: Path) -> None:
+    """Cut a journal back to its last whole line; only what is torn is read."""
     with path.open("rb+") as file:
-        text = file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
+        end = whole = file.seek(0, os.SEEK_END)
+        while whole:
+            file.seek(whole - 1)
+            if file.read(1) == b"\n":
+                break
+            whole -= 1
+        if whole < end:
             file.truncate(whole)
             os.fsync(file.fileno())
-    return len(text) - whole
 
 
 def _opened(where: str | Path) -> BaseStorage:

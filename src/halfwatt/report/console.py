@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from halfwatt.meters.base import Finding
-from halfwatt.planner import Plan
 from halfwatt.records import Artifact, Made, Measurement, QualityReport, to_json
 from halfwatt.repaid import paybacks
 from halfwatt.report import words
@@ -26,6 +25,7 @@ from halfwatt.report.words import Figure
 from halfwatt.result import Comparison, Measured, Result, Row, meter, rows
 
 if TYPE_CHECKING:
+    from halfwatt.planner import Plan
     from halfwatt.verify import Verification
 
 VERDICT_STYLE = {

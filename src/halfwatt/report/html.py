@@ -15,8 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from halfwatt.files import write_atomic
+from halfwatt.quality import likelihood_check
 from halfwatt.records import MeterInfo, Window
-from halfwatt.repaid import paybacks
+from halfwatt.repaid import Payback, paybacks
 from halfwatt.report import plots, words
 from halfwatt.report.plots import Rung, Spot
 from halfwatt.report.words import Figure
@@ -31,7 +32,6 @@ from halfwatt.result import (
     disturbed,
     duty_cycle,
     idle_watts,
-    likelihood,
     meter,
     phases,
     rows,
@@ -76,7 +76,7 @@ def render_html(result: Result) -> str:
 
 
 def _context(result: Result) -> dict[str, Any]:
-    everyone = rows(result)
+    everyone, paid = rows(result), paybacks(result)
     about = champion(result)
     report = result.final_quality
     return {
@@ -90,10 +90,10 @@ def _context(result: Result) -> dict[str, Any]:
         "energy_head": words.energy_unit(result.final),
         "stated": _states_joules(result),
         "tune_rows": any(row.run == "tune" and row.energy for row in everyone),
-        "prices": [words.price(paid) for paid in paybacks(result)],
+        "prices": [words.price(p) for p in paid],
         "outside": [words.outside(met) for met in result.outside],
         "reasons": [(row.trial.name, row.trial.status, row.trial.reason) for row in everyone if row.trial.reason],
-        "plots": _plots(result, everyone),
+        "plots": _plots(result, everyone, paid),
         "duty": _duty_table(result),
         "duties": DUTIES,
         "checks": [(c, words.check_figure(c), words.remarks(c)) for c in words.gate_lines(report)] if report else [],
@@ -160,9 +160,9 @@ def _table_row(row: Row) -> dict[str, Any]:
 # --- the plots --------------------------------------------------------------------------------------------------------
 
 
-def _plots(result: Result, everyone: tuple[Row, ...]) -> list[Plot]:
+def _plots(result: Result, everyone: tuple[Row, ...], paid: tuple[Payback, ...]) -> list[Plot]:
     found = [_cpu_ladder(everyone), _energy_ladder(result, everyone), _quality(result, everyone)]
-    return [*found, _split(result), _timeline(result), _duty(result), *_break_even(result)]
+    return [*found, _split(result), _timeline(result), _duty(result), *_break_even(paid, result.claim.about)]
 
 
 def _nothing(title: str, why: str) -> Plot:
@@ -217,7 +217,7 @@ def _quality(result: Result, everyone: tuple[Row, ...]) -> Plot:
 
 
 def _spot(row: Row) -> Spot | None:
-    check, cost = likelihood(row.quality), row.energy_vs_B1 or row.cpu_s_vs_B1
+    check, cost = likelihood_check(row.quality), row.energy_vs_B1 or row.cpu_s_vs_B1
     if check is None or check.estimate is None or cost is None:
         return None
     return Spot(row.trial.name, cost, check.estimate, _colour(row), row.run == "tune")
@@ -252,13 +252,13 @@ def _duty(result: Result) -> Plot:
     )
 
 
-def _break_even(result: Result) -> list[Plot]:
+def _break_even(paid: tuple[Payback, ...], about: str) -> list[Plot]:
     """Of the candidate that the claim is about, where it was trained and its training is repaid."""
-    paid = next((p for p in paybacks(result) if p.trial == result.claim.about), None)
-    if paid is None or paid.replies_by_cpu_s is None:
+    own = next((p for p in paid if p.trial == about), None)
+    if own is None or own.replies_by_cpu_s is None:
         return []
-    drawn = plots.break_even(paid.cpu_s, *paid.cpu_s_per_reply, paid.replies_by_cpu_s)
-    said = f"All replies so far; {paid.trial} begins with the {paid.cpu_s:,.0f} CPU-seconds that its training took."
+    drawn = plots.break_even(own.cpu_s, *own.cpu_s_per_reply, own.replies_by_cpu_s)
+    said = f"All replies so far; {about} begins with the {own.cpu_s:,.0f} CPU-seconds that its training took."
     return [Plot("When training is repaid", Markup(drawn), said, "CPU time measured by the operating system")]
 
 

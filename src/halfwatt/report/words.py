@@ -17,9 +17,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
 
 from halfwatt.estimate import Estimate
-from halfwatt.planner import Plan
+from halfwatt.quality import likelihood_check
 from halfwatt.records import (
     GateCheck,
     Grade,
@@ -32,7 +33,10 @@ from halfwatt.records import (
     QualityReport,
 )
 from halfwatt.repaid import Payback
-from halfwatt.result import Row, absolute_joules, likelihood
+from halfwatt.result import Row, absolute_joules
+
+if TYPE_CHECKING:
+    from halfwatt.planner import Plan
 
 DASH = ABSENT = "\N{EN DASH}"
 
@@ -193,7 +197,7 @@ def remarks(check: GateCheck) -> str:
 
 def outside(met: Outside) -> str:
     """What was lost on dialogues of another kind, in one line."""
-    report, check = met.quality, likelihood(met.quality)
+    report, check = met.quality, likelihood_check(met.quality)
     head = f"{met.kind}: {report.verdict} on {report.dialogues} dialogues"
     if check is None:
         return f"{head}, " + "; ".join(c.detail for c in report.checks if c.verdict == "FAIL")

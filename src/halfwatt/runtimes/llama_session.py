@@ -180,10 +180,9 @@ class LlamaCppSession:
         self._check_room(len(prompt) + 1)
         self._make_room(min(self._longest, len(prompt) + sampling.max_new_tokens))
         shared = _common_prefix(self._cached, prompt[:-1]) if self._at.reuse_prefix else 0
-        if not llama.llama_memory_seq_rm(llama.llama_get_memory(self._context), 0, shared, -1):
+        if not self._keep(shared):
             shared = 0
             self.reset()
-        del self._cached[shared:]
         fresh = prompt[shared:]
         tokens = (llama.llama_token * len(fresh))(*fresh)
         for start in range(0, len(fresh), _UBATCH):
@@ -213,7 +212,8 @@ class LlamaCppSession:
                 if drafted[right : right + 1] == [token]:
                     right = row = right + 1
                     continue
-                self._take_back(len(drafted) - right)
+                if right < len(drafted):
+                    self._keep(len(self._cached) - (len(drafted) - right))
                 drafted = [] if drafter is None else drafter.guess(min(self._longest_draft, cap - count))
                 right = row = 0
                 self._decode_with_logits([token, *drafted])
@@ -229,11 +229,10 @@ class LlamaCppSession:
         made.hear(prompt)
         return made
 
-    def _take_back(self, count: int) -> None:
-        """Forget the last tokens of the context."""
-        if count:
-            del self._cached[-count:]
-            llama.llama_memory_seq_rm(llama.llama_get_memory(self._context), 0, len(self._cached), -1)
+    def _keep(self, count: int) -> bool:
+        """Forget all but the first tokens of the context; False where llama.cpp can only forget everything."""
+        del self._cached[count:]
+        return bool(llama.llama_memory_seq_rm(llama.llama_get_memory(self._context), 0, count, -1))
 
     def _decode_with_logits(self, ids: Sequence[int]) -> None:
         """Decode some tokens; the logits after each of them can be read."""

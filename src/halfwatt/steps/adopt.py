@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from halfwatt import model_folder
 from halfwatt.chat_model import ChatModel, load, outline
 from halfwatt.dialogue import Dialogue
 from halfwatt.errors import BadInput
@@ -37,9 +38,10 @@ class Adopt:
         """Pin the content.
 
         Raises:
-            ModelError: no usable model there. BadInput: it is another one than ``sha256`` says.
+            ModelError: no model there. BadInput: it is another one than ``sha256`` says.
         """
-        found = load(self.folder).sha256
+        folder = model_folder.find(self.folder)
+        found = model_folder.fingerprint(folder, model_folder.weight_files(folder), None)  # as `load` names it
         if self.sha256 not in ("", found):
             raise BadInput(f"{self.folder} holds another model than the recipe says", found=found[:12])
         object.__setattr__(self, "sha256", found)

@@ -22,7 +22,7 @@ from halfwatt import losses
 from halfwatt.batches import Batch, Predictor, in_batches
 from halfwatt.chat_model import ChatModel
 from halfwatt.errors import BadInput
-from halfwatt.grids import GROUP, GridTensor, dequantize, quantize
+from halfwatt.grids import BLOCK_BYTES, GROUP, GridTensor, dequantize, quantize
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.quantize import Method, Quantize, Settled, Weight, fits, put, weights
 from halfwatt.steps.ranges import Between, OneOf
@@ -114,7 +114,7 @@ def sensitivities(
     def option(weight: Weight) -> Option:
         own, count = settled[weight.name], weight.parameter.numel()
         nats = alone(weight, own.grid), alone(weight, quantize(own.unrounded, 8, "mse"))
-        return Option(weight.name, (count * 18 // GROUP, count * 34 // GROUP), nats)
+        return Option(weight.name, (count * BLOCK_BYTES[4] // GROUP, count * BLOCK_BYTES[8] // GROUP), nats)
 
     return [option(weight) for weight in targets]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from halfwatt.dialogue import Dialogue
+from halfwatt.errors import ModelError
 from halfwatt.meters.base import EnergyMeter
 from halfwatt.training import Bench, Budget, Progress
 
@@ -84,6 +85,17 @@ class Step(Protocol):
     def apply(self, model: ChatModel, context: StepContext, /) -> ChatModel:
         """A new model; the one given stays as it was."""
         ...
+
+
+def require(step: Step, model: ChatModel) -> None:
+    """See that a step fits.
+
+    Raises:
+        ModelError: it does not; every reason is named.
+    """
+    problems = step.problems(model)
+    if problems:
+        raise ModelError(f"{step.name} cannot be applied", found="; ".join(problems))
 
 
 @runtime_checkable
