@@ -46,7 +46,6 @@ from halfwatt.steps.vocabulary import Trim
 from halfwatt.workload import instruments
 
 SOURCES = {"mix": prepare.SOURCES, "narrow": ("home", "support")}
-TRAINING = {"home": 20_000, "service": 8_000, "support": 10_000, "chitchat": 6_000}  # dialogues of each source, at most
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -66,31 +65,33 @@ def post_training(traffic: str) -> tuple[Recipe, ...]:
 
 def narrow() -> tuple[Recipe, ...]:
     """Students for two kinds of traffic: cut from the trimmed original, taught by it and by the human replies."""
-    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=6, lr=2e-3)
-    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4, states=0.0, lr=1e-4, batch_tokens=4096)
+    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=16, lr=3e-3, batch_tokens=16384)
+    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4)
 
-    def cut(ffn: float, drop: int) -> tuple[Step, ...]:
-        return Trim(0.999), Prune(width=0.667, ffn=ffn, kv_heads=2, drop=drop), learn
+    def cut(width: float, ffn: float, drop: int) -> tuple[Step, ...]:
+        return Trim(0.999), Prune(width, ffn, kv_heads=2 if width > 0.5 else 1, drop=drop), learn
 
-    thin = (Trim(0.999), Prune(width=0.333, ffn=0.25, kv_heads=1, drop=5), replace(learn, lr=3e-3))
     return (
-        Recipe("int4 QAD", (replace(grid, epochs=0.25),)),
-        Recipe("2 blocks of 256, FFN 512, int4 QAD", (*cut(0.5, 6), grid)),
-        Recipe("3 blocks of 256, FFN 256, int4 QAD", (*cut(0.25, 5), grid)),
-        Recipe("3 blocks of 256, FFN 512, int4 GPTQ", (*cut(0.5, 5), nearest)),
-        Recipe("2 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.25, 6), nearest)),
-        Recipe("3 blocks of 128, FFN 256, int4 GPTQ", (*thin, nearest)),
+        Recipe("int4 QAD", (grid,)),
+        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.667, 0.25, 5), nearest)),
+        Recipe("3 blocks of 256, FFN 256, int4 QAD", (*cut(0.667, 0.25, 5), grid)),
+        Recipe("2 blocks of 256, FFN 512, int4 GPTQ", (*cut(0.667, 0.5, 6), nearest)),
+        Recipe("2 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.667, 0.25, 6), nearest)),
+        Recipe("2 blocks of 192, FFN 512, int4 GPTQ", (*cut(0.5, 0.5, 6), nearest)),
     )
 
 
 def mix() -> tuple[Recipe, ...]:
-    """Students for everything that the demo model does: one of its width, and a thinner one, taught longer."""
-    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=2, lr=1.5e-3)
-    trim, nearest, longer = Trim(0.9999), Quantize(4, method="gptq"), replace(learn, epochs=2.25, lr=2e-3)
-    thin = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=4)
+    """Students for everything that the demo model does; no vocabulary is trimmed: they use nearly all of it."""
+    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=4, lr=3e-3, batch_tokens=16384)
+
+    def cut(ffn: float, drop: int) -> tuple[Step, ...]:
+        return Prune(width=0.667, ffn=ffn, kv_heads=2, drop=drop), learn, Quantize(4, method="gptq")
+
     return (
-        Recipe("4 of 8 blocks, FFN 512, int4 GPTQ", (trim, Prune(ffn=0.5, drop=4), learn, nearest)),
-        Recipe("4 blocks of 256, FFN 512, int4 GPTQ", (trim, thin, longer, nearest)),
+        Recipe("4 blocks of 256, FFN 512, int4 GPTQ", cut(0.5, 4)),
+        Recipe("3 blocks of 256, FFN 512, int4 GPTQ", cut(0.5, 5)),
+        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", cut(0.25, 5)),
     )
 
 
@@ -108,22 +109,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="for make and climb")
     parser.add_argument("--out", type=Path, default=Path("out/ladder"))
     parser.add_argument("--part", default="1/1", help="for make: the first of two parts is 1/2")
+    parser.add_argument("--device", default="cpu", help="for make: where the training runs")
     given = parser.parse_args()
     if given.command == "show":
         show(given.out)
     elif given.data is None:
         parser.error("--data is needed: the folder that the demo model was trained from")
     elif given.command == "make":
-        make(given.traffic, given.data, given.out / given.traffic, given.part)
+        make(given.traffic, given.data, given.out / given.traffic, given.part, given.device)
     else:
         climb(given.traffic, given.data, given.out / given.traffic)
 
 
-def make(traffic: str, data: Path, out: Path, part: str) -> None:
+def make(traffic: str, data: Path, out: Path, part: str, device: str) -> None:
     """Run the trainings of every ``number``-th recipe that has any, to checkpoints that ``climb`` finds finished."""
     number, of = map(int, part.split("/"))
     model = load(demo.path())
-    context = StepContext(training(data, SOURCES[traffic]).dialogues, work=out / "training", progress=say)
+    told = training(data, SOURCES[traffic]).dialogues
+    context = StepContext(told, work=out / "training", device=device, progress=say)
     begun: dict[str, list[Recipe]] = {}
     for recipe in RUNGS[traffic]():
         begun.setdefault(repr(recipe.steps[:2]), []).append(recipe)
@@ -278,7 +281,7 @@ def only(found: DialogueSet, sources: tuple[str, ...]) -> DialogueSet:
 
 def training(data: Path, sources: tuple[str, ...]) -> DialogueSet:
     """The training dialogues of these sources."""
-    rows = [row for source in sources for row in prepare.corpus(data)[source][: TRAINING[source]]]
+    rows = [row for source in sources for row in prepare.corpus(data)[source]]
     told = [
         Dialogue(row["id"], tuple(Message(m["role"], m["content"]) for m in row["messages"]), row["source"])
         for row in rows

@@ -55,7 +55,8 @@ def test_joules_count_where_one_meter_saw_both() -> None:
     assert found.replies_by_joules is not None
     assert found.replies_by_joules.mean == pytest.approx(200)
     assert payback("small", (seen, SPENT), pair, cores=2, info=None).joules is None, "a part of it went unseen"
-    assert payback("small", (replace(seen, meter="nvml:0"),), pair, cores=2, info=None).joules is None
+    other = payback("small", (replace(seen, meter="nvml:0"),), pair, cores=2, info=None)
+    assert (other.joules, other.kind, other.replies_by_joules) == (300.0, "measured", None), "two meters, no quotient"
 
 
 def test_modelled_replies_are_repaid_by_modelled_training() -> None:
@@ -67,6 +68,16 @@ def test_modelled_replies_are_repaid_by_modelled_training() -> None:
     assert found.kind == "modelled"
     assert found.replies_by_joules is not None
     assert found.replies_by_joules.hi > 1.4 * found.replies_by_joules.mean, "the model's own error of a ratio"
+
+
+@pytest.mark.parametrize("joules", [None, 300.0])
+def test_what_was_trained_on_a_gpu_is_not_weighed_against_cpu_seconds_or_modelled_joules(joules: float | None) -> None:
+    elsewhere = replace(SPENT, device="cuda", joules=joules, meter="nvml:0" if joules else None)
+    pair = (measured(0.05, 2.0, "modelled"), measured(0.01, 0.5, "modelled"))
+    found = payback("small", (SPENT, elsewhere) if joules is None else (elsewhere,), pair, cores=2, info=INFO)
+    assert (found.cpu_s, found.replies_by_cpu_s, found.replies_by_joules) == (None, None, None)
+    assert (found.joules, found.kind) == (joules, joules and "measured")
+    assert "no measure that both have" in words.price(found)
 
 
 def test_what_saves_nothing_for_certain_is_never_repaid() -> None:

@@ -67,6 +67,7 @@ class Spent:
     bytes_b: int = 0  # of weights and optimizer state, computed from their sizes
     joules: float | None = None
     meter: str | None = None  # where the joules come from; this process's device only
+    device: str | None = None  # where it was trained, "cpu" or "cuda"; None = not told
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@
 
 both in the same unit: CPU-seconds, which are always measured, and joules where one meter saw both. Where the run's
 joules are modelled the training is modelled by the same formula, so that the quotient is a ratio: all that a model may
-claim. Only steps that learn count; pruning, rounding and searching are not metered.
+claim. What was trained on a GPU and answers on a processor has neither: its joules stand alone, where measured. Only
+steps that learn count; pruning, rounding and searching are not metered.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ class Payback:
 
     trial: str
     tokens: int
-    cpu_s: float
+    cpu_s: float | None  # None: a part of it ran on another device
     joules: float | None
     kind: Kind | None  # of the joules
+    alike: bool  # told as the replies' joules are, by one meter or one model
     cpu_s_per_reply: tuple[Estimate, Estimate]  # B1's and the candidate's
     replies_by_cpu_s: Estimate | None
     replies_by_joules: Estimate | None
@@ -62,26 +64,31 @@ def payback(
         info: the meter of that run; its error of a ratio widens the interval of the replies by joules.
     """
     base, own = met
-    cpu_s = sum(s.cpu_s for s in spent)
-    joules = _joules(spent, own, cores)
+    here = all(s.device in (None, "cpu") for s in spent)
+    cpu_s = sum(s.cpu_s for s in spent) if here else None
+    joules, kind = _joules(spent, own, cores if here else None)
+    alike = joules is not None and (kind == "modelled" or all(s.meter == own.meter for s in spent))
     return Payback(
         trial=name,
         tokens=sum(s.tokens for s in spent),
         cpu_s=cpu_s,
         joules=joules,
-        kind=None if joules is None else own.kind,
+        kind=kind,
+        alike=alike,
         cpu_s_per_reply=(base.cpu_s_per_reply, own.cpu_s_per_reply),
         replies_by_cpu_s=_replies(cpu_s, base.cpu_s_per_reply, own.cpu_s_per_reply, 0.0),
-        replies_by_joules=_replies(joules, base.j_per_reply, own.j_per_reply, info.ratio_error if info else 0.0),
+        replies_by_joules=_replies(
+            joules if alike else None, base.j_per_reply, own.j_per_reply, info.ratio_error if info else 0.0
+        ),
     )
 
 
-def _joules(spent: Sequence[Spent], own: Measurement, cores: int) -> float | None:
-    """By the meter that the replies were measured with; None where it did not see the whole training."""
-    if own.meter == INFO.name:
-        return sum(modelled_joules(Usage(s.cpu_s, s.wall_s, s.bytes_b), cores) for s in spent)
-    seen = [s.joules for s in spent if s.meter == own.meter and s.joules is not None]
-    return sum(seen) if len(seen) == len(spent) else None
+def _joules(spent: Sequence[Spent], own: Measurement, cores: int | None) -> tuple[float | None, Kind | None]:
+    """Modelled where the replies' are and it ran on these ``cores``; else what meters saw, if they saw it all."""
+    if own.meter == INFO.name and cores is not None:
+        return sum(modelled_joules(Usage(s.cpu_s, s.wall_s, s.bytes_b), cores) for s in spent), "modelled"
+    seen = [s.joules for s in spent if s.joules is not None]
+    return (sum(seen), "measured") if len(seen) == len(spent) else (None, None)
 
 
 def _replies(spent: float | None, base: Estimate | None, own: Estimate | None, systematic: float) -> Estimate | None:

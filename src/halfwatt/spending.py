@@ -14,6 +14,7 @@ class Laps:
     """Looks at this process's CPU time, the clock and the meter; a lap is what lies between two looks."""
 
     meter: EnergyMeter | None = None
+    device: str | None = None  # where the work is done
     _before: tuple[float, float, float | None] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -30,6 +31,7 @@ class Laps:
             bytes_b=bytes_b,
             joules=None if now[2] is None or before[2] is None else now[2] - before[2],
             meter=None if self.meter is None else self.meter.info.name,
+            device=self.device,
         )
 
     def _look(self) -> tuple[float, float, float | None]:
@@ -47,4 +49,5 @@ def together(a: Spent, b: Spent) -> Spent:
         bytes_b=a.bytes_b + b.bytes_b,
         joules=sum(known) if known else None,
         meter=a.meter or b.meter,
+        device=a.device or b.device,
     )

@@ -202,7 +202,7 @@ class _Run:
         self.per_epoch = len(self._plan(0))
         self.steps = max(1, round(settings.epochs * self.per_epoch))
         self.step, self.losses, self.spent = 0, list[float](), Spent()
-        self.laps = Laps(bench.meter)
+        self.laps = Laps(bench.meter, bench.device)
 
     def go(self) -> History:
         self._resume()

@@ -266,7 +266,9 @@ def made_view(made: Made) -> RenderableType:
     lines += [f"  {line}" for line in made.lineage]
     for spent in made.spent:
         energy = "energy not measured" if spent.joules is None else f"{spent.joules:,.0f} J by {spent.meter}"
-        lines.append(f"  training took {spent.tokens:,} tokens, {spent.cpu_s:,.0f} CPU-s, {energy}")
+        here = spent.device in (None, "cpu")
+        time = f"{spent.cpu_s:,.0f} CPU-s" if here else f"{spent.wall_s:,.0f} s on {spent.device}"
+        lines.append(f"  training took {spent.tokens:,} tokens, {time}, {energy}")
     return "\n".join(lines)
 
 

@@ -255,7 +255,7 @@ def _duty(result: Result) -> Plot:
 def _break_even(paid: tuple[Payback, ...], about: str) -> list[Plot]:
     """Of the candidate that the claim is about, where it was trained and its training is repaid."""
     own = next((p for p in paid if p.trial == about), None)
-    if own is None or own.replies_by_cpu_s is None:
+    if own is None or own.cpu_s is None or own.replies_by_cpu_s is None:
         return []
     drawn = plots.break_even(own.cpu_s, *own.cpu_s_per_reply, own.replies_by_cpu_s)
     said = f"All replies so far; {about} begins with the {own.cpu_s:,.0f} CPU-seconds that its training took."

@@ -209,12 +209,17 @@ def outside(met: Outside) -> str:
 
 def price(paid: Payback) -> str:
     """What training cost, and the replies until it is repaid."""
-    joules = f", {paid.joules:,.0f} J {paid.kind}" if paid.joules is not None and paid.kind != "modelled" else ""
-    said = f"{paid.trial}: trained on {paid.tokens:,} tokens, {paid.cpu_s:,.0f} CPU-s{joules}; repaid after "
-    ways = [f"{_replies(paid.replies_by_cpu_s)} replies (CPU time)"]
-    if paid.kind is not None:
+    took = [f"{paid.trial}: trained on {paid.tokens:,} tokens"]
+    if paid.cpu_s is not None:
+        took.append(f"{paid.cpu_s:,.0f} CPU-s")
+    if paid.joules is not None and paid.kind != "modelled":
+        took.append(f"{paid.joules:,.0f} J {paid.kind}")
+    ways = [] if paid.cpu_s is None else [f"{_replies(paid.replies_by_cpu_s)} replies (CPU time)"]
+    if paid.alike:
         ways.append(f"{_replies(paid.replies_by_joules)} replies (energy, {paid.kind})")
-    return said + ", ".join(ways)
+    if not ways:
+        return ", ".join(took) + " on another device than it answers on, by no measure that both have"
+    return ", ".join(took) + "; repaid after " + ", ".join(ways)
 
 
 def apart(a: str, b: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:

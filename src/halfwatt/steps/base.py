@@ -14,7 +14,7 @@ import numpy as np
 from halfwatt.dialogue import Dialogue
 from halfwatt.errors import ModelError
 from halfwatt.meters.base import EnergyMeter
-from halfwatt.training import Bench, Budget, Progress
+from halfwatt.training import Bench, Budget, Precision, Progress
 
 if TYPE_CHECKING:
     from halfwatt.chat_model import ChatModel
@@ -37,6 +37,7 @@ class StepContext:
     original:   the model that the recipe began with, for steps that distil from it
     work:       folder of the checkpoints, one every ``checkpoint_s``; None = none are written
     shared:     folder of files that other recipes can use too, each named by what is in it; None = none are kept
+    precision:  of what is trained, see `Settings`
     """
 
     dialogues: tuple[Dialogue, ...] = ()
@@ -44,6 +45,7 @@ class StepContext:
     work: Path | None = None
     shared: Path | None = None
     device: str = "cpu"
+    precision: Precision = "auto"
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
     meter: EnergyMeter | None = None

@@ -102,7 +102,7 @@ def retold(
     Replies that ran to the cap or say nothing are dropped with all that follows; a dialogue without any is left out.
     Comes with what it took, a pass over the weights for each token of the longest reply of a batch.
     """
-    laps, tokens, passes = Laps(context.meter), 0, 0
+    laps, tokens, passes = Laps(context.meter, context.device), 0, 0
     told: dict[int, list[Message]] = {i: [] for i in range(len(dialogues))}
     live = list(range(len(dialogues)))
     for turn in range(max(len(d.assistant_turns) for d in dialogues)):
@@ -223,7 +223,7 @@ class Distil:
             dialogues, asked = retold(original, dialogues, self.own_cap, context)
         learner = replace(model, network=student)
         told = rows(dialogues, model.tokenizer, min(self.longest, model.context))
-        settings = Settings(self.lr, self.epochs, self.batch_tokens, seed=context.seed)
+        settings = Settings(self.lr, self.epochs, self.batch_tokens, precision=context.precision, seed=context.seed)
         bench = context.bench(self.name, model.tokenizer.pad_id)
         if self.kind == "together":
             pair = _Pair(Predictor(student), Predictor(teacher.float()))

@@ -88,12 +88,24 @@ def wanda(weight: Tensor, norms: Tensor, pattern: Literal["unstructured", "2:4"]
 def importances(network: nn.Module, batches: Sequence[Batch], modules: Sequence[nn.Module]) -> list[Tensor]:
     """[inputs] of each module: the L2 norm over dialogues of the mean |input| on a dialogue's learned tokens."""
     squares = [torch.zeros(columns(m)) for m in modules]
-    for batch in batches:
-        for total, inputs in zip(squares, _inputs(network, batch, modules), strict=True):
-            weight = batch.reply.float()[..., None]  # [rows, length, 1]
-            per_dialogue = (inputs.abs().float() * weight).sum(1) / weight.sum(1).clamp_min(1)
-            total += per_dialogue.square().sum(0)
+    with _where(network, batches):
+        for batch in batches:
+            for total, inputs in zip(squares, _inputs(network, batch, modules), strict=True):
+                weight = batch.reply.float()[..., None]  # [rows, length, 1]
+                per_dialogue = (inputs.abs().float() * weight).sum(1) / weight.sum(1).clamp_min(1)
+                total += per_dialogue.square().sum(0).cpu()
     return [total.sqrt() for total in squares]
+
+
+@contextmanager
+def _where(network: nn.Module, batches: Sequence[Batch]) -> Iterator[None]:
+    """The network on the device of the batches, and back again."""
+    home = next(network.parameters()).device
+    network.to(batches[0].ids.device)
+    try:
+        yield
+    finally:
+        network.to(home)
 
 
 def _inputs(network: Any, batch: Batch, modules: Sequence[nn.Module]) -> list[Tensor]:
@@ -122,7 +134,7 @@ def hearing(modules: Sequence[nn.Module], hear: Callable[[int, Tensor], None]) -
 @torch.no_grad()
 def left_out(model: ChatModel, batches: Sequence[Batch], live: Sequence[int]) -> list[float]:
     """KL divergence in nats a token from the whole network to it without each of the ``live`` blocks, in turn."""
-    network: Any = copy.deepcopy(model.network)
+    network: Any = copy.deepcopy(model.network).to(batches[0].ids.device)  # type: ignore[arg-type]
     whole = list(blocks_of(network))
     predictor = Predictor(network).eval()
     set_blocks(network, [whole[i] for i in live])
@@ -202,7 +214,8 @@ class Prune:
         """
         if not context.dialogues:
             raise BadInput("pruning needs dialogues to see what they use", hint="pass --dialogues FILE")
-        batches = in_batches(context.some(_DIALOGUES), model.tokenizer, min(_LONGEST, model.context))
+        read = in_batches(context.some(_DIALOGUES), model.tokenizer, min(_LONGEST, model.context))
+        batches = [batch.to(torch.device(context.device)) for batch in read]
         if self.drop:
             model = self._without_blocks(model, batches, context)
         if self.kv_heads is not None:

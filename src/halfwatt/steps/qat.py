@@ -173,7 +173,7 @@ class TrainOnGrid:
             Predictor(network) if self.loss == "labels" else Watched(network),
             self._objective(model, context),
             rows(context.dialogues, model.tokenizer, min(self.longest, model.context)),
-            Settings(self.lr, self.epochs, self.batch_tokens, floor=_FLOOR, weight_decay=0.0, seed=context.seed),
+            self._settings(context),
             context.bench(self.name, model.tokenizer.pad_id),
             self._groups(network, fakes),
         )
@@ -184,6 +184,10 @@ class TrainOnGrid:
         spent = (*model.spent, history.spent)
         lineage = (*model.lineage, f"{self._rounding.summary}; {self.summary(history.steps)}")
         return replace(start, network=network, grid=grid, lineage=lineage, spent=spent)
+
+    def _settings(self, context: StepContext) -> Settings:
+        how = {"floor": _FLOOR, "weight_decay": 0.0}
+        return Settings(self.lr, self.epochs, self.batch_tokens, **how, precision=context.precision, seed=context.seed)
 
     def summary(self, steps: int) -> str:
         """For the lineage."""

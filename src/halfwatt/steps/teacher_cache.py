@@ -53,7 +53,7 @@ def _asked(
     rows: Sequence[Row], positions: Sequence[int], teacher: Predictor, k: int, bench: Bench
 ) -> tuple[TopK, Spent]:
     """The teacher's pass over all rows, those of like length together."""
-    laps, tokens, passes = Laps(bench.meter), 0, 0
+    laps, tokens, passes = Laps(bench.meter, bench.device), 0, 0
     total = sum(positions)
     whole = TopK(
         torch.empty(total, k, dtype=torch.float16), torch.empty(total, k, dtype=torch.int32), torch.empty(total)
