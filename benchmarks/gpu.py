@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.ladder import SOURCES, only, say, training
+from benchmarks.ladder import SOURCES, only, plain, say, training
 from halfwatt import accounting, demo, losses, pipeline
 from halfwatt.batches import Predictor, in_batches
 from halfwatt.chat_model import ChatModel, load
@@ -123,11 +123,6 @@ def measured(name: str, base: str, run: Any) -> dict[str, Any]:
     if name != base and run.meter is not None:
         row["energy_ratio"] = plain(accounting.energy_ratio(base, name, run.windows, run.meter))
     return row
-
-
-def plain(e: Any) -> dict[str, float] | None:
-    """An estimate as JSON."""
-    return None if e is None else {"mean": e.mean, "lo": e.lo, "hi": e.hi}
 
 
 if __name__ == "__main__":
