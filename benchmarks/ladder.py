@@ -8,7 +8,7 @@ DATA is the folder that the demo model was trained from (docs/demo_model.md); st
 dialogues, without any first user turn of the tune and test splits. ``make`` is ``climb``'s first half, so that several
 processes can train side by side (recipes that begin alike are in one part); interrupted, each command goes on. Every
 rung is measured against B1 and judged on the tune split; the best one meets B0 and B1 on the sealed split. ``climb``
-writes OUT/TRAFFIC/{result.json,report.html}.
+writes OUT/TRAFFIC/{result.json,report.html}. With ``--device cuda`` ``make`` trains on a GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tarfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -36,6 +37,7 @@ from halfwatt.records import Trial
 from halfwatt.repaid import Payback, paybacks
 from halfwatt.report.words import ABSENT
 from halfwatt.result import Result, arms, champion, meter, parse
+from halfwatt.rungs import Job
 from halfwatt.steps.allocate import Mixed
 from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil
@@ -139,10 +141,11 @@ def make(traffic: str, data: Path, out: Path, part: str, device: str) -> None:
 def climb(traffic: str, data: Path, out: Path) -> None:
     """Measure and judge; the last line of the output is JSON."""
     sources = SOURCES[traffic]
+    unpack(traffic, out.parent)
     with locked(out), closing(instruments("cpu")) as tools:
         test = only(demo.dialogues("test"), sources)
         others = tuple(s for s in prepare.SOURCES if s not in sources)
-        job = search.Job(
+        job = Job(
             model=load(demo.path()),
             tune=only(demo.dialogues("tune"), sources),
             test=SealedSplit(test, out / "stages" / "test-opened.json"),
@@ -165,6 +168,13 @@ def climb(traffic: str, data: Path, out: Path) -> None:
         )
         result = deliver(outcome, job, made)
     print(json.dumps({"traffic": traffic, "rungs": rows(result, traffic), "claim": result.claim.verdict}))
+
+
+def unpack(traffic: str, out: Path) -> None:
+    """Students that a GPU has taught and that come with the sources are found finished."""
+    for archive in sorted((Path(__file__).parent / "students").glob(f"{traffic}-*.tar.gz")):
+        with tarfile.open(archive) as packed:
+            packed.extractall(out, filter="data")
 
 
 def show(out: Path) -> None:
@@ -215,23 +225,24 @@ def _row(trial: Trial, traffic: str, result: Result, paid: Payback | None) -> di
         "verdict": quality.verdict if quality else trial.status,
         "reason": trial.reason,
         "not_passed": failed,
-        "cpu_s_ratio_vs_B1": _plain(trial.cpu_s_ratio_vs_B1),
-        "energy_ratio_vs_B1": _plain(trial.energy_ratio_vs_B1),
+        "cpu_s_ratio_vs_B1": plain(trial.cpu_s_ratio_vs_B1),
+        "energy_ratio_vs_B1": plain(trial.energy_ratio_vs_B1),
         "energy_kind": info.kind if info else None,
-        "cpu_s_per_reply": _plain(energy.cpu_s_per_reply if energy else None),
-        "j_per_reply": _plain(energy.j_per_reply if energy else None),
+        "cpu_s_per_reply": plain(energy.cpu_s_per_reply if energy else None),
+        "j_per_reply": plain(energy.j_per_reply if energy else None),
         "weights_read_b": artifact and artifact.weights_read_b,
         "kv_b_per_token": artifact and artifact.kv_b_per_token,
-        "nll_change": _plain(check.estimate if check else None),
+        "nll_change": plain(check.estimate if check else None),
         "kl": quality and quality.kl_mean,
         "top1": quality and quality.top1,
         "training": paid and {"tokens": paid.tokens, "cpu_s": paid.cpu_s, "joules": paid.joules, "kind": paid.kind},
         "repaid_after_replies": paid
-        and {"by_cpu_s": _plain(paid.replies_by_cpu_s), "by_joules": _plain(paid.replies_by_joules)},
+        and {"by_cpu_s": plain(paid.replies_by_cpu_s), "by_joules": plain(paid.replies_by_joules)},
     }
 
 
-def _plain(e: Estimate | None) -> dict[str, float] | None:
+def plain(e: Estimate | None) -> dict[str, float] | None:
+    """An estimate as JSON."""
     return None if e is None else {"mean": e.mean, "lo": e.lo, "hi": e.hi}
 
 
@@ -257,7 +268,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         _interval(row["nll_change"], 1),
         ABSENT if row["kl"] is None else f"{row['kl']:.2g}",
         ABSENT if row["top1"] is None else f"{row['top1']:.1%}",
-        f"{training['cpu_s']:,.0f}" if training else ABSENT,
+        f"{training['cpu_s']:,.0f}" if training and training["cpu_s"] is not None else ABSENT,
         _interval(repaid["by_cpu_s"], 1) if repaid else ABSENT,
     ]
 

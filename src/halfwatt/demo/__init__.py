@@ -17,6 +17,11 @@ def path() -> Path:
     return _HERE / "model"
 
 
+def students() -> tuple[Path, ...]:
+    """Folders of smaller models that the demo model has taught (docs/ladder.md); a search of it begins with them."""
+    return tuple(sorted(found.parent for found in (_HERE / "students").glob("*/halfwatt.json")))
+
+
 def dialogues(split: Split) -> DialogueSet:
     """The demo's dialogues: "train" for calibration, "tune" for choosing, "test" sealed for the winner."""
     from halfwatt.dialogue import read
