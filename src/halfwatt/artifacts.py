@@ -37,6 +37,14 @@ class Access:
         both = torch.cuda.is_available() and llama.llama_supports_gpu_offload()
         return replace(self, device="cuda" if both else "cpu")
 
+    def trains_on(self) -> str:
+        """Where steps learn: ``auto`` becomes the GPU when torch can use one, else the CPU."""
+        if self.device != "auto":
+            return self.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def read_artifact(folder: Path) -> Artifact:
     """The artifact in ``folder``, wherever the folder was moved to."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from halfwatt.api import Options
 from halfwatt.artifacts import RuntimeChoice, servable
 from halfwatt.dialogue import Dialogue, Message
+from halfwatt.inputs import Options
 from halfwatt.pipeline import Speech
 from halfwatt.records import MeterInfo, Reply, Usage
 from halfwatt.runtimes.available import by_name

@@ -11,20 +11,24 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from halfwatt import api
+from halfwatt import one_step
 from halfwatt.errors import BadInput
-from halfwatt.options import Debug, Dialogues, Json, Model, Offline, OutFolder, Seed, Template
+from halfwatt.inputs import Options
+from halfwatt.options import Debug, Device, Dialogues, Json, Model, Offline, OutFolder, Seed, Template
 from halfwatt.report.console import emit, show_artifact, show_made
 from halfwatt.steps.available import STEPS
 from halfwatt.steps.base import Step
 from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize
+from halfwatt.training import Precision
 
 Method = Literal["rtn", "hqq", "gptq", "qat"]
 
+_WHERE = "where it learns (quantize: --method qat); auto, the default = the GPU where torch sees one"
+_HOW = "of the products in training (quantize: --method qat); auto, the default = bf16 where the device computes it"
 _FIELD = re.compile(r"^(\w+): {2,}(.*(?:\n +\S.*)*)$", re.MULTILINE)
 _Run = Callable[..., None]
-_Work = Callable[[api.Options], int]
+_Work = Callable[[Options], int]
 
 # Fields of `Quantize` that say nothing to a method.
 _UNUSED: dict[Method, tuple[str, ...]] = {
@@ -50,7 +54,7 @@ def command(name: str, run: _Run) -> typer.Typer:
 
     def verb(**given: Any) -> None:
         access = {
-            "device": "cpu",
+            "device": (given.get("device") or Device.auto).value,
             "dtype": "auto",
             "offline": given["offline"],
             "chat_template": given["chat_template"],
@@ -74,8 +78,10 @@ def _transforming(step: type[Step], given: dict[str, Any]) -> _Work:
     """Model folder in, model folder out."""
     chosen = step(**{f.name: given[f.name] for f in _fields(step)})
 
-    def work(options: api.Options) -> int:
-        made = api.transform(given["model"], chosen, given["out"], given["dialogues"], given.get("teacher"), options)
+    def work(options: Options) -> int:
+        made = one_step.transform(
+            given["model"], chosen, given["out"], given["dialogues"], given.get("teacher"), _trained(options, given)
+        )
         emit(made, given["json"], lambda: show_made(made))
         return 0
 
@@ -86,14 +92,20 @@ def _quantizing(given: dict[str, Any]) -> _Work:
     """Model folder in, artifact out."""
     names = {f.name for step in (Quantize, TrainOnGrid) for f in _fields(step)} - {"method"}
     told = {name: tuple(x) if isinstance(x := given[name], list) else x for name in names if given[name] is not None}
-    chosen = on_grid(given["method"], told)
+    how = {name: given[name] for name in ("device", "precision") if given[name] is not None}
+    chosen = on_grid(given["method"], told if given["method"] == "qat" else told | how)
 
-    def work(options: api.Options) -> int:
-        made = api.quantize_to(given["model"], given["out"], chosen, given["dialogues"], options)
+    def work(options: Options) -> int:
+        made = one_step.quantize_to(given["model"], given["out"], chosen, given["dialogues"], _trained(options, given))
         emit(made, given["json"], lambda: show_artifact(made))
         return 0
 
     return work
+
+
+def _trained(options: Options, given: dict[str, Any]) -> Options:
+    """With the precision that was given, for the verbs that train."""
+    return dataclasses.replace(options, precision=given.get("precision") or options.precision)
 
 
 def on_grid(method: Method, given: dict[str, Any]) -> Step:
@@ -164,6 +176,10 @@ def _shared(name: str) -> list[inspect.Parameter]:
     found: list[tuple[str, Any, Any]] = [("out", inspect.Parameter.empty, OutFolder), ("dialogues", None, Dialogues)]
     if name == "distil":
         found.append(("teacher", None, teacher))
+    if name in ("prune", "distil", "quantize"):
+        found.append(("device", None, Annotated[Device | None, typer.Option("--device", help=_WHERE)]))
+    if name in ("distil", "quantize"):
+        found.append(("precision", None, Annotated[Precision | None, typer.Option("--precision", help=_HOW)]))
     found += [("chat_template", None, Template), ("offline", False, Offline), ("seed", 0, Seed)]
     found += [("json", False, Json), ("debug", False, Debug)]
     return [_parameter("model", inspect.Parameter.empty, Model), *(_parameter(*row) for row in found)]

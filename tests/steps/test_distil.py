@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ from halfwatt.batches import Predictor, collate, rows
 from halfwatt.chat_model import ChatModel, load
 from halfwatt.errors import BadInput
 from halfwatt.losses import forward_kl, label_nll
-from halfwatt.steps.base import StepContext
+from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil, Kind, divergence, retold, sample
 from halfwatt.steps.prune import Prune
+from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize
 from halfwatt.steps.student import Student
+from halfwatt.training import Settings
 from tests import taught, tiny
 
 TOLD = tuple(taught.dialogues())
@@ -54,6 +57,18 @@ def test_every_kind_brings_the_student_nearer(kind: Kind, teacher: ChatModel, pr
     assert f"distilled ({kind}" in made.lineage[-1]
     assert made.spent[-1].tokens > 0
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("step", "room"), [(Distil(epochs=1), "distil"), (TrainOnGrid(4, start="rtn"), "qat")])
+def test_the_context_says_in_which_precision_a_step_trains(
+    step: Step, room: str, teacher: ChatModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(_module: Any, _objective: Any, _rows: Any, settings: Settings, *_: Any) -> None:
+        raise RuntimeError(settings.precision)
+
+    monkeypatch.setattr(f"halfwatt.steps.{room}.train", seen)
+    with pytest.raises(RuntimeError, match="fp16"):
+        step.apply(teacher, replace(context(teacher), precision="fp16"))
 
 
 def test_a_student_with_random_weights_learns(teacher: ChatModel) -> None:

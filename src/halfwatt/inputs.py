@@ -1,0 +1,116 @@
+"""What a verb is given, as objects: the options that all take, a model by name, a file of dialogues as splits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from halfwatt.artifacts import Access, model_source
+from halfwatt.chat_model import ChatModel, load
+from halfwatt.dialogue import DialogueSet, Split, by_source, read, split_set
+from halfwatt.errors import BadInput
+from halfwatt.training import Precision
+from halfwatt.workload import Progress
+
+FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
+MIN_TEST = 200  # dialogues that the gate wants at least
+OUTSIDE = 64  # dialogues of each other kind, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every verb takes."""
+
+    access: Access = field(default_factory=Access)
+    seed: int = 0
+    rapl_root: str | None = None
+    command: str = "halfwatt (Python)"
+    progress: Progress = lambda _: None
+    precision: Precision = "auto"
+    """Of what is trained."""
+
+
+def load_model(name: str, access: Access) -> ChatModel:
+    """The model that a user names, as `chat_model.load` does.
+
+    Raises:
+        ModelError: it cannot be used. EnvironmentFault: it cannot be reached.
+    """
+    return load(model_source(name), chat_template=access.chat_template, dtype=access.dtype, offline=access.offline)
+
+
+def read_as(dialogues: str | Path | DialogueSet, split: Split) -> DialogueSet:
+    """A set as it is; a file read as ``split``."""
+    return dialogues if isinstance(dialogues, DialogueSet) else read(Path(dialogues), split=split)
+
+
+def chosen(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
+    """The dialogues of a verb that judges nothing for good: the given ones, or the demo's tune split."""
+    if given is not None:
+        return read_as(given, "tune")
+    if model != "demo" and not Path(model).exists():
+        raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
+    from halfwatt import demo
+
+    return demo.dialogues("tune")
+
+
+def for_training(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
+    """The dialogues that a step may learn from: the given ones, or the demo's training split."""
+    if given is not None:
+        return read_as(given, "train")
+    if model != "demo":
+        raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
+    from halfwatt import demo
+
+    return demo.dialogues("train")
+
+
+def splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> dict[Split, DialogueSet]:
+    """train, tune and test; the user's dialogues are split by first user turn.
+
+    Raises:
+        BadInput: no dialogues for a model that is not the demo, or too few to judge anything.
+    """
+    from halfwatt import demo
+
+    if given is None:
+        if model != "demo":
+            raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
+        return {"train": demo.dialogues("train"), "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
+    whole = read_as(given, "train")
+    splits = split_set(whole, dict(FRACTIONS), seed=seed)
+    if len(splits["test"]) < 2 or len(splits["tune"]) < 2:
+        raise BadInput(
+            f"{len(whole)} dialogues are too few to choose on one part and judge on another",
+            hint=f"give at least {round(MIN_TEST / FRACTIONS['test'])}, so that {MIN_TEST} are left for the gate",
+        )
+    return splits
+
+
+def outside_of(
+    dialogues: str | Path | DialogueSet | None, given: str | Path | DialogueSet | None
+) -> dict[str, DialogueSet]:
+    """Other dialogues than the user's own, by kind: the given ones, or the demo's unless they are the traffic."""
+    from halfwatt import demo
+
+    if given is not None:
+        return by_source(read_as(given, "tune"), OUTSIDE)
+    return {} if dialogues is None else by_source(demo.dialogues("tune"), OUTSIDE)
+
+
+def origin(dialogues: str | Path | DialogueSet | None) -> str:
+    """Where they came from, for the record."""
+    if dialogues is None:
+        return "demo"
+    return "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues)
+
+
+@contextmanager
+def scratch(parent: Path | None = None) -> Iterator[Path]:
+    """A folder for exports that are not kept."""
+    with TemporaryDirectory(prefix=".halfwatt-", dir=parent) as folder:
+        yield Path(folder)
