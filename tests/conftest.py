@@ -1,8 +1,13 @@
-"""Every test process keeps to one core, so that thread pools that spin never wait for each other's cores."""
+"""Every test process keeps to one core, so that thread pools that spin never wait for each other's cores.
+
+And each takes its turns at a device by itself (`files.turn`): what it measures means nothing.
+"""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 
 def pytest_configure() -> None:
@@ -11,3 +16,6 @@ def pytest_configure() -> None:
     if worker.startswith("gw"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker[2:]) % len(cores)]})
+        own = Path(tempfile.gettempdir()) / f"halfwatt-tests-{os.getuid()}-{worker}"
+        own.mkdir(exist_ok=True)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(own)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
 from halfwatt.errors import BadInput
-from halfwatt.explore import Budget, explore
+from halfwatt.explore import Budget, explore, repays
 from halfwatt.recipe import Recipe
 from halfwatt.space import Space
 from halfwatt.steps.allocate import Mixed
@@ -153,3 +153,20 @@ def test_a_recipe_is_the_same_for_the_same_decisions() -> None:
     a, b = Space().recipe(Fixed()), Space().recipe(Fixed())
     assert a == b
     assert a.name == "original, trim coverage 0.999, quantize bits 8 head_bits None method rtn, draft order 3"
+
+
+def test_a_search_ends_where_another_trial_would_not_be_repaid(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def assess(recipe: Recipe) -> Found:
+        seen.append(recipe.name)
+        return planted(recipe)
+
+    explore(Study(tmp_path / "journal", "a"), Space().recipe, assess, Budget(trials=20), go_on=lambda: len(seen) < 3)
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(("rate", "worth"), [(1000, True), (5, True), (4, False)])
+def test_what_a_trial_may_cost_follows_from_what_is_left_to_save(rate: float, worth: bool) -> None:
+    """200 CPU-seconds against 5 ms of every reply for a year: 4.57 replies an hour are the edge."""
+    assert repays(200.0, 0.005, rate) is worth

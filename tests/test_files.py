@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from halfwatt.errors import BadInput, EnvironmentFault, RunLocked
-from halfwatt.files import locked, new_folder, require_space, sha256_file, sha256_folder, write_atomic
+from halfwatt.files import locked, new_folder, require_space, sha256_file, sha256_folder, turn, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -129,3 +129,27 @@ def test_space_is_checked_before_the_folder_exists(tmp_path: Path) -> None:
     require_space(tmp_path / "not" / "yet", 1)
     with pytest.raises(EnvironmentFault, match="MB free"):
         require_space(tmp_path / "not" / "yet", 1 << 60)
+
+
+def test_processes_of_one_machine_take_turns_at_a_device_and_a_killed_one_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)  # read again
+    code = (
+        "import sys, time; from halfwatt.files import turn\n"
+        "with turn('cpu', lambda text: print(text, flush=True)): print('in', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "in\n"
+    second = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    assert "waiting for the cpu" in second.stdout.readline()
+    with turn("cuda"):  # another device is free
+        holder.kill()
+        assert second.stdout.readline() == "in\n"
+    for process in (holder, second):
+        process.kill()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]

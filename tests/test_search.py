@@ -17,7 +17,8 @@ from halfwatt.journal import Journal
 from halfwatt.meters import modelled
 from halfwatt.recipe import Recipe
 from halfwatt.records import Artifact, OperatingPoint, QualityReport, Speculation, Trial, Verdict
-from halfwatt.search import Climb, Job, best, cost_of, outside
+from halfwatt.rungs import Job, cost_of
+from halfwatt.search import Climb, best, outside
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.quantize import Quantize

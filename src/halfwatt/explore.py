@@ -16,6 +16,7 @@ from halfwatt.study import RECIPE, Found, Study
 REPEATS = 30  # proposals of what was tried before, one after the other: then nothing new is to be expected
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "J": 1.0, "kJ": 1e3, "MJ": 1e6}
 
+YEAR_H = 24 * 365
 Propose = Callable[[Trial | FixedTrial], Recipe]
 
 
@@ -26,6 +27,7 @@ class Budget:
     seconds: float | None = None
     joules: float | None = None
     trials: int | None = None
+    replies_per_hour: float | None = None  # of the traffic; None = a trial need not repay itself
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -49,12 +51,22 @@ class Budget:
         return any(limit is not None and have >= limit for have, limit in used)
 
 
+def repays(trial_s: float, left_s: float, replies_per_hour: float) -> bool:
+    """Could a trial of ``trial_s`` CPU-seconds be repaid within a year, if it saved all that a reply still takes?
+
+    >>> repays(trial_s=200.0, left_s=0.005, replies_per_hour=100), repays(200.0, 0.005, 4)
+    (True, False)
+    """
+    return trial_s < left_s * replies_per_hour * YEAR_H
+
+
 def explore(
     study: Study,
     propose: Propose,
     assess: Callable[[Recipe], Found],
     budget: Budget,
     joules: Callable[[], float | None] = lambda: None,
+    go_on: Callable[[], bool] = lambda: True,
 ) -> list[Recipe]:
     """Try recipes until the budget is spent or nothing new comes; all that were finished, earlier sittings' too.
 
@@ -62,9 +74,10 @@ def explore(
         propose: a recipe from the decisions of a trial.
         assess: what a recipe comes to. A fault in it fails the trial and ends the search.
         joules: a cumulative counter; None where none measures.
+        go_on: asked before every trial; False ends the search.
     """
     repeats = 0
-    while not budget.spent(study) and repeats < REPEATS:
+    while not budget.spent(study) and repeats < REPEATS and go_on():
         with study.trial() as trial:
             recipe, before = propose(trial), joules()
             known = study.told(recipe.name)

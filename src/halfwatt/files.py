@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,6 +94,27 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)  # "a+" appends, so that a refused process never wipes the holder's name
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+        yield
+
+
+@contextmanager
+def turn(what: str, progress: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Be the only process of this machine that does ``what`` while the block runs; waits for the others.
+
+    Raises:
+        EnvironmentFault: the lock in the machine's folder of temporary files cannot be opened.
+    """
+    path = Path(tempfile.gettempdir()) / f"halfwatt-{what}.lock"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise EnvironmentFault(f"{path} cannot be opened", found=str(error), hint="set TMPDIR, or remove it") from error
+    with os.fdopen(handle, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"waiting for the {what}: another process of this machine measures on it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -28,6 +28,7 @@ from halfwatt.records import (
     Artifact,
     OperatingPoint,
     Parity,
+    Profile,
     QualityInputs,
     Sampling,
     ScoredReply,
@@ -118,6 +119,31 @@ def traffic(found: DialogueSet, speech: Speech) -> Traffic:
     if len(kept) < len(found):
         notes.append(f"{found.split}: {len(found) - len(kept)} dialogues whose first turn does not fit were left out")
     return Traffic(tuple(kept), tokenizer, speech.generation, cap, tuple(notes))
+
+
+def profile(found: Traffic) -> Profile:
+    """How long prompts and replies are."""
+    tokenizer = found.tokenizer
+    asked, repeated, said = list[int](), 0, list[int]()
+    for dialogue in found.dialogues:
+        before = 0
+        for turn in dialogue.assistant_turns[:MAX_TURNS]:
+            asked.append(len(tokenizer.prompt_ids(dialogue.before(turn))))
+            said.append(len(tokenizer.encode(dialogue.messages[turn].content)))
+            repeated += before
+            before = asked[-1]
+    return Profile(
+        dialogues=len(found.dialogues),
+        replies_per_dialogue=len(asked) / len(found.dialogues),
+        prompt_tokens=_middle_and_long(asked),
+        repeated=repeated / sum(asked),
+        human_reply_tokens=_middle_and_long(said),
+    )
+
+
+def _middle_and_long(counts: Sequence[int]) -> tuple[float, float]:
+    middle, long = np.percentile(counts, [50, 95])
+    return float(middle), float(long)
 
 
 def _fitting_turns(dialogue: Dialogue, tokenizer: ChatTokenizer, room: int) -> list[int]:
@@ -232,8 +258,12 @@ def examine(
     found: Traffic,
     replies_ref: tuple[ScoredReply, ...],
     progress: Progress,
+    scores: tuple[TeacherScore, ...] = (),
 ) -> QualityInputs:
     """Read everything that the gate needs, in the runtime that will serve the candidate.
+
+    Args:
+        scores: what `teacher_forced` gives, where it was asked before.
 
     Raises:
         ModelError: the candidate's artifact was never checked for parity.
@@ -245,7 +275,7 @@ def examine(
     if proof.problems or not proof.finite:
         return QualityInputs(proof, (), (), ())  # the gate fails it on G0 alone
     replies = generate(candidate, found.prompts(), progress, "candidate's replies")
-    scores = teacher_forced(reference, candidate, found, progress)
+    scores = scores or teacher_forced(reference, candidate, found, progress)
     return QualityInputs(proof, scores, replies_ref, replies)
 
 

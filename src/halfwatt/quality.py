@@ -74,11 +74,11 @@ def judge(inputs: QualityInputs, *, split: str, margins: Margins, special: Seque
     """
     checks = integrity(inputs.parity, margins)
     if all(check.verdict == "PASS" for check in checks):
-        checks += _statistics(inputs, margins, special)
+        checks += statistics(inputs, margins, special)
     tokens = sum(t.tokens if t.compared is None else t.compared for t in inputs.teacher)
     return QualityReport(
         split=split,
-        verdict=_overall([check.verdict for check in checks]),
+        verdict=overall([check.verdict for check in checks]),
         checks=tuple(checks),
         dialogues=len(inputs.teacher),
         replies=len(inputs.replies_cand),
@@ -94,7 +94,8 @@ def likelihood_check(report: QualityReport | None) -> GateCheck | None:
     return next((c for c in checks if c.layer == "G1" and c.estimate is not None), None)
 
 
-def _overall(verdicts: Sequence[Verdict]) -> Verdict:
+def overall(verdicts: Sequence[Verdict]) -> Verdict:
+    """PASS where every check passed, FAIL where one failed or none was made."""
     if "FAIL" in verdicts or not verdicts:
         return "FAIL"
     return "PASS" if all(v == "PASS" for v in verdicts) else "INCONCLUSIVE"
@@ -124,13 +125,13 @@ def integrity(parity: Parity, margins: Margins) -> list[GateCheck]:
 # --- G1 to G5 ------------------------------------------------------------------------------------------------------
 
 
-def _statistics(inputs: QualityInputs, margins: Margins, special: Sequence[str]) -> list[GateCheck]:
+def statistics(inputs: QualityInputs, margins: Margins, special: Sequence[str]) -> list[GateCheck]:
+    """G1 to G5; `judge` asks for them once G0 holds."""
     if len(inputs.teacher) < 2 or len(inputs.replies_ref) < 2:
         return [GateCheck("G1", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
     pairs = _paired(inputs.replies_ref, inputs.replies_cand)
     return [
-        *_likelihood(inputs.teacher, margins),
-        *_stopping(inputs.teacher, margins),
+        *by_likelihood(inputs.teacher, margins),
         _failures(pairs, margins, special),
         _length(pairs, margins),
         *_content(pairs, margins),
@@ -156,6 +157,11 @@ def _paired(
 
 def _prompt(reply: ScoredReply) -> tuple[str, int, int | None, int]:
     return reply.dialogue, reply.turn, reply.seed, reply.cap
+
+
+def by_likelihood(scores: Sequence[TeacherScore], margins: Margins) -> list[GateCheck]:
+    """G1 and G2: the checks that need no replies, only both models' probabilities of the human ones."""
+    return [*_likelihood(scores, margins), *_stopping(scores, margins)]
 
 
 def _likelihood(scores: Sequence[TeacherScore], margins: Margins) -> list[GateCheck]:

@@ -1,0 +1,274 @@
+"""One candidate: made, tuned to its operating point, measured against B1 and judged, all on the tune split.
+
+    on the ladder    make - operating point - duel with B1 - the gate
+    in a search      make - short duel - likelihood - operating point - duel with B1 - the gate
+                            a candidate that cannot beat the best so far, or that the gate's G1 or G2 fails, ends there
+
+A likelihood that fails the gate fails it whatever the replies say, so nothing is lost by not asking for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+
+from halfwatt import accounting, operating, pipeline
+from halfwatt.chat_model import ChatModel
+from halfwatt.claims import energy_ratio
+from halfwatt.dialogue import DialogueSet, SealedSplit
+from halfwatt.errors import BadInput
+from halfwatt.estimate import Estimate
+from halfwatt.explore import Budget
+from halfwatt.journal import Journal
+from halfwatt.pipeline import Traffic
+from halfwatt.provenance import cores
+from halfwatt.quality import Margins, by_likelihood, judge
+from halfwatt.recipe import Recipe, ladder
+from halfwatt.records import (
+    Artifact,
+    GateCheck,
+    MeterInfo,
+    OperatingPoint,
+    QualityInputs,
+    QualityReport,
+    Served,
+    TeacherScore,
+    Trial,
+    TrialReadings,
+)
+from halfwatt.steps.adopt import Adopt
+from halfwatt.steps.base import StepContext
+from halfwatt.steps.distil import Distil
+from halfwatt.steps.qat import TrainOnGrid
+from halfwatt.study import Found
+from halfwatt.worker import Spec
+from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
+
+SWEEP = Plan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False, idle_s=3.0)
+DUEL = Plan(min_blocks=3, max_blocks=12, window_s=1.5, prefill=False, idle_s=3.0)
+GLANCE = Plan(min_blocks=3, max_blocks=3, window_s=1.0, prefill=False, idle_s=3.0)
+_NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where another check was not passed
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One optimisation: a model, its traffic, how much may be lost, and where to work."""
+
+    model: ChatModel
+    tune: DialogueSet
+    test: SealedSplit
+    out: Path
+    tools: Instruments
+    train: DialogueSet | None = None  # what steps may learn from
+    outside: Mapping[str, DialogueSet] = field(default_factory=dict)  # other kinds of dialogue, by name
+    recipes: tuple[Recipe, ...] = field(default_factory=ladder)
+    budget: Budget | None = None  # of a search beyond these recipes; None = no such search
+    adopted: tuple[Adopt, ...] = ()  # smaller models that it may begin with
+    storage: str | None = None  # of its trials, to share them: a path or a database URL; None = in ``out``
+    rapl_root: str | None = None
+    margins: Margins = field(default_factory=Margins)
+    device: str = "cpu"
+    dtype: str = "auto"
+    seed: int = 0
+    progress: Progress = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """What candidates meet: B1, on some dialogues."""
+
+    job: Job
+    journal: Journal
+    b1: Trial
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A candidate with the readings that it was chosen by.
+
+    saving:  what B1 takes over what it takes, as operating points are chosen; None = it was not measured
+    over:    nats a token by which it misses the likelihood's margin; 0 or less = the gate passed it
+    """
+
+    trial: Trial
+    readings: TrialReadings
+    saving: Estimate | None = None
+    over: float = 0.0
+
+    @property
+    def found(self) -> Found:
+        """What a search makes of it: the log of the share of B1 that it takes."""
+        return Found(None if self.saving is None else -math.log(self.saving.mean), self.over)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a candidate of a search has to beat: the best saving that passed so far; None = nothing has."""
+
+    saving: Estimate | None = None
+
+
+def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
+    """One candidate, or why there is none. A fault of the recipe ends the rung, not the run.
+
+    Args:
+        bar: for a search, which rejects early; None = whatever it comes to, it is measured and judged in full.
+    """
+
+    def attempt() -> Rung:
+        job, told = arena.job, arena.traffic.dialogues
+        job.progress(f"{recipe.name}: making it")
+        lines = tuple(repr(step) for step in recipe.steps)
+        blank = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
+        learns = any(isinstance(step, Distil | TrainOnGrid) for step in recipe.steps)  # such steps tell what they took
+        try:
+            with arena.journal.tally.aside() if learns else nullcontext():
+                artifact = pipeline.build(job.model, recipe, told, job.out / "artifacts", job.device, _context(job))
+        except BadInput as error:
+            return Rung(replace(blank, reason=str(error)), TrialReadings(recipe.name, (), None))
+        made = replace(blank, status="done", artifact=artifact)
+        scores: tuple[TeacherScore, ...] = ()
+        if bar is not None:
+            rejected, scores = _screened(arena, made, bar)
+            if rejected is not None:
+                return rejected
+        ways = operating_point(job, arena.journal, recipe.slug, artifact, arena.traffic)
+        return _judged(arena, replace(made, at=ways[0].at, tried=ways), scores)
+
+    return arena.journal.once(f"rung-{recipe.slug}", Rung, attempt)
+
+
+# --- screens -------------------------------------------------------------------------------------------------------
+
+
+def _screened(arena: Arena, made: Trial, bar: Bar) -> tuple[Rung | None, tuple[TeacherScore, ...]]:
+    """(why it goes no further, ()), or (None, its likelihoods)."""
+    job, at = arena.job, replace(made, at=arena.b1.at)
+    job.progress(f"{made.name}: a glance at what it saves")
+    run = _duel(arena, at, GLANCE)
+    saving, readings = _saving(at.name, run), TrialReadings(made.name, run.windows, None)
+
+    def rejected(reason: str, over: float) -> tuple[Rung, tuple[TeacherScore, ...]]:
+        job.progress(f"{made.name}: {reason}")
+        return Rung(replace(at, status="rejected", reason=reason), readings, saving, over), ()
+
+    if bar.saving is not None and saving.hi < bar.saving.lo:
+        return rejected(f"saves {_told(saving)} where the best so far saves {_told(bar.saving)}", _NOT_PASSED)
+    scores = pipeline.teacher_forced(arm(job, arena.b1).spec, arm(job, at).spec, arena.traffic, job.progress)
+    failed = [check for check in by_likelihood(scores, job.margins) if check.verdict == "FAIL"]
+    if failed:
+        reason = "; ".join(f"{c.layer} {c.name} is {_told(c.estimate)}, {c.margin}" for c in failed if c.estimate)
+        return rejected(reason, max(_over(by_likelihood(scores, job.margins), job.margins), _NOT_PASSED))
+    return None, scores
+
+
+def _told(e: Estimate) -> str:
+    return f"{e.mean:.3g} [{e.lo:.3g}, {e.hi:.3g}] {e.unit}"
+
+
+def _over(checks: Sequence[GateCheck], margins: Margins) -> float:
+    """Nats by which the likelihood's upper bound misses its margin."""
+    check = next((c for c in checks if c.name == "likelihood"), None)
+    return (check.estimate.hi if check and check.estimate else 1.0) - math.log1p(margins.perplexity)
+
+
+def _saving(name: str, run: Run) -> Estimate:
+    """By what operating points are chosen by; the model's own error is the same for all, and is left out."""
+    return accounting.ratio("B1", name, run.windows, cost_of(run.meter))
+
+
+# --- in full -------------------------------------------------------------------------------------------------------
+
+
+def _judged(arena: Arena, candidate: Trial, scores: tuple[TeacherScore, ...]) -> Rung:
+    """Measure the candidate against B1, and let the gate look at it, both on the tune split."""
+    job = arena.job
+    job.progress(f"{candidate.name}: measuring against B1")
+    run = _duel(arena, candidate, DUEL)
+    inputs = examined(arena, candidate, "tune", scores)
+    report = verdict(job, inputs, "tune")
+    judged = replace(
+        candidate,
+        energy=accounting.measurement(candidate.name, run.windows, run.meter),
+        quality=report,
+        cpu_s_ratio_vs_B1=accounting.ratio("B1", candidate.name, run.windows, accounting.cpu_s_per_reply),
+        energy_ratio_vs_B1=energy_ratio("B1", candidate.name, run),
+    )
+    over = _over(report.checks, job.margins)
+    over = min(over, 0.0) if report.verdict == "PASS" else max(over, _NOT_PASSED)
+    return Rung(judged, TrialReadings(candidate.name, run.windows, inputs), _saving(candidate.name, run), over)
+
+
+def _duel(arena: Arena, candidate: Trial, plan: Plan) -> Run:
+    job, seen = arena.job, arena.traffic
+    arms = [arm(job, arena.b1), arm(job, candidate)]
+    return measure(arms, seen.dialogues, seen.greedy, replace(plan, seed=job.seed), job.tools, job.progress)
+
+
+def operating_point(job: Job, journal: Journal, name: str, artifact: Artifact, seen: Traffic) -> tuple[Served, ...]:
+    """Ways of serving it, the cheapest first: by threads, and with the best of these by ways of guessing ahead."""
+
+    def tried(points: Sequence[OperatingPoint]) -> list[Served]:
+        """Each with its share of the first."""
+        arms = [Arm(str(n), Spec(artifact, point, job.device, job.dtype)) for n, point in enumerate(points)]
+        run = measure(arms, seen.dialogues, seen.greedy, replace(SWEEP, seed=job.seed), job.tools, job.progress)
+        per_arm = accounting.Arms.of(run.windows)
+        costs = [fmean(per_arm.per_block(arm.name, cost_of(run.meter)).values()) for arm in arms]
+        return [Served(point, cost / costs[0]) for point, cost in zip(points, costs, strict=True)]
+
+    def sweep() -> tuple[Served, ...]:
+        job.progress(f"{name}: searching the operating point")
+        threads = sorted(tried(operating.by_threads(cores())), key=lambda way: way.share)
+        guesses = tried(operating.by_guesses(artifact, threads[0].at))[1:]
+        ahead = [replace(way, share=way.share * threads[0].share) for way in guesses]
+        return tuple(sorted([*threads, *ahead], key=lambda way: way.share))
+
+    return journal.once(f"operating-point-{name}", tuple[Served, ...], sweep)
+
+
+def cost_of(meter: MeterInfo | None) -> accounting.Figure:
+    """What an operating point is chosen by: joules, or measured CPU-seconds where joules would only be modelled.
+
+    The model's error is largest between thread counts, and it knows nothing of what a pass over several tokens costs.
+    """
+    if meter is None or meter.kind == "modelled":
+        return accounting.cpu_s_per_reply
+    return accounting.joules(meter)
+
+
+# --- small shared pieces -------------------------------------------------------------------------------------------
+
+
+def examined(arena: Arena, candidate: Trial, split: str, scores: tuple[TeacherScore, ...] = ()) -> QualityInputs:
+    """What the gate reads of a candidate. scores: its likelihoods, where they are known already."""
+    job, reference, own = arena.job, arm(arena.job, arena.b1).spec, arm(arena.job, candidate).spec
+    replies = pipeline.reference_replies(reference, arena.traffic, arena.journal, split, job.progress)
+    return pipeline.examine(reference, own, arena.traffic, replies, job.progress, scores)
+
+
+def verdict(job: Job, inputs: QualityInputs, split: str) -> QualityReport:
+    """The gate's report."""
+    return judge(inputs, split=split, margins=job.margins, special=job.model.tokenizer.special_tokens, seed=job.seed)
+
+
+def arm(job: Job, trial: Trial) -> Arm:
+    """A candidate as something to be measured."""
+    assert trial.artifact is not None, "a trial without an artifact is never measured"
+    return Arm(trial.name, Spec(trial.artifact, trial.at, job.device, job.dtype))
+
+
+def _context(job: Job) -> StepContext:
+    """What the steps of a recipe may use: the training split and nothing of the other two."""
+    return StepContext(
+        dialogues=() if job.train is None else job.train.dialogues,
+        work=job.out / "training",
+        device=job.device,
+        seed=job.seed,
+        meter=job.tools.primary,
+        progress=job.progress,
+    )
