@@ -29,12 +29,15 @@ from halfwatt.records import (
     OperatingPoint,
     Outside,
     Parity,
+    Part,
     Phase,
+    Profile,
     Provenance,
     QualityInputs,
     QualityReport,
     Reading,
     ScoredReply,
+    Served,
     Spent,
     Trial,
     TrialReadings,
@@ -117,6 +120,7 @@ def make(energy: Energy = "modelled", verdict: ClaimVerdict = "PASS", seed: int 
         raw=Raw(windows, _inputs(), ("<|im_start|>", "<|im_end|>"), tuple(read for _, read in candidates)),
         events=("B0: warm-up of 7 passes, first 0.412, last 0.131 s/reply",),
         examples=examples(),
+        profile=Profile(750, 2.4, (96.0, 310.0), 0.41, (17.0, 62.0)),
         outside=() if about == "B1" else (Outside("service", _report("outside: service", "FAIL", 2.1), _inputs()),),
     )
 
@@ -253,9 +257,16 @@ def _trial(name: str, at: OperatingPoint) -> Trial:
         sha256="ab" * 32,
         lineage=("demo",),
         kept=() if name.startswith("B") else kept,
+        parts=_parts(int(SIZES[name] * 0.9)),
         spent=(Spent(tokens=2_100_000, wall_s=700.0, cpu_s=1400.0, bytes_b=10**12),) if name == "int4" else (),
     )
-    return Trial(name, (), "done", None, artifact, at, None, None)
+    ways = (Served(at, 0.92), Served(OperatingPoint(1, 1), 1.0), Served(OperatingPoint(2, 2), 1.31))
+    return Trial(name, (), "done", None, artifact, at, None, None, tried=ways)
+
+
+def _parts(read_b: int) -> tuple[Part, ...]:
+    shares = {"block 0, attention": 0.2, "block 0, FFN": 0.3, "head": 0.5}
+    return tuple(Part(part, "int4", int(share * read_b), int(share * read_b)) for part, share in shares.items())
 
 
 def _candidate(name: str, info: MeterInfo | None, rng: random.Random) -> tuple[Trial, TrialReadings]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from halfwatt.errors import BadInput
 from halfwatt.estimate import Estimate
 from halfwatt.journal import Journal
+from halfwatt.spending import Tally
 
 WHOLE = Estimate(1.0, 0.5, 1.5, "J", 3)
 
@@ -41,3 +45,30 @@ def test_another_run_is_refused_by_name(tmp_path: Path) -> None:
     Journal(tmp_path / "stages", {"model": "a", "seed": "0"})
     with pytest.raises(BadInput, match="another seed"):
         Journal(tmp_path / "stages", {"model": "a", "seed": "1"})
+
+
+def test_the_tally_adds_sittings_counts_children_and_leaves_trainings_aside(tmp_path: Path) -> None:
+    burn = "import time\nwhile time.process_time() < {}: pass"
+    first = Tally(tmp_path)
+    subprocess.run([sys.executable, "-c", burn.format(0.3)], check=True)
+    with first.aside():
+        subprocess.run([sys.executable, "-c", burn.format(0.6)], check=True)
+    first.note()
+    alone = first.total()
+    assert 0.25 < alone.cpu_s < 0.6, "the child counts, what was aside does not"
+    assert alone.joules is None, "there is no meter"
+    second = Tally(tmp_path)
+    second.note()
+    second.note()  # the same sitting again
+    assert alone.cpu_s <= second.total().cpu_s < alone.cpu_s + 0.2
+
+
+def test_whatever_a_run_finishes_is_noted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, {})
+    assert journal.tally.total().wall_s == 0
+    journal.once("stage", int, lambda: time.sleep(0.05) or 3)  # type: ignore[func-returns-value]
+    took = journal.tally.total().wall_s
+    assert took >= 0.05
+    again = Journal(tmp_path, {})
+    assert again.once("stage", int, lambda: 4) == 3
+    assert again.tally.total().wall_s == took, "nothing was done in this sitting"

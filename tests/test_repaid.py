@@ -9,7 +9,7 @@ import pytest
 from halfwatt.estimate import Estimate
 from halfwatt.meters.modelled import DERIVED, INFO
 from halfwatt.records import Measurement, Spent, Trial
-from halfwatt.repaid import payback, paybacks
+from halfwatt.repaid import ledger, payback, paybacks
 from halfwatt.report import words
 from halfwatt.result import Result, arms
 from tests import results
@@ -98,3 +98,32 @@ def test_of_a_result_only_what_was_trained_has_a_price(energy: results.Energy) -
     assert all("1,000 tokens" in line and "100 CPU-s" in line for line in lines)
     assert all(("modelled" in line) == (energy == "modelled") for line in lines)
     assert all(" J" not in line for line in lines), "modelled joules are never stated, and no meter saw these"
+
+
+def test_the_ledger_charges_the_whole_search_to_the_one_that_won() -> None:
+    """Every candidate's training, not only the winner's, and all that was made, measured and judged."""
+    result = replace(trained(results.make("modelled"), SPENT), took=Spent(cpu_s=900.0, wall_s=1000.0))
+    found = ledger(result)
+    assert found is not None
+    assert (found.search_s, found.training_s, found.joules) == (900.0, 100.0, None), "int8 and int4 share one training"
+    final = arms(result)
+    saved = final["B1"].cpu_s_per_reply.mean - final["winner"].cpu_s_per_reply.mean
+    assert found.replies is not None
+    assert found.replies.mean == pytest.approx(1000 / saved)
+    days = found.days(100)
+    assert days is not None
+    assert days.mean == pytest.approx(1000 / saved / 2400)
+    assert "CPU-s of training" in words.cost_of_search(found)
+    elsewhere = ledger(replace(trained(result, replace(SPENT, device="cuda")), took=result.took))
+    assert elsewhere is not None
+    assert elsewhere.training_s is None
+    assert elsewhere.replies is not None
+    assert elsewhere.replies.mean == pytest.approx(900 / saved)
+    assert "another device" in words.cost_of_search(elsewhere)
+
+
+def test_without_a_tally_or_a_winner_there_is_no_ledger() -> None:
+    result = results.make("modelled")
+    assert ledger(result) is None, "an older result does not tell what it took"
+    told = replace(result, took=Spent(cpu_s=1.0), claim=replace(result.claim, about="B1"))
+    assert ledger(told) is None

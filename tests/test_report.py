@@ -232,6 +232,10 @@ def test_the_page_says_how_it_ended(pages: dict[str, str], made: dict[str, Resul
     assert not re.search(r"\b(nan|None|Undefined)\b", text)
     for heading in ("Per reply", "The quality gate", "Replies, side by side", "Meters not available here"):
         assert heading in text
+    assert "prompts of 96 tokens (95 %: 310), 41% of them from the turns before" in text
+    assert "What a reply takes, as a share of one thread" in text
+    assert "threads that read the prompt" in text
+    assert "kB of weights read for each token" in text
     assert "foreign CPU load 12% of the machine" in text
     assert "no battery in /sys/class/power_supply" in text
 
@@ -274,7 +278,7 @@ def test_a_hostile_trial_name_stays_text_in_the_plots(made: dict[str, Result]) -
 
 def test_plots_take_the_colours_and_font_of_the_page(pages: dict[str, str]) -> None:
     drawings = re.findall(r"<svg.*?</svg>", pages["measured"], flags=re.DOTALL)
-    assert len(drawings) == 7
+    assert len(drawings) == 9
     ids = [i for drawing in drawings for i in re.findall(r'\bid="([^"]+)"', drawing)]
     assert len(ids) == len(set(ids))
     for drawing in drawings:

@@ -7,25 +7,24 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from halfwatt import accounting, pipeline, search
-from halfwatt.artifacts import Access, RuntimeChoice, model_source, servable
+from halfwatt.artifacts import RuntimeChoice, model_source, servable
 from halfwatt.chat_model import ChatModel, load, outline
 from halfwatt.deliver import deliver
-from halfwatt.dialogue import DialogueSet, SealedSplit, Split, by_source, read, split_set
+from halfwatt.dialogue import DialogueSet, SealedSplit
 from halfwatt.errors import BadInput
 from halfwatt.explore import Budget
 from halfwatt.files import locked
 from halfwatt.generation import generate
 from halfwatt.grids import Bits, ScaleSearch
 from halfwatt.hardware import TABLE, find
+from halfwatt.inputs import Options, chosen, load_model, origin, outside_of, scratch, splits
 from halfwatt.pipeline import Speech
 from halfwatt.planner import Plan as Planned
 from halfwatt.planner import plan as planned
@@ -34,31 +33,16 @@ from halfwatt.quality import Margins, judge
 from halfwatt.quantized import Quantized
 from halfwatt.recipe import Recipe, ladder
 from halfwatt.recipe import read as read_recipe
-from halfwatt.records import Artifact, Made, Provenance, QualityInputs
+from halfwatt.records import Provenance, QualityInputs
 from halfwatt.result import Comparison, Measured, Result
+from halfwatt.rungs import Job
 from halfwatt.steps.adopt import Adopt
-from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.quantize import Quantize
 from halfwatt.worker import Spec
-from halfwatt.workload import Arm, Plan, Progress, instruments
+from halfwatt.workload import Arm, Plan, instruments
 from halfwatt.workload import measure as run_measure
 
-FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
-MIN_TEST = 200  # dialogues that the gate wants at least
-OUTSIDE = 64  # dialogues of each other kind, at most
-
 __all__ = ["compare", "load", "measure", "optimize", "plan", "quantize"]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What every verb takes."""
-
-    access: Access = field(default_factory=Access)
-    seed: int = 0
-    rapl_root: str | None = None
-    command: str = "halfwatt (Python)"
-    progress: Progress = lambda _: None
 
 
 def quantize(
@@ -78,72 +62,6 @@ def quantize(
     return Quantized(model, step)
 
 
-def quantize_to(
-    model: str, out: Path, step: Step, dialogues: str | Path | DialogueSet | None, options: Options
-) -> Artifact:
-    """Quantize, export for llama.cpp and prove the export on ``dialogues`` (None = the demo's).
-
-    Interrupted while it trains, the same call goes on from its last checkpoint.
-
-    Raises:
-        ModelError: the model cannot be used, or the export is not what was computed in memory.
-        BadInput: ``out`` exists already.
-    """
-    if out.exists():
-        raise BadInput(f"{out} exists already", hint="choose another -o folder")
-    loaded = _load(model, options.access)
-    found = _dialogues(model, dialogues)
-    with locked(out.parent), _scratch(out.parent) as cache:
-        options.progress("quantizing, exporting and proving the export")
-        traffic = pipeline.traffic(found, Speech(loaded.tokenizer, loaded.generation, loaded.context))
-        learned = () if dialogues is None and model != "demo" else _for_training(model, dialogues).dialogues
-        work = _training(out)
-        context = StepContext(learned, loaded, work, seed=options.seed, progress=options.progress)
-        artifact = pipeline.build(loaded, Recipe("quantized", (step,)), traffic.dialogues, cache, "cpu", context)
-        artifact.path.rename(out)
-        shutil.rmtree(work, ignore_errors=True)
-    return replace(artifact, path=out)
-
-
-def transform(
-    model: str,
-    step: Step,
-    out: Path,
-    dialogues: str | Path | DialogueSet | None,
-    teacher: Path | None,
-    options: Options,
-) -> Made:
-    """Apply one step and write the model folder. Interrupted, the same call goes on from its last checkpoint.
-
-    Args:
-        dialogues: what the step reads or learns from; None = the demo's training split, for the demo model only.
-        teacher: the model to distil from; None = ``model`` itself.
-
-    Raises:
-        ModelError: the step does not fit the model. BadInput: ``out`` exists already, or there are no dialogues.
-        TrainingDiverged: a loss or gradient is not finite.
-    """
-    if out.exists():
-        raise BadInput(f"{out} exists already", hint="choose another -o folder")
-    loaded = _load(model, options.access)
-    original = loaded if teacher is None else _load(str(teacher), options.access)
-    work = _training(out)
-    with locked(out.parent):
-        context = StepContext(
-            dialogues=_for_training(model, dialogues).dialogues,
-            original=original,
-            work=work,
-            shared=work,
-            seed=options.seed,
-            progress=options.progress,
-        )
-        made = pipeline.apply(step, loaded, context)
-        made.save(out)
-        shutil.rmtree(work, ignore_errors=True)
-    sizes = tuple(sum(p.numel() for p in m.network.parameters()) for m in (loaded, made))
-    return Made(out, (sizes[0], sizes[1]), made.lineage, made.spent)
-
-
 def optimize(  # noqa: PLR0913 - one name for each flag of the verb
     model: str | Path | ChatModel,
     dialogues: str | Path | DialogueSet | None = None,
@@ -151,6 +69,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
     max_loss: float | None = None,
     recipe: str | Path | Recipe | None = None,
     budget: str | Budget | None = None,
+    replies_per_hour: float | None = None,
     candidates: Sequence[str | Path] = (),
     storage: str | None = None,
     outside: str | Path | DialogueSet | None = None,
@@ -164,32 +83,32 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
         max_loss: the perplexity that may be lost, 0.01 = 1 %; None = the gate's default of 2 %.
         recipe: the one candidate to make and measure, or the file that holds it; None = the ladder.
         budget: what a search may cost, in place of the ladder: "10m", "500kJ", "20" trials.
-        candidates, storage: smaller models that it may begin with (folders); where searches share trials (path, URL).
+        replies_per_hour: ends the search where another trial could not be repaid within a year; None = it need not.
+        candidates, storage: smaller models to begin with (none = the demo's own); where trials are shared (path, URL).
         outside: dialogues of other kinds, to show what the winner lost on them; None = the demo's.
         out: the folder for result.json, report.html and the winner. A run that was interrupted there goes on.
 
     Raises:
         BadInput: unusable input. RunLocked: ``out`` is in use. EnvironmentFault: nothing could be measured here.
     """
-    options = options or Options()
-    limit = Budget.parse(budget) if isinstance(budget, str) else budget
+    options, limit = options or Options(), _limit(budget, replies_per_hour)
     recipes = _listed(recipe, limit is not None)
     folder, access = Path(out), options.access.resolved()
     with locked(folder), closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
-        loaded = model if isinstance(model, ChatModel) else _load(str(model), access)
+        loaded = model if isinstance(model, ChatModel) else load_model(str(model), access)
         name = str(loaded.source) if isinstance(model, ChatModel) else str(model)
-        splits = _splits(name, dialogues, options.seed)
-        job = search.Job(
+        split = splits(name, dialogues, options.seed)
+        job = Job(
             model=loaded,
-            tune=splits["tune"],
-            test=SealedSplit(splits["test"], folder / "stages" / "test-opened.json"),
+            tune=split["tune"],
+            test=SealedSplit(split["test"], folder / "stages" / "test-opened.json"),
             out=folder,
             tools=tools,
-            train=splits["train"],
-            outside=_outside(dialogues, outside),
+            train=split["train"],
+            outside=outside_of(dialogues, outside),
             recipes=recipes,
             budget=limit,
-            adopted=tuple(Adopt(str(folder)) for folder in candidates),
+            adopted=tuple(Adopt(str(student)) for student in candidates or _students(name, limit)),
             storage=storage,
             rapl_root=options.rapl_root,
             margins=_margins(max_loss),
@@ -199,8 +118,8 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             progress=options.progress,
         )
         outcome = search.optimize(job)
-        digests = {split: found.sha256 for split, found in splits.items()}
-        run: dict[str, Any] = {"seed": options.seed, "dialogues": _origin(dialogues), "sha256": digests}
+        digests = {part: found.sha256 for part, found in split.items()}
+        run: dict[str, Any] = {"seed": options.seed, "dialogues": origin(dialogues), "sha256": digests}
         made = provenance(command=options.command, model=name, model_sha256=loaded.sha256, **run)
         return deliver(outcome, job, made)
 
@@ -220,9 +139,9 @@ def measure(
     """
     options = options or Options()
     access = options.access.resolved()
-    with _scratch() as cache, closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
+    with scratch() as cache, closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         spec = servable(str(model), access, cache, runtime)
-        found = _dialogues(str(model), dialogues)
+        found = chosen(str(model), dialogues)
         traffic = pipeline.traffic(found, Speech.of(spec.artifact))
         plan = replace(plan or Plan(), seed=options.seed)
         run = run_measure([Arm("model", spec)], traffic.dialogues, traffic.greedy, plan, tools, options.progress)
@@ -253,10 +172,10 @@ def compare(
     """
     options = options or Options()
     access = options.access.resolved()
-    with _scratch() as cache, closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
+    with scratch() as cache, closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         a = servable(str(reference), access, cache / "a", runtime)
         b = servable(str(candidate), access, cache / "b", runtime)
-        found = _dialogues(str(reference), dialogues)
+        found = chosen(str(reference), dialogues)
         traffic = pipeline.traffic(found, Speech.of(a.artifact))
         arms = [Arm("A", a), Arm("B", b)]
         plan = Plan(prefill=False, seed=options.seed)
@@ -300,7 +219,7 @@ def plan(
     devices = find(hardware) if hardware else TABLE
     given = [read_recipe(Path(r)) if isinstance(r, str | Path) else r for r in recipes]
     sizes = outline(model_source(str(model)), chat_template=access.chat_template, offline=access.offline)
-    found = _dialogues(str(model), dialogues).dialogues
+    found = chosen(str(model), dialogues).dialogues
     return replace(planned(sizes, (*ladder(), *given), devices, found, batch), model=str(model))
 
 
@@ -316,85 +235,33 @@ def _examined(a: Spec, b: Spec, traffic: pipeline.Traffic, options: Options) -> 
     return pipeline.examine(a, b, traffic, replies, options.progress)
 
 
-def _load(name: str, access: Access) -> ChatModel:
-    return load(model_source(name), chat_template=access.chat_template, dtype=access.dtype, offline=access.offline)
-
-
 def _listed(recipe: str | Path | Recipe | None, searching: bool) -> tuple[Recipe, ...]:
     """The given recipe; else the ladder, or nothing where a search takes its place."""
     known = recipe if recipe is None or isinstance(recipe, Recipe) else read_recipe(Path(recipe))
     return (known,) if known else () if searching else ladder()
 
 
-def _origin(dialogues: str | Path | DialogueSet | None) -> str:
-    """Where they came from, for the record."""
-    if dialogues is None:
-        return "demo"
-    return "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues)
+def _limit(budget: str | Budget | None, replies_per_hour: float | None) -> Budget | None:
+    """The budget of a search; None = there is none."""
+    limit = Budget.parse(budget) if isinstance(budget, str) else budget
+    if replies_per_hour is None:
+        return limit
+    if limit is None or replies_per_hour <= 0:
+        raise BadInput("--replies-per-hour ends a search", found=f"{replies_per_hour:g}", hint="give --budget with it")
+    return replace(limit, replies_per_hour=replies_per_hour)
+
+
+def _students(model: str, budget: Budget | None) -> tuple[Path, ...]:
+    """What a search of the demo model begins with unless it is told."""
+    if model != "demo" or budget is None:
+        return ()
+    from halfwatt import demo
+
+    return demo.students()
 
 
 def _margins(max_loss: float | None) -> Margins:
     return Margins() if max_loss is None else Margins().with_max_loss(max_loss)
-
-
-def _given(dialogues: str | Path | DialogueSet, split: Split) -> DialogueSet:
-    """A set as it is; a file read as ``split``."""
-    return dialogues if isinstance(dialogues, DialogueSet) else read(Path(dialogues), split=split)
-
-
-def _dialogues(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
-    """The dialogues of a verb that judges nothing for good: the given ones, or the demo's tune split."""
-    if given is not None:
-        return _given(given, "tune")
-    if model != "demo" and not Path(model).exists():
-        raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
-    from halfwatt import demo
-
-    return demo.dialogues("tune")
-
-
-def _for_training(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
-    """The dialogues that a step may learn from: the given ones, or the demo's training split."""
-    if given is not None:
-        return _given(given, "train")
-    if model != "demo":
-        raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
-    from halfwatt import demo
-
-    return demo.dialogues("train")
-
-
-def _splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> dict[Split, DialogueSet]:
-    """train, tune and test; the user's dialogues are split by first user turn.
-
-    Raises:
-        BadInput: no dialogues for a model that is not the demo, or too few to judge anything.
-    """
-    from halfwatt import demo
-
-    if given is None:
-        if model != "demo":
-            raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
-        return {"train": demo.dialogues("train"), "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
-    whole = _given(given, "train")
-    splits = split_set(whole, dict(FRACTIONS), seed=seed)
-    if len(splits["test"]) < 2 or len(splits["tune"]) < 2:
-        raise BadInput(
-            f"{len(whole)} dialogues are too few to choose on one part and judge on another",
-            hint=f"give at least {round(MIN_TEST / FRACTIONS['test'])}, so that {MIN_TEST} are left for the gate",
-        )
-    return splits
-
-
-def _outside(
-    dialogues: str | Path | DialogueSet | None, given: str | Path | DialogueSet | None
-) -> dict[str, DialogueSet]:
-    """Other dialogues than the user's own, by kind: the given ones, or the demo's unless they are the traffic."""
-    from halfwatt import demo
-
-    if given is not None:
-        return by_source(_given(given, "tune"), OUTSIDE)
-    return {} if dialogues is None else by_source(demo.dialogues("tune"), OUTSIDE)
 
 
 def _provenance(options: Options, model: str, spec: Spec, found: DialogueSet) -> Provenance:
@@ -406,15 +273,3 @@ def _provenance(options: Options, model: str, spec: Spec, found: DialogueSet) ->
         dialogues=found.split,
         sha256={found.split: found.sha256},
     )
-
-
-def _training(out: Path) -> Path:
-    """Where the checkpoints of what will be ``out`` lie until it is there."""
-    return out.parent / f".{out.name}.training"
-
-
-@contextmanager
-def _scratch(parent: Path | None = None) -> Iterator[Path]:
-    """A folder for exports that are not kept."""
-    with TemporaryDirectory(prefix=".halfwatt-", dir=parent) as folder:
-        yield Path(folder)

@@ -37,7 +37,7 @@ from halfwatt.options import (
 )
 
 if TYPE_CHECKING:
-    from halfwatt.api import Options
+    from halfwatt.inputs import Options
 
 app = typer.Typer(
     help="Make a chat model answer as well for a fraction of the joules, and prove it on this machine.",
@@ -55,6 +55,9 @@ def optimize(
     max_loss: MaxLoss = None,
     recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML: measure this chain of steps")] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="search for so long: 10m, 500kJ, 20 (trials)")] = None,
+    replies_per_hour: Annotated[
+        float | None, typer.Option("--replies-per-hour", help="stop searching where a trial cannot be repaid in a year")
+    ] = None,
     candidate: Annotated[
         list[Path] | None, typer.Option("--candidate", help="a smaller model to begin with, as often as you like")
     ] = None,
@@ -84,6 +87,7 @@ def optimize(
             max_loss=share,
             recipe=recipe,
             budget=budget,
+            replies_per_hour=replies_per_hour,
             candidates=candidate or (),
             storage=storage,
             outside=outside,
@@ -334,8 +338,8 @@ def _options(access: dict[str, Any] | None, seed: int, rapl_root: str | None) ->
     """What every verb takes; light verbs (doctor, verify) do not load the rooms behind it."""
     if access is None:
         return None
-    from halfwatt.api import Options
     from halfwatt.artifacts import Access
+    from halfwatt.inputs import Options
 
     return Options(
         access=Access(**access),

@@ -9,12 +9,13 @@ from halfwatt.artifacts import ARTIFACT, write_operating_point
 from halfwatt.errors import BadInput
 from halfwatt.files import new_folder, write_atomic
 from halfwatt.meters.discover import findings
-from halfwatt.pipeline import Traffic
+from halfwatt.pipeline import Traffic, profile
 from halfwatt.records import SCHEMA, Provenance, ScoredReply, Trial, to_json
 from halfwatt.report.card import licence_of, model_card
 from halfwatt.report.html import render_html
 from halfwatt.result import Baselines, Example, Raw, Result
-from halfwatt.search import Job, Outcome
+from halfwatt.rungs import Job
+from halfwatt.search import Outcome
 
 WINNER = "winner"
 EXAMPLES = 8
@@ -57,6 +58,8 @@ def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
         events=(*outcome.notes, *outcome.final.events),
         examples=_examples(outcome, outcome.test),
         outside=outcome.outside,
+        profile=profile(outcome.test),
+        took=outcome.took,
     )
 
 

@@ -12,20 +12,22 @@ from typing import TypeVar
 
 from halfwatt.errors import BadInput
 from halfwatt.files import write_atomic
+from halfwatt.meters.base import EnergyMeter
 from halfwatt.records import from_json, to_json
+from halfwatt.spending import Tally
 
 T = TypeVar("T")
 
 
 class Journal:
-    """The folder of finished stages of one run.
+    """The folder of finished stages of one run, and what they took together.
 
     Raises:
         BadInput: the folder holds the stages of another run (other model, dialogues, margin, seed or version).
     """
 
-    def __init__(self, folder: Path, identity: dict[str, str]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, identity: dict[str, str], meter: EnergyMeter | None = None) -> None:
+        self.folder, self.tally = folder, Tally(folder / "sittings", meter)
         folder.mkdir(parents=True, exist_ok=True)
         stamp = folder / "run.json"
         if not stamp.exists():
@@ -48,6 +50,7 @@ class Journal:
             return from_json(self._path(stage).read_bytes(), kind)
         result = compute()
         write_atomic(self._path(stage), to_json(result).encode())
+        self.tally.note()
         return result
 
     def _path(self, stage: str) -> Path:

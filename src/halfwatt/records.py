@@ -100,6 +100,25 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """An operating point that was tried, and what a reply took there, as a share of what it takes on one thread."""
+
+    at: OperatingPoint
+    share: float  # of CPU-seconds, or of joules where they are measured
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a model is asked: the workload behind figures per reply. Pairs are the median and the 95th percentile."""
+
+    dialogues: int
+    replies_per_dialogue: float  # asked for, at most four
+    prompt_tokens: tuple[float, float]  # the whole conversation so far
+    repeated: float  # share of the prompts' tokens that the turn before had already
+    human_reply_tokens: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How reply tokens are chosen. ``temperature`` 0 = greedy."""
 
@@ -133,6 +152,16 @@ class KeptLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a network in a file: what one decode step reads of it."""
+
+    name: str  # "embedding", "block 3, FFN", "head"
+    precision: str  # of its matrices: "int4", "int4/int8"
+    size_b: int
+    read_b: int
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A model in the form in which one runtime serves it; written as ``artifact.json`` in its folder."""
 
@@ -149,6 +178,7 @@ class Artifact:
     spent: tuple[Spent, ...] = ()  # by each training in its lineage
     parity: Parity | None = None
     draft: str | None = None  # sha256 of its table of drafts; None = it has none
+    parts: tuple[Part, ...] = ()  # in the order of a pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +328,7 @@ class QualityReport:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One recipe tried. Failed and rejected trials carry no numbers."""
+    """One recipe tried. A failed one could not be made; a rejected one went no further than its reason says."""
 
     name: str  # "B1", "int8", "int4+int8 head", "int4"
     recipe: tuple[str, ...]
@@ -310,6 +340,7 @@ class Trial:
     quality: QualityReport | None
     cpu_s_ratio_vs_B1: Estimate | None = None
     energy_ratio_vs_B1: Estimate | None = None
+    tried: tuple[Served, ...] = ()  # `at` was chosen among these
 
 
 @dataclass(frozen=True, slots=True)

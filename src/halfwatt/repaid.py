@@ -5,7 +5,8 @@
 both in the same unit: CPU-seconds, which are always measured, and joules where one meter saw both. Where the run's
 joules are modelled the training is modelled by the same formula, so that the quotient is a ratio: all that a model may
 claim. What was trained on a GPU and answers on a processor has neither: its joules stand alone, where measured. Only
-steps that learn count; pruning, rounding and searching are not metered.
+steps that learn count as training. `ledger` adds what the whole search took: every candidate's training, and making,
+measuring and judging all of them; as days, at a number of replies an hour.
 """
 
 from __future__ import annotations
@@ -51,6 +52,37 @@ def paybacks(result: Result) -> tuple[Payback, ...]:
             met = accounting.measurement("B1", readings[trial.name].windows, info), trial.energy
         found.append(payback(trial.name, trial.artifact.spent, met, cores, info))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What it took to find a candidate, in CPU-seconds, against what it saves. None: not measured, or no saving."""
+
+    about: str
+    training_s: float | None  # of all candidates; None: a part of it ran on another device
+    search_s: float
+    joules: float | None  # of the search, where a meter saw it
+    replies: Estimate | None  # until both are repaid, or the search alone where training ran elsewhere
+
+    def days(self, replies_per_hour: float) -> Estimate | None:
+        """Until it is repaid at so many replies an hour."""
+        if self.replies is None:
+            return None
+        e, hours = self.replies, 24 * replies_per_hour
+        return Estimate(e.mean / hours, e.lo / hours, e.hi / hours, "days", e.n)
+
+
+def ledger(result: Result) -> Ledger | None:
+    """Of the candidate that the claim is about; None for B1 itself, or where the run did not write it down."""
+    if result.took is None or result.claim.about == "B1":
+        return None
+    every = {s for t in result.trials if t.artifact is not None for s in t.artifact.spent}
+    here = all(s.device in (None, "cpu") for s in every)
+    training_s, search_s = sum(s.cpu_s for s in every) if here else None, result.took.cpu_s
+    final = arms(result)
+    saved = final["B1"].cpu_s_per_reply, final["winner"].cpu_s_per_reply
+    replies = _replies(search_s + (training_s or 0.0), *saved, 0.0)
+    return Ledger(result.claim.about, training_s, search_s, result.took.joules, replies)
 
 
 def payback(

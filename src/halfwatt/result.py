@@ -24,9 +24,11 @@ from halfwatt.records import (
     MeterInfo,
     OperatingPoint,
     Outside,
+    Profile,
     Provenance,
     QualityInputs,
     QualityReport,
+    Spent,
     Trial,
     TrialReadings,
     Window,
@@ -83,6 +85,8 @@ class Result:
     events: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     outside: tuple[Outside, ...] = ()  # of `Claim.about`, on other kinds of dialogue than it was made for
+    profile: Profile | None = None  # of the test split
+    took: Spent | None = None  # making, measuring and judging all of it, trainings aside, which their artifacts tell
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,19 @@
-"""What a training uses, read in laps: tokens and bytes as counted by it, time and joules as measured here."""
+"""What work uses. Laps of a training: tokens and bytes as counted by it, time and joules as measured here; and the
+tally of a whole run, all its sittings and child processes, its trainings aside, which count themselves."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
 
+from halfwatt.files import write_atomic
 from halfwatt.meters.base import EnergyMeter
-from halfwatt.records import Spent
+from halfwatt.records import Spent, from_json, to_json
 
 
 @dataclass(slots=True)
@@ -51,3 +58,45 @@ def together(a: Spent, b: Spent) -> Spent:
         meter=a.meter or b.meter,
         device=a.device or b.device,
     )
+
+
+class Tally:
+    """What a run has taken, trainings aside: a file for every sitting, rewritten whenever something is finished.
+
+    A sitting that is killed counts up to what it finished last. CPU time is this process's and that of its children
+    that have ended. With a meter of the whole device the joules of everything on it count.
+    """
+
+    def __init__(self, folder: Path, meter: EnergyMeter | None = None) -> None:
+        self._folder, self._meter = folder, meter
+        self._begun, self._aside = self._look(), (0.0, 0.0, 0.0)
+        self._file = folder / f"{time.time_ns()}.json"
+
+    def note(self) -> None:
+        """Write down what this sitting has taken so far."""
+        wall_s, cpu_s, joules = (n - b - a for n, b, a in zip(self._look(), self._begun, self._aside, strict=True))
+        meter = None if self._meter is None else self._meter.info.name
+        self._folder.mkdir(parents=True, exist_ok=True)
+        spent = Spent(wall_s=wall_s, cpu_s=cpu_s, joules=joules if meter else None, meter=meter)
+        write_atomic(self._file, to_json(spent).encode())
+
+    def total(self) -> Spent:
+        """Of all sittings, as far as they were written down."""
+        sittings = (from_json(file.read_bytes(), Spent) for file in sorted(self._folder.glob("*.json")))
+        return reduce(together, sittings, Spent())
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What the block takes is not this tally's."""
+        before = self._look()
+        try:
+            yield
+        finally:
+            taken = (n - b for n, b in zip(self._look(), before, strict=True))
+            self._aside = tuple(a + t for a, t in zip(self._aside, taken, strict=True))  # type: ignore[assignment]
+
+    def _look(self) -> tuple[float, float, float]:
+        """Seconds on the clock, CPU-seconds with children, joules (0 without a meter)."""
+        used = os.times()
+        cpu_s = used.user + used.system + used.children_user + used.children_system
+        return time.monotonic(), cpu_s, 0.0 if self._meter is None else self._meter.read().joules

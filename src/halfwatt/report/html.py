@@ -1,25 +1,22 @@
 """``report.html``: one page that needs nothing else. No script, no request, light, dark and print.
 
 The template (``page.html.j2``, ``page.css``) only lays out; every number arrives as a `words.Figure` with its origin.
-Text from outside is escaped by jinja2; the plots are drawn here and are the only markup that is let through.
+Text from outside is escaped by jinja2; the drawings (`figures`) are the only markup that is let through.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from halfwatt.files import write_atomic
-from halfwatt.quality import likelihood_check
 from halfwatt.records import MeterInfo, Window
-from halfwatt.repaid import Payback, paybacks
-from halfwatt.report import plots, words
-from halfwatt.report.plots import Rung, Spot
+from halfwatt.repaid import ledger, paybacks
+from halfwatt.report import words
+from halfwatt.report.figures import arm_labels, figures
 from halfwatt.report.words import Figure
 from halfwatt.result import (
     DUTIES,
@@ -31,11 +28,8 @@ from halfwatt.result import (
     delivered,
     disturbed,
     duty_cycle,
-    idle_watts,
     meter,
-    phases,
     rows,
-    timeline,
 )
 
 
@@ -46,16 +40,6 @@ class Tile:
     ratio: Figure
     what: str  # of what it is the ratio, in words
     base: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A drawing with what it shows and where its numbers come from."""
-
-    title: str
-    svg: Markup | None  # None: nothing to draw, and the caption says why
-    caption: str
-    origin: str
 
 
 def write_html(result: Result, to: Path) -> None:
@@ -76,7 +60,7 @@ def render_html(result: Result) -> str:
 
 
 def _context(result: Result) -> dict[str, Any]:
-    everyone, paid = rows(result), paybacks(result)
+    everyone, paid, told = rows(result), paybacks(result), ledger(result)
     about = champion(result)
     report = result.final_quality
     return {
@@ -84,16 +68,17 @@ def _context(result: Result) -> dict[str, Any]:
         "claim": result.claim,
         "said": result.claim.sentence,
         "facts": _facts(result),
+        "asked": words.traffic(result.profile) if result.profile else "",
         "tiles": _tiles(result),
         "origin_line": words.origin_line(meter(result)),
         "table": [_table_row(row) for row in everyone],
         "energy_head": words.energy_unit(result.final),
         "stated": _states_joules(result),
         "tune_rows": any(row.run == "tune" and row.energy for row in everyone),
-        "prices": [words.price(p) for p in paid],
+        "prices": [*(words.price(p) for p in paid), *((words.cost_of_search(told),) if told else ())],
         "outside": [words.outside(met) for met in result.outside],
         "reasons": [(row.trial.name, row.trial.status, row.trial.reason) for row in everyone if row.trial.reason],
-        "plots": _plots(result, everyone, paid),
+        "plots": figures(result, everyone, paid),
         "duty": _duty_table(result),
         "duties": DUTIES,
         "checks": [(c, words.check_figure(c), words.remarks(c)) for c in words.gate_lines(report)] if report else [],
@@ -157,139 +142,6 @@ def _table_row(row: Row) -> dict[str, Any]:
     }
 
 
-# --- the plots --------------------------------------------------------------------------------------------------------
-
-
-def _plots(result: Result, everyone: tuple[Row, ...], paid: tuple[Payback, ...]) -> list[Plot]:
-    found = [_cpu_ladder(everyone), _energy_ladder(result, everyone), _quality(result, everyone)]
-    return [*found, _split(result), _timeline(result), _duty(result), *_break_even(paid, result.claim.about)]
-
-
-def _nothing(title: str, why: str) -> Plot:
-    return Plot(title, None, f"{words.ABSENT} not shown: {why}.", "absent")
-
-
-def _cpu_ladder(everyone: tuple[Row, ...]) -> Plot:
-    rungs = [_rung(row, row.energy.cpu_s_per_reply) for row in everyone if row.energy]
-    return Plot(
-        "CPU time per reply",
-        Markup(plots.ladder(rungs, "CPU-ms per reply (log scale)", scale=1000)),
-        "Filled: the final run, all interleaved. Hollow: a run of its own against B1, on the tune split.",
-        "CPU time measured by the operating system, 95 % intervals",
-    )
-
-
-def _energy_ladder(result: Result, everyone: tuple[Row, ...]) -> Plot:
-    """Energy as a share of B1's, paired; absent without an energy number."""
-    title, info = "Energy per reply against B1", meter(result)
-    rungs = [_rung(row, row.energy_vs_B1) for row in everyone if row.energy_vs_B1]
-    if info is None or not rungs:
-        return _nothing(title, "there is no energy number without a meter")
-    return Plot(
-        title,
-        Markup(plots.ladder(rungs, "share of B1's energy (log scale)", reference=1.0)),
-        f"1 = the original in its best runtime. {_meter_error(info)}",
-        words.origin_line(info),
-    )
-
-
-def _meter_error(info: MeterInfo) -> str:
-    if info.ratio_error:
-        return f"The intervals hold the meter's own error of a ratio, {info.ratio_error:.0%}."
-    return "The meter's gain error cancels in a ratio."
-
-
-def _quality(result: Result, everyone: tuple[Row, ...]) -> Plot:
-    title = "What it costs in quality"
-    spots = [spot for row in everyone if (spot := _spot(row)) is not None]
-    if not spots:
-        return _nothing(title, "no candidate was judged")
-    info = meter(result)
-    unit = "CPU time" if info is None else "energy"
-    margin = math.log1p(result.margins.perplexity)
-    return Plot(
-        title,
-        Markup(plots.quality(spots, margin, f"{unit} per reply (B1 = 1, log scale)")),
-        "Change in log-likelihood of the human replies (G1) with its one-sided 95 % bounds; the upper one must stay "
-        "below the dashed margin. Filled: the sealed test split. Hollow: the tune split.",
-        "loss measured per dialogue; " + (f"energy {words.origin(info.grade, info.kind)}" if info else "CPU measured"),
-    )
-
-
-def _spot(row: Row) -> Spot | None:
-    check, cost = likelihood_check(row.quality), row.energy_vs_B1 or row.cpu_s_vs_B1
-    if check is None or check.estimate is None or cost is None:
-        return None
-    return Spot(row.trial.name, cost, check.estimate, _colour(row), row.run == "tune")
-
-
-def _split(result: Result) -> Plot:
-    title = "Where a reply goes: reading and writing"
-    found = phases(result)
-    if not found:
-        return _nothing(title, "prefill had no windows of its own")
-    info = meter(result)
-    stated = found[0].unit == "J" and info is not None
-    return Plot(
-        title,
-        Markup(plots.split(found, _labels(result))),
-        "Prefill reads the prompt (its own windows, one token out); decode, the difference, writes the reply.",
-        words.origin_line(info) if stated else "CPU time measured by the operating system",
-    )
-
-
-def _duty(result: Result) -> Plot:
-    title = "Light use: joules per reply with idle"
-    lines, watts, info = duty_cycle(result), idle_watts(result), meter(result)
-    if not lines or watts is None or info is None:
-        return _nothing(title, _why_no_idle(info))
-    return Plot(
-        title,
-        Markup(plots.duty(lines, _labels(result))),
-        f"Solid: the reply plus {watts:.3g} W of loaded idle until the next one (all models of the run were resident). "
-        "Dotted: the reply alone, net of idle.",
-        words.origin_line(info),
-    )
-
-
-def _break_even(paid: tuple[Payback, ...], about: str) -> list[Plot]:
-    """Of the candidate that the claim is about, where it was trained and its training is repaid."""
-    own = next((p for p in paid if p.trial == about), None)
-    if own is None or own.cpu_s is None or own.replies_by_cpu_s is None:
-        return []
-    drawn = plots.break_even(own.cpu_s, *own.cpu_s_per_reply, own.replies_by_cpu_s)
-    said = f"All replies so far; {about} begins with the {own.cpu_s:,.0f} CPU-seconds that its training took."
-    return [Plot("When training is repaid", Markup(drawn), said, "CPU time measured by the operating system")]
-
-
-def _timeline(result: Result) -> Plot:
-    title, points = "Was the machine quiet?", timeline(result)
-    if not points:
-        return _nothing(title, "no windows were kept")
-    return Plot(
-        title,
-        Markup(plots.timeline({a: list(p) for a, p in points.items()}, _labels(result))),
-        "CPU time per token read or written, every window, as deviation from its model's mean. "
-        "Crosses: disturbed and discarded.",
-        "CPU time measured by the operating system",
-    )
-
-
-def _rung(row: Row, value: Any) -> Rung:
-    return Rung(row.trial.name, value, _colour(row), row.run == "tune")
-
-
-def _colour(row: Row) -> str:
-    if row.trial.name in ("B0", "B1"):
-        return plots.ARM_COLOURS[row.trial.name]
-    return plots.WINNER if row.run == "final" else plots.OTHER
-
-
-def _labels(result: Result) -> dict[str, str]:
-    about = result.claim.about
-    return {"B0": "B0", "B1": "B1", "winner": "B1, again" if about == "B1" else about}
-
-
 # --- the tables -------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +150,7 @@ def _duty_table(result: Result) -> list[tuple[str, list[Figure]]]:
     info = meter(result)
     if info is None:
         return []
-    tag, labels = words.origin(info.grade, info.kind), _labels(result)
+    tag, labels = words.origin(info.grade, info.kind), arm_labels(result)
     return [
         (
             labels[line.arm],
@@ -311,12 +163,6 @@ def _duty_table(result: Result) -> list[tuple[str, list[Figure]]]:
         )
         for line in duty_cycle(result)
     ]
-
-
-def _why_no_idle(info: MeterInfo | None) -> str:
-    if info is None:
-        return "there is no energy number without a meter"
-    return "a model has no idle to read" if info.kind == "modelled" else "loaded idle was not measured"
 
 
 def _origins(result: Result) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
@@ -18,9 +18,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from halfwatt.estimate import Estimate
+from halfwatt.records import Part
 from halfwatt.report import words
 from halfwatt.result import DUTIES, Duty, Phases, Point
 
@@ -220,6 +222,48 @@ def duty(lines: Sequence[Duty], labels: dict[str, str]) -> str:
         axes.set_xlabel("replies per hour")
         axes.set_ylabel("J per reply")
         return _svg(canvas, "duty")
+
+
+def heat(cells: Mapping[tuple[str, str], float], across: str) -> str:
+    """A share in every cell that was tried, (row, column) -> share; the darker the cheaper, the best one framed."""
+    rows, columns = (list(dict.fromkeys(key[k] for key in cells)) for k in (0, 1))
+    best, worst = min(cells.values()), max(cells.values())
+    with _canvas(70 + 34 * len(rows)) as (canvas, axes):
+        for (row, column), share in cells.items():
+            dark = 0.85 - 0.7 * math.log(share / best) / max(1e-9, math.log(worst / best))
+            x, y = columns.index(column), rows.index(row)
+            edge = {"edgecolor": INK, "linewidth": 1.6} if share == best else {"linewidth": 0}
+            axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=WINNER, alpha=dark, **edge))
+            axes.text(x, y, f"{share:.2f}", ha="center", va="center")
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel(across)
+        axes.grid(visible=False)
+        return _svg(canvas, "heat")
+
+
+def parts(found: Sequence[Part]) -> str:
+    """Bytes that a decode step reads, part by part."""
+    with _canvas(60 + 26 * len(found)) as (canvas, axes):
+        axes.barh(range(len(found)), [p.read_b / 1e3 for p in found], height=0.55, color=WINNER, alpha=0.85)
+        for y, part in enumerate(found):
+            axes.annotate(
+                f"{part.precision}, {part.read_b / 1e3:,.0f} kB",
+                (part.read_b / 1e3, y),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        axes.set_yticks(range(len(found)), [p.name for p in found])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.set_xlim(0, 1.55 * max(p.read_b for p in found) / 1e3)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlabel("kB of weights read for each token")
+        axes.grid(axis="y", visible=False)
+        return _svg(canvas, "parts")
 
 
 def break_even(spent: float, base: Estimate, own: Estimate, replies: Estimate) -> str:

@@ -30,9 +30,10 @@ from halfwatt.records import (
     MeterInfo,
     OperatingPoint,
     Outside,
+    Profile,
     QualityReport,
 )
-from halfwatt.repaid import Payback
+from halfwatt.repaid import Ledger, Payback
 from halfwatt.result import Row, absolute_joules
 
 if TYPE_CHECKING:
@@ -222,6 +223,26 @@ def price(paid: Payback) -> str:
     return ", ".join(took) + "; repaid after " + ", ".join(ways)
 
 
+def cost_of_search(told: Ledger) -> str:
+    """What finding it took, and the replies and days until that is repaid."""
+    trained = "" if not told.training_s else f" and {told.training_s:,.0f} CPU-s of training"
+    measured = "" if told.joules is None else f", {told.joules:,.0f} J measured"
+    rates = [(rate, told.days(rate)) for rate in (100, 1000, 10_000)]
+    days = ", ".join(f"{_days(found)} at {rate:,}" for rate, found in rates if found is not None)
+    return (
+        f"Finding it took {told.search_s:,.0f} CPU-s{trained}{measured}; "
+        f"repaid after {_replies(told.replies)} replies"
+        + (f": {days} an hour" if days else "")
+        + (" (training ran on another device and is not in it)" if told.training_s is None else "")
+    )
+
+
+def _days(e: Estimate) -> str:
+    if e.mean < 1:
+        return f"{24 * e.mean:.1f} hours"
+    return f"{e.mean:.1f} days" if e.mean < 10 else f"{e.mean:,.0f} days"
+
+
 def apart(a: str, b: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
     """Two replies in pieces that add up to them; True where the other has other words."""
     words: list[list[str]] = [re.findall(r"\s+|\S+", text) for text in (a, b)]
@@ -259,6 +280,25 @@ def served(at: OperatingPoint) -> str:
         return f"default threads{ahead}"
     one = f"{at.threads} thread" + ("s" if at.threads > 1 else "")
     return (one if at.threads_prefill in (None, at.threads) else f"{one}, prefill {at.threads_prefill}") + ahead
+
+
+def traffic(asked: Profile) -> str:
+    """What the figures per reply were measured on."""
+    lengths = asked.prompt_tokens, asked.human_reply_tokens
+    prompt, reply = (f"{middle:.0f} tokens (95 %: {long:.0f})" for middle, long in lengths)
+    return (
+        f"{asked.dialogues} dialogues, {asked.replies_per_dialogue:.1f} replies each; prompts of {prompt}, "
+        f"{asked.repeated:.0%} of them from the turns before; human replies of {reply}"
+    )
+
+
+def decoding(at: OperatingPoint) -> str:
+    """How a reply is written, in a few words."""
+    threads = f"{at.threads} thread" + ("s" if at.threads != 1 else "")
+    if at.speculation is None:
+        return threads
+    table = f"{at.speculation.longest} by table, p {at.speculation.least:g}"
+    return f"{threads}, " + (table if at.speculation.kind == "table" else f"{at.speculation.longest} by lookup")
 
 
 def _replies(e: Estimate | None) -> str:

@@ -29,7 +29,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from halfwatt.chat_model import ChatModel
 from halfwatt.errors import ModelError
 from halfwatt.grids import GridTensor, pack
-from halfwatt.records import KeptLayer
+from halfwatt.records import KeptLayer, Part
 from halfwatt.runtimes.gguf_tokenizer import vocabulary, write_tokenizer
 from halfwatt.steps.blocks import head_size
 from halfwatt.steps.quantize import Weight, weights
@@ -42,6 +42,7 @@ ARCHITECTURES = {
     "GPT2LMHeadModel": gguf.MODEL_ARCH.GPT2,
 }
 _F16_MAX = 65504.0
+_SAID = {Type.Q4_0: "int4", Type.Q8_0: "int8", Type.F16: "f16", Type.BF16: "bf16", Type.F32: "f32"}
 _FILE_TYPES = {
     16: gguf.LlamaFileType.MOSTLY_F16,
     8: gguf.LlamaFileType.MOSTLY_Q8_0,
@@ -63,8 +64,17 @@ class Written:
     """What a file holds. Bytes are of tensors, without the header."""
 
     kept: tuple[KeptLayer, ...]
-    size_b: int
-    weights_read_b: int  # by one decode step: all but the tables of which one row is looked up
+    parts: tuple[Part, ...]
+
+    @property
+    def size_b(self) -> int:
+        """Of all tensors."""
+        return sum(part.size_b for part in self.parts)
+
+    @property
+    def weights_read_b(self) -> int:
+        """By one decode step: all but the tables of which one row is looked up."""
+        return sum(part.read_b for part in self.parts)
 
 
 def write_gguf(model: ChatModel, to: Path) -> Written:
@@ -88,8 +98,7 @@ def write_gguf(model: ChatModel, to: Path) -> Written:
     for tensor in tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.kind)
     _write_whole(writer, to)
-    size_b = sum(t.data.nbytes for t in tensors)
-    return Written(_kept(model, arch, tensors), size_b, size_b - _looked_up_b(tensors))
+    return Written(_kept(model, arch, tensors), _parts(tensors))
 
 
 def precision(model: ChatModel) -> str:
@@ -266,11 +275,29 @@ def _kept(model: ChatModel, arch: gguf.MODEL_ARCH, tensors: list[Tensor]) -> tup
     return tuple(found)
 
 
-def _looked_up_b(tensors: list[Tensor]) -> int:
-    """Bytes of the tables from which a decode step reads one row: the input embedding, unless it is the head too."""
+def _parts(tensors: list[Tensor]) -> tuple[Part, ...]:
+    """The tensors by where a pass meets them. Of a table a decode step reads one row, unless it is the head too."""
     tied = not any(t.name == "output.weight" for t in tensors)
-    tables = ("position_embd.weight",) if tied else ("position_embd.weight", "token_embd.weight")
-    return sum(t.data.nbytes for t in tensors if t.name in tables)
+    looked_up = ("position_embd.weight",) if tied else ("position_embd.weight", "token_embd.weight")
+    found: dict[str, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(_part_of(tensor.name, tied), []).append(tensor)
+    made = []
+    for name, some in found.items():
+        kinds = sorted({_SAID[t.kind] for t in some if t.data.ndim > 1} or {_SAID[t.kind] for t in some})
+        read_b = sum(t.data.nbytes for t in some if t.name not in looked_up)
+        made.append(Part(name, "/".join(kinds), sum(t.data.nbytes for t in some), read_b))
+    return tuple(made)
+
+
+def _part_of(tensor: str, tied: bool) -> str:
+    """``blk.3.ffn_up.weight`` belongs to "block 3, FFN"."""
+    if tensor.startswith("blk."):
+        _, number, rest = tensor.split(".", 2)
+        return f"block {number}, {'FFN' if rest.startswith('ffn') else 'attention'}"
+    if tensor.startswith(("token_embd", "position_embd")):
+        return "embedding and head" if tied and tensor.startswith("token") else "embedding"
+    return "head" if tensor.startswith("output.") else "last norm"
 
 
 def _write_whole(writer: gguf.GGUFWriter, to: Path) -> None:

@@ -63,6 +63,7 @@ class LlamaCpp:
                 context=context_length(model.network.config),
                 spent=model.spent,
                 draft=None if model.draft is None else sha256_file(part / DRAFT),
+                parts=written.parts,
             )
             write_atomic(part / "artifact.json", to_json(artifact).encode())
         return artifact

@@ -1,0 +1,54 @@
+"""llama.cpp's own quantization of the original: its documented defaults, from the 16-bit file that B1 serves."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+from llama_cpp import llama_cpp as llama
+
+from halfwatt.files import new_folder, sha256_file, write_atomic
+from halfwatt.records import Artifact, to_json
+from halfwatt.runtimes.llamacpp import GGUF
+
+KINDS = {"Q4_0": llama.LLAMA_FTYPE_MOSTLY_Q4_0, "Q4_K_M": llama.LLAMA_FTYPE_MOSTLY_Q4_K_M}
+
+
+def quantized(original: Artifact, kind: str, to: Path) -> Artifact:
+    """Quantize with all of llama.cpp's defaults; made once.
+
+    Raises:
+        RuntimeError: llama.cpp refused.
+    """
+    if not to.exists():
+        with new_folder(to) as part:
+            shutil.copytree(original.path, part, dirs_exist_ok=True)
+            (part / GGUF).unlink()
+            options = llama.llama_model_quantize_default_params()
+            options.ftype = KINDS[kind]
+            source, target = (str(folder / GGUF).encode() for folder in (original.path, part))
+            if llama.llama_model_quantize(source, target, ctypes.byref(options)) != 0:
+                raise RuntimeError(f"llama.cpp could not quantize to {kind}")
+            write_atomic(part / "artifact.json", to_json(_described(original, kind, part, to)).encode())
+    return _described(original, kind, to, to)
+
+
+def _described(original: Artifact, kind: str, folder: Path, to: Path) -> Artifact:
+    tensors = gguf.GGUFReader(folder / GGUF).tensors
+    sizes = {tensor.name: int(tensor.n_bytes) for tensor in tensors}
+    looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
+    return replace(
+        original,
+        path=to,
+        precision=kind,
+        size_b=sum(sizes.values()),
+        weights_read_b=sum(sizes.values()) - looked_up,
+        sha256=sha256_file(folder / GGUF),
+        lineage=(*original.lineage, f"llama.cpp {kind}, its defaults"),
+        kept=(),
+        parts=(),
+        parity=None,
+    )
