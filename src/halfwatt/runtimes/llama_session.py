@@ -4,8 +4,9 @@
                 -> sample in C -> decode that one token, with guesses at the next ones (drafts.py) -> sample after each
                 guess that came true -> decode ... until a stop token, the cap or the context's end
 
-Sampling and decoding are both C; Python sees one chosen id a token and copies no logits. The ids of a prompt always
-come from the model's own `ChatTokenizer`, never from llama.cpp's.
+Sampling and decoding are both C; Python sees one chosen id a token and copies no logits: a greedy choice without a
+penalty looks at them where they are. The ids of a prompt always come from the model's own `ChatTokenizer`, never from
+llama.cpp's.
 
 llama.cpp computes in a thread of the session's own. Intel's AMX tiles are configured for each thread: llama.cpp does it
 once, torch at will, and where both compute in one thread llama.cpp ends with an illegal instruction.
@@ -69,6 +70,7 @@ class LlamaCppSession:
         self._context: Any = None
         self._model = self._load(gguf)
         self._vocabulary = llama.llama_model_get_vocab(self._model)
+        self._row: Any = ctypes.c_float * llama.llama_vocab_n_tokens(self._vocabulary)  # logits after one token
         self._longest = llama.llama_model_n_ctx_train(self._model)
         self._longest_draft = at.speculation.longest if at.speculation else 0
         self._batch = _batch(max(_LOGITS_AT_ONCE, 1 + self._longest_draft))
@@ -194,7 +196,7 @@ class LlamaCppSession:
     def _generate(self, prompt: list[int], sampling: Sampling) -> Iterator[int]:
         """Sample ids until a stop token (which is given too), the cap, or the end of the context."""
         cap = min(sampling.max_new_tokens, self._longest - len(prompt))
-        chain = _sampler(sampling, llama.llama_vocab_n_tokens(self._vocabulary), self._longest)
+        chain = None if _likeliest_wins(sampling) else _sampler(sampling, self._row._length_, self._longest)
         if sampling.repetition_penalty != 1.0:
             for token in prompt:  # the penalty looks at the prompt too, as in transformers
                 llama.llama_sampler_accept(chain, token)
@@ -203,7 +205,7 @@ class LlamaCppSession:
         right, row = 0, -1  # of them, said by the model too; logits that choose the next token
         try:
             for count in range(1, cap + 1):
-                token = llama.llama_sampler_sample(chain, self._context, row)
+                token = self._likeliest(row) if chain is None else llama.llama_sampler_sample(chain, self._context, row)
                 yield token
                 if token in self._stops or count == cap:
                     return
@@ -218,7 +220,13 @@ class LlamaCppSession:
                 right = row = 0
                 self._decode_with_logits([token, *drafted])
         finally:
-            llama.llama_sampler_free(chain)
+            if chain is not None:
+                llama.llama_sampler_free(chain)
+
+    def _likeliest(self, row: int) -> int:
+        """The first of the largest logits, read in place: a sampler copies all of them first, with their ids."""
+        first = llama.llama_get_logits_ith(self._context, row)
+        return int(np.frombuffer(self._row.from_address(ctypes.addressof(first.contents)), np.float32).argmax())
 
     def _drafter(self, prompt: list[int]) -> Drafter | None:
         """For one reply."""
@@ -312,6 +320,11 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
         if x != y:
             return count
     return min(len(a), len(b))
+
+
+def _likeliest_wins(sampling: Sampling) -> bool:
+    """Nothing but the largest logit decides."""
+    return sampling.temperature == 0 and sampling.repetition_penalty == 1.0
 
 
 def _sampler(sampling: Sampling, vocabulary: int, longest: int) -> Any:
