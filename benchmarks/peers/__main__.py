@@ -36,7 +36,7 @@ from halfwatt.rungs import Arena, Job, arm, operating_point
 from halfwatt.workload import Plan, Run, instruments, measure
 
 RESULT = Path(__file__).parent / "result.json"
-PLAN = Plan(min_blocks=7, prefill=False)
+PLAN = Plan(min_blocks=7, max_blocks=30, limit_s=300.0, prefill=False)
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
         arena = replace(arena, b1=served(arena, arena.b1))
         everyone = [*peers(arena), arena.b1, winner]
         arms = [arm(job, trial) for trial in everyone]
-        run = journal.once("run", Run, lambda: measure(arms, seen.dialogues, seen.greedy, PLAN, tools, say))
+        run = journal.once("duel", Run, lambda: measure(arms, seen.dialogues, seen.greedy, PLAN, tools, say))
         rows = [row(arena, trial, run) for trial in everyone]
     write_atomic(RESULT, (json.dumps({"peers": rows[:-1], "winner": rows[-1]}, indent=1) + "\n").encode())
     print(json.dumps({"peers": [{"name": r["name"], "verdict": r["verdict"], **r["cpu_s_ratio"]} for r in rows[:-1]]}))
