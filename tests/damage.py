@@ -193,7 +193,8 @@ def repeat_bonus(bench: Bench) -> QualityReport:
 
     plain = llama_session._sampler
     special = special_ids(bench.model.tokenizer)
-    with patch.object(llama_session, "_sampler", tempted), LlamaCpp().open(*_opening(bench.reference)) as session:
+    sampled = patch.multiple(llama_session, _sampler=tempted, _likeliest_wins=lambda _: False)  # greedy, by a sampler
+    with sampled, LlamaCpp().open(*_opening(bench.reference)) as session:
         replies = [
             as_scored(p, session.reply([p.dialogue.before(p.turn)], p.sampling)[0], special)
             for rows in bench.traffic.prompts()
