@@ -51,7 +51,7 @@ def _bench(count: int, work: Path) -> Bench:
     model = load(demo.path())
     tune = demo.dialogues("tune")
     some = DialogueSet.of(tune.dialogues[:count], split="tune", licence=tune.licence)
-    traffic = pipeline.traffic(some, Speech(model.tokenizer, model.generation, model.context))
+    traffic = pipeline.traffic(some, Speech.by(model))
     begun = time.monotonic()
     bench = Bench.of(model, traffic, work)
     print(f"{len(some)} dialogues, {len(bench.replies)} replies, {time.monotonic() - begun:.0f} s", file=sys.stderr)

@@ -19,23 +19,22 @@ from typing import Any
 
 import torch
 
-from benchmarks.ladder import SOURCES, only, plain, say, training
+from benchmarks.ladder import SOURCES, narrow, only, plain, say, training
 from halfwatt import accounting, demo, losses, pipeline
 from halfwatt.batches import Predictor, in_batches
 from halfwatt.chat_model import ChatModel, load
+from halfwatt.claims import energy_ratio
 from halfwatt.dialogue import Dialogue
 from halfwatt.pipeline import Speech
 from halfwatt.records import OperatingPoint
 from halfwatt.runtimes.torch_eager import TorchEager
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.distil import Distil
-from halfwatt.steps.prune import Prune
-from halfwatt.steps.qat import TrainOnGrid
-from halfwatt.steps.vocabulary import Trim
 from halfwatt.training import Precision
 from halfwatt.worker import Spec
-from halfwatt.workload import Arm, Instruments, Plan, instruments, measure
+from halfwatt.workload import Arm, Instruments, Plan, Run, instruments, measure
 
+CHAIN = "3 blocks of 256, FFN 256, int4 QAD"
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16")
 
 
@@ -66,7 +65,7 @@ def main() -> None:
             arm("original, bf16", model, given, "bf16"),
             *(arm(f"student, {precision}", own, given, precision) for precision, own in made.items()),
         ]
-        seen = pipeline.traffic(tune, Speech(model.tokenizer, model.generation, model.context))
+        seen = pipeline.traffic(tune, Speech.by(model))
         plan = Plan(min_blocks=given.blocks, max_blocks=given.blocks, prefill=False)
         run = measure(arms, seen.dialogues, seen.greedy, plan, tools, say)
         found["replies"] = [measured(a.name, arms[0].name, run) for a in arms]
@@ -76,15 +75,17 @@ def main() -> None:
 def students(
     model: ChatModel, learned: Sequence[Dialogue], given: argparse.Namespace, tools: Instruments
 ) -> dict[Precision, ChatModel]:
-    """The chain of the narrow ladder, cut once and trained in each precision."""
+    """The chain of the narrow ladder's recipe `CHAIN`, cut once and trained in each precision."""
+    trim, prune, distil, grid = next(recipe.steps for recipe in narrow() if recipe.name == CHAIN)
+    assert isinstance(distil, Distil)
     context = StepContext(tuple(learned), device=given.device, meter=tools.primary, progress=say)
-    trimmed = pipeline.apply(Trim(0.999), model, context)
-    pruned = pipeline.apply(Prune(width=0.667, ffn=0.25, kv_heads=2, drop=5), trimmed, context)
-    taught = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=given.epochs, lr=3e-3, batch_tokens=16384)
+    trimmed = pipeline.apply(trim, model, context)
+    pruned = pipeline.apply(prune, trimmed, context)
+    taught = replace(distil, epochs=given.epochs)
     found: dict[Precision, ChatModel] = {}
     for precision in PRECISIONS:
         here = replace(context, original=trimmed, precision=precision)
-        found[precision] = pipeline.apply(TrainOnGrid(4), pipeline.apply(taught, pruned, here), here)
+        found[precision] = pipeline.apply(grid, pipeline.apply(taught, pruned, here), here)
         say(f"{precision}: {found[precision].spent}")
     return found
 
@@ -115,13 +116,13 @@ def arm(name: str, made: ChatModel, given: argparse.Namespace, dtype: str) -> Ar
     return Arm(name, Spec(artifact, OperatingPoint(batch=given.batch, reuse_prefix=False), given.device, dtype))
 
 
-def measured(name: str, base: str, run: Any) -> dict[str, Any]:
+def measured(name: str, base: str, run: Run) -> dict[str, Any]:
     """Joules a reply, and the base's over it."""
     own = accounting.measurement(name, run.windows, run.meter)
     row: dict[str, Any] = {"name": name, "kind": own.kind, "j_per_reply": plain(own.j_per_reply)}
-    row["s_per_reply"] = plain(getattr(own, "s_per_reply", None))
-    if name != base and run.meter is not None:
-        row["energy_ratio"] = plain(accounting.energy_ratio(base, name, run.windows, run.meter))
+    row["s_per_reply"] = plain(own.s_per_reply)
+    if name != base:
+        row["energy_ratio"] = plain(energy_ratio(base, name, run))
     return row
 
 

@@ -29,7 +29,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     tune = demo.dialogues("tune")
     wordy = [d for d in tune.dialogues if d.source in WORDY]
     few = DialogueSet.of(wordy[:: len(wordy) // DIALOGUES][:DIALOGUES], split="tune", licence=tune.licence)
-    traffic = pipeline.traffic(few, Speech(model.tokenizer, model.generation, model.context))
+    traffic = pipeline.traffic(few, Speech.by(model))
     traffic = replace(traffic, cap=CAP, own=replace(traffic.own, temperature=0.0))  # greedy: where loops show
     return Bench.of(model, traffic, tmp_path_factory.mktemp("gate"))
 

@@ -31,7 +31,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
     told = taught.dialogues()
     model = load(taught.folder(folder, "llama", told, taught.School(steps=60)))
     tune, train = (DialogueSet.of(some, split="tune", licence="") for some in (told[:10], told[10:30]))
-    speech = pipeline.Speech(model.tokenizer, model.generation, model.context)
+    speech = pipeline.Speech.by(model)
     seen = pipeline.traffic(tune, speech)
     tools = instruments("cpu")
     job = Job(model, tune, SealedSplit(tune, folder / "seal"), folder, tools, train=train)

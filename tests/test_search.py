@@ -78,7 +78,7 @@ def test_what_was_made_for_one_traffic_is_shown_on_others(tmp_path: Path) -> Non
     told = taught.dialogues()
     model = load(taught.folder(tmp_path, "llama", told, taught.School(steps=40)))
     own, other = (DialogueSet.of(some, split="tune", licence="") for some in (told[:10], told[10:14]))
-    speech = pipeline.Speech(model.tokenizer, model.generation, model.context)
+    speech = pipeline.Speech.by(model)
     traffic = pipeline.traffic(own, speech)
 
     def made(recipe: Recipe) -> Trial:

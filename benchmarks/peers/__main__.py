@@ -29,10 +29,10 @@ from halfwatt.files import locked, turn, write_atomic
 from halfwatt.generation import generate
 from halfwatt.journal import Journal
 from halfwatt.pipeline import Speech
-from halfwatt.quality import overall, statistics
+from halfwatt.quality import likelihood_among, overall, statistics
 from halfwatt.recipe import Recipe
 from halfwatt.records import GateCheck, OperatingPoint, QualityInputs, Trial
-from halfwatt.rungs import Arena, Job, arm, operating_point
+from halfwatt.rungs import Arena, Job, arm, tuned
 from halfwatt.workload import Plan, Run, instruments, measure
 
 RESULT = Path(__file__).parent / "result.json"
@@ -55,7 +55,7 @@ def main() -> None:
         )
         assert winner.artifact is not None
         journal = Journal(given.out / "stages", {"model": model.sha256, "winner": winner.artifact.sha256})
-        seen = pipeline.traffic(test, Speech(model.tokenizer, model.generation, model.context))
+        seen = pipeline.traffic(test, Speech.by(model))
         exported = pipeline.build(model, Recipe("B1"), seen.dialogues, given.out / "artifacts", "cpu")
         arena = Arena(job, journal, Trial("B1", (), "done", None, exported, OperatingPoint(), None, None), seen)
         arena = replace(arena, b1=served(arena, arena.b1))
@@ -82,10 +82,7 @@ def peers(arena: Arena) -> list[Trial]:
 
 def served(arena: Arena, trial: Trial) -> Trial:
     """At its best operating point."""
-    assert trial.artifact is not None
-    slug = trial.name.replace(" ", "-").lower()
-    ways = operating_point(arena.job, arena.journal, slug, trial.artifact, arena.traffic)
-    return replace(trial, at=ways[0].at, tried=ways)
+    return tuned(arena.job, arena.journal, Recipe(trial.name).slug, trial, arena.traffic)
 
 
 def row(arena: Arena, trial: Trial, run: Run) -> dict[str, Any]:
@@ -95,7 +92,7 @@ def row(arena: Arena, trial: Trial, run: Run) -> dict[str, Any]:
     itself = trial.name == "winner"
     checks = [] if trial.name == "B1" else judged(arena, trial)
     failed = [f"{c.layer} {c.name}" for c in checks if c.verdict != "PASS"]
-    change = next((c.estimate for c in checks if c.name == "likelihood"), None)
+    change = likelihood_among(checks)
     figure = accounting.cpu_s_per_reply
     return {
         "name": trial.name,
@@ -104,7 +101,7 @@ def row(arena: Arena, trial: Trial, run: Run) -> dict[str, Any]:
         "weights_read_b": artifact.weights_read_b,
         "verdict": "reference" if trial.name == "B1" else overall([c.verdict for c in checks]),
         "not_passed": failed,
-        "nll_change": plain(change),
+        "nll_change": plain(None if change is None else change.estimate),
         "cpu_s_per_reply": plain(own.cpu_s_per_reply),
         "cpu_s_ratio": None if itself else plain(accounting.ratio(trial.name, "winner", run.windows, figure)),
         "energy_ratio": None if itself else plain(energy_ratio(trial.name, "winner", run)),
@@ -123,8 +120,7 @@ def judged(arena: Arena, trial: Trial) -> list[GateCheck]:
         assert proof is not None  # the original's own: G1 to G5 do not look at it
         return QualityInputs(proof, pipeline.teacher_forced(reference, own, seen, say), asked, replies)
 
-    slug = trial.name.replace(" ", "-").lower()
-    found = arena.journal.once(f"quality-{slug}", QualityInputs, inputs)
+    found = arena.journal.once(f"quality-{Recipe(trial.name).slug}", QualityInputs, inputs)
     return statistics(found, arena.job.margins, arena.job.model.tokenizer.special_tokens)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import gguf
 from llama_cpp import llama_cpp as llama
 
+from halfwatt.artifacts import ARTIFACT, read_artifact
 from halfwatt.files import new_folder, sha256_file, write_atomic
 from halfwatt.records import Artifact, to_json
 from halfwatt.runtimes.llamacpp import GGUF
@@ -32,17 +33,17 @@ def quantized(original: Artifact, kind: str, to: Path) -> Artifact:
             source, target = (str(folder / GGUF).encode() for folder in (original.path, part))
             if llama.llama_model_quantize(source, target, ctypes.byref(options)) != 0:
                 raise RuntimeError(f"llama.cpp could not quantize to {kind}")
-            write_atomic(part / "artifact.json", to_json(_described(original, kind, part, to)).encode())
-    return _described(original, kind, to, to)
+            write_atomic(part / ARTIFACT, to_json(_described(original, kind, part)).encode())
+    return read_artifact(to)
 
 
-def _described(original: Artifact, kind: str, folder: Path, to: Path) -> Artifact:
+def _described(original: Artifact, kind: str, folder: Path) -> Artifact:
     tensors = gguf.GGUFReader(folder / GGUF).tensors
     sizes = {tensor.name: int(tensor.n_bytes) for tensor in tensors}
     looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0
     return replace(
         original,
-        path=to,
+        path=folder,
         precision=kind,
         size_b=sum(sizes.values()),
         weights_read_b=sum(sizes.values()) - looked_up,

@@ -82,13 +82,13 @@ def splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> dic
             raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
         return {"train": demo.dialogues("train"), "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
     whole = read_as(given, "train")
-    splits = split_set(whole, dict(FRACTIONS), seed=seed)
-    if len(splits["test"]) < 2 or len(splits["tune"]) < 2:
+    parts = split_set(whole, dict(FRACTIONS), seed=seed)
+    if len(parts["test"]) < 2 or len(parts["tune"]) < 2:
         raise BadInput(
             f"{len(whole)} dialogues are too few to choose on one part and judge on another",
             hint=f"give at least {round(MIN_TEST / FRACTIONS['test'])}, so that {MIN_TEST} are left for the gate",
         )
-    return splits
+    return parts
 
 
 def outside_of(

@@ -17,8 +17,9 @@ from halfwatt.inputs import Options, chosen, for_training, load_model, scratch
 from halfwatt.pipeline import Speech
 from halfwatt.recipe import Recipe
 from halfwatt.records import Artifact, Made
+from halfwatt.steps.available import learns
 from halfwatt.steps.base import Step, StepContext
-from halfwatt.workload import instruments
+from halfwatt.workload import Instruments, instruments
 
 
 def transform(
@@ -39,7 +40,7 @@ def transform(
         ModelError: the step does not fit the model. BadInput: ``out`` exists already, or there are no dialogues.
         TrainingDiverged: a loss or gradient is not finite.
     """
-    with _new(out, model, options) as (loaded, context):
+    with _new(out, model, step, options) as (loaded, context):
         original = loaded if teacher is None else load_model(str(teacher), options.access)
         told = for_training(model, dialogues).dialogues
         made = pipeline.apply(step, loaded, replace(context, dialogues=told, original=original))
@@ -57,11 +58,9 @@ def quantize_to(
         ModelError: the model cannot be used, or the export is not what was computed in memory.
         BadInput: ``out`` exists already.
     """
-    with _new(out, model, options) as (loaded, context), scratch(out.parent) as cache:
+    with _new(out, model, step, options) as (loaded, context), scratch(out.parent) as cache:
         options.progress("quantizing, exporting and proving the export")
-        traffic = pipeline.traffic(
-            chosen(model, dialogues), Speech(loaded.tokenizer, loaded.generation, loaded.context)
-        )
+        traffic = pipeline.traffic(chosen(model, dialogues), Speech.by(loaded))
         told = () if dialogues is None and model != "demo" else for_training(model, dialogues).dialogues
         context = replace(context, dialogues=told, original=loaded, shared=None)
         artifact = pipeline.build(loaded, Recipe("quantized", (step,)), traffic.dialogues, cache, "cpu", context)
@@ -70,13 +69,14 @@ def quantize_to(
 
 
 @contextmanager
-def _new(out: Path, model: str, options: Options) -> Iterator[tuple[ChatModel, StepContext]]:
-    """The model, and where its step works, which lies beside ``out`` until that is there."""
+def _new(out: Path, model: str, step: Step, options: Options) -> Iterator[tuple[ChatModel, StepContext]]:
+    """The model, and where its step works, which lies beside ``out`` until that is there. What trains is metered."""
     if out.exists():
         raise BadInput(f"{out} exists already", hint="choose another -o folder")
     device, work = str(torch_device(options.access.trains_on())), out.parent / f".{out.name}.training"
     loaded = load_model(model, options.access)
-    with locked(out.parent), closing(instruments(device, rapl_root=options.rapl_root)) as tools:
+    tools = instruments(device, rapl_root=options.rapl_root) if learns(step) else Instruments(None)
+    with locked(out.parent), closing(tools):
         yield (
             loaded,
             StepContext(

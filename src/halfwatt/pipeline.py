@@ -62,6 +62,11 @@ class Speech:
     context: int
 
     @classmethod
+    def by(cls, model: ChatModel) -> Speech:
+        """Of a model in memory."""
+        return cls(model.tokenizer, model.generation, model.context)
+
+    @classmethod
     def of(cls, artifact: Artifact) -> Speech:
         """Read from an artifact's folder.
 

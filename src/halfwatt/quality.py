@@ -90,7 +90,11 @@ def judge(inputs: QualityInputs, *, split: str, margins: Margins, special: Seque
 
 def likelihood_check(report: QualityReport | None) -> GateCheck | None:
     """The check of the change in log-likelihood (G1), when the gate got that far."""
-    checks = () if report is None else report.checks
+    return None if report is None else likelihood_among(report.checks)
+
+
+def likelihood_among(checks: Sequence[GateCheck]) -> GateCheck | None:
+    """The same, among checks that are no whole report."""
     return next((c for c in checks if c.layer == "G1" and c.estimate is not None), None)
 
 

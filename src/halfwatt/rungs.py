@@ -26,10 +26,9 @@ from halfwatt.explore import Budget
 from halfwatt.journal import Journal
 from halfwatt.pipeline import Traffic
 from halfwatt.provenance import cores
-from halfwatt.quality import Margins, by_likelihood, judge
+from halfwatt.quality import Margins, by_likelihood, judge, likelihood_among
 from halfwatt.recipe import Recipe, ladder
 from halfwatt.records import (
-    Artifact,
     GateCheck,
     MeterInfo,
     OperatingPoint,
@@ -41,9 +40,8 @@ from halfwatt.records import (
     TrialReadings,
 )
 from halfwatt.steps.adopt import Adopt
+from halfwatt.steps.available import learns
 from halfwatt.steps.base import StepContext
-from halfwatt.steps.distil import Distil
-from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.study import Found
 from halfwatt.worker import Spec
 from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
@@ -125,9 +123,8 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
         job.progress(f"{recipe.name}: making it")
         lines = tuple(repr(step) for step in recipe.steps)
         blank = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
-        learns = any(isinstance(step, Distil | TrainOnGrid) for step in recipe.steps)  # such steps tell what they took
         try:
-            with arena.journal.tally.aside() if learns else nullcontext():
+            with arena.journal.tally.aside() if any(map(learns, recipe.steps)) else nullcontext():
                 artifact = pipeline.build(job.model, recipe, told, job.out / "artifacts", job.device, _context(job))
         except BadInput as error:
             return Rung(replace(blank, reason=str(error)), TrialReadings(recipe.name, (), None))
@@ -137,8 +134,7 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
             rejected, scores = _screened(arena, made, bar)
             if rejected is not None:
                 return rejected
-        ways = operating_point(job, arena.journal, recipe.slug, artifact, arena.traffic)
-        return _judged(arena, replace(made, at=ways[0].at, tried=ways), scores)
+        return _judged(arena, tuned(job, arena.journal, recipe.slug, made, arena.traffic), scores)
 
     return arena.journal.once(f"rung-{recipe.slug}", Rung, attempt)
 
@@ -160,10 +156,11 @@ def _screened(arena: Arena, made: Trial, bar: Bar) -> tuple[Rung | None, tuple[T
     if bar.saving is not None and saving.hi < bar.saving.lo:
         return rejected(f"saves {_told(saving)} where the best so far saves {_told(bar.saving)}", _NOT_PASSED)
     scores = pipeline.teacher_forced(arm(job, arena.b1).spec, arm(job, at).spec, arena.traffic, job.progress)
-    failed = [check for check in by_likelihood(scores, job.margins) if check.verdict == "FAIL"]
+    checks = by_likelihood(scores, job.margins)
+    failed = [check for check in checks if check.verdict == "FAIL"]
     if failed:
         reason = "; ".join(f"{c.layer} {c.name} is {_told(c.estimate)}, {c.margin}" for c in failed if c.estimate)
-        return rejected(reason, max(_over(by_likelihood(scores, job.margins), job.margins), _NOT_PASSED))
+        return rejected(reason, max(_over(checks, job.margins), _NOT_PASSED))
     return None, scores
 
 
@@ -173,7 +170,7 @@ def _told(e: Estimate) -> str:
 
 def _over(checks: Sequence[GateCheck], margins: Margins) -> float:
     """Nats by which the likelihood's upper bound misses its margin."""
-    check = next((c for c in checks if c.name == "likelihood"), None)
+    check = likelihood_among(checks)
     return (check.estimate.hi if check and check.estimate else 1.0) - math.log1p(margins.perplexity)
 
 
@@ -210,8 +207,10 @@ def _duel(arena: Arena, candidate: Trial, plan: Plan) -> Run:
     return measure(arms, seen.dialogues, seen.greedy, replace(plan, seed=job.seed), job.tools, job.progress)
 
 
-def operating_point(job: Job, journal: Journal, name: str, artifact: Artifact, seen: Traffic) -> tuple[Served, ...]:
-    """Ways of serving it, the cheapest first: by threads, and with the best of these by ways of guessing ahead."""
+def tuned(job: Job, journal: Journal, name: str, trial: Trial, seen: Traffic) -> Trial:
+    """At its cheapest operating point: tried by threads, and with the best of these by ways of guessing ahead."""
+    artifact = trial.artifact
+    assert artifact is not None, "a trial without an artifact is never measured"
 
     def tried(points: Sequence[OperatingPoint]) -> list[Served]:
         """Each with its share of the first."""
@@ -228,7 +227,8 @@ def operating_point(job: Job, journal: Journal, name: str, artifact: Artifact, s
         ahead = [replace(way, share=way.share * threads[0].share) for way in guesses]
         return tuple(sorted([*threads, *ahead], key=lambda way: way.share))
 
-    return journal.once(f"operating-point-{name}", tuple[Served, ...], sweep)
+    ways = journal.once(f"operating-point-{name}", tuple[Served, ...], sweep)
+    return replace(trial, at=ways[0].at, tried=ways)
 
 
 def cost_of(meter: MeterInfo | None) -> accounting.Figure:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import getpid
 from statistics import fmean
@@ -40,7 +40,7 @@ from halfwatt.records import (
     Spent,
     Trial,
 )
-from halfwatt.rungs import Arena, Bar, Job, Rung, arm, climbed, examined, operating_point, verdict
+from halfwatt.rungs import Arena, Bar, Job, Rung, arm, climbed, examined, tuned, verdict
 from halfwatt.runtimes.torch_eager import TorchEager
 from halfwatt.space import Space
 from halfwatt.steps.base import Stage
@@ -73,8 +73,8 @@ class Outcome:
     delivered: Trial
     test: Traffic
     notes: tuple[str, ...]
-    took: Spent  # all of it but the trainings
     outside: tuple[Outside, ...] = ()
+    took: Spent = field(default_factory=Spent)  # all of it but the trainings
 
 
 def optimize(job: Job) -> Outcome:
@@ -85,7 +85,7 @@ def optimize(job: Job) -> Outcome:
         MeterError, TaintedRun: nothing could be measured.
     """
     journal = Journal(job.out / "stages", _identity(job), job.tools.primary)
-    speech = Speech(job.model.tokenizer, job.model.generation, job.model.context)
+    speech = Speech.by(job.model)
     tune = pipeline.traffic(job.tune, speech)
     with _turn(job):
         b0, b1 = _baselines(job, journal, tune)
@@ -133,8 +133,7 @@ def _baselines(job: Job, journal: Journal, tune: Traffic) -> tuple[Trial, Trial]
     b0 = _plain_trial("B0", original, OperatingPoint(reuse_prefix=False))
     job.progress("B1: the original in the best runtime")
     exported = pipeline.build(job.model, Recipe("B1"), tune.dialogues, job.out / "artifacts", job.device)
-    ways = operating_point(job, journal, "B1", exported, tune)
-    return b0, replace(_plain_trial("B1", exported, ways[0].at), tried=ways)
+    return b0, tuned(job, journal, "B1", _plain_trial("B1", exported, OperatingPoint()), tune)
 
 
 def _plain_trial(name: str, artifact: Artifact, at: OperatingPoint) -> Trial:
@@ -210,7 +209,6 @@ def _final(job: Job, journal: Journal, climb: Climb, test: Traffic, notes: tuple
         delivered=climb.champion if claim.verdict == "PASS" else climb.b1,
         test=test,
         notes=notes,
-        took=journal.tally.total(),
     )
 
 

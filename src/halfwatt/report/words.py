@@ -278,8 +278,12 @@ def served(at: OperatingPoint) -> str:
         ahead = f", guesses up to {at.speculation.longest} tokens ahead {source}"
     if at.threads is None:
         return f"default threads{ahead}"
-    one = f"{at.threads} thread" + ("s" if at.threads > 1 else "")
+    one = _threads(at.threads)
     return (one if at.threads_prefill in (None, at.threads) else f"{one}, prefill {at.threads_prefill}") + ahead
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" + ("s" if count > 1 else "")
 
 
 def traffic(asked: Profile) -> str:
@@ -294,7 +298,7 @@ def traffic(asked: Profile) -> str:
 
 def decoding(at: OperatingPoint) -> str:
     """How a reply is written, in a few words."""
-    threads = f"{at.threads} thread" + ("s" if at.threads != 1 else "")
+    threads = "default threads" if at.threads is None else _threads(at.threads)
     if at.speculation is None:
         return threads
     table = f"{at.speculation.longest} by table, p {at.speculation.least:g}"
