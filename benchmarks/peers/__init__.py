@@ -1,1 +1,1 @@
-"""Head to head with other toolkits: ``python -m benchmarks.peers`` measures, `llamacpp` makes what is met."""
+"""Head to head with other toolkits: ``python -m benchmarks.peers``; `toolkits` makes what is met, each elsewhere."""

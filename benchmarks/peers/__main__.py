@@ -1,126 +1,215 @@
 """halfwatt's winner against other toolkits' best: same model, dialogues and gate, in one interleaved run.
 
-    python -m benchmarks.peers --winner OUT/winner --out OUT/peers
+    python -m benchmarks.peers --winner OUT/winner --out OUT/peers [--toolkits openvino,torchao]
+    python -m benchmarks.peers --shape 135M --out OUT/peers        a model with random weights: what runtimes cost
 
-OUT/winner is the folder that ``halfwatt optimize demo`` delivered. Every peer is served at the operating point that is
-the best for it, found as for any candidate. Figures are of the demo's test split, which none of them was chosen by. A
-peer's file is not compared with its maker's network (gate G0), only its answers with the original's (G1 to G5). Writes
-benchmarks/peers/result.json; interrupted, the same command goes on.
+OUT/winner is the folder that ``halfwatt optimize demo`` delivered. Each toolkit lives in an environment of its own,
+OUT/environments, made on first use from requirements/. Every peer is served at the operating point that is the best for
+it, found as for any candidate. Figures are of the demo's test split, which none of them was chosen by. A peer's file is
+not compared with its maker's network (gate G0), only its answers with the original's (G1 to G5); a model with random
+weights is not judged, and halfwatt's own there is the ladder's int4. Writes benchmarks/peers/result.json; interrupted,
+the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ladder import plain, say
-from benchmarks.peers.llamacpp import KINDS, quantized
+from benchmarks.peers import llamacpp, shapes
+from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, written
 from halfwatt import accounting, demo, pipeline
 from halfwatt.artifacts import read_artifact, read_operating_point
-from halfwatt.chat_model import load
+from halfwatt.chat_model import ChatModel, load
 from halfwatt.claims import energy_ratio
-from halfwatt.dialogue import SealedSplit
+from halfwatt.dialogue import DialogueSet, SealedSplit
 from halfwatt.files import locked, turn, write_atomic
 from halfwatt.generation import generate
 from halfwatt.journal import Journal
-from halfwatt.pipeline import Speech
+from halfwatt.pipeline import Speech, Traffic
 from halfwatt.quality import likelihood_among, overall, statistics
-from halfwatt.recipe import Recipe
-from halfwatt.records import GateCheck, OperatingPoint, QualityInputs, Trial
+from halfwatt.recipe import Recipe, ladder
+from halfwatt.records import Artifact, GateCheck, OperatingPoint, QualityInputs, Trial
 from halfwatt.rungs import Arena, Job, arm, tuned
-from halfwatt.workload import Plan, Run, instruments, measure
+from halfwatt.workload import Instruments, Plan, Run, instruments, measure
 
 RESULT = Path(__file__).parent / "result.json"
-PLAN = Plan(min_blocks=7, max_blocks=30, limit_s=300.0, prefill=False)
+PLAN = Plan(min_blocks=7, max_blocks=30, limit_s=900.0, prefill=False)
+SHAPE_PLAN = Plan(min_blocks=3, max_blocks=5, limit_s=900.0, prefill=False)
+EVERY = ("llamacpp", *(toolkit.module for toolkit in TOOLKITS))
+_FEW, _SHORT = 4, 64  # dialogues and tokens of a reply that a model with random weights is asked for
 
 
 def main() -> None:
     """Make, measure, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--winner", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--winner", type=Path)
+    what.add_argument("--shape", choices=shapes.SHAPES)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--toolkits", default=",".join(EVERY), help="some of: %(default)s")
     given = parser.parse_args()
-    model = load(demo.path())
-    test = demo.dialogues("test")
+    names = given.toolkits.split(",")
+    if unknown := set(names) - set(EVERY):
+        parser.error(f"no such toolkit: {', '.join(sorted(unknown))}; there are: {', '.join(EVERY)}")
     with locked(given.out), turn("cpu", say), closing(instruments("cpu")) as tools:
-        sealed = SealedSplit(test, given.out / "unused.json")
-        job = Job(model, demo.dialogues("tune"), sealed, given.out, tools, progress=say)
-        winner = Trial(
-            "winner", (), "done", None, read_artifact(given.winner), read_operating_point(given.winner), None, None
-        )
-        assert winner.artifact is not None
-        journal = Journal(given.out / "stages", {"model": model.sha256, "winner": winner.artifact.sha256})
-        seen = pipeline.traffic(test, Speech.by(model))
-        exported = pipeline.build(model, Recipe("B1"), seen.dialogues, given.out / "artifacts", "cpu")
-        arena = Arena(job, journal, Trial("B1", (), "done", None, exported, OperatingPoint(), None, None), seen)
-        arena = replace(arena, b1=served(arena, arena.b1))
-        everyone = [*peers(arena), arena.b1, winner]
-        arms = [arm(job, trial) for trial in everyone]
-        run = journal.once("duel", Run, lambda: measure(arms, seen.dialogues, seen.greedy, PLAN, tools, say))
-        rows = [row(arena, trial, run) for trial in everyone]
-    write_atomic(RESULT, (json.dumps({"peers": rows[:-1], "winner": rows[-1]}, indent=1) + "\n").encode())
-    print(json.dumps({"peers": [{"name": r["name"], "verdict": r["verdict"], **r["cpu_s_ratio"]} for r in rows[:-1]]}))
+        shops = workshops(names, given.out / "environments", say)
+        made = on_demo(given.winner, given.out, tools, shops) if given.winner else of_shape(given, tools, shops)
+        rows = met(made, names, shops)
+    found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    if given.shape:
+        found.setdefault("shapes", {})[given.shape] = rows
+    else:
+        found |= {"peers": rows[:-1], "winner": rows[-1]}
+    write_atomic(RESULT, (json.dumps(found, indent=1) + "\n").encode())
+    print(json.dumps([{"name": r["name"], "verdict": r["verdict"], **(r["cpu_s_ratio"] or {})} for r in rows]))
 
 
-def peers(arena: Arena) -> list[Trial]:
-    """Each made by its own tool, and served as is best for it."""
-    original = arena.b1.artifact
-    assert original is not None
-    made = []
-    for kind in KINDS:
-        name = f"llama.cpp {kind}"
+# --- what is compared -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Who meets, on what; ``judged``: the gate looks at it."""
+
+    arena: Arena
+    winner: Trial
+    plan: Plan
+    judged: bool
+
+
+def on_demo(folder: Path, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Field:
+    """The demo model, the winner that a search of it delivered, and the test split."""
+    model = load(demo.path())
+    seen = pipeline.traffic(demo.dialogues("test"), Speech.by(model))
+    winner = replace(trial("winner", read_artifact(folder)), at=read_operating_point(folder))
+    return Field(arena_of(model, seen, out, tools, shops), winner, PLAN, judged=True)
+
+
+def of_shape(given: argparse.Namespace, tools: Instruments, shops: Sequence[Workshop]) -> Field:
+    """Random weights, a few dialogues, short replies."""
+    out = given.out / given.shape
+    model = load(shapes.made(given.shape, out / "model"))
+    test = demo.dialogues("test")
+    few = DialogueSet.of(test.dialogues[:: len(test) // _FEW], split="test", licence=test.licence)
+    arena = arena_of(model, replace(pipeline.traffic(few, Speech.by(model)), cap=_SHORT), out, tools, shops)
+    int4 = next(recipe for recipe in ladder() if recipe.name == "int4")
+    own = pipeline.build(model, int4, arena.traffic.dialogues, out / "artifacts", "cpu")
+    return Field(arena, served(arena, trial("winner", own)), SHAPE_PLAN, judged=False)
+
+
+def arena_of(model: ChatModel, seen: Traffic, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Arena:
+    """B1 at its best, and the workers that serve the others."""
+    test = demo.dialogues("test")
+    serve = {shop.toolkit.module: shop.serves for shop in shops}
+    sealed = SealedSplit(test, out / "unused.json")
+    job = Job(model, demo.dialogues("tune"), sealed, out, tools, commands=serve, progress=say)
+    exported = pipeline.build(model, Recipe("B1"), seen.dialogues, out / "artifacts", "cpu")
+    arena = Arena(job, Journal(out / "stages", {"model": model.sha256}), trial("B1", exported), seen)
+    return replace(arena, b1=served(arena, arena.b1))
+
+
+def met(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[dict[str, Any]]:
+    """A row for each peer, B1 and the winner."""
+    arena = field.arena
+    others = own(arena) if "llamacpp" in names else []
+    others += [each for shop in shops for each in made_by(shop, arena)]
+    everyone = [*others, arena.b1, field.winner]
+    arms = [arm(arena.job, each) for each in everyone]
+    seen, told = arena.traffic, "-".join(names)
+    stage = f"duel-{told}-{artifact_of(field.winner).sha256[:12]}"
+    run = arena.journal.once(
+        stage, Run, lambda: measure(arms, seen.dialogues, seen.greedy, field.plan, arena.job.tools, say)
+    )
+    return [row(field, each, run) for each in everyone]
+
+
+# --- the peers --------------------------------------------------------------------------------------------------------
+
+
+def own(arena: Arena) -> list[Trial]:
+    """llama.cpp's own integers, in the runtime that halfwatt serves with."""
+    original, folder = artifact_of(arena.b1), arena.job.out / "artifacts"
+    made = {kind: llamacpp.quantized(original, kind, folder / kind.lower()) for kind in llamacpp.KINDS}
+    return [served(arena, trial(f"llama.cpp {kind}", artifact)) for kind, artifact in made.items()]
+
+
+def made_by(shop: Workshop, arena: Arena) -> list[Trial]:
+    """All that a toolkit makes of the original, calibrated on the demo's training dialogues."""
+    original, job = artifact_of(arena.b1), arena.job
+    texts = written(demo.dialogues("train").dialogues, job.model.tokenizer, job.out / "texts.jsonl")
+    found = []
+    for kind in shop.toolkit.kinds:
+        name = f"{shop.toolkit.name} {kind}"
         say(f"{name}: making it")
-        artifact = quantized(original, kind, arena.job.out / "artifacts" / kind.lower())
-        made.append(served(arena, Trial(name, (), "done", None, artifact, OperatingPoint(), None, None)))
-    return made
+        folder = job.out / "artifacts" / Recipe(name).slug
+        found.append(served(arena, trial(name, shop.made(kind, job.model.source, original, texts, folder))))
+    return found
 
 
-def served(arena: Arena, trial: Trial) -> Trial:
+def trial(name: str, artifact: Artifact) -> Trial:
+    """Not tuned yet."""
+    return Trial(name, (), "done", None, artifact, OperatingPoint(), None, None)
+
+
+def served(arena: Arena, each: Trial) -> Trial:
     """At its best operating point."""
-    return tuned(arena.job, arena.journal, Recipe(trial.name).slug, trial, arena.traffic)
+    return tuned(arena.job, arena.journal, Recipe(each.name).slug, each, arena.traffic)
 
 
-def row(arena: Arena, trial: Trial, run: Run) -> dict[str, Any]:
+def artifact_of(each: Trial) -> Artifact:
+    """Everybody here has one."""
+    assert each.artifact is not None
+    return each.artifact
+
+
+# --- the rows ---------------------------------------------------------------------------------------------------------
+
+
+def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
     """Its cost over the winner's, and what the gate says."""
-    artifact, own = trial.artifact, accounting.measurement(trial.name, run.windows, run.meter)
-    assert artifact is not None
-    itself = trial.name == "winner"
-    checks = [] if trial.name == "B1" else judged(arena, trial)
-    failed = [f"{c.layer} {c.name}" for c in checks if c.verdict != "PASS"]
+    artifact, cost = artifact_of(each), accounting.measurement(each.name, run.windows, run.meter)
+    reference, itself = each.name == "B1", each.name == "winner"
+    checks = judged(field.arena, each) if field.judged and not reference else []
     change = likelihood_among(checks)
+    verdict = "reference" if reference else overall([c.verdict for c in checks]) if checks else "not judged"
     figure = accounting.cpu_s_per_reply
     return {
-        "name": trial.name,
-        "version": version("llama-cpp-python"),
+        "name": each.name,
+        "version": llamacpp.VERSION if artifact.runtime == llamacpp.RUNTIME else artifact.lineage[-1],
         "precision": artifact.precision,
         "weights_read_b": artifact.weights_read_b,
-        "verdict": "reference" if trial.name == "B1" else overall([c.verdict for c in checks]),
-        "not_passed": failed,
+        "threads": each.at.threads,
+        "verdict": verdict,
+        "not_passed": [f"{c.layer} {c.name}" for c in checks if c.verdict != "PASS"],
         "nll_change": plain(None if change is None else change.estimate),
-        "cpu_s_per_reply": plain(own.cpu_s_per_reply),
-        "cpu_s_ratio": None if itself else plain(accounting.ratio(trial.name, "winner", run.windows, figure)),
-        "energy_ratio": None if itself else plain(energy_ratio(trial.name, "winner", run)),
-        "energy_kind": own.kind,
+        "cpu_s_per_reply": plain(cost.cpu_s_per_reply),
+        "cpu_s_ratio": None if itself else plain(accounting.ratio(each.name, "winner", run.windows, figure)),
+        "energy_ratio": None if itself else plain(energy_ratio(each.name, "winner", run)),
+        "energy_kind": cost.kind,
     }
 
 
-def judged(arena: Arena, trial: Trial) -> list[GateCheck]:
+def judged(arena: Arena, each: Trial) -> list[GateCheck]:
     """G1 to G5 against the original, on the split that was measured."""
+    artifact = artifact_of(each)
 
     def inputs() -> QualityInputs:
-        reference, own, seen = arm(arena.job, arena.b1).spec, arm(arena.job, trial).spec, arena.traffic
+        reference, own, seen = arm(arena.job, arena.b1).spec, arm(arena.job, each).spec, arena.traffic
         asked = pipeline.reference_replies(reference, seen, arena.journal, "test", say)
-        replies = generate(own, seen.prompts(), say, f"{trial.name}: replies")
+        replies = generate(own, seen.prompts(), say, f"{each.name}: replies")
         proof = reference.artifact.parity
         assert proof is not None  # the original's own: G1 to G5 do not look at it
         return QualityInputs(proof, pipeline.teacher_forced(reference, own, seen, say), asked, replies)
 
-    found = arena.journal.once(f"quality-{Recipe(trial.name).slug}", QualityInputs, inputs)
+    stage = f"quality-{Recipe(each.name).slug}-{artifact.sha256[:12]}"
+    found = arena.journal.once(stage, QualityInputs, inputs)
     return statistics(found, arena.job.margins, arena.job.model.tokenizer.special_tokens)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import gguf
@@ -13,8 +14,10 @@ from llama_cpp import llama_cpp as llama
 from halfwatt.artifacts import ARTIFACT, read_artifact
 from halfwatt.files import new_folder, sha256_file, write_atomic
 from halfwatt.records import Artifact, to_json
-from halfwatt.runtimes.llamacpp import GGUF
+from halfwatt.runtimes.llamacpp import GGUF, LlamaCpp
 
+VERSION = f"llama.cpp in llama-cpp-python {version('llama-cpp-python')}"
+RUNTIME = LlamaCpp.name
 KINDS = {"Q4_0": llama.LLAMA_FTYPE_MOSTLY_Q4_0, "Q4_K_M": llama.LLAMA_FTYPE_MOSTLY_Q4_K_M}
 
 
@@ -48,7 +51,7 @@ def _described(original: Artifact, kind: str, folder: Path) -> Artifact:
         size_b=sum(sizes.values()),
         weights_read_b=sum(sizes.values()) - looked_up,
         sha256=sha256_file(folder / GGUF),
-        lineage=(*original.lineage, f"llama.cpp {kind}, its defaults"),
+        lineage=(*original.lineage, f"{kind} by {VERSION}"),
         kept=(),
         parts=(),
         parity=None,

@@ -5,9 +5,11 @@
       run {prompts, min_s}     ->      whole passes over the prompts, counters read at both edges
       (sleeps on the pipe)     <-      usage, tokens
       replies {prompts, ...}   ->      the texts, for the gate (never inside a window)
+      logits {prompts, file}   ->      written to the file, for the gate, where only the worker can load the artifact
       close                    ->      exit
 
-One JSON object a line. Both ends are in this file. Texts and counters only: the harness never sees a tensor.
+One JSON object a line. Both ends are in this file. A program of another environment may be a worker too, see
+`Spec.command`: it calls `main` with its own way to open a session.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from itertools import groupby, zip_longest
+from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,6 +35,9 @@ from halfwatt.errors import EnvironmentFault, HalfwattError
 from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling, Usage
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from halfwatt.runtimes.base import Session
 
 
@@ -42,6 +49,7 @@ class Spec:
     at: OperatingPoint
     device: str = "cpu"
     dtype: str = "auto"
+    command: tuple[str, ...] = ()  # the worker's program, where it is not halfwatt's own in this interpreter
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,7 @@ class _Order:
     prompts: tuple[Dialogue, ...] = ()
     samplings: tuple[Sampling, ...] = ()
     min_s: float = 0.0
+    file: Path | None = None
 
 
 # --- the harness's end ---------------------------------------------------------------------------------------------
@@ -82,7 +91,7 @@ class Worker(AbstractContextManager["Worker"]):
         self._timeout_s = timeout_s
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process; closed in close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "halfwatt.worker"],
+            spec.command or (sys.executable, "-m", "halfwatt.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -116,6 +125,16 @@ class Worker(AbstractContextManager["Worker"]):
 
         answer = self._ask(_Order("replies", prompts=tuple(prompts), samplings=tuple(samplings)))
         return TypeAdapter(list[Reply]).validate_python(answer)
+
+    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
+        """See `halfwatt.runtimes.base.Session.logits`."""
+        import numpy as np
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "logits.npy"
+            self._ask(_Order("logits", prompts=(dialogue,), file=file))
+            rows: NDArray[np.float32] = np.load(file)
+        return rows
 
     def close(self) -> None:
         """End the process; killed when it does not end by itself."""
@@ -177,18 +196,23 @@ def _all_errors(root: type[HalfwattError]) -> list[type[HalfwattError]]:
 # --- the worker's end ----------------------------------------------------------------------------------------------
 
 
-def main() -> None:
+def opened(spec: Spec) -> AbstractContextManager[Session]:
+    """A session of one of halfwatt's own runtimes."""
+    from halfwatt.runtimes.available import by_name
+
+    return by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype).open(spec.artifact, spec.at)
+
+
+def main(opening: Callable[[Spec], AbstractContextManager[Session]] = opened) -> None:
     """Serve orders from stdin until it ends."""
     # Libraries may print; the protocol's stream is a private copy of stdout and theirs goes to stderr.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    _serve(sys.stdin, out)
+    _serve(sys.stdin, out, opening)
 
 
-def _serve(orders: IO[str], out: IO[str]) -> None:
+def _serve(orders: IO[str], out: IO[str], opening: Callable[[Spec], AbstractContextManager[Session]]) -> None:
     from pydantic import TypeAdapter
-
-    from halfwatt.runtimes.available import by_name
 
     reader = TypeAdapter(_Order)
     first = orders.readline()
@@ -197,8 +221,7 @@ def _serve(orders: IO[str], out: IO[str]) -> None:
     spec = reader.validate_json(first).spec
     assert spec is not None, "the first order is 'open'"
     try:
-        runtime = by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype)
-        with runtime.open(spec.artifact, spec.at) as session:
+        with opening(spec) as session:
             gc.collect()
             gc.freeze()  # what is loaded now stays: searching it for garbage between replies is no part of their cost
             bench = _Bench(session, spec.at.batch)
@@ -219,6 +242,17 @@ def _answer(out: IO[str], record: Any) -> None:
     print(json.dumps({"ok": plain}), file=out)
 
 
+def together(prompts: Sequence[Dialogue], batch: int) -> list[list[Dialogue]]:
+    """What is answered at once: the same turn of up to ``batch`` dialogues, as so many users ask it.
+
+    >>> [[d.id for d in some] for some in together([Dialogue(n, ()) for n in "aabccc"], 2)]
+    [['a', 'b'], ['a'], ['c'], ['c'], ['c']]
+    """
+    talks = [list(turns) for _, turns in groupby(prompts, lambda prompt: prompt.id)]
+    groups = (talks[i : i + batch] for i in range(0, len(talks), batch))
+    return [[turn for turn in at_once if turn is not None] for group in groups for at_once in zip_longest(*group)]
+
+
 class _Bench:
     """The session and its cumulative use."""
 
@@ -230,6 +264,8 @@ class _Bench:
             return self._run(order.prompts, order.samplings[0], order.min_s)
         if order.verb == "usage":
             return self._usage()
+        if order.verb == "logits":
+            return self._write_logits(order.prompts[0], order.file)
         return self._replies(order.prompts, order.samplings)
 
     def _usage(self) -> Usage:
@@ -242,9 +278,10 @@ class _Bench:
         before, started = self._usage(), time.monotonic()
         first: list[Reply] = []
         counts, passes = [0, 0, 0, 0], 0
+        batches = together(prompts, self._batch)
         while passes == 0 or time.monotonic() - started < min_s:
-            for i in range(0, len(prompts), self._batch):
-                for reply in self._session.reply(prompts[i : i + self._batch], sampling):
+            for batch in batches:
+                for reply in self._session.reply(batch, sampling):
                     figures = (1, reply.tokens_in, reply.tokens_cached, len(reply.token_ids))
                     counts = [a + b for a, b in zip(counts, figures, strict=True)]
                     if passes == 0:
@@ -255,6 +292,12 @@ class _Bench:
         after = self._usage()
         digest = hashlib.sha256(repr([r.token_ids for r in first]).encode()).hexdigest()
         return Work((before, after), counts[0], counts[1], counts[2], counts[3], passes, digest)
+
+    def _write_logits(self, dialogue: Dialogue, file: Path | None) -> None:
+        import numpy as np
+
+        assert file is not None, "the order says where to"
+        np.save(file, self._session.logits(dialogue))
 
     def _replies(self, prompts: tuple[Dialogue, ...], samplings: tuple[Sampling, ...]) -> tuple[Reply, ...]:
         self._session.reset()

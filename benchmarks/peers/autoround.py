@@ -1,0 +1,46 @@
+"""AutoRound: W4A16, its rounding tuned on the dialogues, in its own format and served by its own kernels for CPUs."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from benchmarks.peers.loop import TransformersSession
+from benchmarks.peers.serving import FILES, Described, Order, main
+from halfwatt.worker import Spec
+
+KINDS = ("W4A16",)
+
+
+def make(order: Order) -> Described:
+    """With its documented defaults; the calibration is ours because its own is fetched from a hub."""
+    from auto_round import AutoRound
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(order.model)
+    texts = order.dialogues(128)
+    rounding = AutoRound(str(order.model), tokenizer, scheme=order.kind, dataset=texts, device_map="cpu")
+    rounding.quantize_and_save(str(order.to), format="auto_round")
+    sizes = [f.stat().st_size for f in order.to.glob("*.safetensors")]
+    return Described(
+        f"auto-round {version('auto-round')}, auto-round-lib {version('auto-round-lib')}", *2 * [sum(sizes)]
+    )
+
+
+def loaded(folder: Any) -> Any:
+    """As its documentation says."""
+    from transformers import AutoModelForCausalLM
+
+    network: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map="cpu")
+    return network.eval()
+
+
+def session(spec: Spec) -> TransformersSession:
+    """Eager, as documented."""
+    return TransformersSession(spec, loaded(spec.artifact.path / FILES))
+
+
+if __name__ == "__main__":
+    main(make, session)

@@ -1,0 +1,44 @@
+"""Each toolkit in an environment of its own, made from its list of requirements; programs that run there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from halfwatt.files import sha256_file
+from halfwatt.workload import Progress
+
+ROOT = Path(__file__).parents[2]
+REQUIREMENTS = Path(__file__).parent / "requirements"
+
+
+def interpreter(toolkit: str, at: Path, progress: Progress) -> Path:
+    """The toolkit's Python. Its environment is made where there is none for its list as it stands."""
+    wanted = REQUIREMENTS / f"{toolkit}.txt"
+    folder = at / f"{toolkit}-{sha256_file(wanted)[:8]}"
+    ready = folder / ".ready"
+    if not ready.exists():
+        progress(f"{toolkit}: making its environment")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([folder / "bin" / "pip", "install", "--quiet", "-r", wanted], check=True)
+        ready.touch()
+    return (folder / "bin" / "python").absolute()
+
+
+def program(python: Path, toolkit: str, *given: str) -> tuple[str, ...]:
+    """The toolkit's module in this package as a command that runs in its environment, with this project beside it."""
+    return ("env", f"PYTHONPATH={ROOT}:{ROOT / 'src'}", str(python), "-m", f"benchmarks.peers.{toolkit}", *given)
+
+
+def told(command: tuple[str, ...]) -> dict[str, Any]:
+    """Run it; what it says in its last line, which is JSON.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer

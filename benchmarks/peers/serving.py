@@ -1,0 +1,130 @@
+"""What the toolkits' modules have in common. Runs in their environments, so it imports nothing they need not have.
+
+python -m benchmarks.peers.TOOLKIT make KIND MODEL TEXTS TO     convert; the last line says what came out, as JSON
+python -m benchmarks.peers.TOOLKIT serve                        a worker (halfwatt.worker)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfwatt import worker
+from halfwatt.dialogue import Dialogue
+from halfwatt.provenance import cores
+from halfwatt.records import Reply, Sampling
+from halfwatt.tokenizer import ChatTokenizer
+from halfwatt.worker import Spec
+
+FILES = "toolkit"  # the folder, beside the tokenizer's files, that holds what the toolkit wrote
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to make: a ``kind`` of ``model`` in the folder ``to``, with the rendered dialogues in the lines of ``texts``
+    to calibrate on."""
+
+    kind: str
+    model: Path
+    texts: Path
+    to: Path
+
+    def dialogues(self, most: int) -> list[str]:
+        """Rendered, the first ``most``."""
+        return [json.loads(line) for line in self.texts.read_text(encoding="utf-8").splitlines()[:most]]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What was made."""
+
+    version: str  # of the toolkit
+    size_b: int
+    weights_read_b: int  # by one decode step
+
+
+class PeerSession(ABC):
+    """A `halfwatt.runtimes.base.Session`; how tokens are made is the toolkit's."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.artifact, self.at = spec.artifact, spec.at
+        self.tokenizer = ChatTokenizer.load(spec.artifact.path)
+        self.stops = frozenset(self.tokenizer.eos_ids)
+        self.threads = spec.at.threads or cores()
+        self.files = spec.artifact.path / FILES
+        assert spec.artifact.context is not None, "every export tells it"
+        self.longest = spec.artifact.context
+        self._bytes = 0
+
+    @abstractmethod
+    def generated(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
+        """(at most so many new ids, a stop token included, tokens of the prompt that were in the cache)."""
+
+    @abstractmethod
+    def scored(self, ids: list[int]) -> NDArray[np.float32]:
+        """Logits after each token, [tokens, vocabulary]."""
+
+    def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
+        """Answer each dialogue, one after the other."""
+        return [self._answer(dialogue, sampling) for dialogue in batch]
+
+    def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
+        """The reply in one piece."""
+        answer = self._answer(dialogue, sampling)
+        yield answer.text
+        return answer
+
+    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
+        """Row i predicts token i+1 of the rendered dialogue."""
+        return self.scored(self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False)))
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget what was asked before."""
+
+    def sync(self) -> None:  # noqa: B027 - the CPU is never behind
+        """Wait until the device is idle."""
+
+    def bytes_moved(self) -> int:
+        """Weights once a pass, and the KV cache up to the token of that pass, at 16 bits."""
+        return self._bytes
+
+    def _answer(self, dialogue: Dialogue, sampling: Sampling) -> Reply:
+        prompt = self.tokenizer.prompt_ids(dialogue)
+        ids, cached = self.generated(prompt, sampling, min(sampling.max_new_tokens, self.longest - len(prompt)))
+        passes, kv = len(ids), self.artifact.kv_b_per_token
+        self._bytes += passes * self.artifact.weights_read_b + kv * sum(range(len(prompt), len(prompt) + passes))
+        return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), cached, bool(ids) and ids[-1] in self.stops)
+
+
+def shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading ids are the same."""
+    same = (n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(same, min(len(a), len(b)))
+
+
+def main(make: Callable[[Order], Described], session: Callable[[Spec], PeerSession]) -> None:
+    """The toolkit's program."""
+    verb, *given = sys.argv[1:]
+    if verb == "serve":
+        worker.main(partial(_opened, session))
+    else:
+        kind, *paths = given
+        print(json.dumps(asdict(make(Order(kind, *map(Path, paths))))))
+
+
+def _opened(session: Callable[[Spec], PeerSession], spec: Spec) -> AbstractContextManager[PeerSession]:
+    @contextmanager
+    def held() -> Iterator[PeerSession]:
+        yield session(spec)
+
+    return held()

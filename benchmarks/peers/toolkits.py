@@ -1,0 +1,94 @@
+"""The toolkits that live in environments of their own: what is made by each, and the workers that serve it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.peers import autoround, environments, onnxruntime, openvino, torchao
+from benchmarks.peers.serving import FILES
+from halfwatt.artifacts import ARTIFACT, read_artifact
+from halfwatt.dialogue import Dialogue
+from halfwatt.files import new_folder, write_atomic
+from halfwatt.records import Artifact, to_json
+from halfwatt.runtimes.llamacpp import GGUF
+from halfwatt.tokenizer import ChatTokenizer
+from halfwatt.workload import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Toolkit:
+    """module: of this package, which makes and serves its kinds of model."""
+
+    name: str
+    module: str
+    kinds: tuple[str, ...]
+
+
+TOOLKITS = (
+    Toolkit("OpenVINO", "openvino", openvino.KINDS),
+    Toolkit("ONNX Runtime GenAI", "onnxruntime", tuple(onnxruntime.KINDS)),
+    Toolkit("torchao", "torchao", torchao.KINDS),
+    Toolkit("AutoRound", "autoround", autoround.KINDS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """A toolkit whose environment is ready."""
+
+    toolkit: Toolkit
+    python: Path
+
+    @property
+    def serves(self) -> tuple[str, ...]:
+        """The command of its worker."""
+        return environments.program(self.python, self.toolkit.module, "serve")
+
+    def made(self, kind: str, model: Path, original: Artifact, texts: Path, to: Path) -> Artifact:
+        """One kind of ``model``, made once.
+
+        Args:
+            original: the same model in the runtime that B1 uses; its tokenizer is served with.
+            texts: see `written`.
+
+        Raises:
+            CalledProcessError: the toolkit failed; what it said is on stderr.
+        """
+        if not to.exists():
+            with new_folder(to) as part:
+                shutil.copytree(original.path, part, dirs_exist_ok=True)
+                (part / GGUF).unlink()
+                orders = ("make", kind, str(model), str(texts), str(part / FILES))
+                told = environments.told(environments.program(self.python, self.toolkit.module, *orders))
+                artifact = replace(
+                    original,
+                    path=to,
+                    runtime=self.toolkit.module,
+                    precision=kind,
+                    size_b=told["size_b"],
+                    weights_read_b=told["weights_read_b"],
+                    sha256="",  # it may be a folder of many files, which only its own runtime reads
+                    lineage=(*original.lineage, told["version"]),
+                    kept=(),
+                    parts=(),
+                    parity=None,
+                )
+                write_atomic(part / ARTIFACT, to_json(artifact).encode())
+        return read_artifact(to)
+
+
+def workshops(names: Sequence[str], at: Path, progress: Progress) -> list[Workshop]:
+    """Of the toolkits whose modules are named."""
+    chosen = [toolkit for toolkit in TOOLKITS if toolkit.module in names]
+    return [Workshop(toolkit, environments.interpreter(toolkit.module, at, progress)) for toolkit in chosen]
+
+
+def written(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, to: Path) -> Path:
+    """Rendered dialogues to calibrate on, a JSON string a line."""
+    lines = [json.dumps(tokenizer.render(dialogue, prompt=False)) for dialogue in dialogues]
+    write_atomic(to, ("\n".join(lines) + "\n").encode())
+    return to
