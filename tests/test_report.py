@@ -169,10 +169,19 @@ def test_the_other_verbs_print(made: dict[str, Result], capsys: pytest.CaptureFi
         )
     )
     console.show_artifact(trial.artifact)
-    console.show_doctor([*found.unavailable, Finding("rapl", "cpu", "B", "CPU package 0", True, None)])
+    lower = Finding("nvml:0", "gpu", "B", "board", True, None, advice="try nvidia-smi -pl 350")
+    console.show_doctor([*found.unavailable, Finding("rapl", "cpu", "B", "CPU package 0", True, None), lower])
     console.show(found, Path("out"))
     text = capsys.readouterr().out
-    for said in ("a note [x]", "12.08 [12.02 to 12.14] B", "kept at int8", "no battery", "CPU package 0", "G4"):
+    for said in (
+        "a note [x]",
+        "12.08 [12.02 to 12.14] B",
+        "kept at int8",
+        "no battery",
+        "CPU package 0",
+        "G4",
+        "-pl 350",
+    ):
         assert said in text
 
 

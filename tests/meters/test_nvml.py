@@ -35,6 +35,7 @@ class Driver(ModuleType):
     NVML_GPU_VIRTUALIZATION_MODE_VGPU = 2
     NVML_FI_DEV_POWER_INSTANT = 186
     NVML_SUCCESS = 0
+    NVML_CLOCK_SM = 1
 
     def __init__(self, boards: int = 1) -> None:
         super().__init__("pynvml")
@@ -43,6 +44,7 @@ class Driver(ModuleType):
         self.mig = self.virtual = 0
         self.counter: Callable[[], int] | None = self._counter
         self.driver = True
+        self.usual_mw: int | None = 500_000
 
     @property
     def clock(self) -> Clock:
@@ -84,6 +86,14 @@ class Driver(ModuleType):
 
     def nvmlDeviceGetPowerManagementLimitConstraints(self, handle: int) -> tuple[int, int]:
         return 100_000, 700_000
+
+    def nvmlDeviceGetPowerManagementDefaultLimit(self, handle: int) -> int:
+        if self.usual_mw is None:
+            raise NotSupported("Not Supported")
+        return self.usual_mw
+
+    def nvmlDeviceGetMaxClockInfo(self, handle: int, kind: int) -> int:
+        return 1980
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
         if self.counter is None:
@@ -158,6 +168,18 @@ def test_the_counter_and_the_power_must_agree(driver: Driver) -> None:
     found = nvml.cross_check(meter)
     assert not found.available
     assert "integrated power" in str(found.reason)
+
+
+def test_limits_and_clocks_are_advice_and_nothing_is_set(driver: Driver) -> None:
+    meter = NvmlMeter(0, driver.clock)
+    said = meter.advice() or ""
+    assert "nvidia-smi -i 0 -pl 350 (usual 500 W, lowest 100 W)" in said
+    assert "-lgc 0,1386 (highest 1980 MHz)" in said
+    driver.usual_mw = 120_000
+    assert "-pl 100 " in str(meter.advice()), "never below what the board allows"
+    driver.usual_mw = None
+    assert meter.advice() is None
+    assert not [name for name in dir(Driver) if name.startswith("nvmlDeviceSet")]
 
 
 def test_the_board_that_cuda_uses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ class Finding:
     covers: str
     available: bool
     reason: str | None  # None when available; else cause and the command that would enable it
+    advice: str | None = None  # what its device might be set to, by hand; halfwatt sets nothing
 
 
 def align(meter: EnergyMeter, timeout_s: float = 5.0) -> Reading:

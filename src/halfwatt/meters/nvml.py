@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from halfwatt.errors import MeterError
@@ -18,6 +19,7 @@ from halfwatt.meters.ticks import REAL, Clock, tick_of
 from halfwatt.records import MeterInfo, Reading
 
 COVERS = "the whole NVIDIA board: GPU, memory, regulators"
+LOWER = 0.7  # of the usual power limit and of the highest clock: where `NvmlMeter.advice` begins
 AGREEMENT = 0.1  # counter against integrated power
 _DEFAULT_MAX_W = 1500.0  # above any board; used where the driver does not tell the power limit
 _MAX_PERIOD_S = 0.5  # two full periods must fit into the watch at opening
@@ -69,6 +71,23 @@ class NvmlMeter:
             if value.nvmlReturn == nvml.NVML_SUCCESS:
                 return float(value.value.uiVal) / 1000
             return float(nvml.nvmlDeviceGetPowerUsage(self._handle)) / 1000
+
+    def advice(self) -> str | None:
+        """A lower power limit and lower clocks to try by hand; None where the board does not tell its own."""
+        nvml, handle = self._nvml, self._handle
+        with self._readable():
+            limits = self._optional(lambda: nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle))
+            usual = self._optional(lambda: nvml.nvmlDeviceGetPowerManagementDefaultLimit(handle))
+            clock = self._optional(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
+        if limits is None or usual is None or clock is None:
+            return None
+        lower_w = max(limits[0], LOWER * usual) / 1000
+        smi = f"sudo nvidia-smi -i {self._index}"
+        return (
+            "chat replies wait for memory more than for arithmetic; to try by hand, then measure again: "
+            f"{smi} -pl {lower_w:.0f} (usual {usual / 1000:.0f} W, lowest {limits[0] / 1000:.0f} W), or "
+            f"{smi} -lgc 0,{LOWER * clock:.0f} (highest {clock} MHz)"
+        )
 
     def close(self) -> None:
         """Let go of the library; it counts how often it was taken."""
@@ -230,7 +249,7 @@ def _finding(index: int) -> Finding:
     except MeterError as error:
         return Finding(f"nvml:{index}", f"gpu {index} board", "B", COVERS, False, str(error))
     try:
-        return cross_check(meter, seconds=2.0)
+        return replace(cross_check(meter, seconds=2.0), advice=meter.advice())
     except MeterError as error:
         info = meter.info
         return Finding(info.name, info.domain, info.grade, info.covers, False, str(error))

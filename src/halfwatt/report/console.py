@@ -281,15 +281,16 @@ def artifact_view(made: Artifact) -> Group:
     )
 
 
-def doctor_view(found: Sequence[Finding]) -> Table:
-    """The meters of this machine, and what would enable the others."""
+def doctor_view(found: Sequence[Finding]) -> Group:
+    """The meters of this machine, what would enable the others, and what may be set by hand."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for head in ("meter", "grade", "here", "covers, or why not"):
         table.add_column(head, overflow="fold")
     for f in found:
         here = Text("yes", style="green") if f.available else Text("no", style="dim")
         table.add_row(_line((f.name, "")), f.grade, here, _line((f.covers if f.available else f.reason or "", "")))
-    return table
+    advice = [_line((f"{f.name}: {f.advice}", "")) for f in found if f.advice]
+    return Group(table, *advice)
 
 
 def verification_view(found: Verification) -> Group:
