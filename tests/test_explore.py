@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from binascii import crc32
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -144,6 +144,8 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
 
 def test_a_recipe_is_the_same_for_the_same_decisions() -> None:
     class Fixed:
+        user_attrs: ClassVar[dict[str, Any]] = {}
+
         def suggest_categorical(self, name: str, choices: Any, /) -> Any:
             return choices[0]
 

@@ -54,6 +54,7 @@ ROOMS = (
     "inputs",
     "operating",
     "study",
+    "halving",
     "space",
     "explore",
     "rungs",

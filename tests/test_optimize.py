@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from halfwatt import recipe
 from tests import taught
 from tests.tiny import Arch
 
@@ -211,6 +212,8 @@ def test_a_search_tries_recipes_until_its_budget_is_spent(llama: Home, tmp_path:
     assert len({t["name"] for t in tried}) == 3
     assert "Adopt" in tried[0]["recipe"][0]
     assert all("Draft" in t["recipe"][-1] and t["artifact"]["draft"] for t in tried[:2])
+    if (won := read(out)["winner"]) != "B1":
+        assert recipe.read(out / "winner" / "recipe.toml").name == won
     longer = halfwatt(*line, "4")  # its sealed split has been opened
     assert longer.returncode == 2
     assert "holds a run with another budget" in longer.stderr

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import ladder as ladders
 from benchmarks.ladder import narrow
+from halfwatt import recipe
 from halfwatt.errors import BadInput
 from halfwatt.recipe import Recipe, ladder, out_of_order, read
 from halfwatt.steps.available import STEPS
@@ -82,6 +84,13 @@ def test_the_page_prints_recipes_that_can_be_read(tmp_path: Path) -> None:
     first, winner = (read(written(tmp_path, text)) for text in re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
     assert first.name == "narrow traffic"
     assert winner in narrow()  # what the ladder climbed
+
+
+@pytest.mark.parametrize(
+    "made", [*ladders.narrow(), *ladders.mix(), *ladders.post_training("narrow")], ids=lambda r: r.slug
+)
+def test_a_recipe_that_is_written_is_read_again(made: Recipe, tmp_path: Path) -> None:
+    assert read(written(tmp_path, recipe.written(made))) == made
 
 
 def test_the_fingerprint_sees_what_was_learned_from() -> None:

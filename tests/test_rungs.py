@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from halfwatt.dialogue import DialogueSet, SealedSplit
 from halfwatt.estimate import Estimate
 from halfwatt.journal import Journal
 from halfwatt.recipe import Recipe
-from halfwatt.records import OperatingPoint, Trial
-from halfwatt.rungs import Arena, Bar, Job, climbed
+from halfwatt.records import OperatingPoint, Served, Trial, TrialReadings
+from halfwatt.rungs import Arena, Bar, Job, Rung, climbed
+from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.quantize import Quantize
-from halfwatt.workload import instruments
+from halfwatt.workload import Arm, Run, instruments
 from tests import taught
 from tests.hasty import HASTY
 
@@ -87,6 +89,21 @@ def test_a_likelihood_that_fails_the_gate_is_not_asked_for_replies(
     assert again == found, "written down when it was finished"
 
 
+def test_what_would_save_too_little_is_not_taught(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    saves(monkeypatch, 1.4)
+
+    def no_lessons(*_: object) -> None:
+        raise AssertionError("it was taught")
+
+    monkeypatch.setattr(Distil, "apply", no_lessons)
+    student = Recipe("student", (Prune(drop=1), Distil(epochs=1), Quantize(8)))
+    found = climbed(arena, student, Bar(Estimate(8.0, 7.8, 8.2, "x", 12)))
+    assert found.trial.status == "rejected"
+    assert found.found.cost == pytest.approx(-math.log(1.4))
+    with pytest.raises(AssertionError, match="it was taught"):
+        climbed(arena, Recipe("another", student.steps), Bar(Estimate(1.2, 1.1, 1.3, "x", 12)))
+
+
 def test_what_may_win_is_measured_and_judged_in_full(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     saves(monkeypatch, 9.0)
     asked = 0
@@ -113,3 +130,48 @@ def test_on_the_ladder_nothing_is_rejected(arena: Arena) -> None:
     assert found.trial.quality is not None
     assert found.trial.quality.verdict == "FAIL"
     assert found.over > 0
+
+
+def test_a_coarser_cache_is_kept_only_where_the_gate_passes_it(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the cheapest ways one has a cache of 8 bits: where its replies fail, the plain one is judged instead."""
+    plain = OperatingPoint(threads=1, threads_prefill=1)
+    coarse = replace(plain, kv_bits=8)
+    asked: list[OperatingPoint] = []
+
+    def tuned(_job: object, _journal: object, _name: str, trial: Trial, *_: object, coarser: bool) -> Trial:
+        assert coarser
+        return replace(trial, at=coarse, tried=(Served(coarse, 0.8), Served(plain, 1.0)))
+
+    def judged(_arena: object, candidate: Trial, _scores: object) -> Rung:
+        asked.append(candidate.at)
+        over = 0.1 if candidate.at.kv_bits == worst else -0.1
+        return Rung(candidate, TrialReadings(candidate.name, (), None), None, over)
+
+    monkeypatch.setattr(rungs, "tuned", tuned)
+    monkeypatch.setattr(rungs, "_judged", judged)
+    worst = 8
+    assert climbed(arena, FINE).trial.at == plain
+    assert asked == [coarse, plain]
+    worst = 4
+    assert climbed(arena, Recipe("int8 again", FINE.steps)).trial.at == coarse
+
+
+def test_a_coarser_cache_must_save_more_than_noise(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {16: 1.0, 8: 0.99, 4: 1.2}
+
+    def shared(arms: list[Arm], *_: object) -> Run:
+        measured.append([arm.spec.at for arm in arms])
+        return Run((), None, (), ())
+
+    def per_arm(points: list[OperatingPoint]) -> list[float]:
+        return [shares[point.kv_bits] for point in points]
+
+    measured: list[list[OperatingPoint]] = []
+    monkeypatch.setattr(rungs, "measure", shared)
+    monkeypatch.setattr(rungs, "_costs", lambda _run, arms: per_arm([arm.spec.at for arm in arms]))
+    found = rungs.tuned(arena.job, arena.journal, "noisy", arena.b1, arena.traffic, coarser=True)
+    assert found.at.kv_bits == 16
+    assert {at.kv_bits for some in measured for at in some} == {16, 8, 4}
+    shares[8] = 0.9
+    assert rungs.tuned(arena.job, arena.journal, "clear", arena.b1, arena.traffic, coarser=True).at.kv_bits == 8
+    assert rungs.tuned(arena.job, arena.journal, "B1", arena.b1, arena.traffic).at.kv_bits == 16, "B1 is the reference"

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from halfwatt import operating, pipeline
+from halfwatt import operating, pipeline, search
 from halfwatt.accounting import cpu_s_per_reply
 from halfwatt.chat_model import load
 from halfwatt.dialogue import DialogueSet, SealedSplit
 from halfwatt.estimate import Estimate
+from halfwatt.explore import Budget
 from halfwatt.journal import Journal
 from halfwatt.meters import modelled
 from halfwatt.recipe import Recipe
-from halfwatt.records import Artifact, OperatingPoint, QualityReport, Speculation, Trial, Verdict
-from halfwatt.rungs import Job, cost_of
+from halfwatt.records import Artifact, OperatingPoint, QualityReport, Speculation, Trial, TrialReadings, Verdict
+from halfwatt.rungs import Arena, Bar, Job, Rung, cost_of
 from halfwatt.search import Climb, best, outside
 from halfwatt.steps.base import StepContext
+from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.quantize import Quantize
+from halfwatt.workload import instruments
 from tests import taught
 
 
@@ -73,6 +77,16 @@ def test_a_table_of_drafts_is_tried_where_there_is_one() -> None:
     assert len(set(ways)) == len(ways)
 
 
+@pytest.mark.parametrize(("users", "batches"), [(1, set()), (2, {2}), (6, {2, 4, 6}), (8, {2, 4, 8})])
+def test_as_many_are_answered_at_once_as_ask_at_once(users: int, batches: set[int]) -> None:
+    at = OperatingPoint(threads=1, threads_prefill=2)
+    first, *others = operating.by_batches(at, users, cores=4)
+    assert first == at
+    assert {way.batch for way in others} == batches
+    assert {way.threads for way in others} == ({1, 4} if batches else set())
+    assert len(set(others)) == len(others)
+
+
 def test_what_was_made_for_one_traffic_is_shown_on_others(tmp_path: Path) -> None:
     """A model cut by some dialogues; one that was only rounded has lost nothing in particular elsewhere."""
     told = taught.dialogues()
@@ -101,3 +115,34 @@ def test_what_was_made_for_one_traffic_is_shown_on_others(tmp_path: Path) -> Non
     assert found == outside(job, journal, Climb(b1, b1, (), made(cut)), speech), "written down when it was finished"
     assert outside(job, journal, Climb(b1, b1, (), made(rounded)), speech) == ()
     assert outside(job, journal, Climb(b1, b1, (), b1), speech) == ()
+
+
+def test_students_are_taught_on_round_by_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search whose candidates are not really measured: what is proposed, in which rounds, and what comes of it."""
+    told = taught.dialogues()
+    model = load(taught.folder(tmp_path, "llama", told, taught.School(steps=1)))
+    some = DialogueSet.of(told, split="tune", licence="")
+    tools = instruments("cpu")
+    budget = Budget(seconds=1e6, trials=40)
+    job = Job(model, some, SealedSplit(some, tmp_path / "seal"), tmp_path, tools, train=some, budget=budget)
+    traffic = pipeline.traffic(some, pipeline.Speech.by(model))
+
+    tried: list[int] = []
+
+    def assumed(arena: Arena, recipe: Recipe, bar: Bar) -> Rung:
+        """Students take a tenth, and answer as well after their second round."""
+        lessons = [step for step in recipe.steps if isinstance(step, Distil)]
+        tried.append(len(lessons))
+        saving = Estimate(10.0 if lessons else 2.0, 1.9, 10.1, "x", 3)
+        over = 0.1 if len(lessons) == 1 else -0.1
+        made = Trial(recipe.name, (), "done", None, None, OperatingPoint(), None, None)
+        return Rung(made, TrialReadings(recipe.name, (), None), saving, over)
+
+    monkeypatch.setattr(search, "climbed", assumed)
+    monkeypatch.setattr(search, "turn", lambda *_: nullcontext())  # nothing is measured: no device to wait for
+    b1 = Trial("B1", (), "done", None, None, OperatingPoint(), None, None)
+    chosen = search._explored(Arena(job, Journal(tmp_path / "stages", {}), b1, traffic))
+    assert set(tried) == {0, 1, 2}, "nobody needs the third round"
+    assert tried.count(2) == 1, "what takes no less than the one that passed is not taught on"
+    assert [sum(isinstance(step, Distil) for step in recipe.steps) for recipe in chosen] == [2]
+    tools.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from halfwatt.artifacts import Access, read_artifact, servable, write_operating_point
-from halfwatt.dialogue import Dialogue
+from halfwatt.chat_model import load
+from halfwatt.dialogue import Dialogue, DialogueSet
 from halfwatt.errors import EnvironmentFault, ModelError
 from halfwatt.generation import generate, prompts
+from halfwatt.pipeline import Speech, teacher_forced, traffic
 from halfwatt.records import OperatingPoint, Sampling
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.worker import Spec, Worker
@@ -77,6 +80,19 @@ def test_a_worker_that_is_killed_is_an_environment_fault(gone: bool, spec: Spec,
             worker._process.wait()
         with pytest.raises(EnvironmentFault, match="ended with code -9"):
             worker.run(asked, GREEDY)
+
+
+def test_a_program_of_another_environment_may_be_the_worker(spec: Spec, asked: list[Dialogue], model: Path) -> None:
+    """Here it is this one, called by name; its logits come through a file."""
+    program = "from halfwatt.worker import main, opened; main(lambda spec: opened(spec))"
+    foreign = replace(spec, command=(sys.executable, "-c", program))
+    found = DialogueSet.of(taught.dialogues()[:4], split="tune", licence="")
+    seen = traffic(found, Speech.by(load(model)))
+    with Worker(spec) as own, Worker(foreign) as other:
+        assert own.replies(asked, [GREEDY] * len(asked)) == other.replies(asked, [GREEDY] * len(asked))
+    assert teacher_forced(spec, foreign, seen, print) == teacher_forced(spec, spec, seen, print)
+    with pytest.raises(EnvironmentFault, match="ended with code 3"):
+        Worker(replace(spec, command=(sys.executable, "-c", "raise SystemExit(3)")))
 
 
 def test_an_error_keeps_its_class_across_the_process_border(spec: Spec, tmp_path: Path) -> None:

@@ -7,17 +7,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from halfwatt import accounting, pipeline, search
 from halfwatt.artifacts import RuntimeChoice, model_source, servable
 from halfwatt.chat_model import ChatModel, load, outline
 from halfwatt.deliver import deliver
-from halfwatt.dialogue import DialogueSet, SealedSplit
+from halfwatt.dialogue import DialogueSet, SealedSplit, Split
 from halfwatt.errors import BadInput
 from halfwatt.explore import Budget
 from halfwatt.files import locked
@@ -70,6 +69,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
     recipe: str | Path | Recipe | None = None,
     budget: str | Budget | None = None,
     replies_per_hour: float | None = None,
+    users: int = 1,
     candidates: Sequence[str | Path] = (),
     storage: str | None = None,
     outside: str | Path | DialogueSet | None = None,
@@ -84,6 +84,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
         recipe: the one candidate to make and measure, or the file that holds it; None = the ladder.
         budget: what a search may cost, in place of the ladder: "10m", "500kJ", "20" trials.
         replies_per_hour: ends the search where another trial could not be repaid within a year; None = it need not.
+        users: who ask at the same time, and may be answered together.
         candidates, storage: smaller models to begin with (none = the demo's own); where trials are shared (path, URL).
         outside: dialogues of other kinds, to show what the winner lost on them; None = the demo's.
         out: the folder for result.json, report.html and the winner. A run that was interrupted there goes on.
@@ -92,7 +93,6 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
         BadInput: unusable input. RunLocked: ``out`` is in use. EnvironmentFault: nothing could be measured here.
     """
     options, limit = options or Options(), _limit(budget, replies_per_hour)
-    recipes = _listed(recipe, limit is not None)
     folder, access = Path(out), options.access.resolved()
     with locked(folder), closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         loaded = model if isinstance(model, ChatModel) else load_model(str(model), access)
@@ -106,8 +106,9 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             tools=tools,
             train=split["train"],
             outside=outside_of(dialogues, outside),
-            recipes=recipes,
+            recipes=_listed(recipe, limit is not None),
             budget=limit,
+            users=users,
             adopted=tuple(Adopt(str(student)) for student in candidates or _students(name, limit)),
             storage=storage,
             rapl_root=options.rapl_root,
@@ -118,10 +119,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             progress=options.progress,
         )
         outcome = search.optimize(job)
-        digests = {part: found.sha256 for part, found in split.items()}
-        run: dict[str, Any] = {"seed": options.seed, "dialogues": origin(dialogues), "sha256": digests}
-        made = provenance(command=options.command, model=name, model_sha256=loaded.sha256, **run)
-        return deliver(outcome, job, made)
+        return deliver(outcome, job, _searched(options, name, job, origin(dialogues), split))
 
 
 def measure(
@@ -262,6 +260,17 @@ def _students(model: str, budget: Budget | None) -> tuple[Path, ...]:
 
 def _margins(max_loss: float | None) -> Margins:
     return Margins() if max_loss is None else Margins().with_max_loss(max_loss)
+
+
+def _searched(options: Options, name: str, job: Job, dialogues: str, split: Mapping[Split, DialogueSet]) -> Provenance:
+    return provenance(
+        command=options.command,
+        seed=options.seed,
+        model=name,
+        model_sha256=job.model.sha256,
+        dialogues=dialogues,
+        sha256={part: found.sha256 for part, found in split.items()},
+    )
 
 
 def _provenance(options: Options, model: str, spec: Spec, found: DialogueSet) -> Provenance:

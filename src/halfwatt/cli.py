@@ -58,6 +58,7 @@ def optimize(
     replies_per_hour: Annotated[
         float | None, typer.Option("--replies-per-hour", help="stop searching where a trial cannot be repaid in a year")
     ] = None,
+    users: Annotated[int, typer.Option("--users", min=1, help="who ask at once and may be answered together")] = 1,
     candidate: Annotated[
         list[Path] | None, typer.Option("--candidate", help="a smaller model to begin with, as often as you like")
     ] = None,
@@ -88,6 +89,7 @@ def optimize(
             recipe=recipe,
             budget=budget,
             replies_per_hour=replies_per_hour,
+            users=users,
             candidates=candidate or (),
             storage=storage,
             outside=outside,

@@ -10,14 +10,15 @@ from halfwatt.errors import BadInput
 from halfwatt.files import new_folder, write_atomic
 from halfwatt.meters.discover import findings
 from halfwatt.pipeline import Traffic, profile
-from halfwatt.records import SCHEMA, Provenance, ScoredReply, Trial, to_json
+from halfwatt.recipe import written
+from halfwatt.records import SCHEMA, Provenance, ScoredReply, to_json
 from halfwatt.report.card import licence_of, model_card
 from halfwatt.report.html import render_html
 from halfwatt.result import Baselines, Example, Raw, Result
 from halfwatt.rungs import Job
 from halfwatt.search import Outcome
 
-WINNER = "winner"
+WINNER, RECIPE = "winner", "recipe.toml"
 EXAMPLES = 8
 
 
@@ -28,7 +29,7 @@ def deliver(outcome: Outcome, job: Job, made: Provenance) -> Result:
         BadInput: the winner's artifact is gone.
     """
     result = _result(outcome, job, made)
-    _copy_winner(outcome.delivered, job.out / WINNER, model_card(result, licence=licence_of(job.model.source)))
+    _copy_winner(outcome, job.out / WINNER, model_card(result, licence=licence_of(job.model.source)))
     write_atomic(job.out / "report.html", render_html(result).encode())
     write_atomic(job.out / "result.json", to_json(result).encode())  # last: its presence says that the rest is there
     return result
@@ -76,8 +77,9 @@ def _examples(outcome: Outcome, test: Traffic) -> tuple[Example, ...]:
     return tuple(example(*pair) for pair in greedy[::step][:EXAMPLES])
 
 
-def _copy_winner(trial: Trial, to: Path, card: str) -> None:
-    """The artifact, how to serve it, and its card, as one folder that can be moved anywhere."""
+def _copy_winner(outcome: Outcome, to: Path, card: str) -> None:
+    """The artifact, how it was made and is served, and its card, as one folder that can be moved anywhere."""
+    trial = outcome.delivered
     if trial.artifact is None or not (trial.artifact.path / ARTIFACT).exists():
         raise BadInput(f"the artifact of {trial.name} is gone", hint="remove the output folder and run again")
     if to.exists():  # from a run that was interrupted after this point
@@ -85,4 +87,6 @@ def _copy_winner(trial: Trial, to: Path, card: str) -> None:
     with new_folder(to) as part:
         shutil.copytree(trial.artifact.path, part, dirs_exist_ok=True)
         write_operating_point(part, trial.at)
+        if outcome.recipe.steps:
+            (part / RECIPE).write_text(written(outcome.recipe), encoding="utf-8")
         (part / "README.md").write_text(card, encoding="utf-8")

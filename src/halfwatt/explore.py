@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from optuna.trial import FixedTrial, Trial
+from optuna.trial import FixedTrial, FrozenTrial, Trial
 
 from halfwatt.errors import BadInput
 from halfwatt.recipe import Recipe
@@ -86,9 +85,17 @@ def explore(
             found = assess(recipe) if known is None else known
             after = joules()
             study.tell(trial, found, None if before is None or after is None else after - before)
-    return [propose(FixedTrial(params)) for params in _distinct(study)]
+    return [propose(again(trial)) for trial in _distinct(study)]
 
 
-def _distinct(study: Study) -> Sequence[dict[str, Any]]:
-    """The decisions of every recipe, once."""
-    return list({trial.user_attrs[RECIPE]: trial.params for trial in study.done()}.values())
+def again(trial: FrozenTrial) -> FixedTrial:
+    """Something that decides as it was decided then."""
+    fixed = FixedTrial(trial.params)
+    for name, value in trial.user_attrs.items():
+        fixed.set_user_attr(name, value)
+    return fixed
+
+
+def _distinct(study: Study) -> Sequence[FrozenTrial]:
+    """A trial of every recipe."""
+    return list({trial.user_attrs[RECIPE]: trial for trial in study.done()}.values())

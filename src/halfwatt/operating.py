@@ -16,8 +16,22 @@ def by_threads(cores: int) -> list[OperatingPoint]:
     return [OperatingPoint(threads=d, threads_prefill=p) for d, p in sorted(pairs)]
 
 
+def by_batches(at: OperatingPoint, users: int, cores: int) -> list[OperatingPoint]:
+    """``at`` as it is, and answering 2, 4, ... users at once, on its threads and on all cores."""
+    batches = [2**k for k in range(1, users.bit_length()) if 2**k < users] + ([users] if users > 1 else [])
+    threads = sorted({at.threads, cores} - {None}, key=lambda count: count or 0)
+    return [at, *(replace(at, batch=b, threads=t, threads_prefill=t) for b in batches for t in threads)]
+
+
+def by_caches(at: OperatingPoint) -> list[OperatingPoint]:
+    """``at`` as it is, and with a KV cache of fewer bits."""
+    return [at, replace(at, kv_bits=8), replace(at, kv_bits=4)]
+
+
 def by_guesses(artifact: Artifact, at: OperatingPoint) -> list[OperatingPoint]:
     """``at`` as it is, and with every way of guessing ahead that the artifact has; its replies are the same in all."""
+    if artifact.runtime != "llamacpp":
+        return [at]
     ways = [Speculation("lookup")]
     if artifact.draft is not None:
         ways += [Speculation("table", longest, least) for longest, least in _DRAFTS]

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halfwatt import prefixes
 from halfwatt.chat_model import ChatModel, read_sampling
@@ -38,13 +40,11 @@ from halfwatt.records import (
 )
 from halfwatt.renaming import Renaming
 from halfwatt.runtimes import parity
-from halfwatt.runtimes.available import by_name
-from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.steps.base import Step, StepContext, require
 from halfwatt.steps.vocabulary import Trim
 from halfwatt.tokenizer import ChatTokenizer
-from halfwatt.worker import Spec
+from halfwatt.worker import Spec, Worker, opened
 from halfwatt.workload import Progress
 
 MAX_TURNS = 4  # replies judged and measured per dialogue
@@ -195,7 +195,7 @@ def build(
 
 def prove(model: ChatModel, spec: Spec, dialogues: Sequence[Dialogue]) -> Artifact:
     """The artifact with its parity record: the runtime that serves it against ``model`` in memory (gate G0)."""
-    with _open(spec) as session:
+    with opened(_everywhere(spec)) as session:
         return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues[:PARITY_DIALOGUES]))
 
 
@@ -327,7 +327,7 @@ def teacher_forced(reference: Spec, candidate: Spec, found: Traffic, progress: P
     theirs, own = found.tokenizer, ChatTokenizer.load(candidate.artifact.path)
     renaming = Renaming.between(theirs, own)
     scores = []
-    with _open(reference) as ref, _open(candidate) as cand:
+    with _teller(reference) as ref, _teller(candidate) as cand:
         for index, dialogue in enumerate(found.dialogues):
             tokens, logits = theirs.scored(dialogue), (ref.logits(dialogue), cand.logits(dialogue))
             if renaming is None:
@@ -340,7 +340,17 @@ def teacher_forced(reference: Spec, candidate: Spec, found: Traffic, progress: P
     return tuple(scores)
 
 
-def _open(spec: Spec) -> AbstractContextManager[Session]:
-    """Open a session on all cores: likelihoods are prefill only."""
-    runtime = by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype)
-    return runtime.open(spec.artifact, replace(spec.at, threads=None, threads_prefill=None))
+class _Teller(Protocol):
+    """Half a `Session`."""
+
+    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]: ...
+
+
+def _teller(spec: Spec) -> AbstractContextManager[_Teller]:
+    """What tells logits: in this process, where the artifact can be loaded here."""
+    return Worker(_everywhere(spec)) if spec.command else opened(_everywhere(spec))
+
+
+def _everywhere(spec: Spec) -> Spec:
+    """On all cores: likelihoods are prefill only."""
+    return replace(spec, at=replace(spec.at, threads=None, threads_prefill=None))

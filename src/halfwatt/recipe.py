@@ -14,6 +14,7 @@ bits = 4
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -88,6 +89,17 @@ def read(path: Path) -> Recipe:
     if faults:
         raise BadInput(f"{path} is not a recipe", found="; ".join(faults), hint="see docs/recipes.md")
     return Recipe(str(name), tuple(steps))
+
+
+def written(recipe: Recipe) -> str:
+    """TOML that `read` makes the same recipe of."""
+    uses = {kind: use for use, kind in STEPS.items()}
+    lines = [f"name = {json.dumps(recipe.name)}"]
+    for step in recipe.steps:
+        given = {f.name: getattr(step, f.name) for f in fields(step)}  # type: ignore[arg-type]
+        lines += ["", "[[step]]", f"use = {json.dumps(uses[type(step)])}"]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in given.items() if value is not None]
+    return "\n".join(lines) + "\n"
 
 
 def out_of_order(steps: Sequence[Step]) -> list[str]:

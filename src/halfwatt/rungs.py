@@ -3,6 +3,7 @@
     on the ladder    make - operating point - duel with B1 - the gate
     in a search      make - short duel - likelihood - operating point - duel with B1 - the gate
                             a candidate that cannot beat the best so far, or that the gate's G1 or G2 fails, ends there
+                            one that has to be taught meets B1 untaught first: learning does not change what it costs
 
 A likelihood that fails the gate fails it whatever the replies say, so nothing is lost by not asking for them.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import fmean
 
 from halfwatt import accounting, operating, pipeline
+from halfwatt.batches import rows
 from halfwatt.chat_model import ChatModel
 from halfwatt.claims import energy_ratio
 from halfwatt.dialogue import DialogueSet, SealedSplit
@@ -29,6 +31,7 @@ from halfwatt.provenance import cores
 from halfwatt.quality import Margins, by_likelihood, judge, likelihood_among
 from halfwatt.recipe import Recipe, ladder
 from halfwatt.records import (
+    Artifact,
     GateCheck,
     MeterInfo,
     OperatingPoint,
@@ -39,16 +42,22 @@ from halfwatt.records import (
     Trial,
     TrialReadings,
 )
+from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.steps.adopt import Adopt
 from halfwatt.steps.available import learns
-from halfwatt.steps.base import StepContext
+from halfwatt.steps.base import Stage, StepContext
+from halfwatt.steps.distil import Distil
 from halfwatt.study import Found
+from halfwatt.training import Budget as TrainingBudget
 from halfwatt.worker import Spec
 from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
 
 SWEEP = Plan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False, idle_s=3.0)
 DUEL = Plan(min_blocks=3, max_blocks=12, window_s=1.5, prefill=False, idle_s=3.0)
 GLANCE = Plan(min_blocks=3, max_blocks=3, window_s=1.0, prefill=False, idle_s=3.0)
+_FEW, _BRIEF = 256, 2 * 4096  # dialogues and tokens by which the pace of teaching is told
+_STUDENT = 0.6  # of the original's time for a token: a third of its work for its answers, and a quarter for the student
+_PLAIN, _NOISE = 16, 1.03  # bits of a KV cache as the runtime keeps it; what a coarser one must save at least
 _NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where another check was not passed
 
 
@@ -71,6 +80,8 @@ class Job:
     margins: Margins = field(default_factory=Margins)
     device: str = "cpu"
     dtype: str = "auto"
+    users: int = 1  # who may be answered at once
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of workers for other runtimes, by name
     seed: int = 0
     progress: Progress = lambda _: None
 
@@ -119,13 +130,14 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
     """
 
     def attempt() -> Rung:
-        job, told = arena.job, arena.traffic.dialogues
-        job.progress(f"{recipe.name}: making it")
+        arena.job.progress(f"{recipe.name}: making it")
         lines = tuple(repr(step) for step in recipe.steps)
         blank = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
         try:
-            with arena.journal.tally.aside() if any(map(learns, recipe.steps)) else nullcontext():
-                artifact = pipeline.build(job.model, recipe, told, job.out / "artifacts", job.device, _context(job))
+            dear = None if bar is None else _untaught(arena, recipe, blank, bar)
+            if dear is not None:
+                return dear
+            artifact = _built(arena, recipe)
         except BadInput as error:
             return Rung(replace(blank, reason=str(error)), TrialReadings(recipe.name, (), None))
         made = replace(blank, status="done", artifact=artifact)
@@ -134,34 +146,62 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
             rejected, scores = _screened(arena, made, bar)
             if rejected is not None:
                 return rejected
-        return _judged(arena, tuned(job, arena.journal, recipe.slug, made, arena.traffic), scores)
+        return _served_and_judged(arena, recipe, made, scores)
 
     return arena.journal.once(f"rung-{recipe.slug}", Rung, attempt)
 
 
+def _built(arena: Arena, recipe: Recipe) -> Artifact:
+    """What trains counts for itself; the rest is the run's."""
+    job = arena.job
+    with arena.journal.tally.aside() if any(map(learns, recipe.steps)) else nullcontext():
+        told = arena.traffic.dialogues
+        return pipeline.build(job.model, recipe, told, job.out / "artifacts", job.device, _context(job))
+
+
 # --- screens -------------------------------------------------------------------------------------------------------
+
+
+def _untaught(arena: Arena, recipe: Recipe, blank: Trial, bar: Bar) -> Rung | None:
+    """The end of a candidate that would save less than the best so far, whatever it learned."""
+    steps = tuple(step for step in recipe.steps if step.stage != Stage.RECOVERY)
+    if bar.saving is None or steps == recipe.steps:
+        return None
+    arena.job.progress(f"{recipe.name}: what it would save, before it is taught")
+    at = replace(blank, artifact=_built(arena, Recipe("untaught", steps)), at=arena.b1.at)
+    return _too_dear(arena, at, _duel(arena, at, GLANCE), bar)
 
 
 def _screened(arena: Arena, made: Trial, bar: Bar) -> tuple[Rung | None, tuple[TeacherScore, ...]]:
     """(why it goes no further, ()), or (None, its likelihoods)."""
     job, at = arena.job, replace(made, at=arena.b1.at)
     job.progress(f"{made.name}: a glance at what it saves")
-    run = _duel(arena, at, GLANCE)
-    saving, readings = _saving(at.name, run), TrialReadings(made.name, run.windows, None)
-
-    def rejected(reason: str, over: float) -> tuple[Rung, tuple[TeacherScore, ...]]:
-        job.progress(f"{made.name}: {reason}")
-        return Rung(replace(at, status="rejected", reason=reason), readings, saving, over), ()
-
-    if bar.saving is not None and saving.hi < bar.saving.lo:
-        return rejected(f"saves {_told(saving)} where the best so far saves {_told(bar.saving)}", _NOT_PASSED)
+    glance = _duel(arena, at, GLANCE)
+    dear = _too_dear(arena, at, glance, bar)
+    if dear is not None:
+        return dear, ()
     scores = pipeline.teacher_forced(arm(job, arena.b1).spec, arm(job, at).spec, arena.traffic, job.progress)
     checks = by_likelihood(scores, job.margins)
     failed = [check for check in checks if check.verdict == "FAIL"]
     if failed:
         reason = "; ".join(f"{c.layer} {c.name} is {_told(c.estimate)}, {c.margin}" for c in failed if c.estimate)
-        return rejected(reason, max(_over(checks, job.margins), _NOT_PASSED))
+        return _rejected(arena, at, glance, reason, max(_over(checks, job.margins), _NOT_PASSED)), ()
     return None, scores
+
+
+def _too_dear(arena: Arena, at: Trial, glance: Run, bar: Bar) -> Rung | None:
+    """The end of a candidate that saves less than the best so far."""
+    saving = _saving(at.name, glance)
+    if bar.saving is None or saving.hi >= bar.saving.lo:
+        return None
+    reason = f"saves {_told(saving)} where the best so far saves {_told(bar.saving)}"
+    return _rejected(arena, at, glance, reason, _NOT_PASSED)
+
+
+def _rejected(arena: Arena, at: Trial, glance: Run, reason: str, over: float) -> Rung:
+    arena.job.progress(f"{at.name}: {reason}")
+    readings = TrialReadings(at.name, glance.windows, None)
+    return Rung(replace(at, status="rejected", reason=reason), readings, _saving(at.name, glance), over)
 
 
 def _told(e: Estimate) -> str:
@@ -180,6 +220,17 @@ def _saving(name: str, run: Run) -> Estimate:
 
 
 # --- in full -------------------------------------------------------------------------------------------------------
+
+
+def _served_and_judged(arena: Arena, recipe: Recipe, made: Trial, scores: tuple[TeacherScore, ...]) -> Rung:
+    """At its cheapest operating point; a coarser cache that the gate does not pass is given up for the plain one."""
+    candidate = tuned(arena.job, arena.journal, recipe.slug, made, arena.traffic, coarser=True)
+    if candidate.at.kv_bits < _PLAIN:
+        rung = _judged(arena, candidate, ())
+        if rung.over <= 0:
+            return rung
+        candidate = replace(candidate, at=next(way.at for way in candidate.tried if way.at.kv_bits == _PLAIN))
+    return _judged(arena, candidate, scores)
 
 
 def _judged(arena: Arena, candidate: Trial, scores: tuple[TeacherScore, ...]) -> Rung:
@@ -207,28 +258,42 @@ def _duel(arena: Arena, candidate: Trial, plan: Plan) -> Run:
     return measure(arms, seen.dialogues, seen.greedy, replace(plan, seed=job.seed), job.tools, job.progress)
 
 
-def tuned(job: Job, journal: Journal, name: str, trial: Trial, seen: Traffic) -> Trial:
-    """At its cheapest operating point: tried by threads, and with the best of these by ways of guessing ahead."""
+def tuned(job: Job, journal: Journal, name: str, trial: Trial, seen: Traffic, *, coarser: bool = False) -> Trial:
+    """At its cheapest operating point: tried by threads, and with the best of these by what else can be chosen.
+
+    coarser: a KV cache of fewer bits may be chosen, which changes replies; it has to save more than noise does
+    """
     artifact = trial.artifact
     assert artifact is not None, "a trial without an artifact is never measured"
 
     def tried(points: Sequence[OperatingPoint]) -> list[Served]:
         """Each with its share of the first."""
-        arms = [Arm(str(n), Spec(artifact, point, job.device, job.dtype)) for n, point in enumerate(points)]
+        arms = [Arm(str(n), _spec(job, artifact, point)) for n, point in enumerate(points)]
         run = measure(arms, seen.dialogues, seen.greedy, replace(SWEEP, seed=job.seed), job.tools, job.progress)
-        per_arm = accounting.Arms.of(run.windows)
-        costs = [fmean(per_arm.per_block(arm.name, cost_of(run.meter)).values()) for arm in arms]
+        costs = _costs(run, arms)
         return [Served(point, cost / costs[0]) for point, cost in zip(points, costs, strict=True)]
 
     def sweep() -> tuple[Served, ...]:
         job.progress(f"{name}: searching the operating point")
-        threads = sorted(tried(operating.by_threads(cores())), key=lambda way: way.share)
-        guesses = tried(operating.by_guesses(artifact, threads[0].at))[1:]
-        ahead = [replace(way, share=way.share * threads[0].share) for way in guesses]
-        return tuple(sorted([*threads, *ahead], key=lambda way: way.share))
+        found = sorted(tried(operating.by_threads(cores())), key=lambda way: way.share)
+        first = found[0]
+        for further in (
+            operating.by_guesses(artifact, first.at),
+            operating.by_batches(first.at, job.users, cores()),
+            operating.by_caches(first.at) if coarser and artifact.runtime == LlamaCpp.name else [],
+        ):
+            if len(further) > 1:
+                found += [replace(way, share=way.share * first.share) for way in tried(further)[1:]]
+        return tuple(sorted(found, key=lambda way: way.share * (1.0 if way.at.kv_bits == _PLAIN else _NOISE)))
 
     ways = journal.once(f"operating-point-{name}", tuple[Served, ...], sweep)
     return replace(trial, at=ways[0].at, tried=ways)
+
+
+def _costs(run: Run, arms: Sequence[Arm]) -> list[float]:
+    """Of a reply, as operating points are chosen by."""
+    per_arm = accounting.Arms.of(run.windows)
+    return [fmean(per_arm.per_block(arm.name, cost_of(run.meter)).values()) for arm in arms]
 
 
 def cost_of(meter: MeterInfo | None) -> accounting.Figure:
@@ -259,7 +324,28 @@ def verdict(job: Job, inputs: QualityInputs, split: str) -> QualityReport:
 def arm(job: Job, trial: Trial) -> Arm:
     """A candidate as something to be measured."""
     assert trial.artifact is not None, "a trial without an artifact is never measured"
-    return Arm(trial.name, Spec(trial.artifact, trial.at, job.device, job.dtype))
+    return Arm(trial.name, _spec(job, trial.artifact, trial.at))
+
+
+def _spec(job: Job, artifact: Artifact, at: OperatingPoint) -> Spec:
+    return Spec(artifact, at, job.device, job.dtype, job.commands.get(artifact.runtime, ()))
+
+
+def pace(job: Job) -> float:
+    """Seconds a token in which a student can be taught here, told by how fast the original learns."""
+    context = _context(job)
+    brief = replace(context, dialogues=context.some(_FEW), work=None, budget=TrainingBudget(tokens=_BRIEF))
+    spent = Distil(kind="labels").apply(job.model, brief).spent[-1]
+    return _STUDENT * spent.wall_s / spent.tokens
+
+
+def tokens_of(job: Job) -> int:
+    """About how many tokens there are to learn from."""
+    if job.train is None:
+        return 0
+    some = _context(job).some(_FEW)
+    told = rows(some, job.model.tokenizer, Distil().longest)
+    return round(sum(len(row.ids) for row in told) / len(some) * len(job.train.dialogues))
 
 
 def _context(job: Job) -> StepContext:

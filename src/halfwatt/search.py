@@ -3,7 +3,8 @@
     B0  the original as commonly run (transformers, stored dtype, its own threads)
     B1  the original in the best runtime, at its best operating point
     then int8, int4 with an int8 head, int4, or the recipe that was given, or with a budget what Optuna proposes until
-    it is spent (explore.py): each measured and judged on the tune split (rungs.py)
+    it is spent (explore.py), students that are taught within it among them (halving.py): each measured and judged on
+    the tune split (rungs.py)
     the winner alone meets B0 and B1 in one interleaved run and is judged on the sealed test split
 
 The original is always a candidate: when nothing is proven better it is delivered in its best runtime form. Every stage
@@ -23,8 +24,9 @@ from statistics import fmean
 from halfwatt import accounting, pipeline
 from halfwatt.claims import make_claim
 from halfwatt.estimate import Estimate
-from halfwatt.explore import explore, repays
+from halfwatt.explore import Budget, explore, repays
 from halfwatt.files import turn
+from halfwatt.halving import Taught, Teaching, planned, promoted
 from halfwatt.journal import Journal
 from halfwatt.pipeline import Speech, Traffic
 from halfwatt.provenance import cores
@@ -40,11 +42,11 @@ from halfwatt.records import (
     Spent,
     Trial,
 )
-from halfwatt.rungs import Arena, Bar, Job, Rung, arm, climbed, examined, tuned, verdict
+from halfwatt.rungs import Arena, Bar, Job, Rung, arm, climbed, examined, pace, tokens_of, tuned, verdict
 from halfwatt.runtimes.torch_eager import TorchEager
-from halfwatt.space import Space
+from halfwatt.space import ROUND, STUDENT, Space
 from halfwatt.steps.base import Stage
-from halfwatt.study import RECIPE, Found, Study
+from halfwatt.study import RECIPE, Found, Study, found_of
 from halfwatt.workload import Plan, Run, measure
 
 FINAL = Plan(min_blocks=7)
@@ -71,6 +73,7 @@ class Outcome:
     inputs: QualityInputs
     claim: Claim
     delivered: Trial
+    recipe: Recipe  # of what is delivered
     test: Traffic
     notes: tuple[str, ...]
     outside: tuple[Outside, ...] = ()
@@ -145,7 +148,8 @@ def _explored(arena: Arena) -> list[Recipe]:
     job, budget = arena.job, arena.job.budget
     if budget is None:
         return []
-    space = Space.of(job.model, job.adopted, job.train is not None)
+    teaching = _teaching(arena, budget)
+    space = Space.of(job.model, job.adopted, job.train is not None, teaching)
     passed: list[Rung] = []
     took_s: list[float] = []
 
@@ -174,10 +178,43 @@ def _explored(arena: Arena) -> list[Recipe]:
             study.first(decisions)
         counter = job.tools.primary
         joules = (lambda: None) if counter is None else (lambda: counter.read().joules)
-        tried = explore(study, space.recipe, assess, budget, joules, go_on)
+
+        def ready() -> bool:
+            _teach_on(study, teaching, budget)
+            return go_on()
+
+        tried = explore(study, space.recipe, assess, budget, joules, ready)
         best = study.best()
     chosen = None if best is None else best.user_attrs[RECIPE]
     return [recipe for recipe in tried if recipe.name == chosen or arena.journal.has(f"rung-{recipe.slug}")]
+
+
+def _teaching(arena: Arena, budget: Budget) -> Teaching | None:
+    """How long students can be taught within the budget's time; None = there are none."""
+    job = arena.job
+    if job.train is None or budget.seconds is None:
+        return None
+    with _turn(job):
+        pace_s = arena.journal.once("pace", float, lambda: pace(job))
+    teaching = planned(budget.seconds, pace_s, tokens_of(job))
+    if teaching is None:
+        job.progress(f"no student could learn enough within {budget.seconds:.0f} s here")
+    return teaching
+
+
+def _teach_on(study: Study, teaching: Teaching | None, budget: Budget) -> None:
+    """Ask for the next rounds of the students that are worth it."""
+    if teaching is None or budget.seconds is None:
+        return
+    students = [
+        Taught(t.params, t.user_attrs.get(ROUND, 0), found_of(t), t.duration.total_seconds() if t.duration else 0.0)
+        for t in study.done()
+        if t.params.get("base") == STUDENT
+    ]
+    best = study.best()
+    bar = None if best is None else best.value
+    for student in promoted(students, teaching.rounds, bar, budget.seconds - study.seconds()):
+        study.first(dict(student.decisions), {ROUND: student.round + 1})
 
 
 def _cheapest(passed: Sequence[Rung]) -> Rung | None:
@@ -199,6 +236,7 @@ def _final(job: Job, journal: Journal, climb: Climb, test: Traffic, notes: tuple
     report = verdict(job, inputs, "test")
     claim = make_claim(run, report, climb.champion.name)
     measured = tuple(accounting.measurement(each.name, run.windows, run.meter) for each in arms)
+    delivered = climb.champion if claim.verdict == "PASS" else climb.b1
     return Outcome(
         climb=replace(climb, b0=replace(climb.b0, energy=measured[0]), b1=replace(climb.b1, energy=measured[1])),
         final=run,
@@ -206,7 +244,8 @@ def _final(job: Job, journal: Journal, climb: Climb, test: Traffic, notes: tuple
         quality=report,
         inputs=inputs,
         claim=claim,
-        delivered=climb.champion if claim.verdict == "PASS" else climb.b1,
+        delivered=delivered,
+        recipe=_recipe_of(delivered, job),
         test=test,
         notes=notes,
     )
@@ -214,7 +253,7 @@ def _final(job: Job, journal: Journal, climb: Climb, test: Traffic, notes: tuple
 
 def outside(job: Job, journal: Journal, climb: Climb, speech: Speech) -> tuple[Outside, ...]:
     """What the champion lost on other kinds of dialogue, where its recipe cut or trained weights by the user's own."""
-    steps = next((recipe.steps for recipe in job.recipes if recipe.name == climb.champion.name), ())
+    steps = _recipe_of(climb.champion, job).steps
     assert climb.champion.artifact is not None, "it was measured"
     if not climb.champion.artifact.spent and all(step.stage >= Stage.NUMERICS for step in steps):
         return ()
@@ -237,6 +276,10 @@ def _turn(job: Job) -> AbstractContextManager[None]:
     return turn(job.device.replace(":", "-"), job.progress)
 
 
+def _recipe_of(trial: Trial, job: Job) -> Recipe:
+    return next((recipe for recipe in job.recipes if recipe.name == trial.name), Recipe(trial.name))
+
+
 def _fingerprint(trial: Trial) -> str:
     assert trial.artifact is not None
     return trial.artifact.sha256
@@ -255,6 +298,7 @@ def _identity(job: Job) -> dict[str, str]:
         "outside": " ".join(found.sha256 for found in job.outside.values()),
         "margins": repr(job.margins),
         "seed": str(job.seed),
+        "users": str(job.users),
         "device": job.device,
         "dtype": job.dtype,
         "meter": "none" if job.tools.info is None else job.tools.info.name,

@@ -70,9 +70,15 @@ class Study:
             self._storage.remove_session()
             self._storage.engine.dispose()
 
-    def first(self, decisions: dict[str, Any]) -> None:
-        """Let these decisions be taken before the sampler takes its own; once, whoever asks for it again."""
-        self._study.enqueue_trial(decisions, skip_if_exists=True)
+    def first(self, decisions: dict[str, Any], settled: dict[str, Any] | None = None) -> None:
+        """Let these decisions be taken before the sampler takes its own; once, whoever asks for it again.
+
+        settled: of the trial's user_attrs, for what is not the sampler's to decide
+        """
+        wanted = settled or {}
+        asked = [t for t in self._study.get_trials(deepcopy=False) if wanted.items() <= t.user_attrs.items()]
+        if decisions not in [t.system_attrs.get("fixed_params", t.params) for t in asked]:
+            self._study.enqueue_trial(decisions, user_attrs=wanted)
 
     @contextmanager
     def trial(self) -> Iterator[Trial]:
@@ -106,7 +112,7 @@ class Study:
         """What a recipe of this name came to, where it was tried before; disqualified ones too."""
         for trial in self._ended():
             if trial.user_attrs.get(RECIPE) == recipe and _JOULES in trial.user_attrs:
-                return Found(trial.value, trial.constraints.get(_GATE, 0.0))
+                return found_of(trial)
         return None
 
     def done(self) -> list[FrozenTrial]:
@@ -139,7 +145,13 @@ class Study:
             except RuntimeError:
                 continue  # another worker was faster
             if trial.params and _AGAIN not in trial.user_attrs:
-                self._study.enqueue_trial(trial.params, user_attrs={_AGAIN: True})
+                kept = {k: v for k, v in trial.user_attrs.items() if k not in (_BEAT, _WORKER, RECIPE)}
+                self._study.enqueue_trial(trial.params, user_attrs=kept | {_AGAIN: True})
+
+
+def found_of(trial: FrozenTrial) -> Found:
+    """What a trial that has ended came to."""
+    return Found(trial.value, trial.constraints.get(_GATE, 0.0))
 
 
 # --- storage ----------------------------------------------------------------------------------------------------------

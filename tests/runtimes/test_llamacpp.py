@@ -362,8 +362,6 @@ def test_a_file_that_is_no_gguf_fails_with_llama_cpps_reason(artifact: Artifact,
 
 
 def test_what_this_runtime_cannot_do_is_refused(artifact: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="one dialogue at a time"), LlamaCpp().open(artifact, replace(ONE, batch=4)):
-        pass
     with pytest.raises(BadInput, match="cpu or cuda"), LlamaCpp("tpu").open(artifact, ONE):
         pass
     with pytest.raises(ModelError, match=r"no model\.gguf"), LlamaCpp().open(replace(artifact, path=tmp_path), ONE):

@@ -154,8 +154,8 @@ def _serving(about: Trial) -> Plot:
     return Plot(
         title,
         Markup(plots.heat(cells, "threads that read the prompt")),
-        "What a reply takes, as a share of one thread for everything; it is the same reply in every way. From short "
-        "runs on the tune split: for choosing, not for claiming.",
+        "What a reply takes, as a share of one thread for everything; it is the same reply in every way but "
+        "those with a coarser cache. From short runs on the tune split: for choosing, not for claiming.",
         "CPU time measured by the operating system, or joules where a meter measures them",
     )
 

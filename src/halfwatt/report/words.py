@@ -271,15 +271,19 @@ def kept(layers: Sequence[KeptLayer]) -> list[str]:
 
 
 def served(at: OperatingPoint) -> str:
-    """An operating point: threads, and how it guesses ahead."""
-    ahead = ""
+    """An operating point: threads, how it guesses ahead, how many it answers at once, how it keeps its cache."""
+    ahead = _shared(at)
     if at.speculation is not None:
         source = {"table": "by its table of drafts", "lookup": "by what stood in the dialogue"}[at.speculation.kind]
-        ahead = f", guesses up to {at.speculation.longest} tokens ahead {source}"
+        ahead += f", guesses up to {at.speculation.longest} tokens ahead {source}"
     if at.threads is None:
         return f"default threads{ahead}"
     one = _threads(at.threads)
     return (one if at.threads_prefill in (None, at.threads) else f"{one}, prefill {at.threads_prefill}") + ahead
+
+
+def _shared(at: OperatingPoint) -> str:
+    return (f", {at.batch} at once" if at.batch > 1 else "") + (f", {at.kv_bits}-bit cache" if at.kv_bits < 16 else "")
 
 
 def _threads(count: int) -> str:
@@ -298,7 +302,7 @@ def traffic(asked: Profile) -> str:
 
 def decoding(at: OperatingPoint) -> str:
     """How a reply is written, in a few words."""
-    threads = "default threads" if at.threads is None else _threads(at.threads)
+    threads = ("default threads" if at.threads is None else _threads(at.threads)) + _shared(at)
     if at.speculation is None:
         return threads
     table = f"{at.speculation.longest} by table, p {at.speculation.least:g}"

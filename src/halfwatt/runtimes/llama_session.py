@@ -34,7 +34,7 @@ from halfwatt.tokenizer import ChatTokenizer
 
 _FIRST_CONTEXT = 2048  # tokens; grown when a dialogue needs more, up to what the model was trained for
 _LOGITS_AT_ONCE = 64  # tokens in a batch whose logits are all kept; bounds that buffer
-_UBATCH = 512  # prompt tokens computed together
+UBATCH = 512  # prompt tokens computed together
 _KV_TYPES = {16: llama.GGML_TYPE_F16, 8: llama.GGML_TYPE_Q8_0, 4: llama.GGML_TYPE_Q4_0}
 _KV_SHARE = {16: 1.0, 8: 34 / 64, 4: 18 / 64}  # bytes of a block of 32 values, against fp16
 _REPLACEMENT = "\ufffd"  # what the beginning of a character decodes to
@@ -73,9 +73,8 @@ class LlamaCppSession:
         self._row: Any = ctypes.c_float * llama.llama_vocab_n_tokens(self._vocabulary)  # logits after one token
         self._longest = llama.llama_model_n_ctx_train(self._model)
         self._longest_draft = at.speculation.longest if at.speculation else 0
-        self._batch = _batch(max(_LOGITS_AT_ONCE, 1 + self._longest_draft))
+        self._batch = batch_of(max(_LOGITS_AT_ONCE, 1 + self._longest_draft))
         self._size = 0
-        self._cached: list[int] = []  # the ids whose keys and values are in the context, in order
         self._make_room(min(self._longest, _FIRST_CONTEXT))
 
     # --- what a Session does
@@ -119,7 +118,7 @@ class LlamaCppSession:
     def reset(self) -> None:
         """Empty the KV cache."""
         llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
-        self._cached = []
+        self._forget()
 
     def sync(self) -> None:
         """Wait until the device is idle."""
@@ -181,14 +180,14 @@ class LlamaCppSession:
         """Bring the context to hold exactly ``prompt``; returns how many of its tokens were there already."""
         self._check_room(len(prompt) + 1)
         self._make_room(min(self._longest, len(prompt) + sampling.max_new_tokens))
-        shared = _common_prefix(self._cached, prompt[:-1]) if self._at.reuse_prefix else 0
+        shared = common_prefix(self._cached, prompt[:-1]) if self._at.reuse_prefix else 0
         if not self._keep(shared):
             shared = 0
             self.reset()
         fresh = prompt[shared:]
         tokens = (llama.llama_token * len(fresh))(*fresh)
-        for start in range(0, len(fresh), _UBATCH):
-            size = min(_UBATCH, len(fresh) - start)
+        for start in range(0, len(fresh), UBATCH):
+            size = min(UBATCH, len(fresh) - start)
             part = ctypes.cast(ctypes.byref(tokens, start * ctypes.sizeof(llama.llama_token)), llama.llama_token_p)
             self._decode(llama.llama_batch_get_one(part, size), fresh[start : start + size])
         return shared
@@ -196,10 +195,7 @@ class LlamaCppSession:
     def _generate(self, prompt: list[int], sampling: Sampling) -> Iterator[int]:
         """Sample ids until a stop token (which is given too), the cap, or the end of the context."""
         cap = min(sampling.max_new_tokens, self._longest - len(prompt))
-        chain = None if _likeliest_wins(sampling) else _sampler(sampling, self._row._length_, self._longest)
-        if sampling.repetition_penalty != 1.0:
-            for token in prompt:  # the penalty looks at the prompt too, as in transformers
-                llama.llama_sampler_accept(chain, token)
+        chain = self._chain(prompt, sampling)
         drafter = self._drafter(prompt)
         drafted: list[int] = []  # decoded with the token before them, and not said yet
         right, row = 0, -1  # of them, said by the model too; logits that choose the next token
@@ -222,6 +218,16 @@ class LlamaCppSession:
         finally:
             if chain is not None:
                 llama.llama_sampler_free(chain)
+
+    def _chain(self, prompt: list[int], sampling: Sampling) -> Any:
+        """A sampler for one reply; None = the largest logit wins."""
+        if _likeliest_wins(sampling):
+            return None
+        chain = _sampler(sampling, self._row._length_, self._longest)
+        if sampling.repetition_penalty != 1.0:
+            for token in prompt:  # the penalty looks at the prompt too, as in transformers
+                llama.llama_sampler_accept(chain, token)
+        return chain
 
     def _likeliest(self, row: int) -> int:
         """The first of the largest logits, read in place: a sampler copies all of them first, with their ids."""
@@ -253,11 +259,15 @@ class LlamaCppSession:
     def _decode(self, batch: Any, ids: Sequence[int]) -> None:
         code = llama.llama_decode(self._context, batch)
         if code != 0:
-            self._cached = []
+            self._forget()
             raise EnvironmentFault(f"llama_decode failed with code {code}", found=self._log.last())
         self._cached.extend(ids)
+        self._count(len(self._cached))
+
+    def _count(self, tokens: int) -> None:
+        """A pass over the weights and over the keys and values of so many tokens."""
         a = self._artifact
-        self._bytes += a.weights_read_b + len(self._cached) * a.kv_b_per_token * _KV_SHARE[self._at.kv_bits]
+        self._bytes += a.weights_read_b + tokens * a.kv_b_per_token * _KV_SHARE[self._at.kv_bits]
 
     def _all_logits(self, ids: list[int], start: int) -> NDArray[np.float32]:
         """Decode a batch and copy the logits of all its tokens, [tokens, vocabulary]."""
@@ -293,20 +303,27 @@ class LlamaCppSession:
         if self._context is not None:
             llama.llama_free(self._context)
         self._size = min(self._longest, max(tokens, 2 * self._size))
-        params = llama.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = self._size, _UBATCH, _UBATCH
-        params.n_threads, params.n_threads_batch = self.threads, self.threads_prefill
-        params.type_k = params.type_v = _KV_TYPES[self._at.kv_bits]
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.offload_kqv = params.op_offload = self._gpu
-        self._cached = []
-        self._context = llama.llama_init_from_model(self._model, params)
+        self._forget()
+        self._context = llama.llama_init_from_model(self._model, self._parameters())
         if not self._context:
             llama.llama_model_free(self._model)
             raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", found=self._log.last())
 
+    def _forget(self) -> None:
+        """The context is empty."""
+        self._cached: list[int] = []  # the ids whose keys and values are in the context, in order
 
-def _batch(tokens: int) -> Any:
+    def _parameters(self) -> Any:
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = self._size, UBATCH, UBATCH
+        params.n_threads, params.n_threads_batch = self.threads, self.threads_prefill
+        params.type_k = params.type_v = _KV_TYPES[self._at.kv_bits]
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.offload_kqv = params.op_offload = self._gpu
+        return params
+
+
+def batch_of(tokens: int) -> Any:
     """Room for so many tokens of one sequence, all with logits."""
     batch = llama.llama_batch_init(tokens, 0, 1)
     for i in range(tokens):
@@ -314,7 +331,7 @@ def _batch(tokens: int) -> Any:
     return batch
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """How many leading ids are the same."""
     for count, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:

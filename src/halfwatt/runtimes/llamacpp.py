@@ -19,6 +19,7 @@ from halfwatt.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.files import new_folder, sha256_file, write_atomic
 from halfwatt.records import Artifact, OperatingPoint, to_json
 from halfwatt.runtimes.llama_session import LlamaCppSession
+from halfwatt.runtimes.llama_together import TogetherSession
 from halfwatt.tokenizer import read_json
 
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ class LlamaCpp:
             EnvironmentFault: a GPU is asked for and this build of llama.cpp has none.
         """
         _check_device(self.device)
-        if at.batch != 1:
-            raise BadInput("llamacpp answers one dialogue at a time", found=f"batch {at.batch}", hint="use batch 1")
+        if at.batch > 1 and at.speculation is not None:
+            raise BadInput("llamacpp guesses ahead for one dialogue at a time", found=f"batch {at.batch}")
         gguf = artifact.path / GGUF
         if not gguf.exists():
             raise ModelError(f"no {GGUF} in {artifact.path}", hint="export the model again")
@@ -89,7 +90,11 @@ class LlamaCpp:
                 found=f"sha256 {digest[:12]}",
                 hint="export the model again",
             )
-        session = LlamaCppSession(artifact, str(gguf), at, _table(artifact, at), gpu=self.device == "cuda")
+        on_gpu = self.device == "cuda"
+        if at.batch > 1:
+            session: LlamaCppSession = TogetherSession(artifact, str(gguf), at, gpu=on_gpu)
+        else:
+            session = LlamaCppSession(artifact, str(gguf), at, _table(artifact, at), gpu=on_gpu)
         try:
             yield session
         finally:

@@ -21,7 +21,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -33,6 +33,7 @@ from halfwatt.dialogue import Dialogue
 from halfwatt.errors import BadInput
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.blocks import blocks_of, columns, head_size, parts_of, rebuilt, set_blocks, sliced, without_blocks
+from halfwatt.steps.ranges import OneOf
 
 Tensor = torch.Tensor
 WIDTH = 64  # FFN widths are multiples of it
@@ -161,8 +162,8 @@ class Prune:
     drop:      blocks that go
     """
 
-    width: float = 1.0
-    ffn: float = 1.0
+    width: Annotated[float, OneOf(0.5, 0.667, 0.75, 1.0)] = 1.0
+    ffn: Annotated[float, OneOf(0.25, 0.5, 1.0)] = 1.0
     kv_heads: int | None = None
     drop: int = 0
 

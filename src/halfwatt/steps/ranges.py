@@ -6,7 +6,7 @@ coverage: Annotated[float, OneOf(0.999, 0.9999)] = 0.9999
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_type_hints
 
@@ -16,7 +16,10 @@ Value = bool | int | float | str | None
 
 
 class Chooser(Protocol):
-    """Who decides: an Optuna trial, or a test."""
+    """Who decides: an Optuna trial, or a test. ``user_attrs``: what was settled before anything was asked."""
+
+    @property
+    def user_attrs(self) -> Mapping[str, Any]: ...
 
     def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
         """One of ``choices``."""

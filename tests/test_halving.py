@@ -1,0 +1,209 @@
+"""Successive halving on students whose quality is known, and the way from a promoted student to its recipe."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import FixedTrial
+
+from halfwatt.explore import Budget, explore
+from halfwatt.halving import RATE, Taught, Teaching, planned, promoted, ranked
+from halfwatt.recipe import Recipe, out_of_order
+from halfwatt.space import ROUND, STUDENT, School, Space
+from halfwatt.steps.distil import Distil
+from halfwatt.steps.prune import Prune
+from halfwatt.steps.quantize import Quantize
+from halfwatt.study import Found, Study, found_of
+
+SCHOOL = School(Teaching(1.0, 3), blocks=8, kv_heads=3, parameters=16_000_000)
+
+
+def student(name: str, cost: float | None, violation: float, number: int = 0, seconds: float = 10.0) -> Taught:
+    return Taught({"name": name}, number, Found(cost, violation), seconds)
+
+
+def names(taught: list[Taught]) -> list[str]:
+    return [str(t.decisions["name"]) for t in taught]
+
+
+# --- who goes on ------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_are_those_that_few_beat_in_both() -> None:
+    small, large, worse = student("small", -3, 0.5), student("large", -1, 0.1), student("worse", -1, 0.6)
+    assert names(ranked([worse, small, large])) == ["large", "small", "worse"]
+
+
+def test_a_third_goes_on_once_and_nobody_before_there_are_three() -> None:
+    three = [student("a", -3, 0.5), student("b", -2, 0.6), student("c", -1, 0.7)]
+    assert promoted(three[:2], 3, None, math.inf) == []
+    assert names(promoted(three, 3, None, math.inf)) == ["a"]
+    assert promoted([*three, student("a", -3, 0.2, number=1)], 3, None, math.inf) == []
+
+
+def test_the_last_round_is_the_last() -> None:
+    last = [student(name, -1, 0.5, number=2) for name in "abc"]
+    assert promoted(last, 3, None, math.inf) == []
+
+
+def test_later_rounds_come_first() -> None:
+    first = [student(name, -1 - n / 10, 0.5) for n, name in enumerate("abcdefghi")]
+    second = [student(name, -1 - n / 10, 0.3, number=1) for n, name in enumerate("ghi")]
+    found = promoted([*first, *second], 3, None, math.inf)
+    assert [(t.decisions["name"], t.round) for t in found] == [("i", 1)]
+
+
+@pytest.mark.parametrize(
+    ("bar", "left_s", "expected"),
+    [
+        (None, 30.0, ["a"]),
+        (None, 29.0, []),  # a round of three times ten seconds does not fit any more
+        (-2.5, 30.0, ["a"]),
+        (-3.0, 30.0, []),  # what passed already takes no more than the best of them
+    ],
+)
+def test_what_cannot_pay_does_not_go_on(bar: float | None, left_s: float, expected: list[str]) -> None:
+    three = [student("a", -3, 0.5), student("b", -2, 0.6), student("c", -1, 0.7)]
+    assert names(promoted(three, 3, bar, left_s)) == expected
+
+
+def test_once_the_large_one_passes_the_next_smaller_is_taught_on() -> None:
+    """Of those that none beats in both, the one nearest to the constraint comes first; then what would save more."""
+    three = [student("a", -3, 0.5), student("b", -2, 0.4), student("c", -1, 0.3)]
+    assert names(promoted(three, 3, None, math.inf)) == ["c"]
+    passed = student("c", -1, -0.01, number=1)
+    assert names(promoted([*three, passed], 3, -1.0, math.inf)) == ["b"]
+
+
+def test_what_passed_is_finished_and_what_failed_is_none() -> None:
+    three = [student("passed", -3, -0.1), student("failed", None, 0.0), student("b", -2, 0.4)]
+    assert names(promoted(three, 3, None, math.inf)) == ["b"]
+
+
+# --- what a budget allows ---------------------------------------------------------------------------------------------
+
+
+@given(seconds=st.floats(60, 1e6), pace=st.floats(1e-7, 1e-2), tokens=st.integers(10_000, 10**9))
+def test_a_plan_keeps_within_its_budget(seconds: float, pace: float, tokens: int) -> None:
+    plan = planned(seconds, pace, tokens)
+    if plan is None:
+        assert 0.75 * seconds / pace / 6 < 500_000
+        return
+    students = RATE ** (plan.rounds - 1)
+    taught = sum(students // RATE**k * epochs for k, epochs in enumerate(plan.lessons(plan.rounds - 1)))
+    assert taught * tokens * pace < 0.8 * seconds  # epochs are rounded to two digits
+    assert sum(plan.lessons(plan.rounds - 1)) < 24.5
+
+
+# --- from a decision to a recipe --------------------------------------------------------------------------------------
+
+
+class Fixed:
+    """Decides as told, else the first choice."""
+
+    def __init__(self, number: int, **told: Any) -> None:
+        self.user_attrs = {ROUND: number}
+        self._told = told
+
+    def suggest_categorical(self, name: str, choices: Any, /) -> Any:
+        return self._told.get(name.replace(".", "_"), choices[0])
+
+    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
+        return low
+
+
+def test_a_student_is_cut_taught_and_rounded() -> None:
+    told = {"base": STUDENT, "prune_width": 0.667, "prune_ffn": 0.25, "student_blocks": 0.375, "trim": False}
+    recipe = Space(school=SCHOOL).recipe(Fixed(1, **told))
+    cut, first, second, numbers = recipe.steps
+    assert cut == Prune(0.667, 0.25, kv_heads=2, drop=5)
+    assert isinstance(first, Distil)
+    assert isinstance(second, Distil)
+    assert (first.epochs, second.epochs, first.cached) == (1.0, 3.0, 32)
+    assert numbers == Quantize(4, method="gptq")
+    assert recipe.name == "student, blocks 0.375, prune width 0.667 ffn 0.25, epochs 4"
+    assert not out_of_order(recipe.steps)
+
+
+def test_the_next_round_begins_with_the_steps_of_the_one_before() -> None:
+    """So that it finds them made: prefixes are kept by content."""
+    rounds = [Space(school=SCHOOL).recipe(Fixed(n, base=STUDENT)) for n in range(3)]
+    for before, after in pairwise(rounds):
+        assert after.steps[: len(before.steps) - 1] == before.steps[:-1]
+        assert after.name != before.name
+
+
+def test_smaller_students_learn_faster() -> None:
+    rates = []
+    for blocks in (0.25, 0.75):
+        steps = Space(school=SCHOOL).recipe(Fixed(0, base=STUDENT, student_blocks=blocks, prune_ffn=1.0)).steps
+        rates += [step.lr for step in steps if isinstance(step, Distil)]
+    assert rates[0] > rates[1]
+    assert 5e-4 < rates[1] < 3e-3
+
+
+def test_where_width_and_heads_cannot_be_cut_they_are_left() -> None:
+    school = School(Teaching(0.4, 2), blocks=12, kv_heads=None, parameters=124_000_000)
+    steps = Space(school=school).recipe(Fixed(0, base=STUDENT)).steps
+    cut = next(step for step in steps if isinstance(step, Prune))
+    assert (cut.width, cut.kv_heads, cut.drop) == (1.0, None, 9)
+    assert all("prune.width" not in decisions for decisions in school.first())
+    assert all(step.cached == 0 for step in steps if isinstance(step, Distil)), "asking all is dearer"
+
+
+# --- the whole search, planted ----------------------------------------------------------------------------------------
+
+
+def taught_to(recipe: Recipe) -> Found:
+    """Cost is size; what is lost falls with size and epochs; 0.1 nats may go. What is not a student costs most."""
+    cuts = [step for step in recipe.steps if isinstance(step, Prune)]
+    if not cuts:
+        return Found(0.0, -0.05)
+    size = (8 - cuts[0].drop) / 8 * cuts[0].width * (1 + 2 * cuts[0].ffn) / 3
+    epochs = sum(step.epochs for step in recipe.steps if isinstance(step, Distil))
+    return Found(math.log(size), 0.1 / size**0.5 / epochs**0.5 - 0.1)
+
+
+def test_a_small_student_is_found_that_only_the_last_round_makes_good_enough(tmp_path: Path) -> None:
+    study, space, budget = Study(tmp_path / "journal", "planted"), Space(school=SCHOOL), Budget(trials=60)
+    for decisions in space.first():
+        study.first(decisions)
+
+    def ready() -> bool:
+        here = [
+            Taught(t.params, t.user_attrs.get(ROUND, 0), found_of(t), 1.0)
+            for t in study.done()
+            if t.params.get("base") == STUDENT
+        ]
+        best = study.best()
+        for each in promoted(here, 3, None if best is None else best.value, math.inf):
+            study.first(dict(each.decisions), {ROUND: each.round + 1})
+        return True
+
+    explore(study, space.recipe, taught_to, budget, go_on=ready)
+    best = study.best()
+    assert best is not None
+    assert best.value is not None
+    able = {
+        taught_to(recipe).cost
+        for n in range(3)
+        for blocks in (0.25, 0.375, 0.5, 0.75)
+        for width in (0.5, 0.667, 0.75, 1.0)
+        for ffn in (0.25, 0.5, 1.0)
+        if taught_to(
+            recipe := space.recipe(
+                Fixed(n, base=STUDENT, student_blocks=blocks, prune_width=width, prune_ffn=ffn, trim=False)
+            )
+        ).violation
+        <= 0
+    }
+    assert best.value < min(cost for cost in able if cost is not None) + 0.35
+    untaught = space.recipe(FixedTrial(best.params))
+    assert taught_to(untaught).violation > 0, "one round would not have been enough"
+    assert found_of(best).violation <= 0
