@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -60,7 +60,7 @@ def converse(
         speech = Speech.of(spec.artifact)
         chosen = by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype)
         messages: list[Message] = []
-        with chosen.open(spec.artifact, spec.at) as session:
+        with chosen.open(spec.artifact, replace(spec.at, batch=1)) as session:  # one person talks to it
             for line in lines:
                 messages.append(Message("user", line))
                 stream = session.stream(Dialogue("chat", tuple(messages)), speech.generation)

@@ -59,7 +59,7 @@ def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
         events=(*outcome.notes, *outcome.final.events),
         examples=_examples(outcome, outcome.test),
         outside=outcome.outside,
-        profile=profile(outcome.test),
+        profile=profile(outcome.test, job.users),
         took=outcome.took,
     )
 

@@ -126,8 +126,8 @@ def traffic(found: DialogueSet, speech: Speech) -> Traffic:
     return Traffic(tuple(kept), tokenizer, speech.generation, cap, tuple(notes))
 
 
-def profile(found: Traffic) -> Profile:
-    """How long prompts and replies are."""
+def profile(found: Traffic, users: int) -> Profile:
+    """How long prompts and replies are, and how many ask at once, which the user says."""
     tokenizer = found.tokenizer
     asked, repeated, said = list[int](), 0, list[int]()
     for dialogue in found.dialogues:
@@ -143,6 +143,7 @@ def profile(found: Traffic) -> Profile:
         prompt_tokens=_middle_and_long(asked),
         repeated=repeated / sum(asked),
         human_reply_tokens=_middle_and_long(said),
+        users=users,
     )
 
 

@@ -116,6 +116,7 @@ class Profile:
     prompt_tokens: tuple[float, float]  # the whole conversation so far
     repeated: float  # share of the prompts' tokens that the turn before had already
     human_reply_tokens: tuple[float, float]
+    users: int = 1  # who ask at once
 
 
 @dataclass(frozen=True, slots=True)

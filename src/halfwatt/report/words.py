@@ -297,6 +297,7 @@ def traffic(asked: Profile) -> str:
     return (
         f"{asked.dialogues} dialogues, {asked.replies_per_dialogue:.1f} replies each; prompts of {prompt}, "
         f"{asked.repeated:.0%} of them from the turns before; human replies of {reply}"
+        + (f"; {asked.users} users ask at once" if asked.users > 1 else "")
     )
 
 
