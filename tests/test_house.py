@@ -52,6 +52,7 @@ ROOMS = (
     "quantized",
     "artifacts",
     "inputs",
+    "maker",
     "operating",
     "study",
     "halving",

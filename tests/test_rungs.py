@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from halfwatt import pipeline, rungs
+from halfwatt import maker, pipeline, rungs
+from halfwatt.artifacts import Access
 from halfwatt.chat_model import load
 from halfwatt.dialogue import DialogueSet, SealedSplit
 from halfwatt.estimate import Estimate
 from halfwatt.journal import Journal
+from halfwatt.maker import MakerDied
 from halfwatt.recipe import Recipe
 from halfwatt.records import OperatingPoint, Served, Trial, TrialReadings
-from halfwatt.rungs import Arena, Bar, Job, Rung, climbed
+from halfwatt.rungs import Arena, Bar, Job, Rung, arm, climbed
 from halfwatt.steps.distil import Distil
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.quantize import Quantize
@@ -104,6 +106,18 @@ def test_what_would_save_too_little_is_not_taught(arena: Arena, monkeypatch: pyt
         climbed(arena, Recipe("another", student.steps), Bar(Estimate(1.2, 1.1, 1.3, "x", 12)))
 
 
+def test_a_candidate_whose_maker_dies_ends_alone(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise MakerDied("the process that made it ended with code -9")
+
+    monkeypatch.setattr(maker, "made", killed)
+    named = Arena(replace(arena.job, named=("model", Access())), arena.journal, arena.b1, arena.traffic)
+    found = climbed(named, FINE, Bar())
+    assert found.trial.status == "failed"
+    assert found.trial.reason == "the process that made it ended with code -9"
+    assert found.found.cost is None, "disqualified"
+
+
 def test_what_may_win_is_measured_and_judged_in_full(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     saves(monkeypatch, 9.0)
     asked = 0
@@ -168,6 +182,9 @@ def test_a_coarser_cache_must_save_more_than_noise(arena: Arena, monkeypatch: py
 
     measured: list[list[OperatingPoint]] = []
     monkeypatch.setattr(rungs, "measure", shared)
+    spec = arm(arena.job, arena.b1).spec
+    assert not rungs._opens(replace(spec, at=replace(spec.at, kv_bits=8))), "heads of 16"
+    monkeypatch.setattr(rungs, "_opens", lambda _: True)
     monkeypatch.setattr(rungs, "_costs", lambda _run, arms: per_arm([arm.spec.at for arm in arms]))
     found = rungs.tuned(arena.job, arena.journal, "noisy", arena.b1, arena.traffic, coarser=True)
     assert found.at.kv_bits == 16

@@ -108,6 +108,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             outside=outside_of(dialogues, outside),
             recipes=_listed(recipe, limit is not None),
             budget=limit,
+            named=None if isinstance(model, ChatModel) or limit is None else (name, access),
             users=users,
             adopted=tuple(Adopt(str(student)) for student in candidates or _students(name, limit)),
             storage=storage,

@@ -24,7 +24,7 @@ def by_batches(at: OperatingPoint, users: int, cores: int) -> list[OperatingPoin
 
 
 def by_caches(at: OperatingPoint) -> list[OperatingPoint]:
-    """``at`` as it is, and with a KV cache of fewer bits."""
+    """``at`` as it is, and with a KV cache of fewer bits, where the runtime can."""
     return [at, replace(at, kv_bits=8), replace(at, kv_bits=4)]
 
 

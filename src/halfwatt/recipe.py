@@ -68,13 +68,26 @@ def read(path: Path) -> Recipe:
         BadInput: it cannot be read, or is not a recipe; every fault is named at once.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise BadInput(f"{path} cannot be read", found=error.strerror) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not TOML", found=str(error)) from error
+    return parsed(text, str(path), path.stem)
+
+
+def parsed(text: str, where: str, name: str = "") -> Recipe:
+    """A recipe of TOML that came from ``where``, called ``name`` unless it says what it is called.
+
+    Raises:
+        BadInput: it is none; every fault is named at once.
+    """
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{where} is not TOML", found=str(error)) from error
     rows = found.pop("step", [])
-    name = found.pop("name", path.stem)
+    name = str(found.pop("name", name))
     faults = [f"unknown entry '{key}'; there are name and [[step]]" for key in found]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         faults.append("no [[step]] tables")
@@ -87,8 +100,8 @@ def read(path: Path) -> Recipe:
     if not faults:
         faults = out_of_order(steps)
     if faults:
-        raise BadInput(f"{path} is not a recipe", found="; ".join(faults), hint="see docs/recipes.md")
-    return Recipe(str(name), tuple(steps))
+        raise BadInput(f"{where} is not a recipe", found="; ".join(faults), hint="see docs/recipes.md")
+    return Recipe(name, tuple(steps))
 
 
 def written(recipe: Recipe) -> str:

@@ -17,19 +17,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from halfwatt import accounting, operating, pipeline
+from halfwatt import accounting, maker, operating, pipeline
+from halfwatt.artifacts import Access
 from halfwatt.batches import rows
 from halfwatt.chat_model import ChatModel
 from halfwatt.claims import energy_ratio
 from halfwatt.dialogue import DialogueSet, SealedSplit
-from halfwatt.errors import BadInput
+from halfwatt.errors import BadInput, HalfwattError
 from halfwatt.estimate import Estimate
 from halfwatt.explore import Budget
 from halfwatt.journal import Journal
 from halfwatt.pipeline import Traffic
 from halfwatt.provenance import cores
 from halfwatt.quality import Margins, by_likelihood, judge, likelihood_among
-from halfwatt.recipe import Recipe, ladder
+from halfwatt.recipe import Recipe, ladder, written
 from halfwatt.records import (
     Artifact,
     GateCheck,
@@ -42,14 +43,13 @@ from halfwatt.records import (
     Trial,
     TrialReadings,
 )
-from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.steps.adopt import Adopt
 from halfwatt.steps.available import learns
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.distil import Distil
 from halfwatt.study import Found
 from halfwatt.training import Budget as TrainingBudget
-from halfwatt.worker import Spec
+from halfwatt.worker import Spec, Worker
 from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
 
 SWEEP = Plan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False, idle_s=3.0)
@@ -80,6 +80,7 @@ class Job:
     margins: Margins = field(default_factory=Margins)
     device: str = "cpu"
     dtype: str = "auto"
+    named: tuple[str, Access] | None = None  # how makers in other processes get the model; None = there are none
     users: int = 1  # who may be answered at once
     commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of workers for other runtimes, by name
     seed: int = 0
@@ -138,25 +139,29 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
             if dear is not None:
                 return dear
             artifact = _built(arena, recipe)
-        except BadInput as error:
+        except (BadInput, maker.MakerDied) as error:
             return Rung(replace(blank, reason=str(error)), TrialReadings(recipe.name, (), None))
-        made = replace(blank, status="done", artifact=artifact)
+        ready = replace(blank, status="done", artifact=artifact)
         scores: tuple[TeacherScore, ...] = ()
         if bar is not None:
-            rejected, scores = _screened(arena, made, bar)
+            rejected, scores = _screened(arena, ready, bar)
             if rejected is not None:
                 return rejected
-        return _served_and_judged(arena, recipe, made, scores)
+        return _served_and_judged(arena, recipe, ready, scores)
 
     return arena.journal.once(f"rung-{recipe.slug}", Rung, attempt)
 
 
 def _built(arena: Arena, recipe: Recipe) -> Artifact:
     """What trains counts for itself; the rest is the run's."""
-    job = arena.job
+    job, told = arena.job, arena.traffic.dialogues
     with arena.journal.tally.aside() if any(map(learns, recipe.steps)) else nullcontext():
-        told = arena.traffic.dialogues
-        return pipeline.build(job.model, recipe, told, job.out / "artifacts", job.device, _context(job))
+        if job.named is None:
+            return pipeline.build(job.model, recipe, told, job.out / "artifacts", job.device, _context(job))
+        learned = () if job.train is None else job.train.dialogues
+        chain = written(recipe)
+        order = maker.Order(*job.named, job.model.sha256, chain, told, learned, job.out, job.seed, job.rapl_root)
+        return maker.made(order, job.progress)
 
 
 # --- screens -------------------------------------------------------------------------------------------------------
@@ -280,7 +285,7 @@ def tuned(job: Job, journal: Journal, name: str, trial: Trial, seen: Traffic, *,
         for further in (
             operating.by_guesses(artifact, first.at),
             operating.by_batches(first.at, job.users, cores()),
-            operating.by_caches(first.at) if coarser and artifact.runtime == LlamaCpp.name else [],
+            [way for way in operating.by_caches(first.at) if coarser and _opens(_spec(job, artifact, way))],
         ):
             if len(further) > 1:
                 found += [replace(way, share=way.share * first.share) for way in tried(further)[1:]]
@@ -288,6 +293,15 @@ def tuned(job: Job, journal: Journal, name: str, trial: Trial, seen: Traffic, *,
 
     ways = journal.once(f"operating-point-{name}", tuple[Served, ...], sweep)
     return replace(trial, at=ways[0].at, tried=ways)
+
+
+def _opens(spec: Spec) -> bool:
+    """Only the runtime knows whether it can keep its cache so: the size of a head decides, for one."""
+    try:
+        with Worker(spec):
+            return True
+    except HalfwattError:
+        return False
 
 
 def _costs(run: Run, arms: Sequence[Arm]) -> list[float]:

@@ -173,7 +173,7 @@ class Worker(AbstractContextManager["Worker"]):
             raise self._died()
         answer = json.loads(line)
         if "error" in answer:
-            raise _revive(answer)
+            raise revived(answer)
         return answer["ok"]
 
     def _died(self) -> EnvironmentFault:
@@ -183,8 +183,8 @@ class Worker(AbstractContextManager["Worker"]):
         return EnvironmentFault(f"the worker process ended with code {code}", found=lines[-1] if lines else None)
 
 
-def _revive(answer: dict[str, str]) -> HalfwattError:
-    """The worker's own error, again as the class it was, so that the exit code stays right."""
+def revived(answer: dict[str, str]) -> HalfwattError:
+    """Another process's own error, again as the class it was, so that the exit code stays right."""
     kinds = {k.__name__: k for k in _all_errors(HalfwattError)}
     return kinds.get(answer["kind"], EnvironmentFault)(answer["error"])
 

@@ -1,0 +1,152 @@
+"""A candidate made in a process of its own: rounding and training may crash or run out of memory, and keep memory.
+
+    search   maker (python -m halfwatt.maker)
+      order  ->  load the model, run the recipe, export, prove
+             <-  what it is doing, line by line
+             <-  the artifact, or the error
+      (the order's pipe ends: the maker goes with the search)
+
+One JSON object a line. Both ends are in this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from halfwatt.artifacts import Access
+from halfwatt.dialogue import Dialogue
+from halfwatt.errors import EnvironmentFault
+from halfwatt.records import Artifact
+from halfwatt.worker import revived
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to make.
+
+    model, access:  as the user named it, and how it is reached
+    sha256:         of the model that the search has: the maker's must be the same
+    recipe:         as TOML
+    proved_on:      dialogues of the parity check
+    learned_from:   dialogues for the steps
+    """
+
+    model: str
+    access: Access
+    sha256: str
+    recipe: str
+    proved_on: tuple[Dialogue, ...]
+    learned_from: tuple[Dialogue, ...]
+    out: Path
+    seed: int
+    rapl_root: str | None = None
+
+
+class MakerDied(EnvironmentFault):
+    """The process ended before it had answered."""
+
+
+# --- the search's end -------------------------------------------------------------------------------------------------
+
+
+def made(order: Order, progress: Callable[[str], None]) -> Artifact:
+    """The artifact, made once: its folder is named after all that it hangs on.
+
+    Raises:
+        MakerDied: out of memory, for instance. Else what `pipeline.build` raises.
+    """
+    from pydantic import TypeAdapter
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "halfwatt.maker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C reaches the search, which then closes the pipe
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(TypeAdapter(Order).dump_json(order).decode() + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                told = json.loads(line)
+                if "doing" in told:
+                    progress(told["doing"])
+                elif "error" in told:
+                    raise revived(told)
+                else:
+                    return TypeAdapter(Artifact).validate_python(told["made"])
+        except BrokenPipeError:
+            pass  # it died, see below
+        finally:
+            process.kill()
+    hint = "out of memory? see the system's log" if process.returncode == -9 else None
+    raise MakerDied(f"the process that made it ended with code {process.returncode}", hint=hint)
+
+
+# --- the maker's end --------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Make what stdin orders."""
+    from pydantic import TypeAdapter
+
+    # Libraries may print; the protocol's stream is a private copy of stdout and theirs goes to stderr.
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    order = TypeAdapter(Order).validate_json(sys.stdin.readline())
+    threading.Thread(target=_leave_with, args=(sys.stdin,), daemon=True).start()
+    try:
+        artifact = _made(order, lambda text: _say(out, {"doing": text}))
+        _say(out, {"made": TypeAdapter(Artifact).dump_python(artifact, mode="json")})
+    except Exception as error:  # noqa: BLE001 - the process boundary: every error travels to the search
+        import traceback
+
+        traceback.print_exc()
+        _say(out, {"error": str(error) or repr(error), "kind": type(error).__name__})
+
+
+def _made(order: Order, progress: Callable[[str], None]) -> Artifact:
+    from halfwatt import pipeline, recipe
+    from halfwatt.inputs import load_model
+    from halfwatt.steps.base import StepContext
+    from halfwatt.workload import instruments
+
+    model, device = load_model(order.model, order.access), order.access.device
+    if model.sha256 != order.sha256:
+        raise EnvironmentFault(f"{order.model} has changed since the search began", hint="begin again with another -o")
+    with closing(instruments(device, rapl_root=order.rapl_root)) as tools:
+        context = StepContext(
+            order.learned_from,
+            work=order.out / "training",
+            device=device,
+            seed=order.seed,
+            meter=tools.primary,
+            progress=progress,
+        )
+        chain = recipe.parsed(order.recipe, "the search's recipe")
+        return pipeline.build(model, chain, order.proved_on, order.out / "artifacts", device, context)
+
+
+def _leave_with(orders: IO[str]) -> None:
+    """End when the search does: it closes the pipe, or the system does."""
+    orders.read()
+    os._exit(1)
+
+
+def _say(out: IO[str], told: dict[str, Any]) -> None:
+    print(json.dumps(told), file=out)
+
+
+if __name__ == "__main__":
+    main()
