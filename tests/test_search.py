@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from halfwatt import operating, pipeline, search
+from halfwatt import halving, operating, pipeline, search
 from halfwatt.accounting import cpu_s_per_reply
 from halfwatt.chat_model import load
 from halfwatt.dialogue import DialogueSet, SealedSplit
@@ -138,6 +138,7 @@ def test_students_are_taught_on_round_by_round(tmp_path: Path, monkeypatch: pyte
         made = Trial(recipe.name, (), "done", None, None, OperatingPoint(), None, None)
         return Rung(made, TrialReadings(recipe.name, (), None), saving, over)
 
+    monkeypatch.setattr(halving, "MIN_TOKENS", 1)
     monkeypatch.setattr(search, "climbed", assumed)
     monkeypatch.setattr(search, "turn", lambda *_: nullcontext())  # nothing is measured: no device to wait for
     b1 = Trial("B1", (), "done", None, None, OperatingPoint(), None, None)

@@ -47,7 +47,7 @@ class Taught:
 
 
 def planned(seconds: float, s_per_token: float, tokens: int) -> Teaching | None:
-    """What a budget of ``seconds`` allows; None = too little for anyone to learn from.
+    """What a budget of ``seconds`` and these dialogues allow; None = too little for anyone to learn from.
 
     Args:
         s_per_token: of training a student.
@@ -57,15 +57,15 @@ def planned(seconds: float, s_per_token: float, tokens: int) -> Teaching | None:
     Teaching(epochs=1.2, rounds=3)
     >>> planned(600, 1e-4, 1_600_000)
     Teaching(epochs=0.47, rounds=2)
-    >>> planned(60, 1e-4, 1_600_000) is None
+    >>> planned(60, 1e-4, 1_600_000) is planned(7200, 1e-4, 30_000) is None
     True
     """
     for rounds in (3, 2):
         students = RATE ** (rounds - 1)
         first = _SHARE * seconds / s_per_token / (rounds * students)  # every round costs as much as the first
-        if first >= MIN_TOKENS:
-            longest = sum(RATE**k for k in range(rounds))
-            return Teaching(float(f"{min(first / tokens, _MOST_EPOCHS / longest):.2g}"), rounds)
+        epochs = min(first / tokens, _MOST_EPOCHS / sum(RATE**k for k in range(rounds)))
+        if epochs * tokens >= MIN_TOKENS:
+            return Teaching(float(f"{epochs:.2g}"), rounds)
     return None
 
 

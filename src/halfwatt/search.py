@@ -198,7 +198,7 @@ def _teaching(arena: Arena, budget: Budget) -> Teaching | None:
         pace_s = arena.journal.once("pace", float, lambda: pace(job))
     teaching = planned(budget.seconds, pace_s, tokens_of(job))
     if teaching is None:
-        job.progress(f"no student could learn enough within {budget.seconds:.0f} s here")
+        job.progress(f"no student could learn enough within {budget.seconds:.0f} s here, of these dialogues")
     return teaching
 
 
