@@ -12,6 +12,7 @@ from halfwatt.files import sha256_file
 from halfwatt.workload import Progress
 
 ROOT = Path(__file__).parents[2]
+UNWANTED = "torchvision"  # what is published is built for CUDA, and breaks transformers beside a torch for processors
 REQUIREMENTS = Path(__file__).parent / "requirements"
 
 
@@ -24,6 +25,7 @@ def interpreter(toolkit: str, at: Path, progress: Progress) -> Path:
         progress(f"{toolkit}: making its environment")
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         subprocess.run([folder / "bin" / "pip", "install", "--quiet", "-r", wanted], check=True)
+        subprocess.run([folder / "bin" / "pip", "uninstall", "--quiet", "--yes", UNWANTED], check=True)
         ready.touch()
     return (folder / "bin" / "python").absolute()
 
