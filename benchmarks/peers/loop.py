@@ -1,6 +1,7 @@
-"""A chat loop around a network of transformers, for toolkits that quantize one. It keeps the conversation's cache.
+"""A chat loop around a network of transformers, for toolkits that quantize one.
 
-Compiled, the cache has a fixed length, and one compiled pass serves every next token.
+It keeps the conversation's cache. Compiled, the cache has a fixed length, cannot be cut back and is begun anew for each
+reply; one compiled pass serves every next token.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class TransformersSession(PeerSession):
     @torch.inference_mode()
     def generated(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
         """From the tokens on that the cache does not hold."""
-        common = shared(self._kept, prompt[:-1]) if self.at.reuse_prefix else 0
+        common = shared(self._kept, prompt[:-1]) if self.at.reuse_prefix and not self._compiled else 0
         self._rewind(common)
         choose = _Chooser(sampling, prompt)
         found = self._network(input_ids=torch.tensor([prompt[common:]]), past_key_values=self._cache, logits_to_keep=1)
@@ -60,7 +61,8 @@ class TransformersSession(PeerSession):
         from transformers import DynamicCache, StaticCache
 
         if count:
-            self._cache.crop(count)
+            if surplus := len(self._kept) - count:
+                self._cache.crop(-surplus)
         elif self._compiled:
             self._cache = StaticCache(config=self._network.config, max_cache_len=self.longest)
         else:

@@ -27,7 +27,7 @@ def make(order: Order) -> Described:
 
 def loaded(folder: Any, kind: str) -> Any:
     """The network with its linear layers quantized, the head too."""
-    from torchao.prototype.quantization.int4 import Int4WeightOnlyOpaqueTensorConfig
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
     from transformers import AutoModelForCausalLM
 
@@ -35,7 +35,7 @@ def loaded(folder: Any, kind: str) -> Any:
     head = network.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.detach().clone())  # the embedding stays as it is
     bits = kind.partition(",")[0]
-    quantize_(network, Int8WeightOnlyConfig() if bits == "int8" else Int4WeightOnlyOpaqueTensorConfig(group_size=32))
+    quantize_(network, Int8WeightOnlyConfig() if bits == "int8" else PrototypeInt4WeightOnlyConfig())
     return network.eval()
 
 
