@@ -12,16 +12,20 @@ from benchmarks.peers.serving import FILES, Described, Order, main
 from halfwatt.worker import Spec
 
 KINDS = ("W4A16",)
+_TEXTS, _EACH, _LENGTH = 128, 8, 512  # texts to calibrate on, dialogues joined in each, tokens of it that are read
 
 
 def make(order: Order) -> Described:
-    """With its documented defaults; the calibration is ours because its own is fetched from a hub."""
+    """With its documented defaults, but for the texts: its own are fetched from a hub, and longer than the context."""
     from auto_round import AutoRound
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(order.model)
-    texts = order.dialogues(128)
-    rounding = AutoRound(str(order.model), tokenizer, scheme=order.kind, dataset=texts, device_map="cpu")
+    told = order.dialogues(_TEXTS * _EACH)
+    texts = ["".join(told[i : i + _EACH]) for i in range(0, len(told), _EACH)]
+    rounding = AutoRound(
+        str(order.model), tokenizer, scheme=order.kind, dataset=texts, seqlen=_LENGTH, device_map="cpu"
+    )
     rounding.quantize_and_save(str(order.to), format="auto_round")
     sizes = [f.stat().st_size for f in order.to.glob("*.safetensors")]
     return Described(
