@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
+from halfwatt import search
 from halfwatt.explore import Budget, explore
 from halfwatt.halving import RATE, Taught, Teaching, planned, promoted, ranked
 from halfwatt.recipe import Recipe, out_of_order
@@ -176,14 +177,7 @@ def test_a_small_student_is_found_that_only_the_last_round_makes_good_enough(tmp
         study.first(decisions)
 
     def ready() -> bool:
-        here = [
-            Taught(t.params, t.user_attrs.get(ROUND, 0), found_of(t), 1.0)
-            for t in study.done()
-            if t.params.get("base") == STUDENT
-        ]
-        best = study.best()
-        for each in promoted(here, 3, None if best is None else best.value, math.inf):
-            study.first(dict(each.decisions), {ROUND: each.round + 1})
+        search._teach_on(study, SCHOOL.teaching, Budget(seconds=1e9))
         return True
 
     explore(study, space.recipe, taught_to, budget, go_on=ready)

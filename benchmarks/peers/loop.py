@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.peers.serving import PeerSession, shared
+from benchmarks.peers.serving import PeerSession
 from halfwatt.records import Sampling
+from halfwatt.runtimes.base import common_prefix
 from halfwatt.worker import Spec
 
 
@@ -34,7 +35,7 @@ class TransformersSession(PeerSession):
     @torch.inference_mode()
     def generated(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
         """From the tokens on that the cache does not hold."""
-        common = shared(self._kept, prompt[:-1]) if self.at.reuse_prefix and not self._compiled else 0
+        common = common_prefix(self._kept, prompt[:-1]) if self.at.reuse_prefix and not self._compiled else 0
         self._rewind(common)
         choose = _Chooser(sampling, prompt)
         found = self._network(input_ids=torch.tensor([prompt[common:]]), past_key_values=self._cache, logits_to_keep=1)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.serving import Described, Order, PeerSession, main, shared
+from benchmarks.peers.serving import Described, Order, PeerSession, main
 from halfwatt.records import Sampling
+from halfwatt.runtimes.base import common_prefix
 from halfwatt.worker import Spec
 
 BEST = ("int4_accuracy_level=4", "int4_algo_config=k_quant_mixed")
@@ -86,7 +87,7 @@ class OnnxRuntime(PeerSession):
         if self._kept is None or self._kept[0] != sampling or not self.at.reuse_prefix:
             self._fresh(sampling)
             return 0
-        common = shared(self._kept[1], prompt[:-1])
+        common = common_prefix(self._kept[1], prompt[:-1])
         self._generator.rewind_to(common)
         return common
 

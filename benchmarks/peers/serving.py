@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,25 +105,11 @@ class PeerSession(ABC):
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), cached, bool(ids) and ids[-1] in self.stops)
 
 
-def shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading ids are the same."""
-    same = (n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
-    return next(same, min(len(a), len(b)))
-
-
 def main(make: Callable[[Order], Described], session: Callable[[Spec], PeerSession]) -> None:
     """The toolkit's program."""
     verb, *given = sys.argv[1:]
     if verb == "serve":
-        worker.main(partial(_opened, session))
+        worker.main(lambda spec: nullcontext(session(spec)))
     else:
         kind, *paths = given
         print(json.dumps(asdict(make(Order(kind, *map(Path, paths))))))
-
-
-def _opened(session: Callable[[Spec], PeerSession], spec: Spec) -> AbstractContextManager[PeerSession]:
-    @contextmanager
-    def held() -> Iterator[PeerSession]:
-        yield session(spec)
-
-    return held()

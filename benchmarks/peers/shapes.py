@@ -12,28 +12,9 @@ from halfwatt.chat_model import quiet
 from halfwatt.files import new_folder
 from halfwatt.tokenizer import ChatTokenizer
 
-SHAPES = {
-    "135M": LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    ),  # SmolLM2-135M's
-    "1.1B": LlamaConfig(
-        vocab_size=32000,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=22,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
-        tie_word_embeddings=False,
-    ),  # TinyLlama's
-}
+SHAPES = {"135M": (49152, 576, 1536, 30, 9, 3), "1.1B": (32000, 2048, 5632, 22, 32, 4)}  # SmolLM2-135M's, TinyLlama's
+"""Vocabulary, width, FFN, blocks, heads, KV heads."""
+_TIED = ("135M",)  # the head is the embedding
 
 
 def made(name: str, to: Path) -> Path:
@@ -41,8 +22,20 @@ def made(name: str, to: Path) -> Path:
     if not to.exists():
         torch.manual_seed(0)
         tokenizer = ChatTokenizer.load(demo.path())
-        config = SHAPES[name]
-        config.eos_token_id, config.pad_token_id, config.bos_token_id = tokenizer.eos_ids[0], tokenizer.pad_id, None
+        vocabulary, width, ffn, blocks, heads, kv_heads = SHAPES[name]
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            intermediate_size=ffn,
+            num_hidden_layers=blocks,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=name in _TIED,
+            eos_token_id=tokenizer.eos_ids[0],
+            pad_token_id=tokenizer.pad_id,
+            bos_token_id=None,
+        )
         with new_folder(to) as part, quiet():
             LlamaForCausalLM(config).bfloat16().save_pretrained(part)
             tokenizer.save(part)

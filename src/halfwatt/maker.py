@@ -26,7 +26,7 @@ from halfwatt.artifacts import Access
 from halfwatt.dialogue import Dialogue
 from halfwatt.errors import EnvironmentFault
 from halfwatt.records import Artifact
-from halfwatt.worker import revived
+from halfwatt.worker import answers, revived, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,13 @@ def made(order: Order, progress: Callable[[str], None]) -> Artifact:
             process.stdin.write(TypeAdapter(Order).dump_json(order).decode() + "\n")
             process.stdin.flush()
             for line in process.stdout:
-                told = json.loads(line)
-                if "doing" in told:
-                    progress(told["doing"])
-                elif "error" in told:
-                    raise revived(told)
+                answer = json.loads(line)
+                if "doing" in answer:
+                    progress(answer["doing"])
+                elif "error" in answer:
+                    raise revived(answer)
                 else:
-                    return TypeAdapter(Artifact).validate_python(told["made"])
+                    return TypeAdapter(Artifact).validate_python(answer["made"])
         except BrokenPipeError:
             pass  # it died, see below
         finally:
@@ -101,19 +101,14 @@ def main() -> None:
     """Make what stdin orders."""
     from pydantic import TypeAdapter
 
-    # Libraries may print; the protocol's stream is a private copy of stdout and theirs goes to stderr.
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    out = answers()
     order = TypeAdapter(Order).validate_json(sys.stdin.readline())
     threading.Thread(target=_leave_with, args=(sys.stdin,), daemon=True).start()
     try:
         artifact = _made(order, lambda text: _say(out, {"doing": text}))
         _say(out, {"made": TypeAdapter(Artifact).dump_python(artifact, mode="json")})
     except Exception as error:  # noqa: BLE001 - the process boundary: every error travels to the search
-        import traceback
-
-        traceback.print_exc()
-        _say(out, {"error": str(error) or repr(error), "kind": type(error).__name__})
+        _say(out, told(error))
 
 
 def _made(order: Order, progress: Callable[[str], None]) -> Artifact:
@@ -144,8 +139,8 @@ def _leave_with(orders: IO[str]) -> None:
     os._exit(1)
 
 
-def _say(out: IO[str], told: dict[str, Any]) -> None:
-    print(json.dumps(told), file=out)
+def _say(out: IO[str], answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), file=out)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ def by_threads(cores: int) -> list[OperatingPoint]:
 
 def by_batches(at: OperatingPoint, users: int, cores: int) -> list[OperatingPoint]:
     """``at`` as it is, and answering 2, 4, ... users at once, on its threads and on all cores."""
-    batches = [2**k for k in range(1, users.bit_length()) if 2**k < users] + ([users] if users > 1 else [])
-    threads = sorted({at.threads, cores} - {None}, key=lambda count: count or 0)
+    batches = sorted({*(2**k for k in range(1, users.bit_length())), users} - {1})
+    threads = sorted({at.threads or cores, cores})
     return [at, *(replace(at, batch=b, threads=t, threads_prefill=t) for b in batches for t in threads)]
 
 

@@ -183,6 +183,14 @@ class Worker(AbstractContextManager["Worker"]):
         return EnvironmentFault(f"the worker process ended with code {code}", found=lines[-1] if lines else None)
 
 
+def told(error: Exception) -> dict[str, str]:
+    """An error as `revived` takes it; where it came from goes to stderr."""
+    import traceback
+
+    traceback.print_exception(error)
+    return {"error": str(error) or repr(error), "kind": type(error).__name__}
+
+
 def revived(answer: dict[str, str]) -> HalfwattError:
     """Another process's own error, again as the class it was, so that the exit code stays right."""
     kinds = {k.__name__: k for k in _all_errors(HalfwattError)}
@@ -205,10 +213,14 @@ def opened(spec: Spec) -> AbstractContextManager[Session]:
 
 def main(opening: Callable[[Spec], AbstractContextManager[Session]] = opened) -> None:
     """Serve orders from stdin until it ends."""
-    # Libraries may print; the protocol's stream is a private copy of stdout and theirs goes to stderr.
+    _serve(sys.stdin, answers(), opening)
+
+
+def answers() -> IO[str]:
+    """A private copy of stdout for a protocol; libraries may print, and what they print goes to stderr."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    _serve(sys.stdin, out, opening)
+    return out
 
 
 def _serve(orders: IO[str], out: IO[str], opening: Callable[[Spec], AbstractContextManager[Session]]) -> None:
@@ -229,10 +241,7 @@ def _serve(orders: IO[str], out: IO[str], opening: Callable[[Spec], AbstractCont
             for line in orders:
                 _answer(out, bench.do(reader.validate_json(line)))
     except Exception as error:  # noqa: BLE001 - the process boundary: every error travels to the harness
-        import traceback
-
-        traceback.print_exc()
-        print(json.dumps({"error": str(error) or repr(error), "kind": type(error).__name__}), file=out)
+        print(json.dumps(told(error)), file=out)
 
 
 def _answer(out: IO[str], record: Any) -> None:

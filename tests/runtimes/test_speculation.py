@@ -20,13 +20,9 @@ from halfwatt.runtimes.torch_eager import TorchEager
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.draft import Draft
 from tests import tiny
+from tests.asked import DRAWN, GREEDY, ONE, PROMPTS, STRICT
 
-ONE = OperatingPoint(threads=1)
 TABLE, LOOKUP = Speculation("table", longest=3, least=0.3), Speculation("lookup", longest=5)
-GREEDY = Sampling(max_new_tokens=24)
-DRAWN = Sampling(temperature=0.7, top_k=5, max_new_tokens=24, seed=3)
-STRICT = Sampling(repetition_penalty=1.3, max_new_tokens=24)
-PROMPTS = [d.before(turn) for d in tiny.dialogues() for turn in d.assistant_turns]
 
 
 @pytest.fixture(scope="module")

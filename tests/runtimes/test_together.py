@@ -16,12 +16,7 @@ from halfwatt.runtimes.llama_together import TogetherSession
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.worker import Spec, Worker, together
 from tests import tiny
-
-ONE = OperatingPoint(threads=1)
-GREEDY = Sampling(max_new_tokens=24)
-DRAWN = Sampling(temperature=0.7, top_k=5, max_new_tokens=24, seed=3)
-STRICT = Sampling(repetition_penalty=1.3, max_new_tokens=24)
-PROMPTS = [d.before(turn) for d in tiny.dialogues() for turn in d.assistant_turns]
+from tests.asked import DRAWN, GREEDY, ONE, PROMPTS, STRICT
 
 
 @pytest.fixture(scope="module")

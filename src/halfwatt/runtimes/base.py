@@ -53,3 +53,11 @@ class Runtime(Protocol):
         ...
 
     def open(self, artifact: Artifact, at: OperatingPoint) -> AbstractContextManager[Session]: ...
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading ids are the same."""
+    for count, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return count
+    return min(len(a), len(b))

@@ -30,6 +30,7 @@ from halfwatt.dialogue import Dialogue
 from halfwatt.drafts import Drafter, FromTable, Lookup, Table
 from halfwatt.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling
+from halfwatt.runtimes.base import common_prefix
 from halfwatt.tokenizer import ChatTokenizer
 
 _FIRST_CONTEXT = 2048  # tokens; grown when a dialogue needs more, up to what the model was trained for
@@ -329,14 +330,6 @@ def batch_of(tokens: int) -> Any:
     for i in range(tokens):
         batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
     return batch
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading ids are the same."""
-    for count, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return count
-    return min(len(a), len(b))
 
 
 def _likeliest_wins(sampling: Sampling) -> bool:

@@ -17,7 +17,8 @@ from llama_cpp import llama_cpp as llama
 from halfwatt.dialogue import Dialogue
 from halfwatt.errors import EnvironmentFault
 from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling
-from halfwatt.runtimes.llama_session import UBATCH, LlamaCppSession, batch_of, common_prefix
+from halfwatt.runtimes.base import common_prefix
+from halfwatt.runtimes.llama_session import UBATCH, LlamaCppSession, batch_of
 
 
 @dataclass(slots=True)
