@@ -2,13 +2,15 @@
 
     .venv/bin/python -m benchmarks.ladder make --traffic narrow --data DATA [--part 1/2]    trains, measures nothing
     .venv/bin/python -m benchmarks.ladder climb --traffic narrow --data DATA                measures, on a quiet machine
+    .venv/bin/python -m benchmarks.ladder search --traffic mix --data DATA --budget 90m     in place of the listed rungs
     .venv/bin/python -m benchmarks.ladder show                                              docs/ladder.json, tables
 
 DATA is the folder that the demo model was trained from (docs/demo_model.md); steps that learn take its training
 dialogues, without any first user turn of the tune and test splits. ``make`` is ``climb``'s first half, so that several
 processes can train side by side (recipes that begin alike are in one part); interrupted, each command goes on. Every
 rung is measured against B1 and judged on the tune split; the best one meets B0 and B1 on the sealed split. ``climb``
-writes OUT/TRAFFIC/{result.json,report.html}. With ``--device cuda`` ``make`` trains on a GPU.
+writes OUT/TRAFFIC/{result.json,report.html}, ``search``, which finds its recipes itself, OUT/TRAFFIC-search. With
+``--device cuda`` ``make`` trains on a GPU.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from halfwatt import demo, pipeline, search
+from halfwatt.artifacts import Access
 from halfwatt.chat_model import load
 from halfwatt.deliver import deliver
 from halfwatt.demo import prepare
 from halfwatt.dialogue import Dialogue, DialogueSet, Message, SealedSplit, by_source
 from halfwatt.estimate import Estimate
+from halfwatt.explore import Budget
 from halfwatt.files import locked
 from halfwatt.provenance import provenance
 from halfwatt.quality import likelihood_check
@@ -38,6 +42,7 @@ from halfwatt.repaid import Payback, paybacks
 from halfwatt.report.words import ABSENT
 from halfwatt.result import Result, arms, champion, meter, parse
 from halfwatt.rungs import Job
+from halfwatt.steps.adopt import Adopt
 from halfwatt.steps.allocate import Mixed
 from halfwatt.steps.base import Step, StepContext
 from halfwatt.steps.distil import Distil
@@ -104,12 +109,13 @@ RUNGS = {"narrow": narrow, "mix": mix}
 
 
 def main() -> None:
-    """Make, climb or show."""
+    """Make, climb, search or show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("make", "climb", "show"))
+    parser.add_argument("command", choices=("make", "climb", "search", "show"))
     parser.add_argument("--traffic", choices=SOURCES, default="narrow")
-    parser.add_argument("--data", type=Path, help="for make and climb")
+    parser.add_argument("--data", type=Path, help="for all but show")
     parser.add_argument("--out", type=Path, default=Path("out/ladder"))
+    parser.add_argument("--budget", type=Budget.parse, default="90m", help="for search: what it may cost")
     parser.add_argument("--part", default="1/1", help="for make: the first of two parts is 1/2")
     parser.add_argument("--device", default="cpu", help="for make: where the training runs")
     given = parser.parse_args()
@@ -119,8 +125,11 @@ def main() -> None:
         parser.error("--data is needed: the folder that the demo model was trained from")
     elif given.command == "make":
         make(given.traffic, given.data, given.out / given.traffic, given.part, given.device)
+    elif given.command == "search":
+        measured(given.traffic, given.data, given.out / f"{given.traffic}-search", given.budget)
     else:
-        climb(given.traffic, given.data, given.out / given.traffic)
+        unpack(given.traffic, given.out)
+        measured(given.traffic, given.data, given.out / given.traffic)
 
 
 def make(traffic: str, data: Path, out: Path, part: str, device: str) -> None:
@@ -138,10 +147,10 @@ def make(traffic: str, data: Path, out: Path, part: str, device: str) -> None:
             pipeline.run(model, recipe, context)
 
 
-def climb(traffic: str, data: Path, out: Path) -> None:
-    """Measure and judge; the last line of the output is JSON."""
+def measured(traffic: str, data: Path, out: Path, budget: Budget | None = None) -> None:
+    """Measure and judge the listed rungs, or what a search within ``budget`` finds; its last line is JSON."""
     sources = SOURCES[traffic]
-    unpack(traffic, out.parent)
+    whole = sources == prepare.SOURCES
     with locked(out), closing(instruments("cpu")) as tools:
         test = only(demo.dialogues("test"), sources)
         others = tuple(s for s in prepare.SOURCES if s not in sources)
@@ -153,13 +162,16 @@ def climb(traffic: str, data: Path, out: Path) -> None:
             tools=tools,
             train=training(data, sources),
             outside=by_source(only(demo.dialogues("tune"), others), most=64) if others else {},
-            recipes=(*post_training(traffic), *RUNGS[traffic]()),
+            recipes=(*post_training(traffic), *RUNGS[traffic]()) if budget is None else (),
+            budget=budget,
+            named=None if budget is None else ("demo", Access()),
+            adopted=tuple(Adopt(str(made)) for made in demo.students()) if budget is not None and whole else (),
             progress=say,
         )
         outcome = search.optimize(job)
         sha256 = {"tune": job.tune.sha256, "test": test.sha256, "train": job.train.sha256 if job.train else ""}
         made = provenance(
-            command=f"python -m benchmarks.ladder climb --traffic {traffic}",
+            command=f"python -m benchmarks.ladder {'climb' if budget is None else 'search'} --traffic {traffic}",
             seed=job.seed,
             model="demo",
             model_sha256=job.model.sha256,

@@ -154,7 +154,7 @@ def test_a_recipe_is_the_same_for_the_same_decisions() -> None:
 
     a, b = Space().recipe(Fixed()), Space().recipe(Fixed())
     assert a == b
-    assert a.name == "original, trim coverage 0.999, quantize bits 8 head_bits None method rtn, draft order 3"
+    assert a.name == "original, trim 0.999, int8, draft 3"
 
 
 def test_a_search_ends_where_another_trial_would_not_be_repaid(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from halfwatt.recipe import Recipe
 from halfwatt.records import OperatingPoint, Served, Trial, TrialReadings
 from halfwatt.rungs import Arena, Bar, Job, Rung, arm, climbed
 from halfwatt.steps.distil import Distil
+from halfwatt.steps.draft import Draft
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.quantize import Quantize
 from halfwatt.workload import Arm, Run, instruments
@@ -104,6 +105,26 @@ def test_what_would_save_too_little_is_not_taught(arena: Arena, monkeypatch: pyt
     assert found.found.cost == pytest.approx(-math.log(1.4))
     with pytest.raises(AssertionError, match="it was taught"):
         climbed(arena, Recipe("another", student.steps), Bar(Estimate(1.2, 1.1, 1.3, "x", 12)))
+
+
+def test_what_would_save_too_little_is_not_rounded_with_care(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But a draft may yet save a reply half of what its sketch takes."""
+    saves(monkeypatch, 1.4)
+    careful = Recipe("careful", (Quantize(4, method="gptq"), Draft()))
+    found = climbed(arena, careful, Bar(Estimate(8.0, 7.8, 8.2, "x", 12)))
+    assert found.trial.status == "rejected"
+    assert found.trial.artifact is not None
+    assert found.trial.artifact.draft is None, "it was not made"
+    whole: list[Trial] = []
+
+    def screened(arena: Arena, made: Trial, bar: Bar) -> tuple[None, tuple[()]]:
+        whole.append(made)
+        return None, ()
+
+    monkeypatch.setattr(rungs, "_screened", screened)
+    monkeypatch.setattr(rungs, "_served_and_judged", lambda *_: found)
+    climbed(arena, replace(careful, name="hopeful"), Bar(Estimate(2.5, 2.4, 2.6, "x", 12)))
+    assert [made.artifact and made.artifact.draft is not None for made in whole] == [True]
 
 
 def test_a_candidate_whose_maker_dies_ends_alone(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:

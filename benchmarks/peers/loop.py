@@ -1,7 +1,7 @@
 """A chat loop around a network of transformers, for toolkits that quantize one.
 
-It keeps the conversation's cache. Compiled, the cache has a fixed length, cannot be cut back and is begun anew for each
-reply; one compiled pass serves every next token.
+It keeps the conversation's cache. Compiled, the cache has a fixed length and place, cannot be cut back and is emptied
+for each reply; one compiled pass serves every next token.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class TransformersSession(PeerSession):
         if count:
             if surplus := len(self._kept) - count:
                 self._cache.crop(-surplus)
+        elif self._compiled and self._cache is not None:
+            self._cache.reset()  # another one would be compiled for anew
         elif self._compiled:
             self._cache = StaticCache(config=self._network.config, max_cache_len=self.longest)
         else:

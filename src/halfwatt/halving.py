@@ -3,16 +3,17 @@
     round 0    every student, some epochs
     round k    the best third of round k-1, from where it stood, three times as long
 
-Students differ in what a reply takes and in what they lose: the best are those that few others beat in both (Pareto
-fronts), and among equals those that miss the constraint by least. A student that keeps the constraint is finished, one
-that takes more than the cheapest of those is given up. No round waits for the one before to end, so that workers can
-share them (asynchronous successive halving, ASHA, arXiv 1810.05934).
+Students differ in what a reply takes and in what they lose. The best are the cheapest of those that would keep the
+constraint in the end, if they gain by each round what others gained; then those that miss it by least. A student that
+keeps the constraint is finished, one that takes more than the cheapest of those is given up. No round waits for the one
+before to end, so that workers can share them (asynchronous successive halving, ASHA, arXiv 1810.05934).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from halfwatt.study import Found
@@ -76,29 +77,43 @@ def promoted(taught: Sequence[Taught], rounds: int, bar: float | None, left_s: f
         bar: the least cost that keeps the constraint so far; None = nothing does.
         left_s: seconds of the budget.
     """
-    found = []
+    found, gained = [], gains(taught, rounds)
     for number in reversed(range(rounds - 1)):
         here = [t for t in taught if t.round == number]
         gone = [t.decisions for t in taught if t.round == number + 1]
-        best = ranked([t for t in here if _worth_it(t, bar)])[: len(here) // RATE]
+        best = ranked([t for t in here if _worth_it(t, bar)], gained)[: len(here) // RATE]
         found += [t for t in best if t.decisions not in gone and RATE * t.seconds <= left_s]
     return found
 
 
-def ranked(taught: Sequence[Taught]) -> list[Taught]:
-    """The best first, see above."""
-    return sorted(taught, key=lambda t: (sum(_beats(other, t) for other in taught), t.found.violation))
+def gains(taught: Sequence[Taught], rounds: int) -> list[float]:
+    """By how much less students missed the constraint after each round than after the one before, on the mean; a round
+    that nobody has been through is taken to be worth as much as the one before it, the first of them nothing."""
+    found = [0.0]
+    for number in range(1, rounds):
+        pairs = [
+            before.found.violation - after.found.violation
+            for after in taught
+            for before in taught
+            if (before.round, after.round) == (number - 1, number) and before.decisions == after.decisions
+        ]
+        found.append(fmean(pairs) if pairs else found[-1])
+    return found
 
 
-def _beats(a: Taught, b: Taught) -> bool:
-    """Is ``a`` better in one and no worse in the other?"""
-    ours, theirs = _figures(a), _figures(b)
-    return ours != theirs and all(x <= y for x, y in zip(ours, theirs, strict=True))
+def ranked(taught: Sequence[Taught], gained: Sequence[float]) -> list[Taught]:
+    """The best first, see above. gained: by each round, see `gains`."""
+
+    def rank(t: Taught) -> tuple[float, float]:
+        in_the_end = t.found.violation - sum(gained[t.round + 1 :])
+        return t.found.violation if in_the_end > 0 else 0.0, _cost(t)
+
+    return sorted(taught, key=rank)
 
 
-def _figures(t: Taught) -> tuple[float, float]:
-    assert t.found.cost is not None
-    return t.found.cost, t.found.violation
+def _cost(t: Taught) -> float:
+    assert t.found.cost is not None, "what has none is not worth it"
+    return t.found.cost
 
 
 def _worth_it(t: Taught, bar: float | None) -> bool:

@@ -16,6 +16,7 @@ from halfwatt.training import Precision
 from halfwatt.workload import Progress
 
 FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
+MOST: dict[Split, int] = {"tune": 1000, "test": 2000}  # the gate needs no more to be sure: the rest is to learn from
 MIN_TEST = 200  # dialogues that the gate wants at least
 OUTSIDE = 64  # dialogues of each other kind, at most
 
@@ -69,6 +70,16 @@ def for_training(model: str, given: str | Path | DialogueSet | None) -> Dialogue
     return demo.dialogues("train")
 
 
+def sizes(n: int) -> dict[Split, float | int]:
+    """Of the splits of ``n`` dialogues, for `split_set`.
+
+    >>> sizes(500), sizes(10_000)
+    ({'train': 0.3, 'tune': 150, 'test': 200}, {'train': 0.3, 'tune': 1000, 'test': 2000})
+    """
+    most = {split: min(round(FRACTIONS[split] * n), MOST[split]) for split in MOST}
+    return {"train": FRACTIONS["train"], **most}
+
+
 def splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> dict[Split, DialogueSet]:
     """train, tune and test; the user's dialogues are split by first user turn.
 
@@ -82,7 +93,7 @@ def splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> dic
             raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
         return {"train": demo.dialogues("train"), "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
     whole = read_as(given, "train")
-    parts = split_set(whole, dict(FRACTIONS), seed=seed)
+    parts = split_set(whole, sizes(len(whole)), seed=seed)
     if len(parts["test"]) < 2 or len(parts["tune"]) < 2:
         raise BadInput(
             f"{len(whole)} dialogues are too few to choose on one part and judge on another",

@@ -18,12 +18,13 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from halfwatt.errors import BadInput, meant
+from halfwatt.steps.allocate import Mixed
 from halfwatt.steps.available import STEPS
 from halfwatt.steps.base import Stage, Step
 from halfwatt.steps.quantize import Quantize
@@ -50,6 +51,18 @@ class Recipe:
     def slug(self) -> str:
         """The name as a folder name."""
         return re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-").lower()
+
+
+def sketched(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """What is made in seconds and takes as much a reply, or less: nothing learned, rounded to nearest, no draft."""
+    quick = [step for step in steps if step.stage not in (Stage.RECOVERY, Stage.DECODING)]
+    return tuple(_plainly(step) for step in quick)
+
+
+def _plainly(step: Step) -> Step:
+    if isinstance(step, Mixed):
+        return Quantize(4)
+    return replace(step, method="rtn") if isinstance(step, Quantize) else step
 
 
 def ladder() -> tuple[Recipe, ...]:

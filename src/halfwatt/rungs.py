@@ -1,9 +1,9 @@
 """One candidate: made, tuned to its operating point, measured against B1 and judged, all on the tune split.
 
     on the ladder    make - operating point - duel with B1 - the gate
-    in a search      make - short duel - likelihood - operating point - duel with B1 - the gate
-                            a candidate that cannot beat the best so far, or that the gate's G1 or G2 fails, ends there
-                            one that has to be taught meets B1 untaught first: learning does not change what it costs
+    in a search      sketch - short duel - make - short duel - likelihood - operating point - duel with B1 - the gate
+                     a candidate that cannot beat the best so far, or that the gate's G1 or G2 fails, ends there
+                     a sketch is neither taught nor rounded with care, which changes little of what a reply takes
 
 A likelihood that fails the gate fails it whatever the replies say, so nothing is lost by not asking for them.
 """
@@ -30,7 +30,7 @@ from halfwatt.journal import Journal
 from halfwatt.pipeline import Traffic
 from halfwatt.provenance import cores
 from halfwatt.quality import Margins, by_likelihood, judge, likelihood_among
-from halfwatt.recipe import Recipe, ladder, written
+from halfwatt.recipe import Recipe, ladder, sketched, written
 from halfwatt.records import (
     Artifact,
     GateCheck,
@@ -58,6 +58,7 @@ GLANCE = Plan(min_blocks=3, max_blocks=3, window_s=1.0, prefill=False, idle_s=3.
 _FEW, _BRIEF = 256, 2 * 4096  # dialogues and tokens by which the pace of teaching is told
 _STUDENT = 0.6  # of the original's time for a token: a third of its work for its answers, and a quarter for the student
 _PLAIN, _NOISE = 16, 1.03  # bits of a KV cache as the runtime keeps it; what a coarser one must save at least
+_GUESSES = 2.0  # times less that a reply may take with a table of drafts: as many tokens are said in a pass at most
 _NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where another check was not passed
 
 
@@ -135,7 +136,7 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
         lines = tuple(repr(step) for step in recipe.steps)
         blank = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
         try:
-            dear = None if bar is None else _untaught(arena, recipe, blank, bar)
+            dear = None if bar is None else _weighed(arena, recipe, blank, bar)
             if dear is not None:
                 return dear
             artifact = _built(arena, recipe)
@@ -167,14 +168,18 @@ def _built(arena: Arena, recipe: Recipe) -> Artifact:
 # --- screens -------------------------------------------------------------------------------------------------------
 
 
-def _untaught(arena: Arena, recipe: Recipe, blank: Trial, bar: Bar) -> Rung | None:
-    """The end of a candidate that would save less than the best so far, whatever it learned."""
-    steps = tuple(step for step in recipe.steps if step.stage != Stage.RECOVERY)
+def _weighed(arena: Arena, recipe: Recipe, blank: Trial, bar: Bar) -> Rung | None:
+    """The end of a candidate whose sketch says that it would save less than the best so far, whatever it says."""
+    steps = sketched(recipe.steps)
     if bar.saving is None or steps == recipe.steps:
         return None
-    arena.job.progress(f"{recipe.name}: what it would save, before it is taught")
-    at = replace(blank, artifact=_built(arena, Recipe("untaught", steps)), at=arena.b1.at)
-    return _too_dear(arena, at, _duel(arena, at, GLANCE), bar)
+    arena.job.progress(f"{recipe.name}: what it would save, before it is made")
+    at = replace(blank, artifact=_built(arena, Recipe("sketch", steps)), at=arena.b1.at)
+    return _too_dear(arena, at, _duel(arena, at, GLANCE), bar, _GUESSES if _drafts(recipe) else 1.0)
+
+
+def _drafts(recipe: Recipe) -> bool:
+    return any(step.stage == Stage.DECODING for step in recipe.steps)
 
 
 def _screened(arena: Arena, made: Trial, bar: Bar) -> tuple[Rung | None, tuple[TeacherScore, ...]]:
@@ -182,7 +187,7 @@ def _screened(arena: Arena, made: Trial, bar: Bar) -> tuple[Rung | None, tuple[T
     job, at = arena.job, replace(made, at=arena.b1.at)
     job.progress(f"{made.name}: a glance at what it saves")
     glance = _duel(arena, at, GLANCE)
-    dear = _too_dear(arena, at, glance, bar)
+    dear = _too_dear(arena, at, glance, bar, 1.0 if made.artifact is None or made.artifact.draft is None else _GUESSES)
     if dear is not None:
         return dear, ()
     scores = pipeline.teacher_forced(arm(job, arena.b1).spec, arm(job, at).spec, arena.traffic, job.progress)
@@ -194,10 +199,10 @@ def _screened(arena: Arena, made: Trial, bar: Bar) -> tuple[Rung | None, tuple[T
     return None, scores
 
 
-def _too_dear(arena: Arena, at: Trial, glance: Run, bar: Bar) -> Rung | None:
-    """The end of a candidate that saves less than the best so far."""
+def _too_dear(arena: Arena, at: Trial, glance: Run, bar: Bar, hope: float = 1.0) -> Rung | None:
+    """The end of a candidate that saves less than the best so far. hope: by what its operating point may save more."""
     saving = _saving(at.name, glance)
-    if bar.saving is None or saving.hi >= bar.saving.lo:
+    if bar.saving is None or hope * saving.hi >= bar.saving.lo:
         return None
     reason = f"saves {_told(saving)} where the best so far saves {_told(bar.saving)}"
     return _rejected(arena, at, glance, reason, _NOT_PASSED)

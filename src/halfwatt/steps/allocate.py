@@ -134,6 +134,9 @@ class Mixed:
     stage: ClassVar[Stage] = Stage.NUMERICS
     source: ClassVar[str] = "Shoham and Gersho 1988; sensitivities by KL, one weight at a time"
 
+    def __str__(self) -> str:
+        return f"mixed {self.extra:.3g}{' GPTQ' if self.method == 'gptq' else ''}"
+
     def problems(self, model: ChatModel, /) -> list[str]:
         """Those of `Quantize`, and a share that cannot be."""
         found = Quantize(4).problems(model)

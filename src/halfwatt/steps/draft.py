@@ -38,6 +38,9 @@ class Draft:
     stage: ClassVar[Stage] = Stage.DECODING
     source: ClassVar[str] = "speculative decoding, arXiv 2211.17192, with an n-gram table as the draft"
 
+    def __str__(self) -> str:
+        return f"draft {self.order}"
+
     def problems(self, _model: ChatModel) -> list[str]:
         """Sizes that cannot be."""
         given = {"order": self.order, "dialogues": self.dialogues}

@@ -171,6 +171,9 @@ class Prune:
     stage: ClassVar[Stage] = Stage.STRUCTURE
     source: ClassVar[str] = "Minitron, arXiv 2407.14679; SLEB, arXiv 2402.09025"
 
+    def __str__(self) -> str:
+        return f"width {self.width:g}, FFN {self.ffn:g}"
+
     def problems(self, model: ChatModel) -> list[str]:
         """Sizes that cannot be."""
         config, found = model.network.config, []

@@ -152,6 +152,10 @@ class Quantize:
     stage: ClassVar[Stage] = Stage.NUMERICS
     source: ClassVar[str] = "round to nearest, symmetric, 32 weights a scale: llama.cpp's Q8_0 and Q4_0"
 
+    def __str__(self) -> str:
+        head = "" if self.head_bits is None else f" + int{self.head_bits} head"
+        return f"int{self.bits}{' GPTQ' if self.method == 'gptq' else ''}{head}"
+
     def problems(self, model: ChatModel, /) -> list[str]:
         """Already on a grid, a weight that is not finite or not there (named), or no weight at all that fits."""
         found = [] if self.sweeps >= 0 else [f"sweeps must be 0 or more, not {self.sweeps}"]

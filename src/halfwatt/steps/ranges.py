@@ -74,13 +74,3 @@ def chosen(step: type[Step], choose: Chooser, **fixed: Any) -> Step:
         name: found.chosen(f"{step.name}.{name}", choose) for name, found in ranges(step).items() if name not in fixed
     }
     return step(**asked, **fixed)
-
-
-def label(step: Step) -> str:
-    """A short name that tells steps of different ranged fields apart."""
-    told = [f"{name} {_short(getattr(step, name))}" for name in ranges(type(step))]
-    return " ".join([step.name, *told])
-
-
-def _short(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -133,6 +133,9 @@ class Trim:
     stage: ClassVar[Stage] = Stage.STRUCTURE
     source: ClassVar[str] = "Ushio et al., arXiv 2305.15020; own closure over merges"
 
+    def __str__(self) -> str:
+        return f"trim {self.coverage:g}"
+
     def problems(self, model: ChatModel) -> list[str]:
         """A tokenizer of another kind, a share that cannot be, or a model on the grid."""
         found = [] if 0 < self.coverage <= 1 else [f"coverage lies above 0 and at most at 1, not {self.coverage:g}"]
