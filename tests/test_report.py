@@ -282,7 +282,17 @@ def test_a_hostile_trial_name_stays_text_in_the_plots(made: dict[str, Result]) -
     bad = replace(result.trials[0], name="<script>alert(3)</script> $x^2$")
     page = Page(render_html(replace(result, trials=(bad, *result.trials[1:]))))
     assert "script" not in {tag for tag, _ in page.tags}
-    assert page.text.count("<script>alert(3)</script> $x^2$") >= 3
+    assert page.text.count("<script>alert(3)") >= 3, "folded in the plots"
+    assert "$x^2$" in page.text
+
+
+def test_a_long_name_is_folded_in_the_plots(made: dict[str, Result]) -> None:
+    long = "a model with a name that goes on and on, quantize bits 4, and so forth"
+    result = made["modelled"]
+    renamed = tuple(replace(t, name=long) if t.name == result.claim.about else t for t in result.trials)
+    page = render_html(replace(result, trials=renamed, winner=long, claim=replace(result.claim, about=long)))
+    shown = [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", page) if text.startswith("a model")]
+    assert sorted(map(len, shown)) == [14, 14, 14, 14, len(long)], "whole only above the time line, where there is room"
 
 
 def test_plots_take_the_colours_and_font_of_the_page(pages: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
+from textwrap import wrap
 from typing import Any
 
 from matplotlib import rc_context
@@ -39,6 +40,7 @@ _VARIABLES = {
     BAD: "--bad",
 }
 ARM_COLOURS = {"B0": B0, "B1": B1, "winner": WINNER}
+_LINE = 17  # letters of a name on one line
 _WIDTH = 420  # units of the SVG; about one CSS pixel on a phone
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -86,7 +88,8 @@ class Spot:
 
 def ladder(rungs: Sequence[Rung], unit: str, *, scale: float = 1.0, reference: float | None = None) -> str:
     """Each rung's cost with its interval, on a log axis; ``reference`` draws a line at what B1 costs."""
-    with _canvas(60 + 34 * len(rungs)) as (canvas, axes):
+    names = [_folded(rung.label) for rung in rungs]
+    with _canvas(60 + _row(names, 34) * len(rungs)) as (canvas, axes):
         for y, rung in enumerate(rungs):
             _dot(axes, rung.value, y, rung.colour, hollow=rung.open, scale=scale)
             shown = words.figure(rung.value, "", scale=scale).value
@@ -99,7 +102,7 @@ def ladder(rungs: Sequence[Rung], unit: str, *, scale: float = 1.0, reference: f
                 color=rung.colour if rung.colour != OTHER else MUTED,
                 fontweight="bold" if rung.colour == WINNER else "normal",
             )
-        axes.set_yticks(range(len(rungs)), [rung.label for rung in rungs])
+        axes.set_yticks(range(len(rungs)), names)
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(rungs) - 0.5, -0.8)
         shown_values = [v * scale for r in rungs for v in (r.value.lo, r.value.mean, r.value.hi)]
@@ -156,13 +159,14 @@ def _spot(axes: Axes, spot: Spot) -> None:
 
 
 def _name_at_right(axes: Axes, spots: Sequence[Spot], gap: float) -> None:
-    """Names beside the plot, at least ``gap`` of its height apart, each with a line to its spot."""
+    """Names beside the plot, ``gap`` of its height for a line, each with a line to its spot."""
     low, high = axes.get_ylim()
     ordered = sorted(spots, key=lambda s: s.loss.mean)
-    heights = _apart([(s.loss.mean - low) / (high - low) for s in ordered], gap)
-    for spot, at in zip(ordered, heights, strict=True):
+    names = [_folded(spot.label) for spot in ordered]
+    heights = _apart([(s.loss.mean - low) / (high - low) for s in ordered], gap * max(map(_lines, names)))
+    for spot, text, at in zip(ordered, names, heights, strict=True):
         name = axes.annotate(
-            spot.label,
+            text,
             (spot.cost.mean, spot.loss.mean),
             xytext=(1.03, at),
             textcoords="axes fraction",
@@ -177,7 +181,8 @@ def _name_at_right(axes: Axes, spots: Sequence[Spot], gap: float) -> None:
 def split(found: Sequence[Phases], labels: dict[str, str]) -> str:
     """Prefill and decode as shares of each arm's reply, labelled with their size."""
     scale, unit = (1.0, "J") if found[0].unit == "J" else (1000.0, "ms")
-    with _canvas(60 + 44 * len(found)) as (canvas, axes):
+    names = [_folded(labels[phase.arm]) for phase in found]
+    with _canvas(60 + _row(names, 44) * len(found)) as (canvas, axes):
         for y, phase in enumerate(found):
             whole = phase.prefill.mean + phase.decode.mean
             left = 0.0
@@ -192,7 +197,7 @@ def split(found: Sequence[Phases], labels: dict[str, str]) -> str:
                     ha="center",
                 )
                 left += share
-        axes.set_yticks(range(len(found)), [labels[p.arm] for p in found])
+        axes.set_yticks(range(len(found)), names)
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(found) - 0.55, -0.75)
         axes.set_xlim(0, 100)
@@ -218,7 +223,7 @@ def duty(lines: Sequence[Duty], labels: dict[str, str]) -> str:
         low, high = (math.log(y) for y in axes.get_ylim())
         names = sorted(((math.log(line.net_j) - low) / (high - low), line.arm) for line in lines)
         for (_, arm), at in zip(names, _apart([at for at, _ in names], 0.075), strict=True):
-            axes.text(1.03, at, labels[arm], transform=axes.transAxes, va="center", color=ARM_COLOURS[arm])
+            axes.text(1.03, at, _folded(labels[arm]), transform=axes.transAxes, va="center", color=ARM_COLOURS[arm])
         axes.set_xlabel("replies per hour")
         axes.set_ylabel("J per reply")
         return _svg(canvas, "duty")
@@ -350,6 +355,20 @@ def _canvas(height: int, right: float = 1.0) -> Iterator[tuple[Canvas, Axes]]:
         layout = ConstrainedLayoutEngine(rect=(0, 0, right, 1))
         canvas = Canvas(figsize=(_WIDTH / 72, height / 72), layout=layout)
         yield canvas, canvas.subplots()
+
+
+def _folded(label: str) -> str:
+    """A name on a few short lines; a plot has no room for a long one."""
+    return "\n".join(wrap(label, _LINE, max_lines=3, placeholder=" …"))
+
+
+def _lines(name: str) -> int:
+    return name.count("\n") + 1
+
+
+def _row(names: Sequence[str], least: int) -> int:
+    """Height of a row, for the tallest of these names."""
+    return max(least, *(8 + 15 * _lines(name) for name in names))
 
 
 def _dot(axes: Axes, e: Estimate, y: float, colour: str, *, hollow: bool, scale: float) -> None:
