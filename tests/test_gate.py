@@ -20,7 +20,7 @@ from tests.damage import Bench
 
 DIALOGUES = 32
 WORDY = ("support", "chitchat")  # long replies and long talks: a few show what a damage does
-CAP = 160  # tokens of a reply: some of the damaged never end
+CAP = 96  # tokens of a reply: some of the damaged never end
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def met(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[d
     """A row for each peer, B1 and the winner."""
     arena = field.arena
     others = own(arena) if "llamacpp" in names else []
-    others += [each for shop in shops for each in made_by(shop, arena)]
+    others += [each for shop in shops for each in made_by(shop, arena, field.judged)]
     everyone = [*others, arena.b1, field.winner]
     arms = [arm(arena.job, each) for each in everyone]
     seen, told = arena.traffic, "-".join(names)
@@ -140,12 +140,13 @@ def own(arena: Arena) -> list[Trial]:
     return [served(arena, trial(f"llama.cpp {kind}", artifact)) for kind, artifact in made.items()]
 
 
-def made_by(shop: Workshop, arena: Arena) -> list[Trial]:
-    """All that a toolkit makes of the original, calibrated on the demo's training dialogues."""
+def made_by(shop: Workshop, arena: Arena, careful: bool) -> list[Trial]:
+    """All that a toolkit makes of the original; with care, calibrated on the demo's training dialogues."""
     original, job = artifact_of(arena.b1), arena.job
-    texts = written(demo.dialogues("train").dialogues, job.model.tokenizer, job.out / "texts.jsonl")
+    told = demo.dialogues("train").dialogues if careful else ()
+    texts = written(told, job.model.tokenizer, job.out / "texts.jsonl")
     found = []
-    for kind in shop.toolkit.kinds:
+    for kind in (*shop.toolkit.kinds, *(shop.toolkit.careful if careful else ())):
         name = f"{shop.toolkit.name} {kind}"
         say(f"{name}: making it")
         folder = job.out / "artifacts" / Recipe(name).slug

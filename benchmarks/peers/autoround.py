@@ -23,9 +23,8 @@ def make(order: Order) -> Described:
     tokenizer = AutoTokenizer.from_pretrained(order.model)
     told = order.dialogues(_TEXTS * _EACH)
     texts = ["".join(told[i : i + _EACH]) for i in range(0, len(told), _EACH)]
-    rounding = AutoRound(
-        str(order.model), tokenizer, scheme=order.kind, dataset=texts, seqlen=_LENGTH, device_map="cpu"
-    )
+    tuned: dict[str, Any] = {"dataset": texts, "seqlen": _LENGTH} if texts else {"iters": 0}
+    rounding = AutoRound(str(order.model), tokenizer, scheme=order.kind, device_map="cpu", **tuned)
     rounding.quantize_and_save(str(order.to), format="auto_round")
     sizes = [f.stat().st_size for f in order.to.glob("*.safetensors")]
     return Described(

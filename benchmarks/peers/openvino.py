@@ -19,7 +19,7 @@ from benchmarks.peers.serving import Described, Order, PeerSession, main
 from halfwatt.records import Sampling
 from halfwatt.worker import Spec
 
-KINDS = ("int8", "int4", "int4, data-aware")
+KINDS, DATA_AWARE = ("int8", "int4"), "int4, data-aware"
 _BLOCK = 32  # tokens of a block of the paged cache on a CPU
 _MODEL = "openvino_model.xml"
 
@@ -30,7 +30,7 @@ def make(order: Order) -> Described:
     command = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino", "--model", str(order.model)]
     command += ["--task", "text-generation-with-past", "--weight-format", bits, str(order.to)]
     subprocess.run(command, check=True, stdout=sys.stderr)
-    if order.kind == "int4, data-aware":
+    if order.kind == DATA_AWARE:
         _data_aware(order)
     sizes = _constants(order.to / _MODEL)
     return Described(f"openvino-genai {version('openvino-genai')}, nncf {version('nncf')}", sum(sizes), sum(sizes))

@@ -1,6 +1,7 @@
 """What the toolkits' modules have in common. Runs in their environments, so it imports nothing they need not have.
 
-python -m benchmarks.peers.TOOLKIT make KIND MODEL TEXTS TO     convert; the last line says what came out, as JSON
+python -m benchmarks.peers.TOOLKIT make KIND MODEL TEXTS TO     convert; the last line says what came out, as JSON;
+                                                                an empty TEXTS = the quick way, for random weights
 python -m benchmarks.peers.TOOLKIT serve                        a worker (halfwatt.worker)
 """
 
@@ -30,7 +31,7 @@ FILES = "toolkit"  # the folder, beside the tokenizer's files, that holds what t
 @dataclass(frozen=True, slots=True)
 class Order:
     """What to make: a ``kind`` of ``model`` in the folder ``to``, with the rendered dialogues in the lines of ``texts``
-    to calibrate on."""
+    to calibrate on. Without any, what is made need not be good, only take as much."""
 
     kind: str
     model: Path

@@ -21,15 +21,17 @@ from halfwatt.workload import Progress
 
 @dataclass(frozen=True, slots=True)
 class Toolkit:
-    """module: of this package, which makes and serves its kinds of model."""
+    """module: of this package, which makes and serves its kinds of model; ``careful``: what else it makes with
+    dialogues, which takes as much a reply as the kind that it is a better one of."""
 
     name: str
     module: str
     kinds: tuple[str, ...]
+    careful: tuple[str, ...] = ()
 
 
 TOOLKITS = (
-    Toolkit("OpenVINO", "openvino", openvino.KINDS),
+    Toolkit("OpenVINO", "openvino", openvino.KINDS, (openvino.DATA_AWARE,)),
     Toolkit("ONNX Runtime GenAI", "onnxruntime", tuple(onnxruntime.KINDS)),
     Toolkit("torchao", "torchao", torchao.KINDS),
     Toolkit("AutoRound", "autoround", autoround.KINDS),
@@ -90,5 +92,5 @@ def workshops(names: Sequence[str], at: Path, progress: Progress) -> list[Worksh
 def written(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, to: Path) -> Path:
     """Rendered dialogues to calibrate on, a JSON string a line."""
     lines = [json.dumps(tokenizer.render(dialogue, prompt=False)) for dialogue in dialogues]
-    write_atomic(to, ("\n".join(lines) + "\n").encode())
+    write_atomic(to, "".join(f"{line}\n" for line in lines).encode())
     return to

@@ -76,7 +76,7 @@ def sizes(n: int) -> dict[Split, float | int]:
     >>> sizes(500), sizes(10_000)
     ({'train': 0.3, 'tune': 150, 'test': 200}, {'train': 0.3, 'tune': 1000, 'test': 2000})
     """
-    most = {split: min(round(FRACTIONS[split] * n), MOST[split]) for split in MOST}
+    most = {split: max(1, min(round(FRACTIONS[split] * n), MOST[split])) for split in MOST}
     return {"train": FRACTIONS["train"], **most}
 
 
