@@ -262,8 +262,13 @@ def table(some: Sequence[dict[str, Any]]) -> str:
     """Markdown, a row a line; what was not measured is a dash."""
     heads = ["rung", "split", "gate", "MB/token", "CPU-ms/reply", "CPU time, B1 over it", "energy, B1 over it"]
     heads += ["nats/token", "KL", "top-1", "training CPU-s", "repaid after replies"]
-    lines = [heads, ["---"] * len(heads), *(_cells(row) for row in some)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return markdown([heads, *(_cells(row) for row in some)])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first row is its head."""
+    head, *rest = rows
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rest))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -274,18 +279,19 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["split"] or ABSENT,
         row["verdict"] + stopped,
         f"{row['weights_read_b'] / 1e6:.2f}" if row["weights_read_b"] else ABSENT,
-        _interval(row["cpu_s_per_reply"], 1000),
-        _interval(row["cpu_s_ratio_vs_B1"], 1, "x"),
-        _interval(row["energy_ratio_vs_B1"], 1, "x"),
-        _interval(row["nll_change"], 1),
+        number(row["cpu_s_per_reply"], 1000),
+        number(row["cpu_s_ratio_vs_B1"], 1, "x"),
+        number(row["energy_ratio_vs_B1"], 1, "x"),
+        number(row["nll_change"], 1),
         ABSENT if row["kl"] is None else f"{row['kl']:.2g}",
         ABSENT if row["top1"] is None else f"{row['top1']:.1%}",
         f"{training['cpu_s']:,.0f}" if training and training["cpu_s"] is not None else ABSENT,
-        _interval(repaid["by_cpu_s"], 1) if repaid else ABSENT,
+        number(repaid["by_cpu_s"], 1) if repaid else ABSENT,
     ]
 
 
-def _interval(found: dict[str, float] | None, scale: float, unit: str = "") -> str:
+def number(found: dict[str, float] | None, scale: float, unit: str = "") -> str:
+    """A mean with its interval."""
     if found is None:
         return ABSENT
     mean, lo, hi = (scale * found[name] for name in ("mean", "lo", "hi"))

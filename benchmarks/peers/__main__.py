@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers --winner OUT/winner --out OUT/peers [--toolkits openvino,torchao]
     python -m benchmarks.peers --shape 135M --out OUT/peers        a model with random weights: what runtimes cost
+    python -m benchmarks.peers --show                              the tables of README.md
 
 OUT/winner is the folder that ``halfwatt optimize demo`` delivered. Each toolkit lives in an environment of its own,
 OUT/environments, made on first use from requirements/. Every peer is served at the operating point that is the best for
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ladder import plain, say
+from benchmarks.ladder import markdown, number, plain, say
 from benchmarks.peers import llamacpp, shapes
 from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, written
 from halfwatt import accounting, demo, pipeline
@@ -47,14 +48,18 @@ _FEW, _SHORT = 4, 64  # dialogues and tokens of a reply that a model with random
 
 
 def main() -> None:
-    """Make, measure, judge."""
+    """Make, measure, judge, or show what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--winner", type=Path)
     what.add_argument("--shape", choices=shapes.SHAPES)
-    parser.add_argument("--out", type=Path, required=True)
+    what.add_argument("--show", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("out/peers"))
     parser.add_argument("--toolkits", default=",".join(EVERY), help="some of: %(default)s")
     given = parser.parse_args()
+    if given.show:
+        show()
+        return
     names = given.toolkits.split(",")
     if unknown := set(names) - set(EVERY):
         parser.error(f"no such toolkit: {', '.join(sorted(unknown))}; there are: {', '.join(EVERY)}")
@@ -195,6 +200,27 @@ def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
         "energy_ratio": None if itself else plain(energy_ratio(each.name, "winner", run)),
         "energy_kind": cost.kind,
     }
+
+
+def show() -> None:
+    """Markdown: on the demo model, cheapest first, and on every shape."""
+    found = json.loads(RESULT.read_text(encoding="utf-8"))
+    for name, rows in {"demo": [*found["peers"], found["winner"]], **found.get("shapes", {})}.items():
+        ordered = sorted(rows, key=lambda row: row["cpu_s_per_reply"]["mean"])
+        heads = ["toolkit", "MB/token", "threads", "CPU-ms/reply", "CPU time, it over halfwatt's", "nats/token", "gate"]
+        print(f"\n## {name}\n\n{markdown([heads, *map(_cells, ordered)])}")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        "**halfwatt**" if row["name"] == "winner" else row["name"],
+        f"{row['weights_read_b'] / 1e6:.2f}",
+        str(row["threads"]),
+        number(row["cpu_s_per_reply"], 1000),
+        number(row["cpu_s_ratio"], 1, "x") if row["cpu_s_ratio"] else "1",
+        number(row["nll_change"], 1),
+        row["verdict"] + (f" ({', '.join(row['not_passed'])})" if row["not_passed"] else ""),
+    ]
 
 
 def judged(arena: Arena, each: Trial) -> list[GateCheck]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers.loop import TransformersSession
-from benchmarks.peers.serving import FILES, Described, Order, main
+from benchmarks.peers.serving import FILES, Described, Order, group_size, main
 from halfwatt.worker import Spec
 
 KINDS = ("W4A16",)
@@ -23,7 +23,8 @@ def make(order: Order) -> Described:
     tokenizer = AutoTokenizer.from_pretrained(order.model)
     told = order.dialogues(_TEXTS * _EACH)
     texts = ["".join(told[i : i + _EACH]) for i in range(0, len(told), _EACH)]
-    tuned: dict[str, Any] = {"dataset": texts, "seqlen": _LENGTH} if texts else {"iters": 0}
+    tuned: dict[str, Any] = {"dataset": texts, "seqlen": _LENGTH} if texts else {"iters": 0, "disable_opt_rtn": True}
+    tuned["group_size"] = group_size(order.model)
     rounding = AutoRound(str(order.model), tokenizer, scheme=order.kind, device_map="cpu", **tuned)
     rounding.quantize_and_save(str(order.to), format="auto_round")
     sizes = [f.stat().st_size for f in order.to.glob("*.safetensors")]

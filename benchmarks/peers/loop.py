@@ -54,6 +54,7 @@ class TransformersSession(PeerSession):
         )
         return rows
 
+    @torch.inference_mode()
     def reset(self) -> None:
         """Empty the cache."""
         self._rewind(0)

@@ -29,6 +29,7 @@ def make(order: Order) -> Described:
     bits = order.kind.partition(",")[0]
     command = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino", "--model", str(order.model)]
     command += ["--task", "text-generation-with-past", "--weight-format", bits, str(order.to)]
+    command += ["--group-size-fallback", "adjust"] if bits == "int4" else []  # for widths that 128 does not divide
     subprocess.run(command, check=True, stdout=sys.stderr)
     if order.kind == DATA_AWARE:
         _data_aware(order)

@@ -52,6 +52,13 @@ class Described:
     weights_read_b: int  # by one decode step
 
 
+def group_size(model: Path) -> int:
+    """128, which toolkits document, or 64 for a model whose widths it does not divide: else they leave matrices as they
+    are, or cannot serve what they made."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    return 64 if config["hidden_size"] % 128 or config["intermediate_size"] % 128 else 128
+
+
 class PeerSession(ABC):
     """A `halfwatt.runtimes.base.Session`; how tokens are made is the toolkit's."""
 

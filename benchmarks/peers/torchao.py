@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.peers.loop import TransformersSession
-from benchmarks.peers.serving import FILES, Described, Order, main
+from benchmarks.peers.serving import FILES, Described, Order, group_size, main
 from halfwatt.worker import Spec
 
 KINDS = ("int8", "int8, compiled", "int4", "int4, compiled")
@@ -25,7 +26,7 @@ def make(order: Order) -> Described:
     return Described(f"torchao {version('torchao')}", size, size - _bytes(embedding))
 
 
-def loaded(folder: Any, kind: str) -> Any:
+def loaded(folder: Path, kind: str) -> Any:
     """The network with its linear layers quantized, the head too."""
     from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
@@ -35,7 +36,8 @@ def loaded(folder: Any, kind: str) -> Any:
     head = network.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight.detach().clone())  # the embedding stays as it is
     bits = kind.partition(",")[0]
-    quantize_(network, Int8WeightOnlyConfig() if bits == "int8" else PrototypeInt4WeightOnlyConfig())
+    int4 = PrototypeInt4WeightOnlyConfig(group_size=group_size(folder))
+    quantize_(network, Int8WeightOnlyConfig() if bits == "int8" else int4)
     return network.eval()
 
 
