@@ -147,3 +147,33 @@ def test_students_are_taught_on_round_by_round(tmp_path: Path, monkeypatch: pyte
     assert tried.count(2) == 1, "what takes no less than the one that passed is not taught on"
     assert [sum(isinstance(step, Distil) for step in recipe.steps) for recipe in chosen] == [2]
     tools.close()
+
+
+def test_a_search_that_goes_on_remembers_what_it_has_to_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = taught.dialogues()
+    model = load(taught.folder(tmp_path, "llama", told, taught.School(steps=1)))
+    some = DialogueSet.of(told, split="tune", licence="")
+    tools = instruments("cpu")
+    job = Job(model, some, SealedSplit(some, tmp_path / "seal"), tmp_path, tools, train=some)
+    traffic = pipeline.traffic(some, pipeline.Speech.by(model))
+    bars: list[float | None] = []
+
+    def assumed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
+        """Each saves more than the one before, and passes."""
+
+        def made() -> Rung:
+            bars.append(bar.saving.mean if bar and bar.saving else None)
+            saving = Estimate(2.0 + len(bars), 1.9, 10.1, "x", 3)
+            blank = Trial(recipe.name, (), "done", None, None, OperatingPoint(), None, None)
+            return Rung(blank, TrialReadings(recipe.name, (), None), saving, -0.1)
+
+        return arena.journal.once(f"rung-{recipe.slug}", Rung, made)
+
+    monkeypatch.setattr(search, "climbed", assumed)
+    monkeypatch.setattr(search, "turn", lambda *_: nullcontext())
+    b1 = Trial("B1", (), "done", None, None, OperatingPoint(), None, None)
+    for trials in (2, 3):  # a sitting each
+        sitting = replace(job, budget=Budget(trials=trials))
+        search._explored(Arena(sitting, Journal(tmp_path / "stages", {}), b1, traffic))
+    assert bars == [None, 3.0, 4.0]
+    tools.close()

@@ -85,6 +85,11 @@ def explore(
             found = assess(recipe) if known is None else known
             after = joules()
             study.tell(trial, found, None if before is None or after is None else after - before)
+    return finished(study, propose)
+
+
+def finished(study: Study, propose: Propose) -> list[Recipe]:
+    """All recipes that were tried, in every sitting and by every worker, each once."""
     return [propose(again(trial)) for trial in _distinct(study)]
 
 

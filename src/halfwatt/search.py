@@ -24,7 +24,7 @@ from statistics import fmean
 from halfwatt import accounting, pipeline
 from halfwatt.claims import make_claim
 from halfwatt.estimate import Estimate
-from halfwatt.explore import Budget, explore, repays
+from halfwatt.explore import Budget, explore, finished, repays
 from halfwatt.files import turn
 from halfwatt.halving import Taught, Teaching, planned, promoted
 from halfwatt.journal import Journal
@@ -150,21 +150,20 @@ def _explored(arena: Arena) -> list[Recipe]:
         return []
     teaching = _teaching(arena, budget)
     space = Space.of(job.model, job.adopted, job.train is not None, teaching)
-    passed: list[Rung] = []
+    passed: list[Rung] = []  # here, in earlier sittings too
     took_s: list[float] = []
 
     def assess(recipe: Recipe) -> Found:
         before, best = arena.journal.tally.total().cpu_s, _cheapest(passed)
         with _turn(job):
             came_to = climbed(arena, recipe, Bar(None if best is None else best.saving))
-        if came_to.saving is not None and came_to.over <= 0:
-            passed.append(came_to)
+        passed.extend(_passing([came_to]))
         took_s.append(arena.journal.tally.total().cpu_s - before)
         return came_to.found
 
     def go_on() -> bool:
         rate, best = budget.replies_per_hour, _cheapest(passed)
-        if rate is None or best is None or best.trial.energy is None:
+        if rate is None or best is None or best.trial.energy is None or not took_s:
             return True
         if repays(fmean(took_s), best.trial.energy.cpu_s_per_reply.mean, rate):
             return True
@@ -176,6 +175,8 @@ def _explored(arena: Arena) -> list[Recipe]:
     with closing(Study(where, name, seed)) as study:
         for decisions in space.first():
             study.first(decisions)
+        here = [recipe for recipe in finished(study, space.recipe) if arena.journal.has(f"rung-{recipe.slug}")]
+        passed.extend(_passing([climbed(arena, recipe) for recipe in here]))
         counter = job.tools.primary
         joules = (lambda: None) if counter is None else (lambda: counter.read().joules)
 
@@ -215,6 +216,10 @@ def _teach_on(study: Study, teaching: Teaching | None, budget: Budget) -> None:
     bar = None if best is None else best.value
     for student in promoted(students, teaching.rounds, bar, budget.seconds - study.seconds()):
         study.first(dict(student.decisions), {ROUND: student.round + 1})
+
+
+def _passing(found: Sequence[Rung]) -> list[Rung]:
+    return [rung for rung in found if rung.saving is not None and rung.over <= 0]
 
 
 def _cheapest(passed: Sequence[Rung]) -> Rung | None:
