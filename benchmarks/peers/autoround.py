@@ -27,6 +27,8 @@ def make(order: Order) -> Described:
     tuned["group_size"] = group_size(order.model)
     rounding = AutoRound(str(order.model), tokenizer, scheme=order.kind, device_map="cpu", **tuned)
     rounding.quantize_and_save(str(order.to), format="auto_round")
+    for file in order.to.glob("*/*"):  # what it tunes it puts into a folder of its own there
+        file.rename(order.to / file.name)
     sizes = [f.stat().st_size for f in order.to.glob("*.safetensors")]
     return Described(
         f"auto-round {version('auto-round')}, auto-round-lib {version('auto-round-lib')}", *2 * [sum(sizes)]
