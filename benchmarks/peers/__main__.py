@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ladder import markdown, number, plain, say
-from benchmarks.peers import llamacpp, shapes
+from benchmarks.peers import llamacpp, shapes, torchao
 from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, written
 from halfwatt import accounting, demo, pipeline
 from halfwatt.artifacts import read_artifact, read_operating_point
@@ -224,7 +224,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def judged(arena: Arena, each: Trial) -> list[GateCheck]:
-    """G1 to G5 against the original, on the split that was measured."""
+    """G1 to G5 against the original, on the split that was measured. The same weights, eager and compiled, are judged
+    once, eager, which comes first."""
     artifact = artifact_of(each)
 
     def inputs() -> QualityInputs:
@@ -235,7 +236,7 @@ def judged(arena: Arena, each: Trial) -> list[GateCheck]:
         assert proof is not None  # the original's own: G1 to G5 do not look at it
         return QualityInputs(proof, pipeline.teacher_forced(reference, own, seen, say), asked, replies)
 
-    stage = f"quality-{Recipe(each.name).slug}-{artifact.sha256[:12]}"
+    stage = f"quality-{Recipe(each.name.removesuffix(torchao.COMPILED)).slug}-{artifact.sha256[:12]}"
     found = arena.journal.once(stage, QualityInputs, inputs)
     return statistics(found, arena.job.margins, arena.job.model.tokenizer.special_tokens)
 

@@ -13,7 +13,8 @@ from benchmarks.peers.loop import TransformersSession
 from benchmarks.peers.serving import FILES, Described, Order, group_size, main
 from halfwatt.worker import Spec
 
-KINDS = ("int8", "int8, compiled", "int4", "int4, compiled")
+COMPILED = ", compiled"
+KINDS = ("int8", f"int8{COMPILED}", "int4", f"int4{COMPILED}")
 
 
 def make(order: Order) -> Described:
@@ -52,7 +53,7 @@ def _bytes(weight: Any) -> int:
 def session(spec: Spec) -> TransformersSession:
     """As its kind is served."""
     kind = spec.artifact.precision
-    return TransformersSession(spec, loaded(spec.artifact.path / FILES, kind), compiled=kind.endswith("compiled"))
+    return TransformersSession(spec, loaded(spec.artifact.path / FILES, kind), compiled=kind.endswith(COMPILED))
 
 
 if __name__ == "__main__":
