@@ -226,6 +226,7 @@ def test_a_search_tries_recipes_until_its_budget_is_spent(llama: Home, tmp_path:
     assert "Adopt" in tried[0]["recipe"][0]
     assert "Draft" in tried[3]["recipe"][-1]
     assert tried[3]["artifact"]["draft"]
+    assert not (out / "best-so-far.json").exists(), "there is a winner now"
     if (won := read(out)["winner"]) != "B1":
         assert recipe.read(out / "winner" / "recipe.toml").name == won
     longer = halfwatt(*line, "5")  # its sealed split has been opened

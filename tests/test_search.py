@@ -18,7 +18,16 @@ from halfwatt.explore import Budget
 from halfwatt.journal import Journal
 from halfwatt.meters import modelled
 from halfwatt.recipe import Recipe
-from halfwatt.records import Artifact, OperatingPoint, QualityReport, Speculation, Trial, TrialReadings, Verdict
+from halfwatt.records import (
+    Artifact,
+    OperatingPoint,
+    QualityReport,
+    Speculation,
+    Trial,
+    TrialReadings,
+    Verdict,
+    from_json,
+)
 from halfwatt.rungs import Arena, Bar, Job, Rung, cost_of
 from halfwatt.search import Climb, best, outside
 from halfwatt.steps.base import StepContext
@@ -176,4 +185,6 @@ def test_a_search_that_goes_on_remembers_what_it_has_to_beat(tmp_path: Path, mon
         sitting = replace(job, budget=Budget(trials=trials))
         search._explored(Arena(sitting, Journal(tmp_path / "stages", {}), b1, traffic))
     assert bars == [None, 3.0, 4.0]
+    kept = from_json((tmp_path / search.BEST).read_bytes(), Trial)
+    assert kept.name == "original, int4 GPTQ, draft 4", "the last one saved most"
     tools.close()

@@ -25,7 +25,7 @@ from halfwatt import accounting, pipeline
 from halfwatt.claims import make_claim
 from halfwatt.estimate import Estimate
 from halfwatt.explore import Budget, explore, finished, repays
-from halfwatt.files import turn
+from halfwatt.files import turn, write_atomic
 from halfwatt.halving import Taught, Teaching, planned, promoted
 from halfwatt.journal import Journal
 from halfwatt.pipeline import Speech, Traffic
@@ -41,6 +41,7 @@ from halfwatt.records import (
     QualityReport,
     Spent,
     Trial,
+    to_json,
 )
 from halfwatt.rungs import Arena, Bar, Job, Rung, arm, climbed, examined, pace, tokens_of, tuned, verdict
 from halfwatt.runtimes.torch_eager import TorchEager
@@ -50,6 +51,7 @@ from halfwatt.study import RECIPE, Found, Study, found_of
 from halfwatt.workload import Plan, Run, measure
 
 FINAL = Plan(min_blocks=7)
+BEST = "best-so-far.json"  # of a search that goes on or was cut off: a trial that the tune split let through
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def optimize(job: Job) -> Outcome:
         sealed = job.test.open(_fingerprint(climb.champion))
         test = pipeline.traffic(sealed, speech)
         outcome = _final(job, journal, climb, test, tune.notes + test.notes)
+        (job.out / BEST).unlink(missing_ok=True)
         return replace(outcome, outside=outside(job, journal, climb, speech), took=journal.tally.total())
 
 
@@ -158,6 +161,8 @@ def _explored(arena: Arena) -> list[Recipe]:
         with _turn(job):
             came_to = climbed(arena, recipe, Bar(None if best is None else best.saving))
         passed.extend(_passing([came_to]))
+        if _cheapest(passed) is came_to:
+            write_atomic(job.out / BEST, to_json(came_to.trial).encode())
         took_s.append(arena.journal.tally.total().cpu_s - before)
         return came_to.found
 
