@@ -56,7 +56,8 @@ SWEEP = Plan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False, idle_s=3.0
 DUEL = Plan(min_blocks=3, max_blocks=12, window_s=1.5, prefill=False, idle_s=3.0)
 GLANCE = Plan(min_blocks=3, max_blocks=3, window_s=1.0, prefill=False, idle_s=3.0)
 _FEW, _BRIEF = 256, 2 * 4096  # dialogues and tokens by which the pace of teaching is told
-_STUDENT = 0.6  # of the original's time for a token: a third of its work for its answers, and a quarter for the student
+_STUDENT = 0.45  # of the original's time for a token: a quarter for the student, and of the third for the original's
+# answers, which a round's students share, its part
 _PLAIN, _NOISE = 16, 1.03  # bits of a KV cache as the runtime keeps it; what a coarser one must save at least
 _GUESSES = 2.0  # times less that a reply may take with a table of drafts: as many tokens are said in a pass at most
 _NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where another check was not passed

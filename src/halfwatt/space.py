@@ -32,6 +32,7 @@ from halfwatt.steps.vocabulary import Trim
 
 ORIGINAL, STUDENT = "original", "student"
 _OF = "student.of"
+_CACHED = 32  # tokens of the teacher's answers, which all students of a round share
 ROUND = "round"  # of a student, among what was settled before a trial
 _BLOCKS = (0.25, 0.375, 0.5, 0.667, 1.0)  # shares that stay
 _STUDENTS = ((0.25, 0.5, 0.25), (0.375, 0.667, 0.25), (0.5, 0.667, 0.5), (0.667, 0.75, 0.5))  # blocks, width, ffn
@@ -110,8 +111,7 @@ class School:
         parent = self.parents[of]
         cut = parent.cut(choose)
         lessons = self.teaching.lessons(choose.user_attrs.get(ROUND, 0))
-        longest = sum(self.teaching.lessons(self.teaching.rounds - 1))  # the same for all rounds: they are one recipe
-        taught = Distil(temperature=1.0, label_weight=0.5, lr=parent.rate(cut), cached=32 if longest > 2 else 0)
+        taught = Distil(temperature=1.0, label_weight=0.5, lr=parent.rate(cut), cached=_CACHED)
         whose = STUDENT if of == ORIGINAL else f"{STUDENT} of {_short(of)}"
         blocks = parent.blocks - cut.drop
         stay = f"{blocks} block{'s' if blocks > 1 else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from halfwatt.chat_model import ChatModel, load
 from halfwatt.errors import BadInput
 from halfwatt.losses import forward_kl, label_nll
 from halfwatt.steps.base import Step, StepContext
-from halfwatt.steps.distil import Distil, Kind, divergence, retold, sample
+from halfwatt.steps.distil import Distil, Kind, divergence, retold, sample, share
 from halfwatt.steps.prune import Prune
 from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize
@@ -147,6 +148,19 @@ def test_a_teacher_that_was_asked_once_teaches_the_same(teacher: ChatModel, prun
     live = Distil(epochs=2, lr=1e-3, batch_tokens=1024, temperature=1.0)
     a, b = (step.apply(pruned, context(teacher)) for step in (live, replace(live, cached=every)))
     assert apart(teacher, b) == pytest.approx(apart(teacher, a), rel=0.02)  # float16 keeps three digits
+
+
+def test_less_than_an_epoch_is_one_of_fewer_dialogues(teacher: ChatModel, pruned: ChatModel) -> None:
+    """And the teacher is asked about no others."""
+    assert share(TOLD, 1.0, seed=0) is TOLD
+    fifth, again, third = share(TOLD, 0.2, seed=0), share(TOLD, 0.2, seed=0), share(TOLD, 1 / 3, seed=0)
+    assert len(fifth) == math.ceil(0.2 * len(TOLD))
+    assert fifth == again
+    assert {d.id for d in fifth} - {d.id for d in third}, "another lesson"
+    assert share(TOLD, 0.2, seed=1) != fifth
+    made = Distil(epochs=0.2, batch_tokens=1024, temperature=1.0, cached=8).apply(pruned, context(teacher))
+    once = sum(len(row.ids) for row in rows(fifth, teacher.tokenizer, 512))
+    assert 2 * once <= made.spent[-1].tokens <= 3 * once, "asked once and learned once, padding included"
 
 
 def test_the_answers_are_kept_and_asked_for_once(teacher: ChatModel, pruned: ChatModel, tmp_path: Path) -> None:

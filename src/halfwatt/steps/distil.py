@@ -15,11 +15,13 @@ trims the vocabulary trims its teacher with it.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 from zlib import crc32
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -57,6 +59,16 @@ def divergence(kind: Divergence, teacher: Tensor, student: Tensor, temperature: 
     if kind == "skewed_reverse_kl":
         return losses.skewed_reverse_kl(teacher, student)
     return losses.jsd(teacher, student)
+
+
+def share(dialogues: Sequence[Dialogue], epochs: float, seed: int) -> Sequence[Dialogue]:
+    """What a training of so many epochs meets; of less than one other dialogues for other numbers, so that a second
+    lesson is not the first one again. No teacher is asked about the rest.
+    """
+    if epochs >= 1:
+        return dialogues
+    order = np.random.default_rng((seed, round(epochs * 1e6))).permutation(len(dialogues))
+    return [dialogues[i] for i in sorted(order[: math.ceil(epochs * len(dialogues))].tolist())]
 
 
 # --- replies to learn from -----------------------------------------------------------------------------------------
@@ -157,7 +169,7 @@ class Distil:
     divergence:      forward_kl covers all that the teacher might say; the default at temperature 2
     temperature:     of both softmaxes; the loss is times its square
     label_weight:    share of the human replies' cross-entropy in the loss
-    epochs:          passes over the dialogues
+    epochs:          passes over the dialogues; less than one is one pass over so many of them
     lr:              1e-3 for 10 to 30M parameters, 3 to 5e-4 for 100 to 160M, 1 to 2e-4 for 350 to 500M
     batch_tokens:    of a step, padding included
     longest:         tokens of a dialogue that are learned from
@@ -217,13 +229,14 @@ class Distil:
         original = model if self.kind == "labels" else self._teacher(model, context)
         student: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         teacher: Any = copy.deepcopy(original.network)
-        dialogues: Sequence[Dialogue] = context.dialogues
+        dialogues: Sequence[Dialogue] = share(context.dialogues, self.epochs, context.seed)
         asked = Spent()
         if self.kind == "sequence":
             dialogues, asked = retold(original, dialogues, self.own_cap, context)
         learner = replace(model, network=student)
         told = rows(dialogues, model.tokenizer, min(self.longest, model.context))
-        settings = Settings(self.lr, self.epochs, self.batch_tokens, precision=context.precision, seed=context.seed)
+        epochs = max(1.0, self.epochs)
+        settings = Settings(self.lr, epochs, self.batch_tokens, precision=context.precision, seed=context.seed)
         bench = context.bench(self.name, model.tokenizer.pad_id)
         if self.kind == "together":
             pair = _Pair(Predictor(student), Predictor(teacher.float()))
