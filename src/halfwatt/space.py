@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from halfwatt.chat_model import ChatModel, outline
-from halfwatt.halving import Teaching
+from halfwatt.halving import RATE, Teaching
 from halfwatt.recipe import Recipe
 from halfwatt.steps.adopt import Adopt
 from halfwatt.steps.allocate import Mixed
@@ -98,9 +98,10 @@ class School:
         return cls(teaching, made | {ORIGINAL: Parent.of(model)})
 
     def first(self) -> list[dict[str, Any]]:
-        """Decisions to begin with."""
+        """Decisions to begin with: not more than a first round is planned for, and then the safest of each parent."""
         several = len(self.parents) > 1
-        return [({_OF: name} if several else {}) | cut for name in self.parents for cut in self.parents[name].first()]
+        each = max(1, RATE ** (self.teaching.rounds - 1) // len(self.parents))
+        return [({_OF: name} if several else {}) | cut for name, p in self.parents.items() for cut in p.first()[-each:]]
 
     def of_whom(self, choose: Chooser) -> str:
         """The base that a student is cut from."""
