@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -126,10 +126,10 @@ def main() -> None:
     elif given.command == "make":
         make(given.traffic, given.data, given.out / given.traffic, given.part, given.device)
     elif given.command == "search":
-        measured(given.traffic, given.data, given.out / f"{given.traffic}-search", given.budget)
+        measured("search", given.traffic, given.data, given.out / f"{given.traffic}-search", searching(given))
     else:
         unpack(given.traffic, given.out)
-        measured(given.traffic, given.data, given.out / given.traffic)
+        measured("climb", given.traffic, given.data, given.out / given.traffic, climbing(given.traffic))
 
 
 def make(traffic: str, data: Path, out: Path, part: str, device: str) -> None:
@@ -147,10 +147,20 @@ def make(traffic: str, data: Path, out: Path, part: str, device: str) -> None:
             pipeline.run(model, recipe, context)
 
 
-def measured(traffic: str, data: Path, out: Path, budget: Budget | None = None) -> None:
-    """Measure and judge the listed rungs, or what a search within ``budget`` finds; its last line is JSON."""
+def climbing(traffic: str) -> Callable[[Job], Job]:
+    """The listed rungs."""
+    return lambda job: replace(job, recipes=(*post_training(traffic), *RUNGS[traffic]()))
+
+
+def searching(given: argparse.Namespace) -> Callable[[Job], Job]:
+    """What a search within the budget finds; the demo's own students are for its whole traffic."""
+    adopted = tuple(Adopt(str(made)) for made in demo.students()) if given.traffic == "mix" else ()
+    return lambda job: replace(job, recipes=(), budget=given.budget, named=("demo", Access()), adopted=adopted)
+
+
+def measured(command: str, traffic: str, data: Path, out: Path, tried: Callable[[Job], Job]) -> None:
+    """Measure and judge what is ``tried``; the last line of the output is JSON."""
     sources = SOURCES[traffic]
-    whole = sources == prepare.SOURCES
     with locked(out), closing(instruments("cpu")) as tools:
         test = only(demo.dialogues("test"), sources)
         others = tuple(s for s in prepare.SOURCES if s not in sources)
@@ -162,16 +172,13 @@ def measured(traffic: str, data: Path, out: Path, budget: Budget | None = None) 
             tools=tools,
             train=training(data, sources),
             outside=by_source(only(demo.dialogues("tune"), others), most=64) if others else {},
-            recipes=(*post_training(traffic), *RUNGS[traffic]()) if budget is None else (),
-            budget=budget,
-            named=None if budget is None else ("demo", Access()),
-            adopted=tuple(Adopt(str(made)) for made in demo.students()) if budget is not None and whole else (),
             progress=say,
         )
+        job = tried(job)
         outcome = search.optimize(job)
         sha256 = {"tune": job.tune.sha256, "test": test.sha256, "train": job.train.sha256 if job.train else ""}
         made = provenance(
-            command=f"python -m benchmarks.ladder {'climb' if budget is None else 'search'} --traffic {traffic}",
+            command=f"python -m benchmarks.ladder {command} --traffic {traffic}",
             seed=job.seed,
             model="demo",
             model_sha256=job.model.sha256,
@@ -273,11 +280,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     training, repaid = row["training"], row["repaid_after_replies"]
-    stopped = f" ({', '.join(row['not_passed'])})" if row["not_passed"] else ""
     return [
         row["name"],
         row["split"] or ABSENT,
-        row["verdict"] + stopped,
+        gate(row),
         f"{row['weights_read_b'] / 1e6:.2f}" if row["weights_read_b"] else ABSENT,
         number(row["cpu_s_per_reply"], 1000),
         number(row["cpu_s_ratio_vs_B1"], 1, "x"),
@@ -288,6 +294,11 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{training['cpu_s']:,.0f}" if training and training["cpu_s"] is not None else ABSENT,
         number(repaid["by_cpu_s"], 1) if repaid else ABSENT,
     ]
+
+
+def gate(row: dict[str, Any]) -> str:
+    """Of the gate, with what was not passed."""
+    return str(row["verdict"]) + (f" ({', '.join(row['not_passed'])})" if row["not_passed"] else "")
 
 
 def number(found: dict[str, float] | None, scale: float, unit: str = "") -> str:

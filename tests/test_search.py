@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -126,16 +127,23 @@ def test_what_was_made_for_one_traffic_is_shown_on_others(tmp_path: Path) -> Non
     assert outside(job, journal, Climb(b1, b1, (), b1), speech) == ()
 
 
-def test_students_are_taught_on_round_by_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search whose candidates are not really measured: what is proposed, in which rounds, and what comes of it."""
+@pytest.fixture
+def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
+    """Of a search in which nothing is measured: no device to wait for."""
+    monkeypatch.setattr(search, "turn", lambda *_: nullcontext())
     told = taught.dialogues()
     model = load(taught.folder(tmp_path, "llama", told, taught.School(steps=1)))
     some = DialogueSet.of(told, split="tune", licence="")
     tools = instruments("cpu")
-    budget = Budget(seconds=1e6, trials=40)
-    job = Job(model, some, SealedSplit(some, tmp_path / "seal"), tmp_path, tools, train=some, budget=budget)
+    job = Job(model, some, SealedSplit(some, tmp_path / "seal"), tmp_path, tools, train=some)
+    b1 = Trial("B1", (), "done", None, None, OperatingPoint(), None, None)
     traffic = pipeline.traffic(some, pipeline.Speech.by(model))
+    yield Arena(job, Journal(tmp_path / "stages", {}), b1, traffic)
+    tools.close()
 
+
+def test_students_are_taught_on_round_by_round(ground: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search whose candidates are not really measured: what is proposed, in which rounds, and what comes of it."""
     tried: list[int] = []
 
     def assumed(arena: Arena, recipe: Recipe, bar: Bar) -> Rung:
@@ -149,22 +157,14 @@ def test_students_are_taught_on_round_by_round(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(halving, "MIN_TOKENS", 1)
     monkeypatch.setattr(search, "climbed", assumed)
-    monkeypatch.setattr(search, "turn", lambda *_: nullcontext())  # nothing is measured: no device to wait for
-    b1 = Trial("B1", (), "done", None, None, OperatingPoint(), None, None)
-    chosen = search._explored(Arena(job, Journal(tmp_path / "stages", {}), b1, traffic))
+    budget = Budget(seconds=1e6, trials=40)
+    chosen = search._explored(replace(ground, job=replace(ground.job, budget=budget)))
     assert set(tried) == {0, 1, 2}, "nobody needs the third round"
     assert tried.count(2) == 1, "what takes no less than the one that passed is not taught on"
     assert [sum(isinstance(step, Distil) for step in recipe.steps) for recipe in chosen] == [2]
-    tools.close()
 
 
-def test_a_search_that_goes_on_remembers_what_it_has_to_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = taught.dialogues()
-    model = load(taught.folder(tmp_path, "llama", told, taught.School(steps=1)))
-    some = DialogueSet.of(told, split="tune", licence="")
-    tools = instruments("cpu")
-    job = Job(model, some, SealedSplit(some, tmp_path / "seal"), tmp_path, tools, train=some)
-    traffic = pipeline.traffic(some, pipeline.Speech.by(model))
+def test_a_search_that_goes_on_remembers_what_it_has_to_beat(ground: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[float | None] = []
 
     def assumed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
@@ -179,12 +179,9 @@ def test_a_search_that_goes_on_remembers_what_it_has_to_beat(tmp_path: Path, mon
         return arena.journal.once(f"rung-{recipe.slug}", Rung, made)
 
     monkeypatch.setattr(search, "climbed", assumed)
-    monkeypatch.setattr(search, "turn", lambda *_: nullcontext())
-    b1 = Trial("B1", (), "done", None, None, OperatingPoint(), None, None)
     for trials in (2, 3):  # a sitting each
-        sitting = replace(job, budget=Budget(trials=trials))
-        search._explored(Arena(sitting, Journal(tmp_path / "stages", {}), b1, traffic))
+        sitting = replace(ground.job, budget=Budget(trials=trials))
+        search._explored(replace(ground, job=sitting, journal=Journal(sitting.out / "stages", {})))
     assert bars == [None, 3.0, 4.0]
-    kept = from_json((tmp_path / search.BEST).read_bytes(), Trial)
+    kept = from_json((ground.job.out / search.BEST).read_bytes(), Trial)
     assert kept.name == "original, int4 GPTQ, draft 4", "the last one saved most"
-    tools.close()

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ladder import markdown, number, plain, say
+from benchmarks.ladder import gate, markdown, number, plain, say
 from benchmarks.peers import llamacpp, shapes, torchao
 from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, written
 from halfwatt import accounting, demo, pipeline
@@ -219,7 +219,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         number(row["cpu_s_per_reply"], 1000),
         number(row["cpu_s_ratio"], 1, "x") if row["cpu_s_ratio"] else "1",
         number(row["nll_change"], 1),
-        row["verdict"] + (f" ({', '.join(row['not_passed'])})" if row["not_passed"] else ""),
+        gate(row),
     ]
 
 

@@ -120,9 +120,18 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What a candidate of a search has to beat: the best saving that passed so far; None = nothing has."""
+    """What a candidate of a search has to beat: the best saving that passed so far; None = nothing has.
+
+    hope: times more that its operating point may save than a glance shows
+    """
 
     saving: Estimate | None = None
+    hope: float = 1.0
+
+    def before(self, recipe: Recipe) -> Bar:
+        """For a candidate of this recipe."""
+        drafts = any(step.stage == Stage.DECODING for step in recipe.steps)
+        return replace(self, hope=_GUESSES) if drafts else self
 
 
 def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
@@ -132,12 +141,14 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
         bar: for a search, which rejects early; None = whatever it comes to, it is measured and judged in full.
     """
 
+    ahead = None if bar is None else bar.before(recipe)
+
     def attempt() -> Rung:
         arena.job.progress(f"{recipe.name}: making it")
         lines = tuple(repr(step) for step in recipe.steps)
         blank = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
         try:
-            dear = None if bar is None else _weighed(arena, recipe, blank, bar)
+            dear = None if ahead is None else _weighed(arena, recipe, blank, ahead)
             if dear is not None:
                 return dear
             artifact = _built(arena, recipe)
@@ -145,8 +156,8 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
             return Rung(replace(blank, reason=str(error)), TrialReadings(recipe.name, (), None))
         ready = replace(blank, status="done", artifact=artifact)
         scores: tuple[TeacherScore, ...] = ()
-        if bar is not None:
-            rejected, scores = _screened(arena, ready, bar)
+        if ahead is not None:
+            rejected, scores = _screened(arena, ready, ahead)
             if rejected is not None:
                 return rejected
         return _served_and_judged(arena, recipe, ready, scores)
@@ -156,12 +167,11 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
 
 def _built(arena: Arena, recipe: Recipe) -> Artifact:
     """What trains counts for itself; the rest is the run's."""
-    job, told = arena.job, arena.traffic.dialogues
+    job, told, context = arena.job, arena.traffic.dialogues, _context(arena.job)
     with arena.journal.tally.aside() if any(map(learns, recipe.steps)) else nullcontext():
         if job.named is None:
-            return pipeline.build(job.model, recipe, told, job.out / "artifacts", job.device, _context(job))
-        learned = () if job.train is None else job.train.dialogues
-        chain = written(recipe)
+            return pipeline.build(job.model, recipe, told, job.out / "artifacts", job.device, context)
+        chain, learned = written(recipe), context.dialogues
         order = maker.Order(*job.named, job.model.sha256, chain, told, learned, job.out, job.seed, job.rapl_root)
         return maker.made(order, job.progress)
 
@@ -176,11 +186,7 @@ def _weighed(arena: Arena, recipe: Recipe, blank: Trial, bar: Bar) -> Rung | Non
         return None
     arena.job.progress(f"{recipe.name}: what it would save, before it is made")
     at = replace(blank, artifact=_built(arena, Recipe("sketch", steps)), at=arena.b1.at)
-    return _too_dear(arena, at, _duel(arena, at, GLANCE), bar, _GUESSES if _drafts(recipe) else 1.0)
-
-
-def _drafts(recipe: Recipe) -> bool:
-    return any(step.stage == Stage.DECODING for step in recipe.steps)
+    return _too_dear(arena, at, _duel(arena, at, GLANCE), bar)
 
 
 def _screened(arena: Arena, made: Trial, bar: Bar) -> tuple[Rung | None, tuple[TeacherScore, ...]]:
@@ -188,7 +194,7 @@ def _screened(arena: Arena, made: Trial, bar: Bar) -> tuple[Rung | None, tuple[T
     job, at = arena.job, replace(made, at=arena.b1.at)
     job.progress(f"{made.name}: a glance at what it saves")
     glance = _duel(arena, at, GLANCE)
-    dear = _too_dear(arena, at, glance, bar, 1.0 if made.artifact is None or made.artifact.draft is None else _GUESSES)
+    dear = _too_dear(arena, at, glance, bar)
     if dear is not None:
         return dear, ()
     scores = pipeline.teacher_forced(arm(job, arena.b1).spec, arm(job, at).spec, arena.traffic, job.progress)
@@ -200,10 +206,10 @@ def _screened(arena: Arena, made: Trial, bar: Bar) -> tuple[Rung | None, tuple[T
     return None, scores
 
 
-def _too_dear(arena: Arena, at: Trial, glance: Run, bar: Bar, hope: float = 1.0) -> Rung | None:
-    """The end of a candidate that saves less than the best so far. hope: by what its operating point may save more."""
+def _too_dear(arena: Arena, at: Trial, glance: Run, bar: Bar) -> Rung | None:
+    """The end of a candidate that saves less than the best so far."""
     saving = _saving(at.name, glance)
-    if bar.saving is None or hope * saving.hi >= bar.saving.lo:
+    if bar.saving is None or bar.hope * saving.hi >= bar.saving.lo:
         return None
     reason = f"saves {_told(saving)} where the best so far saves {_told(bar.saving)}"
     return _rejected(arena, at, glance, reason, _NOT_PASSED)
@@ -291,7 +297,7 @@ def tuned(job: Job, journal: Journal, name: str, trial: Trial, seen: Traffic, *,
         for further in (
             operating.by_guesses(artifact, first.at),
             operating.by_batches(first.at, job.users, cores()),
-            [way for way in operating.by_caches(first.at) if coarser and _opens(_spec(job, artifact, way))],
+            _caches(job, artifact, first.at) if coarser else [],
         ):
             if len(further) > 1:
                 found += [replace(way, share=way.share * first.share) for way in tried(further)[1:]]
@@ -299,6 +305,10 @@ def tuned(job: Job, journal: Journal, name: str, trial: Trial, seen: Traffic, *,
 
     ways = journal.once(f"operating-point-{name}", tuple[Served, ...], sweep)
     return replace(trial, at=ways[0].at, tried=ways)
+
+
+def _caches(job: Job, artifact: Artifact, at: OperatingPoint) -> list[OperatingPoint]:
+    return [way for way in operating.by_caches(at) if way == at or _opens(_spec(job, artifact, way))]
 
 
 def _opens(spec: Spec) -> bool:

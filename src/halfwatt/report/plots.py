@@ -222,8 +222,10 @@ def duty(lines: Sequence[Duty], labels: dict[str, str]) -> str:
         axes.set_ylim(bottom=min(line.net_j for line in lines) / 2)
         low, high = (math.log(y) for y in axes.get_ylim())
         names = sorted(((math.log(line.net_j) - low) / (high - low), line.arm) for line in lines)
-        for (_, arm), at in zip(names, _apart([at for at, _ in names], 0.075), strict=True):
-            axes.text(1.03, at, _folded(labels[arm]), transform=axes.transAxes, va="center", color=ARM_COLOURS[arm])
+        shown = {line.arm: _folded(labels[line.arm]) for line in lines}
+        gap = 0.075 * max(map(_lines, shown.values()))
+        for (_, arm), at in zip(names, _apart([at for at, _ in names], gap), strict=True):
+            axes.text(1.03, at, shown[arm], transform=axes.transAxes, va="center", color=ARM_COLOURS[arm])
         axes.set_xlabel("replies per hour")
         axes.set_ylabel("J per reply")
         return _svg(canvas, "duty")

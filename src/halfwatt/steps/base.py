@@ -60,11 +60,14 @@ class StepContext:
         text = repr((self.seed, self.budget, [d.messages for d in self.dialogues]))
         return sha256(text.encode()).hexdigest()
 
-    def some(self, count: int) -> tuple[Dialogue, ...]:
-        """At most ``count`` dialogues, drawn at random: a file may hold one kind of traffic after another."""
+    def some(self, count: int, *draw: int) -> tuple[Dialogue, ...]:
+        """At most ``count`` dialogues, drawn at random: a file may hold one kind of traffic after another.
+
+        draw: names another draw than the usual one
+        """
         if count >= len(self.dialogues):
             return self.dialogues
-        drawn = np.random.default_rng(self.seed).choice(len(self.dialogues), count, replace=False)
+        drawn = np.random.default_rng((self.seed, *draw)).choice(len(self.dialogues), count, replace=False)
         return tuple(self.dialogues[i] for i in sorted(drawn.tolist()))
 
     def bench(self, step: str, pad_id: int) -> Bench:

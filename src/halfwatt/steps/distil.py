@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 from zlib import crc32
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -61,14 +60,11 @@ def divergence(kind: Divergence, teacher: Tensor, student: Tensor, temperature: 
     return losses.jsd(teacher, student)
 
 
-def share(dialogues: Sequence[Dialogue], epochs: float, seed: int) -> Sequence[Dialogue]:
+def share(context: StepContext, epochs: float) -> tuple[Dialogue, ...]:
     """What a training of so many epochs meets; of less than one other dialogues for other numbers, so that a second
     lesson is not the first one again. No teacher is asked about the rest.
     """
-    if epochs >= 1:
-        return dialogues
-    order = np.random.default_rng((seed, round(epochs * 1e6))).permutation(len(dialogues))
-    return [dialogues[i] for i in sorted(order[: math.ceil(epochs * len(dialogues))].tolist())]
+    return context.some(math.ceil(epochs * len(context.dialogues)), round(epochs * 1e6))
 
 
 # --- replies to learn from -----------------------------------------------------------------------------------------
@@ -229,7 +225,7 @@ class Distil:
         original = model if self.kind == "labels" else self._teacher(model, context)
         student: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         teacher: Any = copy.deepcopy(original.network)
-        dialogues: Sequence[Dialogue] = share(context.dialogues, self.epochs, context.seed)
+        dialogues: Sequence[Dialogue] = share(context, self.epochs)
         asked = Spent()
         if self.kind == "sequence":
             dialogues, asked = retold(original, dialogues, self.own_cap, context)
