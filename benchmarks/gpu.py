@@ -1,10 +1,12 @@
-"""The whole chain on a GPU, trained in bf16 and in fp16; what a reply costs there, in joules of the board's counter.
+"""Joules of a GPU's own counter: what the whole chain takes there in bf16 and in fp16, and what a reply takes.
 
-    python -m benchmarks.gpu --data DATA --out OUT [--device cuda] [--epochs 4] [--blocks 3] [--batch 32]
+    python -m benchmarks.gpu train --data DATA --out OUT [--device cuda] [--epochs 4]
+    python -m benchmarks.gpu reply --out OUT [STUDENT ...] [--device cuda] [--seconds 240] [--batch 1 32]
 
-DATA is the folder that the demo model was trained from (docs/demo_model.md). For each precision the narrow ladder's
-chain is trained: trim, prune, distil, train on the grid. Then the original and the two students answer the tune split's
-dialogues in one interleaved run, in transformers. No other work may be on the board. The last line is JSON.
+DATA is the folder that the demo model was trained from (docs/demo_model.md). ``train`` runs the narrow ladder's chain
+in each precision: trim, prune, distil, train on the grid. ``reply`` lets the demo model and students for its whole
+traffic, by default those that come with it, answer the tune split's dialogues in one interleaved run, in transformers,
+bf16, each with one dialogue at a time and with many. No other work may be on the board. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from halfwatt.chat_model import ChatModel, load
 from halfwatt.claims import energy_ratio
 from halfwatt.dialogue import Dialogue
 from halfwatt.pipeline import Speech
-from halfwatt.records import OperatingPoint
+from halfwatt.records import Artifact, OperatingPoint
 from halfwatt.runtimes.torch_eager import TorchEager
 from halfwatt.steps.base import StepContext
 from halfwatt.steps.distil import Distil
@@ -39,37 +41,50 @@ PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16")
 
 
 def main() -> None:
-    """Train, score, measure."""
+    """Train, or measure replies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("command", choices=("train", "reply"))
+    parser.add_argument("students", nargs="*", type=Path, default=list(demo.students()), help="for reply")
+    parser.add_argument("--data", type=Path, help="for train")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--epochs", type=float, default=4)
-    parser.add_argument("--blocks", type=int, default=3, help="of the measuring run")
-    parser.add_argument("--batch", type=int, default=32, help="dialogues that are answered together")
+    parser.add_argument("--epochs", type=float, default=4, help="for train")
+    parser.add_argument("--seconds", type=float, default=240, help="for reply: no block begins later, after two blocks")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="for reply: dialogues answered together")
     given = parser.parse_args()
-    model = load(demo.path())
-    learned = training(given.data, SOURCES["narrow"]).dialogues
-    tune = only(demo.dialogues("tune"), SOURCES["narrow"])
+    if given.command == "train" and given.data is None:
+        parser.error("--data is needed: the folder that the demo model was trained from")
     with closing(instruments(given.device)) as tools:
-        made = students(model, learned, given, tools)
-        everyone = {"original": model, **{f"student, {precision}": own for precision, own in made.items()}}
-        found: dict[str, Any] = {
-            "machine": torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device,
-            "meter": tools.info and {"name": tools.info.name, "kind": tools.info.kind, "domain": tools.info.domain},
-            "trained": {name: trained(own) for name, own in everyone.items()},
-            "nats_a_reply": {name: likelihood(own, tune.dialogues, given.device) for name, own in everyone.items()},
-        }
-        say(json.dumps(found))
-        arms = [
-            arm("original, bf16", model, given, "bf16"),
-            *(arm(f"student, {precision}", own, given, precision) for precision, own in made.items()),
-        ]
-        seen = pipeline.traffic(tune, Speech.by(model))
-        plan = Plan(min_blocks=given.blocks, max_blocks=given.blocks, prefill=False)
-        run = measure(arms, seen.dialogues, seen.greedy, plan, tools, say)
-        found["replies"] = [measured(a.name, arms[0].name, run) for a in arms]
+        found = chain(given, tools) if given.command == "train" else replies(given, tools)
+        found["machine"] = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
+        found["meter"] = tools.info and {"name": tools.info.name, "kind": tools.info.kind, "domain": tools.info.domain}
     print(json.dumps(found))
+
+
+def chain(given: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
+    """What training took in each precision, and how well what came of it tells the human replies."""
+    model = load(demo.path())
+    tune = only(demo.dialogues("tune"), SOURCES["narrow"]).dialogues
+    made = students(model, training(given.data, SOURCES["narrow"]).dialogues, given, tools)
+    everyone = [("original", model), *made.items()]
+    return {
+        "trained": {name: trained(own) for name, own in made.items()},
+        "nats_a_reply": {name: likelihood(own, tune, given.device) for name, own in everyone},
+    }
+
+
+def replies(given: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
+    """What a reply takes, by model and by how many dialogues are answered together."""
+    models = {"original": load(demo.path()), **{folder.name: load(folder) for folder in given.students}}
+    served = {
+        name: TorchEager(given.device, "bf16").export(m, given.out / "served" / name) for name, m in models.items()
+    }
+    arms = [arm(name, artifact, batch, given.device) for batch in given.batch for name, artifact in served.items()]
+    seen = pipeline.traffic(demo.dialogues("tune"), Speech.by(models["original"]))
+    plan = Plan(min_blocks=2, limit_s=given.seconds, prefill=False)
+    run = measure(arms, seen.dialogues, seen.greedy, plan, tools, say)
+    bases = {each.name: f"original, {each.spec.at.batch} at once" for each in arms}
+    return {"replies": [measured(name, base, run) for name, base in bases.items()]}
 
 
 def students(
@@ -109,11 +124,10 @@ def likelihood(made: ChatModel, dialogues: Sequence[Dialogue], device: str) -> f
     return total / replies
 
 
-def arm(name: str, made: ChatModel, given: argparse.Namespace, dtype: str) -> Arm:
+def arm(name: str, artifact: Artifact, batch: int, device: str) -> Arm:
     """Served by transformers on the device."""
-    folder = given.out / "served" / name.replace(", ", "-")
-    artifact = TorchEager(given.device, dtype).export(replace(made, grid={}), folder)
-    return Arm(name, Spec(artifact, OperatingPoint(batch=given.batch, reuse_prefix=False), given.device, dtype))
+    at = OperatingPoint(batch=batch, reuse_prefix=False)
+    return Arm(f"{name}, {batch} at once", Spec(artifact, at, device, "bf16"))
 
 
 def measured(name: str, base: str, run: Run) -> dict[str, Any]:

@@ -92,13 +92,17 @@ def mix() -> tuple[Recipe, ...]:
     """Students for everything that the demo model does; no vocabulary is trimmed: they use nearly all of it."""
     learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=4, lr=3e-3, batch_tokens=16384)
 
-    def cut(ffn: float, drop: int) -> tuple[Step, ...]:
-        return Prune(width=0.667, ffn=ffn, kv_heads=2, drop=drop), learn, Quantize(4, method="gptq")
+    def cut(width: float, ffn: float, drop: int, epochs: float) -> tuple[Step, ...]:
+        shape = Prune(width, ffn, kv_heads=2 if width > 0.5 else 1, drop=drop)
+        return shape, replace(learn, epochs=epochs), Quantize(4, method="gptq")
 
     return (
-        Recipe("4 blocks of 256, FFN 512, int4 GPTQ", cut(0.5, 4)),
-        Recipe("3 blocks of 256, FFN 512, int4 GPTQ", cut(0.5, 5)),
-        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", cut(0.25, 5)),
+        Recipe("4 blocks of 256, FFN 512, int4 GPTQ", cut(0.667, 0.5, 4, epochs=4)),
+        Recipe("3 blocks of 256, FFN 512, int4 GPTQ", cut(0.667, 0.5, 5, epochs=4)),
+        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", cut(0.667, 0.25, 5, epochs=4)),
+        Recipe("1 block of 256, FFN 512, int4 GPTQ", cut(0.667, 0.5, 7, epochs=8)),
+        Recipe("2 blocks of 192, FFN 512, int4 GPTQ", cut(0.5, 0.5, 6, epochs=8)),
+        Recipe("2 blocks of 192, FFN 256, int4 GPTQ", cut(0.5, 0.25, 6, epochs=8)),
     )
 
 
