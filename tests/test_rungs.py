@@ -17,7 +17,7 @@ from halfwatt.estimate import Estimate
 from halfwatt.journal import Journal
 from halfwatt.maker import MakerDied
 from halfwatt.recipe import Recipe
-from halfwatt.records import OperatingPoint, Served, Trial, TrialReadings
+from halfwatt.records import OperatingPoint, Served, Speculation, Trial, TrialReadings
 from halfwatt.rungs import Arena, Bar, Job, Rung, arm, climbed
 from halfwatt.steps.distil import Distil
 from halfwatt.steps.draft import Draft
@@ -125,6 +125,23 @@ def test_what_would_save_too_little_is_not_rounded_with_care(arena: Arena, monke
     monkeypatch.setattr(rungs, "_served_and_judged", lambda *_: found)
     climbed(arena, replace(careful, name="hopeful"), Bar(Estimate(2.5, 2.4, 2.6, "x", 12)))
     assert [made.artifact and made.artifact.draft is not None for made in whole] == [True]
+
+
+@pytest.mark.parametrize(("guesses", "status"), [(None, "rejected"), (Speculation("table", 3, 0.5), "done")])
+def test_a_draft_that_is_not_used_is_not_judged(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch, guesses: Speculation | None, status: str
+) -> None:
+    def tuned(job: Job, journal: Journal, name: str, trial: Trial, *_: object, coarser: bool) -> Trial:
+        return replace(trial, at=replace(trial.at, speculation=guesses))
+
+    monkeypatch.setattr(rungs, "tuned", tuned)
+    monkeypatch.setattr(rungs, "_judged", lambda _, candidate, __: Rung(candidate, TrialReadings("judged", (), None)))
+    drafting = Recipe("drafting", (Quantize(8), Draft()))
+    found = climbed(arena, drafting, Bar())
+    assert found.trial.status == status
+    assert found.found.cost is None
+    listed = climbed(arena, replace(drafting, name="listed"), None)
+    assert listed.readings.trial == "judged", "who names a recipe gets it judged"
 
 
 def test_a_candidate_whose_maker_dies_ends_alone(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:

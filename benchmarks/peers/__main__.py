@@ -231,7 +231,8 @@ def judged(arena: Arena, each: Trial) -> list[GateCheck]:
     def inputs() -> QualityInputs:
         reference, own, seen = arm(arena.job, arena.b1).spec, arm(arena.job, each).spec, arena.traffic
         asked = pipeline.reference_replies(reference, seen, arena.journal, "test", say)
-        replies = generate(own, seen.prompts(), say, f"{each.name}: replies")
+        threads = each.at.threads or 1  # AutoRound's kernels take five times as long on one
+        replies = generate(own, seen.prompts(), say, f"{each.name}: replies", threads=threads)
         proof = reference.artifact.parity
         assert proof is not None  # the original's own: G1 to G5 do not look at it
         return QualityInputs(proof, pipeline.teacher_forced(reference, own, seen, say), asked, replies)

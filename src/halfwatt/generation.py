@@ -54,18 +54,26 @@ def prompts(
 
 
 def generate(
-    spec: Spec, work: Sequence[Sequence[Prompt]], progress: Progress = lambda _: None, label: str = "replies"
+    spec: Spec,
+    work: Sequence[Sequence[Prompt]],
+    progress: Progress = lambda _: None,
+    label: str = "replies",
+    *,
+    threads: int = 1,
 ) -> tuple[ScoredReply, ...]:
-    """Answer every prompt; the result is in the order of ``work``, whatever worker did it."""
-    one_thread = replace(spec, at=replace(spec.at, threads=1, threads_prefill=1, batch=1))
+    """Answer every prompt; the result is in the order of ``work``, whatever worker did it.
+
+    threads: of each worker; workers with one each are fastest, unless a runtime is at its worst there
+    """
+    alone = replace(spec, at=replace(spec.at, threads=threads, threads_prefill=threads, batch=1))
     shards = [work[i : i + SHARD] for i in range(0, len(work), SHARD)]
     special = special_ids(ChatTokenizer.load(spec.artifact.path))
     scored: list[ScoredReply] = []
     with ExitStack() as stack:
-        lanes = min(cores(), len(shards))
+        lanes = min(max(1, cores() // threads), len(shards))
         idle: Queue[Worker] = Queue()
         for _ in range(lanes):
-            idle.put(stack.enter_context(Worker(one_thread)))
+            idle.put(stack.enter_context(Worker(alone)))
 
         def answer(shard: Sequence[Sequence[Prompt]]) -> list[ScoredReply]:
             worker = idle.get()

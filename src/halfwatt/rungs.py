@@ -160,7 +160,7 @@ def climbed(arena: Arena, recipe: Recipe, bar: Bar | None = None) -> Rung:
             rejected, scores = _screened(arena, ready, ahead)
             if rejected is not None:
                 return rejected
-        return _served_and_judged(arena, recipe, ready, scores)
+        return _served_and_judged(arena, recipe, ready, ahead, scores)
 
     return arena.journal.once(f"rung-{recipe.slug}", Rung, attempt)
 
@@ -239,15 +239,28 @@ def _saving(name: str, run: Run) -> Estimate:
 # --- in full -------------------------------------------------------------------------------------------------------
 
 
-def _served_and_judged(arena: Arena, recipe: Recipe, made: Trial, scores: tuple[TeacherScore, ...]) -> Rung:
+def _served_and_judged(
+    arena: Arena, recipe: Recipe, made: Trial, bar: Bar | None, scores: tuple[TeacherScore, ...]
+) -> Rung:
     """At its cheapest operating point; a coarser cache that the gate does not pass is given up for the plain one."""
     candidate = tuned(arena.job, arena.journal, recipe.slug, made, arena.traffic, coarser=True)
+    if bar is not None and _unused(candidate):
+        reason = "its draft is not used: without it a reply takes less, so it is the recipe without a draft"
+        arena.job.progress(f"{candidate.name}: {reason}")
+        return Rung(replace(candidate, status="rejected", reason=reason), TrialReadings(candidate.name, (), None))
     if candidate.at.kv_bits < _PLAIN:
         rung = _judged(arena, candidate, ())
         if rung.over <= 0:
             return rung
         candidate = replace(candidate, at=next(way.at for way in candidate.tried if way.at.kv_bits == _PLAIN))
     return _judged(arena, candidate, scores)
+
+
+def _unused(candidate: Trial) -> bool:
+    """Does it carry a draft that its operating point leaves alone?"""
+    guesses = candidate.at.speculation
+    drafts = candidate.artifact is not None and candidate.artifact.draft is not None
+    return drafts and (guesses is None or guesses.kind != "table")
 
 
 def _judged(arena: Arena, candidate: Trial, scores: tuple[TeacherScore, ...]) -> Rung:
