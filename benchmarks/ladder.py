@@ -70,39 +70,35 @@ def post_training(traffic: str) -> tuple[Recipe, ...]:
     return (*ladder(), Recipe("int4 GPTQ", (Quantize(4, method="gptq"),)), *(once if traffic == "narrow" else ()))
 
 
+def cut(width: float, ffn: float, drop: int, epochs: float) -> tuple[Step, ...]:
+    """A student of these shares of channels and FFN neurons, taught by the original and by the human replies."""
+    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=epochs, lr=3e-3, batch_tokens=16384)
+    return Prune(width, ffn, kv_heads=2 if width > 0.5 else 1, drop=drop), learn
+
+
 def narrow() -> tuple[Recipe, ...]:
-    """Students for two kinds of traffic: cut from the trimmed original, taught by it and by the human replies."""
-    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=16, lr=3e-3, batch_tokens=16384)
-    nearest, grid = Quantize(4, method="gptq"), TrainOnGrid(4)
-
-    def cut(width: float, ffn: float, drop: int) -> tuple[Step, ...]:
-        return Trim(0.999), Prune(width, ffn, kv_heads=2 if width > 0.5 else 1, drop=drop), learn
-
+    """Students for two kinds of traffic, cut from the trimmed original."""
+    trim, nearest, grid = Trim(0.999), Quantize(4, method="gptq"), TrainOnGrid(4)
     return (
         Recipe("int4 QAD", (grid,)),
-        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.667, 0.25, 5), nearest)),
-        Recipe("3 blocks of 256, FFN 256, int4 QAD", (*cut(0.667, 0.25, 5), grid)),
-        Recipe("2 blocks of 256, FFN 512, int4 GPTQ", (*cut(0.667, 0.5, 6), nearest)),
-        Recipe("2 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.667, 0.25, 6), nearest)),
-        Recipe("2 blocks of 192, FFN 512, int4 GPTQ", (*cut(0.5, 0.5, 6), nearest)),
+        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", (trim, *cut(0.667, 0.25, 5, epochs=16), nearest)),
+        Recipe("3 blocks of 256, FFN 256, int4 QAD", (trim, *cut(0.667, 0.25, 5, epochs=16), grid)),
+        Recipe("2 blocks of 256, FFN 512, int4 GPTQ", (trim, *cut(0.667, 0.5, 6, epochs=16), nearest)),
+        Recipe("2 blocks of 256, FFN 256, int4 GPTQ", (trim, *cut(0.667, 0.25, 6, epochs=16), nearest)),
+        Recipe("2 blocks of 192, FFN 512, int4 GPTQ", (trim, *cut(0.5, 0.5, 6, epochs=16), nearest)),
     )
 
 
 def mix() -> tuple[Recipe, ...]:
     """Students for everything that the demo model does; no vocabulary is trimmed: they use nearly all of it."""
-    learn = Distil(cached=32, temperature=1.0, label_weight=0.5, epochs=4, lr=3e-3, batch_tokens=16384)
-
-    def cut(width: float, ffn: float, drop: int, epochs: float) -> tuple[Step, ...]:
-        shape = Prune(width, ffn, kv_heads=2 if width > 0.5 else 1, drop=drop)
-        return shape, replace(learn, epochs=epochs), Quantize(4, method="gptq")
-
+    nearest = Quantize(4, method="gptq")
     return (
-        Recipe("4 blocks of 256, FFN 512, int4 GPTQ", cut(0.667, 0.5, 4, epochs=4)),
-        Recipe("3 blocks of 256, FFN 512, int4 GPTQ", cut(0.667, 0.5, 5, epochs=4)),
-        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", cut(0.667, 0.25, 5, epochs=4)),
-        Recipe("1 block of 256, FFN 512, int4 GPTQ", cut(0.667, 0.5, 7, epochs=8)),
-        Recipe("2 blocks of 192, FFN 512, int4 GPTQ", cut(0.5, 0.5, 6, epochs=8)),
-        Recipe("2 blocks of 192, FFN 256, int4 GPTQ", cut(0.5, 0.25, 6, epochs=8)),
+        Recipe("4 blocks of 256, FFN 512, int4 GPTQ", (*cut(0.667, 0.5, 4, epochs=4), nearest)),
+        Recipe("3 blocks of 256, FFN 512, int4 GPTQ", (*cut(0.667, 0.5, 5, epochs=4), nearest)),
+        Recipe("3 blocks of 256, FFN 256, int4 GPTQ", (*cut(0.667, 0.25, 5, epochs=4), nearest)),
+        Recipe("1 block of 256, FFN 512, int4 GPTQ", (*cut(0.667, 0.5, 7, epochs=8), nearest)),
+        Recipe("2 blocks of 192, FFN 512, int4 GPTQ", (*cut(0.5, 0.5, 6, epochs=8), nearest)),
+        Recipe("2 blocks of 192, FFN 256, int4 GPTQ", (*cut(0.5, 0.25, 6, epochs=8), nearest)),
     )
 
 
