@@ -6,10 +6,11 @@
 
 OUT/winner is the folder that ``halfwatt optimize demo`` delivered. Each toolkit lives in an environment of its own,
 OUT/environments, made on first use from requirements/. Every peer is served at the operating point that is the best for
-it, found as for any candidate. Figures are of the demo's test split, which none of them was chosen by. A peer's file is
-not compared with its maker's network (gate G0), only its answers with the original's (G1 to G5); a model with random
-weights is not judged, and halfwatt's own there is the ladder's int4. Writes benchmarks/peers/result.json; interrupted,
-the same command goes on.
+it, found as for any candidate (the largest shape: on one thread, the best for all of them at 135M). Figures are of the
+demo's test split, which none of them was chosen by. A peer's file is not compared with its maker's network (gate G0),
+only its answers with the original's (G1 to G5); a model with random weights is not judged, and halfwatt's own there is
+the ladder's int4. A large one fits memory with some toolkits at a time: the others' rows stay, each with its ratio to
+halfwatt's in a run of its own. Writes benchmarks/peers/result.json; interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ RESULT = Path(__file__).parent / "result.json"
 PLAN = Plan(min_blocks=7, max_blocks=30, limit_s=900.0, prefill=False)
 SHAPE_PLAN = Plan(min_blocks=3, max_blocks=5, limit_s=900.0, prefill=False)
 EVERY = ("llamacpp", *(toolkit.module for toolkit in TOOLKITS))
-_FEW, _SHORT = 4, 64  # dialogues and tokens of a reply that a model with random weights is asked for
 
 
 def main() -> None:
@@ -69,7 +69,9 @@ def main() -> None:
         rows = met(made, names, shops)
     found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     if given.shape:
-        found.setdefault("shapes", {})[given.shape] = rows
+        known = found.setdefault("shapes", {}).get(given.shape, [])
+        met_now = {row["name"] for row in rows}
+        found["shapes"][given.shape] = [*(row for row in known if row["name"] not in met_now), *rows]
     else:
         found |= {"peers": rows[:-1], "winner": rows[-1]}
     write_atomic(RESULT, (json.dumps(found, indent=1) + "\n").encode())
@@ -81,12 +83,17 @@ def main() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Who meets, on what; ``judged``: the gate looks at it."""
+    """Who meets, on what.
+
+    judged:  the gate looks at it
+    at:      how everybody is served; None = each at the operating point that is the best for it
+    """
 
     arena: Arena
     winner: Trial
     plan: Plan
     judged: bool
+    at: OperatingPoint | None = None
 
 
 def on_demo(folder: Path, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Field:
@@ -101,30 +108,31 @@ def of_shape(given: argparse.Namespace, tools: Instruments, shops: Sequence[Work
     """Random weights, a few dialogues, short replies."""
     out = given.out / given.shape
     model = load(shapes.made(given.shape, out / "model"))
-    test = demo.dialogues("test")
-    few = DialogueSet.of(test.dialogues[:: len(test) // _FEW], split="test", licence=test.licence)
-    arena = arena_of(model, replace(pipeline.traffic(few, Speech.by(model)), cap=_SHORT), out, tools, shops)
+    test, (count, longest) = demo.dialogues("test"), shapes.ASKED[given.shape]
+    few = DialogueSet.of(test.dialogues[:: len(test) // count], split="test", licence=test.licence)
+    arena = arena_of(model, replace(pipeline.traffic(few, Speech.by(model)), cap=longest), out, tools, shops)
     int4 = next(recipe for recipe in ladder() if recipe.name == "int4")
     own = pipeline.build(model, int4, arena.traffic.dialogues, out / "artifacts", "cpu")
-    return Field(arena, served(arena, trial("winner", own)), SHAPE_PLAN, judged=False)
+    field = Field(arena, trial("winner", own), SHAPE_PLAN, judged=False, at=shapes.SERVED.get(given.shape))
+    return replace(field, winner=served(field, field.winner))
 
 
 def arena_of(model: ChatModel, seen: Traffic, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Arena:
-    """B1 at its best, and the workers that serve the others."""
+    """B1, and the workers that serve the others."""
     test = demo.dialogues("test")
     serve = {shop.toolkit.module: shop.serves for shop in shops}
     sealed = SealedSplit(test, out / "unused.json")
     job = Job(model, demo.dialogues("tune"), sealed, out, tools, commands=serve, progress=say)
     exported = pipeline.build(model, Recipe("B1"), seen.dialogues, out / "artifacts", "cpu")
-    arena = Arena(job, Journal(out / "stages", {"model": model.sha256}), trial("B1", exported), seen)
-    return replace(arena, b1=served(arena, arena.b1))
+    return Arena(job, Journal(out / "stages", {"model": model.sha256}), trial("B1", exported), seen)
 
 
 def met(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[dict[str, Any]]:
     """A row for each peer, B1 and the winner."""
+    field = replace(field, arena=replace(field.arena, b1=served(field, field.arena.b1)))
     arena = field.arena
-    others = own(arena) if "llamacpp" in names else []
-    others += [each for shop in shops for each in made_by(shop, arena, field.judged)]
+    others = own(field) if "llamacpp" in names else []
+    others += [each for shop in shops for each in made_by(shop, field)]
     everyone = [*others, arena.b1, field.winner]
     arms = [arm(arena.job, each) for each in everyone]
     seen, told = arena.traffic, "-".join(names)
@@ -138,24 +146,24 @@ def met(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[d
 # --- the peers --------------------------------------------------------------------------------------------------------
 
 
-def own(arena: Arena) -> list[Trial]:
+def own(field: Field) -> list[Trial]:
     """llama.cpp's own integers, in the runtime that halfwatt serves with."""
-    original, folder = artifact_of(arena.b1), arena.job.out / "artifacts"
+    original, folder = artifact_of(field.arena.b1), field.arena.job.out / "artifacts"
     made = {kind: llamacpp.quantized(original, kind, folder / kind.lower()) for kind in llamacpp.KINDS}
-    return [served(arena, trial(f"llama.cpp {kind}", artifact)) for kind, artifact in made.items()]
+    return [served(field, trial(f"llama.cpp {kind}", artifact)) for kind, artifact in made.items()]
 
 
-def made_by(shop: Workshop, arena: Arena, careful: bool) -> list[Trial]:
-    """All that a toolkit makes of the original; with care, calibrated on the demo's training dialogues."""
-    original, job = artifact_of(arena.b1), arena.job
-    told = demo.dialogues("train").dialogues if careful else ()
+def made_by(shop: Workshop, field: Field) -> list[Trial]:
+    """All that a toolkit makes of the original; what is judged with care too, on the demo's training dialogues."""
+    original, job = artifact_of(field.arena.b1), field.arena.job
+    told = demo.dialogues("train").dialogues if field.judged else ()
     texts = written(told, job.model.tokenizer, job.out / "texts.jsonl")
     found = []
-    for kind in (*shop.toolkit.kinds, *(shop.toolkit.careful if careful else ())):
+    for kind in (*shop.toolkit.kinds, *(shop.toolkit.careful if field.judged else ())):
         name = f"{shop.toolkit.name} {kind}"
         say(f"{name}: making it")
         folder = job.out / "artifacts" / Recipe(name).slug
-        found.append(served(arena, trial(name, shop.made(kind, job.model.source, original, texts, folder))))
+        found.append(served(field, trial(name, shop.made(kind, job.model.source, original, texts, folder))))
     return found
 
 
@@ -164,8 +172,11 @@ def trial(name: str, artifact: Artifact) -> Trial:
     return Trial(name, (), "done", None, artifact, OperatingPoint(), None, None)
 
 
-def served(arena: Arena, each: Trial) -> Trial:
-    """At its best operating point."""
+def served(field: Field, each: Trial) -> Trial:
+    """At its operating point."""
+    arena = field.arena
+    if field.at is not None:
+        return replace(each, at=field.at)
     return tuned(arena.job, arena.journal, Recipe(each.name).slug, each, arena.traffic)
 
 
