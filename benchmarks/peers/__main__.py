@@ -6,7 +6,7 @@
 
 OUT/winner is the folder that ``halfwatt optimize demo`` delivered. Each toolkit lives in an environment of its own,
 OUT/environments, made on first use from requirements/. Every peer is served at the operating point that is the best for
-it, found as for any candidate (the largest shape: on one thread, the best for all of them at 135M). Figures are of the
+it, found as for any candidate (with random weights: on one thread, the best for all of them). Figures are of the
 demo's test split, which none of them was chosen by. A peer's file is not compared with its maker's network (gate G0),
 only its answers with the original's (G1 to G5); a model with random weights is not judged, and halfwatt's own there is
 the ladder's int4. A large one fits memory with some toolkits at a time: the others' rows stay, each with its ratio to
@@ -113,7 +113,7 @@ def of_shape(given: argparse.Namespace, tools: Instruments, shops: Sequence[Work
     arena = arena_of(model, replace(pipeline.traffic(few, Speech.by(model)), cap=longest), out, tools, shops)
     int4 = next(recipe for recipe in ladder() if recipe.name == "int4")
     own = pipeline.build(model, int4, arena.traffic.dialogues, out / "artifacts", "cpu")
-    field = Field(arena, trial("winner", own), SHAPE_PLAN, judged=False, at=shapes.SERVED.get(given.shape))
+    field = Field(arena, trial("winner", own), SHAPE_PLAN, judged=False, at=shapes.SERVED)
     return replace(field, winner=served(field, field.winner))
 
 

@@ -1,7 +1,8 @@
 """OpenVINO GenAI: weights compressed by NNCF through optimum-intel, as its documentation says.
 
-The prefix cache is on, as it is by default, and as large as one context needs, so that a dialogue that is measured
-twice is not answered from it. Arithmetic is what OpenVINO chooses: bf16 where the processor has it.
+The prefix cache is on, as it is by default, and no larger than one context needs: it cannot be emptied, and a window
+that goes through the same few short dialogues again is answered from it in part, in OpenVINO's favour. Arithmetic is
+what OpenVINO chooses: bf16 where the processor has it.
 """
 
 from __future__ import annotations

@@ -15,10 +15,13 @@ from halfwatt.tokenizer import ChatTokenizer
 
 SHAPES = {"135M": (49152, 576, 1536, 30, 9, 3), "1.1B": (32000, 2048, 5632, 22, 32, 4)}  # SmolLM2-135M's, TinyLlama's
 """Vocabulary, width, FFN, blocks, heads, KV heads."""
-ASKED = {"135M": (2, 24), "1.1B": (2, 16)}
-"""Dialogues, and tokens of a reply at most: the slowest runtime takes a second a token at 1.1B."""
-SERVED = {"1.1B": OperatingPoint(threads=1, threads_prefill=1)}
-"""Instead of a search of hours: at 135M two threads took 1.25 to 1.8 times as much, and no more was saved than 4 %."""
+ASKED = {"135M": (4, 24), "1.1B": (4, 16)}
+"""About how many dialogues, and tokens of a reply at most: the slowest runtime takes a second a token at 1.1B."""
+CONTEXT = (
+    512  # tokens; half of what the dialogues hold, so that no toolkit's prefix cache keeps all of them for next time
+)
+SERVED = OperatingPoint(threads=1, threads_prefill=1)
+"""Instead of a search of hours: at 135M two threads took 1.25 to 1.8 times as much, and nothing saved more than 4 %."""
 _TIED = ("135M",)  # the head is the embedding
 
 
@@ -35,7 +38,7 @@ def made(name: str, to: Path) -> Path:
             num_hidden_layers=blocks,
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
-            max_position_embeddings=1024,
+            max_position_embeddings=CONTEXT,
             tie_word_embeddings=name in _TIED,
             eos_token_id=tokenizer.eos_ids[0],
             pad_token_id=tokenizer.pad_id,
