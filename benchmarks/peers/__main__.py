@@ -70,8 +70,7 @@ def main() -> None:
     found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
     if given.shape:
         known = found.setdefault("shapes", {}).get(given.shape, [])
-        met_now = {row["name"] for row in rows}
-        found["shapes"][given.shape] = [*(row for row in known if row["name"] not in met_now), *rows]
+        found["shapes"][given.shape] = list({row["name"]: row for row in (*known, *rows)}.values())
     else:
         found |= {"peers": rows[:-1], "winner": rows[-1]}
     write_atomic(RESULT, (json.dumps(found, indent=1) + "\n").encode())
@@ -86,7 +85,7 @@ class Field:
     """Who meets, on what.
 
     judged:  the gate looks at it
-    at:      how everybody is served; None = each at the operating point that is the best for it
+    at:      how the others are served; None = each at the operating point that is the best for it
     """
 
     arena: Arena
@@ -108,13 +107,14 @@ def of_shape(given: argparse.Namespace, tools: Instruments, shops: Sequence[Work
     """Random weights, a few dialogues, short replies."""
     out = given.out / given.shape
     model = load(shapes.made(given.shape, out / "model"))
-    test, (count, longest) = demo.dialogues("test"), shapes.ASKED[given.shape]
-    few = DialogueSet.of(test.dialogues[:: len(test) // count], split="test", licence=test.licence)
-    arena = arena_of(model, replace(pipeline.traffic(few, Speech.by(model)), cap=longest), out, tools, shops)
+    test = demo.dialogues("test")
+    few = DialogueSet.of(test.dialogues[:: len(test) // shapes.DIALOGUES], split="test", licence=test.licence)
+    seen = replace(pipeline.traffic(few, Speech.by(model)), cap=shapes.LONGEST[given.shape])
+    arena = arena_of(model, seen, out, tools, shops)
     int4 = next(recipe for recipe in ladder() if recipe.name == "int4")
-    own = pipeline.build(model, int4, arena.traffic.dialogues, out / "artifacts", "cpu")
-    field = Field(arena, trial("winner", own), SHAPE_PLAN, judged=False, at=shapes.SERVED)
-    return replace(field, winner=served(field, field.winner))
+    own = pipeline.build(model, int4, seen.dialogues, out / "artifacts", "cpu")
+    winner = replace(trial("winner", own), at=shapes.SERVED)
+    return Field(arena, winner, SHAPE_PLAN, judged=False, at=shapes.SERVED)
 
 
 def arena_of(model: ChatModel, seen: Traffic, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Arena:

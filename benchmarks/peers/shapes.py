@@ -15,11 +15,11 @@ from halfwatt.tokenizer import ChatTokenizer
 
 SHAPES = {"135M": (49152, 576, 1536, 30, 9, 3), "1.1B": (32000, 2048, 5632, 22, 32, 4)}  # SmolLM2-135M's, TinyLlama's
 """Vocabulary, width, FFN, blocks, heads, KV heads."""
-ASKED = {"135M": (4, 24), "1.1B": (4, 16)}
-"""About how many dialogues, and tokens of a reply at most: the slowest runtime takes a second a token at 1.1B."""
-CONTEXT = (
-    512  # tokens; half of what the dialogues hold, so that no toolkit's prefix cache keeps all of them for next time
-)
+DIALOGUES = 4  # about so many of the demo's test split
+LONGEST = {"135M": 24, "1.1B": 16}
+"""Tokens of a reply: the slowest runtime takes a second a token at 1.1B."""
+CONTEXT = 512
+"""Tokens: half of what all dialogues hold, so that no prefix cache answers a window from the one before."""
 SERVED = OperatingPoint(threads=1, threads_prefill=1)
 """Instead of a search of hours: at 135M two threads took 1.25 to 1.8 times as much, and nothing saved more than 4 %."""
 _TIED = ("135M",)  # the head is the embedding
