@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 .PHONY: demo test lint types clean
 
 demo: $(VENV)/.ready
-	$(BIN)/halfwatt optimize demo -o out/demo
+	$(BIN)/halfwatt optimize demo --budget 10m -o out/demo
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile  # a core each, see tests/conftest.py
