@@ -19,15 +19,19 @@ types: $(VENV)/.ready-dev
 	$(BIN)/mypy
 
 # llama.cpp is compiled for this very processor, never taken from pip's cache: prebuilt kernels are up to 45 % slower.
+# Only its library: a hook into its project leaves out what its command-line tools share, half of all there is to compile.
 # GCC 12 takes the stores of ggml's AMX tile configuration for dead ones, and int8 and int4 crash on Intel processors that
 # have AMX (llama.cpp pull request 26954): those two passes stay off.
 GCC     := $(findstring Free Software,$(shell c++ --version 2>/dev/null))
-KERNELS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF $(if $(GCC),-DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse')
+HOOK    := $(CURDIR)/$(VENV)/library.cmake
+KERNELS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF '-DCMAKE_PROJECT_llama.cpp_INCLUDE=$(HOOK)' \
+           $(if $(GCC),-DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse')
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "halfwatt needs Python 3.11 or newer; type: make PYTHON=python3.11 demo")'
 	@command -v c++ >/dev/null || { echo "halfwatt needs a C++ compiler; type: apt-get install g++"; exit 3; }
 	$(PYTHON) -m venv $(VENV)
+	@echo 'set(LLAMA_BUILD_COMMON OFF)' > '$(HOOK)'
 	CMAKE_ARGS="$(KERNELS)" $(BIN)/pip install --quiet --no-cache-dir -c constraints.txt llama-cpp-python
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[nvidia]"
 	@touch $@
