@@ -18,7 +18,7 @@ from halfwatt import checkpoints, losses
 from halfwatt.batches import Batch, Predictor, Row, plan
 from halfwatt.errors import BadInput
 from halfwatt.records import MeterInfo, Reading
-from halfwatt.training import Bench, Budget, Group, Settings, TrainingDiverged, learning_rate, train
+from halfwatt.training import Bench, Group, Settings, TrainingBudget, TrainingDiverged, learning_rate, train
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +148,9 @@ def test_a_nan_stops_with_step_and_dialogues_and_keeps_the_last_good_weights(whe
 
 
 def test_a_budget_of_tokens_ends_it() -> None:
-    found = train(network(), by_labels, told(), replace(SETTINGS, epochs=100), Bench(budget=Budget(tokens=2000)))
+    found = train(
+        network(), by_labels, told(), replace(SETTINGS, epochs=100), Bench(budget=TrainingBudget(tokens=2000))
+    )
     assert not found.finished
     assert 2000 <= found.spent.tokens < 2000 + 256
 
@@ -171,7 +173,11 @@ class Wattmeter:
 
 def test_joules_are_counted_and_end_it() -> None:
     found = train(
-        network(), by_labels, told(), replace(SETTINGS, epochs=100), Bench(meter=Wattmeter(), budget=Budget(joules=6.5))
+        network(),
+        by_labels,
+        told(),
+        replace(SETTINGS, epochs=100),
+        Bench(meter=Wattmeter(), budget=TrainingBudget(joules=6.5)),
     )
     assert found.steps == 7
     assert found.spent.joules == 7.0
@@ -184,7 +190,7 @@ def test_without_a_meter_there_are_no_joules_and_no_joule_budget() -> None:
     assert found.spent.cpu_s > 0
     assert found.spent.bytes_b > 0
     with pytest.raises(BadInput, match="needs an energy meter"):
-        train(network(), by_labels, told(), SETTINGS, Bench(budget=Budget(joules=5.0)))
+        train(network(), by_labels, told(), SETTINGS, Bench(budget=TrainingBudget(joules=5.0)))
 
 
 def test_a_group_of_rate_zero_stays_and_what_is_in_no_group_stays() -> None:

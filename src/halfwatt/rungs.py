@@ -48,7 +48,7 @@ from halfwatt.steps.available import learns
 from halfwatt.steps.base import Stage, StepContext
 from halfwatt.steps.distil import Distil
 from halfwatt.study import Found
-from halfwatt.training import Budget as TrainingBudget
+from halfwatt.training import TrainingBudget
 from halfwatt.worker import Spec, Worker
 from halfwatt.workload import Arm, Instruments, Plan, Progress, Run, measure
 

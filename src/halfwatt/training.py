@@ -85,7 +85,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class TrainingBudget:
     """When to stop before the epochs are over; the learning rate falls along whichever is used up first."""
 
     tokens: int | None = None
@@ -163,7 +163,7 @@ class Bench:
     device: str = "cpu"
     folder: Path | None = None  # of the checkpoints; a run that finds one there goes on from it
     pad_id: int = 0
-    budget: Budget = field(default_factory=Budget)
+    budget: TrainingBudget = field(default_factory=TrainingBudget)
     meter: EnergyMeter | None = None
     progress: Progress = lambda _: None
     checkpoint_s: float = 120.0

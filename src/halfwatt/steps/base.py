@@ -14,7 +14,7 @@ import numpy as np
 from halfwatt.dialogue import Dialogue
 from halfwatt.errors import ModelError
 from halfwatt.meters.base import EnergyMeter
-from halfwatt.training import Bench, Budget, Precision, Progress
+from halfwatt.training import Bench, Precision, Progress, TrainingBudget
 
 if TYPE_CHECKING:
     from halfwatt.chat_model import ChatModel
@@ -47,7 +47,7 @@ class StepContext:
     device: str = "cpu"
     precision: Precision = "auto"
     seed: int = 0
-    budget: Budget = field(default_factory=Budget)
+    budget: TrainingBudget = field(default_factory=TrainingBudget)
     meter: EnergyMeter | None = None
     progress: Progress = lambda _: None
     checkpoint_s: float = 120.0
