@@ -23,7 +23,7 @@ types: $(VENV)/.ready-dev
 # GCC 12 takes the stores of ggml's AMX tile configuration for dead ones, and int8 and int4 crash on Intel processors that
 # have AMX (llama.cpp pull request 26954): those two passes stay off.
 GCC     := $(findstring Free Software,$(shell c++ --version 2>/dev/null))
-HOOK    := $(CURDIR)/$(VENV)/library.cmake
+HOOK    := $(abspath $(VENV))/library.cmake
 KERNELS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF '-DCMAKE_PROJECT_llama.cpp_INCLUDE=$(HOOK)' \
            $(if $(GCC),-DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse')
 
