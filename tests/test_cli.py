@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import taught, tiny
-
-ROOT = Path(__file__).parents[1]
-
-
-def halfwatt(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "halfwatt.cli", *map(str, arguments)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, input=stdin, timeout=120, check=False, env=environment
-    )
+from tests.typed import halfwatt
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +34,8 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["quantize", "demo", "--method", "gptq", "--epochs", "3", "-o", "x"], "gptq does not take --epochs"),
         (["optimize", "demo", "--dtype", "int8"], "'int8' is not one of"),
         (["verify", "no-such.json"], "no such file"),
+        (["measure", "demo", "-d", "no-such.jsonl"], "'no-such.jsonl' does not exist"),
+        (["optimize", "demo", "--recipe", "no-such.toml"], "'no-such.toml' does not exist"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(arguments: list[str], named: str) -> None:
@@ -125,8 +117,8 @@ def test_a_traceback_needs_debug(tmp_path: Path) -> None:
     assert "Traceback" in debug.stderr
 
 
-def test_help_is_quick_and_complete() -> None:
-    done = halfwatt("--help")
-    assert done.returncode == 0
+def test_as_a_program_it_tells_what_it_can_do() -> None:
+    command = [sys.executable, "-m", "halfwatt.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     for verb in ("optimize", "measure", "compare", "quantize", "chat", "doctor", "verify"):
         assert verb in done.stdout

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from halfwatt import recipe
-from tests import taught
+from tests import taught, typed
 from tests.tiny import Arch
 
 ROOT = Path(__file__).parents[1]
@@ -215,7 +215,7 @@ def wait_for(path: Path, seconds: float = 120.0) -> None:
 
 def test_a_search_tries_recipes_until_its_budget_is_spent(llama: Home, tmp_path: Path) -> None:
     student, out = tmp_path / "student", tmp_path / "out"
-    made = halfwatt("prune", llama.model, "-d", llama.chats, "--drop", "1", "-o", student)
+    made = typed.halfwatt("prune", llama.model, "-d", llama.chats, "--drop", "1", "-o", student)
     assert made.returncode == 0, made.stderr
     line = [*optimizing(llama.model, llama.chats, out), "--candidate", str(student), "--budget"]
     found = halfwatt(*line, "4")
@@ -232,4 +232,4 @@ def test_a_search_tries_recipes_until_its_budget_is_spent(llama: Home, tmp_path:
     longer = halfwatt(*line, "5")  # its sealed split has been opened
     assert longer.returncode == 2
     assert "holds a run with another budget" in longer.stderr
-    assert halfwatt(*line, "soon").returncode == 2
+    assert typed.halfwatt(*line, "soon").returncode == 2

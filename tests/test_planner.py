@@ -24,7 +24,7 @@ from halfwatt.steps.quantize import Quantize
 from halfwatt.steps.student import Student
 from halfwatt.steps.vocabulary import Trim
 from tests import tiny
-from tests.test_cli import halfwatt
+from tests.typed import halfwatt
 
 RECIPES = (
     Recipe("original"),

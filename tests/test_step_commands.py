@@ -19,7 +19,7 @@ from halfwatt.steps.base import Step
 from halfwatt.steps.qat import TrainOnGrid
 from halfwatt.steps.quantize import Quantize
 from tests import taught, tiny
-from tests.test_cli import halfwatt
+from tests.typed import halfwatt
 
 
 def not_run(*_: Any) -> None:

@@ -30,14 +30,26 @@ class RuntimeName(StrEnum):
 
 Model = Annotated[str, typer.Argument(help="a Hugging Face folder or hub id, a folder made by halfwatt, or 'demo'")]
 Dialogues = Annotated[
-    Path | None, typer.Option("--dialogues", "-d", help="chats: messages JSONL (.gz too), ShareGPT or Alpaca")
+    Path | None,
+    typer.Option(
+        "--dialogues",
+        "-d",
+        exists=True,
+        dir_okay=False,
+        help="chats: messages JSONL (.gz too), ShareGPT or Alpaca",
+    ),
 ]
 MaxLoss = Annotated[
     str | None, typer.Option("--max-loss", help="perplexity that may be lost, such as 1% (the gate's default is 2%)")
 ]
 Outside = Annotated[
     Path | None,
-    typer.Option("--outside", help="other chats: what a model made for yours lost on them (default: the demo's)"),
+    typer.Option(
+        "--outside",
+        exists=True,
+        dir_okay=False,
+        help="other chats: what a model made for yours lost on them (default: the demo's)",
+    ),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", help="folder for the results")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
@@ -46,6 +58,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 OnDevice = Annotated[Device, typer.Option("--device", help="where the model runs")]
 OfDtype = Annotated[Dtype, typer.Option("--dtype", help="of the original; auto = as stored")]
 Offline = Annotated[bool, typer.Option("--offline", help="never ask the network")]
-Template = Annotated[Path | None, typer.Option("--chat-template", help="for a model that has none")]
+Template = Annotated[
+    Path | None, typer.Option("--chat-template", exists=True, dir_okay=False, help="for a model that has none")
+]
 RaplRoot = Annotated[str | None, typer.Option("--rapl-root", help="a powercap tree, for containers and guests")]
 Runtime = Annotated[RuntimeName, typer.Option("--runtime", help="auto = as commonly run")]
