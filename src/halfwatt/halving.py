@@ -20,8 +20,8 @@ from halfwatt.study import Found
 
 RATE = 3  # one in so many goes on, and learns so many times as long
 
-MIN_TOKENS = 500_000  # of the first round: what is learned from fewer tells nothing of what could be
-_SHARE = 0.75  # of the budget's time; the rest is for measuring and for what needs no training
+MIN_TOKENS = 1_000_000  # of the first round: fewer tell little, and take less time than cutting and measuring do
+_SHARE = 0.6  # of the budget's time; the rest is for cutting, rounding, measuring and what needs no training
 _MOST_EPOCHS = 24.0  # of a student, all its rounds together
 
 
@@ -55,9 +55,9 @@ def planned(seconds: float, s_per_token: float, tokens: int) -> Teaching | None:
         tokens: of the dialogues to learn from.
 
     >>> planned(7200, 1e-4, 1_600_000)
-    Teaching(epochs=1.2, rounds=3)
-    >>> planned(600, 1e-4, 1_600_000)
-    Teaching(epochs=0.47, rounds=2)
+    Teaching(epochs=1.0, rounds=3)
+    >>> planned(1200, 1e-4, 1_600_000)
+    Teaching(epochs=0.75, rounds=2)
     >>> planned(60, 1e-4, 1_600_000) is planned(7200, 1e-4, 30_000) is None
     True
     """
@@ -71,7 +71,8 @@ def planned(seconds: float, s_per_token: float, tokens: int) -> Teaching | None:
 
 
 def promoted(taught: Sequence[Taught], rounds: int, bar: float | None, left_s: float) -> list[Taught]:
-    """Who goes on to the next round and has not yet, those of later rounds first.
+    """Who goes on to the next round and has not yet, those of later rounds first. Whose next round would not fit into
+    the time is out of the contest.
 
     Args:
         bar: the least cost that keeps the constraint so far; None = nothing does.
@@ -81,8 +82,8 @@ def promoted(taught: Sequence[Taught], rounds: int, bar: float | None, left_s: f
     for number in reversed(range(rounds - 1)):
         here = [t for t in taught if t.round == number]
         gone = [t.decisions for t in taught if t.round == number + 1]
-        best = ranked([t for t in here if _worth_it(t, bar)], gained)[: len(here) // RATE]
-        found += [t for t in best if t.decisions not in gone and RATE * t.seconds <= left_s]
+        able = [t for t in here if _worth_it(t, bar) and (t.decisions in gone or RATE * t.seconds <= left_s)]
+        found += [t for t in ranked(able, gained)[: len(here) // RATE] if t.decisions not in gone]
     return found
 
 

@@ -151,7 +151,8 @@ class Space:
         return cls(adopted, learned and not Trim().problems(model), learned, school)
 
     def first(self) -> list[dict[str, Any]]:
-        """The decisions to begin with: the most daring first, the safest, and a draft last: it takes long to make."""
+        """The decisions to begin with: of what is made already the most daring first, the safest, a draft, which takes
+        long to make; students last, so that their further rounds follow them."""
         plain: dict[str, Any] = {"draft": False} if self.learned else {}
         daring: dict[str, Any] = {"numbers": "int4", "quantize.head_bits": None} | plain
         if self.learned:
@@ -166,7 +167,7 @@ class Space:
         safe = begun[-1] | untrimmed | plain | {"numbers": "int8"}
         made = [base | untrimmed | daring for base in begun]
         guessing = [made[0] | {"draft": True, "draft.order": 4}] if self.learned else []
-        return [*made, *students, safe, *guessing]
+        return [*made, safe, *guessing, *students]
 
     def recipe(self, choose: Chooser) -> Recipe:
         """One recipe; the same decisions make the same one, under the same name."""
