@@ -18,8 +18,13 @@ from halfwatt import cli
 def halfwatt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """What ``halfwatt ARGUMENTS`` prints and returns."""
     line, out, err = ["halfwatt", *map(str, arguments)], io.StringIO(), io.StringIO()
-    here = patch.object(sys, "argv", line), patch.dict(os.environ, HF_HUB_OFFLINE="1")
-    with here[0], here[1], redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
+    with (
+        patch.object(sys, "argv", line),
+        patch.dict(os.environ, HF_HUB_OFFLINE="1"),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as left,
+    ):
         cli.main()
     assert isinstance(left.value.code, int)
     return subprocess.CompletedProcess(line, left.value.code, out.getvalue(), err.getvalue())

@@ -34,6 +34,7 @@ from halfwatt.options import (
     RuntimeName,
     Seed,
     Template,
+    file_option,
 )
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ def optimize(
     model: Model,
     dialogues: Dialogues = None,
     max_loss: MaxLoss = None,
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", exists=True, dir_okay=False, help="TOML: measure this chain of steps")
-    ] = None,
+    recipe: Annotated[Path | None, file_option("--recipe", help="TOML: measure this chain of steps")] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="search for so long: 10m, 500kJ, 20 (trials)")] = None,
     replies_per_hour: Annotated[
         float | None, typer.Option("--replies-per-hour", help="stop searching where a trial cannot be repaid in a year")
@@ -167,10 +166,7 @@ def plan(
     model: Model,
     hardware: Annotated[str, typer.Option("--hardware", help="such as h100,m2,rpi5; not given = all it knows")] = "",
     dialogues: Dialogues = None,
-    recipe: Annotated[
-        list[Path] | None,
-        typer.Option("--recipe", exists=True, dir_okay=False, help="TOML, beside int8 and int4; repeatable"),
-    ] = None,
+    recipe: Annotated[list[Path] | None, file_option("--recipe", help="TOML, beside int8 and int4; repeatable")] = None,
     batch: Annotated[int, typer.Option("--batch", help="replies that are made together")] = 1,
     chat_template: Template = None,
     offline: Offline = False,
