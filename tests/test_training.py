@@ -65,6 +65,27 @@ def test_epochs_may_pack_into_more_or_fewer_batches() -> None:
     assert found.steps == 3 * counts[0]
 
 
+class Unigram(torch.nn.Module):
+    """Says the same of every position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = torch.nn.Parameter(torch.zeros(40))
+
+    def forward(self, ids: torch.Tensor, reply: torch.Tensor) -> torch.Tensor:
+        return self.said.expand(int(reply[:, 1:].sum()), -1)
+
+
+def test_every_position_counts_alike_however_its_batch_is_filled() -> None:
+    """Short dialogues share a batch of few positions, long ones have a batch of many to themselves."""
+    short = [Row(f"s{i}", (1, *[20] * 4), (False, *[True] * 4)) for i in range(64)]
+    long = [Row(f"l{i}", (1, *[30] * 63), (False, *[True] * 63)) for i in range(8)]
+    module = Unigram()
+    train(module, by_labels, [*short, *long], replace(SETTINGS, lr=0.05, epochs=40, batch_tokens=64, clip=100.0))
+    counted = 64 * 4 / (64 * 4 + 8 * 63)
+    assert float(module.said.softmax(0)[20].detach()) == pytest.approx(counted, abs=0.03)
+
+
 def test_only_the_assistants_words_are_learned() -> None:
     """What the user said last is read by nobody and learned by nobody: it may be anything."""
     ended = [replace(r, ids=(*r.ids, 70, 71), reply=(*r.reply, False, False)) for r in told()]

@@ -4,13 +4,15 @@
     train(module, objective, rows, settings, ...)                  -> History
 
     plan the batches ─ resume ─┐
-      forward ─ objective ─ mean over all processes ─ finite? ─ backward ─ clip ─ finite? ─ AdamW ─ cosine
+      forward ─ objective ─ sum over all processes ─ finite? ─ backward ─ clip ─ finite? ─ AdamW ─ cosine
       every few minutes: checkpoint, see checkpoints.py
     until the steps are done or the budget of tokens, minutes or joules is spent
 
-One process or several (``torchrun``): each takes its rows of every step, and the mean is over the positions of all of
-them, so that the result does not depend on their number. A loss or gradient that is not finite stops the run before the
-weights have changed, with the step and the dialogues that did it. Left out: gradient accumulation, sharding.
+Every position counts alike, whichever step it falls into: dialogues of one length share a batch, and if each step took
+the mean of its own positions, those of short replies, and the ends of them, would count for more. One process or
+several (``torchrun``): each takes its rows of every step, and the result does not depend on their number. A loss or
+gradient that is not finite stops the run before the weights have changed, with the step and the dialogues that did it.
+Left out: gradient accumulation, sharding.
 """
 
 from __future__ import annotations
@@ -169,6 +171,11 @@ class Bench:
     checkpoint_s: float = 120.0
 
 
+def _positions(row: Row) -> int:
+    """Of a row, those that are learned; nothing predicts the first token."""
+    return sum(row.reply[1:])
+
+
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +207,7 @@ class _Run:
         self.lengths = [len(row.ids) for row in rows]
         self.epoch_plan: tuple[int, list[list[int]]] = (-1, [])
         self.per_epoch = len(self._plan(0))
+        self.positions = sum(map(_positions, rows)) / self.per_epoch  # of a step, on the mean
         self.steps = max(1, round(settings.epochs * self.per_epoch))
         self.step, self.losses, self.spent = 0, list[float](), Spent()
         self.laps = Laps(bench.meter, bench.device)
@@ -211,7 +219,7 @@ class _Run:
         begun = (saved, self.spent.tokens)
         while self.step < self.steps and self._share_spent() < 1:
             whole = self._chosen()
-            self._update(self._batch(whole))
+            self._update(self._batch(whole), sum(map(_positions, whole)) / self.positions)
             self.step += 1
             tokens = sum(len(row.ids) for row in whole)
             self.spent = together(self.spent, self.laps.lap(tokens, _BYTES_A_STEP * self.weights_b))
@@ -250,7 +258,8 @@ class _Run:
         mine = whole[self.accelerator.process_index :: self.accelerator.num_processes]
         return collate(mine, self.bench.pad_id, of=whole).to(self.accelerator.device)
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Batch, weight: float) -> None:
+        """weight: learned positions of the step, over the mean of all steps."""
         done = max((self.step + 0.5) / self.steps, self._share_spent())
         rate = self.settings.lr * learning_rate(done, self.settings.warmup, self.settings.floor)
         for group, factor in zip(self.optimizer.param_groups, self.lr_factors, strict=True):
@@ -261,8 +270,9 @@ class _Run:
         total, positions = (float(x) for x in self.accelerator.reduce(counts, "sum"))
         if not math.isfinite(total):
             self._stop("loss")
-        # Processes average their gradients; times their number, over all positions, that is the mean of all positions.
-        self.accelerator.backward(nats.sum() * (self.accelerator.num_processes / max(1.0, positions)))
+        # Processes average their gradients; times their number, over all positions, that is the mean of all positions,
+        # and the weight makes it their sum again, in units that are the same for all steps.
+        self.accelerator.backward(nats.sum() * (weight * self.accelerator.num_processes / max(1.0, positions)))
         norm = self.accelerator.clip_grad_norm_(self.trained, self.settings.clip)
         scaled = self.accelerator.scaler is not None  # fp16: the scaler itself skips a step that overflowed
         if not scaled and not math.isfinite(float(norm)):
