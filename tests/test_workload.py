@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -205,6 +206,29 @@ def test_stops_when_the_time_is_over(quiet: object) -> None:
     assert max(w.block for w in run.windows) == 2
     longer = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), replace(plan, limit_s=60.0), modelled())
     assert max(w.block for w in longer.windows) == 19
+
+
+@pytest.mark.parametrize(("limit_s", "blocks"), [(35.0, 3), (40.0, 4)])
+def test_begins_no_block_that_would_end_after_the_time(
+    quiet: object, monkeypatch: pytest.MonkeyPatch, limit_s: float, blocks: int
+) -> None:
+    """Blocks of ten seconds: two models, each asked twice for two seconds and a half."""
+    now, answer, warm = [0.0], ScriptedWorker.run, workload._Bench.warm_up
+
+    def slowly(self: ScriptedWorker, *given: Any, **more: Any) -> Work:
+        now[0] += 2.5
+        return answer(self, *given, **more)
+
+    def warmed(*given: Any) -> float:
+        found = warm(*given)
+        monkeypatch.setattr(ScriptedWorker, "run", slowly)
+        return found
+
+    monkeypatch.setattr(workload._Bench, "warm_up", warmed)
+    monkeypatch.setattr("halfwatt.workload.time.monotonic", lambda: now[0])
+    plan = Plan(2, 20, limit_s=limit_s, half_width=-1.0, prefill=False)
+    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, modelled())
+    assert max(w.block for w in run.windows) == blocks - 1
 
 
 def test_a_continuous_counter_repeats_nothing_and_a_stepping_one_fills_its_window(
