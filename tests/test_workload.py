@@ -213,18 +213,13 @@ def test_begins_no_block_that_would_end_after_the_time(
     quiet: object, monkeypatch: pytest.MonkeyPatch, limit_s: float, blocks: int
 ) -> None:
     """Blocks of ten seconds: two models, each asked twice for two seconds and a half."""
-    now, answer, warm = [0.0], ScriptedWorker.run, workload._Bench.warm_up
+    now, answer = [0.0], ScriptedWorker.run
 
     def slowly(self: ScriptedWorker, *given: Any, **more: Any) -> Work:
         now[0] += 2.5
         return answer(self, *given, **more)
 
-    def warmed(*given: Any) -> float:
-        found = warm(*given)
-        monkeypatch.setattr(ScriptedWorker, "run", slowly)
-        return found
-
-    monkeypatch.setattr(workload._Bench, "warm_up", warmed)
+    monkeypatch.setattr(ScriptedWorker, "run", slowly)
     monkeypatch.setattr("halfwatt.workload.time.monotonic", lambda: now[0])
     plan = Plan(2, 20, limit_s=limit_s, half_width=-1.0, prefill=False)
     run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, modelled())

@@ -38,6 +38,11 @@ class Row:
     reply: tuple[bool, ...]
     taught: TopK | None = None
 
+    @property
+    def positions(self) -> int:
+        """How many are learned; nothing predicts the first token."""
+        return sum(self.reply[1:])
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

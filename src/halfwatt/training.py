@@ -171,11 +171,6 @@ class Bench:
     checkpoint_s: float = 120.0
 
 
-def _positions(row: Row) -> int:
-    """Of a row, those that are learned; nothing predicts the first token."""
-    return sum(row.reply[1:])
-
-
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +202,7 @@ class _Run:
         self.lengths = [len(row.ids) for row in rows]
         self.epoch_plan: tuple[int, list[list[int]]] = (-1, [])
         self.per_epoch = len(self._plan(0))
-        self.positions = sum(map(_positions, rows)) / self.per_epoch  # of a step, on the mean
+        self.positions = sum(row.positions for row in rows) / self.per_epoch  # of a step, on the mean
         self.steps = max(1, round(settings.epochs * self.per_epoch))
         self.step, self.losses, self.spent = 0, list[float](), Spent()
         self.laps = Laps(bench.meter, bench.device)
@@ -219,7 +214,7 @@ class _Run:
         begun = (saved, self.spent.tokens)
         while self.step < self.steps and self._share_spent() < 1:
             whole = self._chosen()
-            self._update(self._batch(whole), sum(map(_positions, whole)) / self.positions)
+            self._update(self._batch(whole), sum(row.positions for row in whole) / self.positions)
             self.step += 1
             tokens = sum(len(row.ids) for row in whole)
             self.spent = together(self.spent, self.laps.lap(tokens, _BYTES_A_STEP * self.weights_b))

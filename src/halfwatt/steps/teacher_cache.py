@@ -36,7 +36,7 @@ def taught(
 
     teacher:  in evaluation mode, on the bench's device
     """
-    positions = [sum(row.reply[1:]) for row in rows]
+    positions = [row.positions for row in rows]
     file = None if folder is None else folder / f"teacher-top-{k}-{_digest(rows, teacher)}.safetensors"
     if file is not None and file.exists():
         whole, spent = _read(file)
