@@ -150,6 +150,19 @@ def test_a_silent_worker_of_another_host_is_given_up(tmp_path: Path, monkeypatch
         study._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
 
+def test_a_dead_workers_time_ends_when_it_was_heard_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "BEAT_S", 0.1)
+    study = Study(tmp_path / "journal", "shared")
+    dead = worker(tmp_path / "journal", 60, 1)
+    begun(dead)
+    dead.kill()
+    ended(dead)
+    time.sleep(1.0)
+    one(study)
+    assert study._study.get_trials()[0].state == TrialState.FAIL
+    assert 0 < study.seconds() < 0.9
+
+
 def test_a_working_trial_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "BEAT_S", 0.05)
     study = Study(tmp_path / "journal", "a")

@@ -125,8 +125,8 @@ class Study:
         return min(able, key=lambda t: float(t.value or 0.0)) if able else None
 
     def seconds(self) -> float:
-        """Spent in finished trials, by all workers."""
-        return sum(t.duration.total_seconds() for t in self._ended() if t.duration is not None)
+        """Spent in trials that have ended, by all workers; one whose worker died, as long as it was heard."""
+        return sum(_lasted_s(t) for t in self._ended())
 
     def joules(self) -> float:
         """Measured in them."""
@@ -254,5 +254,17 @@ def _lives(trial: FrozenTrial) -> bool:
     host, pid = trial.user_attrs.get(_WORKER, (None, 0))
     if host == socket.gethostname():
         return alive(int(pid))
+    return time.time() - _heard(trial) < SILENT_S
+
+
+def _heard(trial: FrozenTrial) -> float:
+    """When its worker was heard last."""
     began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
-    return time.time() - float(trial.user_attrs.get(_BEAT, began)) < SILENT_S
+    return float(trial.user_attrs.get(_BEAT, began))
+
+
+def _lasted_s(trial: FrozenTrial) -> float:
+    """A worker that died in it may have been found dead only days later."""
+    if trial.datetime_start is None or trial.datetime_complete is None:
+        return 0.0
+    return min(trial.datetime_complete.timestamp(), _heard(trial) + BEAT_S) - trial.datetime_start.timestamp()
