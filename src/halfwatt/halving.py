@@ -34,7 +34,7 @@ class Teaching:
 
     def lessons(self, until: int) -> tuple[float, ...]:
         """Epochs of each round up to round ``until``."""
-        return tuple(self.epochs * RATE**k for k in range(until + 1))
+        return tuple(round(self.epochs * RATE**k, 3) for k in range(until + 1))
 
 
 @dataclass(frozen=True, slots=True)
