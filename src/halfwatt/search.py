@@ -47,7 +47,7 @@ from halfwatt.rungs import Arena, Bar, Job, Rung, arm, climbed, examined, pace, 
 from halfwatt.runtimes.torch_eager import TorchEager
 from halfwatt.space import ROUND, STUDENT, Space
 from halfwatt.steps.base import Stage
-from halfwatt.study import RECIPE, Found, Study, found_of
+from halfwatt.study import RECIPE, Found, Study, found_of, lasted_s
 from halfwatt.workload import Plan, Run, measure
 
 FINAL = Plan(min_blocks=7)
@@ -213,7 +213,7 @@ def _teach_on(study: Study, teaching: Teaching | None, budget: Budget) -> None:
     if teaching is None or budget.seconds is None:
         return
     students = [
-        Taught(t.params, t.user_attrs.get(ROUND, 0), found_of(t), t.duration.total_seconds() if t.duration else 0.0)
+        Taught(t.params, t.user_attrs.get(ROUND, 0), found_of(t), lasted_s(t))
         for t in study.done()
         if t.params.get("base") == STUDENT
     ]

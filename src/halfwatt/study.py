@@ -126,7 +126,7 @@ class Study:
 
     def seconds(self) -> float:
         """Spent in trials that have ended, by all workers; one whose worker died, as long as it was heard."""
-        return sum(_lasted_s(t) for t in self._ended())
+        return sum(lasted_s(t) for t in self._ended())
 
     def joules(self) -> float:
         """Measured in them."""
@@ -152,6 +152,13 @@ class Study:
 def found_of(trial: FrozenTrial) -> Found:
     """What a trial that has ended came to."""
     return Found(trial.value, trial.constraints.get(_GATE, 0.0))
+
+
+def lasted_s(trial: FrozenTrial) -> float:
+    """Seconds that a trial took; a worker that died in it may have been found dead only days later."""
+    if trial.datetime_start is None or trial.datetime_complete is None:
+        return 0.0
+    return min(trial.datetime_complete.timestamp(), _heard(trial) + BEAT_S) - trial.datetime_start.timestamp()
 
 
 # --- storage ----------------------------------------------------------------------------------------------------------
@@ -261,10 +268,3 @@ def _heard(trial: FrozenTrial) -> float:
     """When its worker was heard last."""
     began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
     return float(trial.user_attrs.get(_BEAT, began))
-
-
-def _lasted_s(trial: FrozenTrial) -> float:
-    """A worker that died in it may have been found dead only days later."""
-    if trial.datetime_start is None or trial.datetime_complete is None:
-        return 0.0
-    return min(trial.datetime_complete.timestamp(), _heard(trial) + BEAT_S) - trial.datetime_start.timestamp()

@@ -214,7 +214,7 @@ class _Run:
         begun = (saved, self.spent.tokens)
         while self.step < self.steps and self._share_spent() < 1:
             whole = self._chosen()
-            self._update(self._batch(whole), sum(row.positions for row in whole) / self.positions)
+            self._update(self._batch(whole))
             self.step += 1
             tokens = sum(len(row.ids) for row in whole)
             self.spent = together(self.spent, self.laps.lap(tokens, _BYTES_A_STEP * self.weights_b))
@@ -253,8 +253,7 @@ class _Run:
         mine = whole[self.accelerator.process_index :: self.accelerator.num_processes]
         return collate(mine, self.bench.pad_id, of=whole).to(self.accelerator.device)
 
-    def _update(self, batch: Batch, weight: float) -> None:
-        """weight: learned positions of the step, over the mean of all steps."""
+    def _update(self, batch: Batch) -> None:
         done = max((self.step + 0.5) / self.steps, self._share_spent())
         rate = self.settings.lr * learning_rate(done, self.settings.warmup, self.settings.floor)
         for group, factor in zip(self.optimizer.param_groups, self.lr_factors, strict=True):
@@ -265,9 +264,8 @@ class _Run:
         total, positions = (float(x) for x in self.accelerator.reduce(counts, "sum"))
         if not math.isfinite(total):
             self._stop("loss")
-        # Processes average their gradients; times their number, over all positions, that is the mean of all positions,
-        # and the weight makes it their sum again, in units that are the same for all steps.
-        self.accelerator.backward(nats.sum() * (weight * self.accelerator.num_processes / max(1.0, positions)))
+        # Processes average their gradients; times their number that is the sum, over what is the same for all steps.
+        self.accelerator.backward(nats.sum() * (self.accelerator.num_processes / self.positions))
         norm = self.accelerator.clip_grad_norm_(self.trained, self.settings.clip)
         scaled = self.accelerator.scaler is not None  # fp16: the scaler itself skips a step that overflowed
         if not scaled and not math.isfinite(float(norm)):
