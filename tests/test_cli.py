@@ -30,6 +30,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["optimize"], "Missing argument"),
         (["optimize", "demo", "--max-loss", "most"], "--max-loss"),
         (["optimize", "demo", "--max-loss", "70%"], "--max-loss"),
+        (["optimize", "demo", "--replies-per-hour", "0"], "--replies-per-hour is above 0"),
         (["quantize", "demo", "--bits", "3", "-o", "x"], "'3' is not one of"),
         (["quantize", "demo", "--method", "gptq", "--epochs", "3", "-o", "x"], "gptq does not take --epochs"),
         (["optimize", "demo", "--dtype", "int8"], "'int8' is not one of"),

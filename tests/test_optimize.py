@@ -139,7 +139,8 @@ batch_tokens = 1024
 
 def test_a_chain_that_learns_is_made_measured_judged_and_says_what_it_cost(llama: Home, tmp_path: Path) -> None:
     (tmp_path / "student.toml").write_text(RECIPE)
-    done = halfwatt(*optimizing(llama.model, llama.chats, tmp_path / "out"), "--recipe", tmp_path / "student.toml")
+    line = optimizing(llama.model, llama.chats, tmp_path / "out")
+    done = halfwatt(*line, "--recipe", tmp_path / "student.toml", "--replies-per-hour", "200")
     assert done.returncode in (0, 1), done.stderr
     trial = read(tmp_path / "out")["trials"][0]
     assert trial["status"] == "done", trial["reason"]
@@ -147,6 +148,7 @@ def test_a_chain_that_learns_is_made_measured_judged_and_says_what_it_cost(llama
     assert [s["tokens"] > 0 and s["cpu_s"] > 0 for s in trial["artifact"]["spent"]] == [True, True]
     assert "repaid after" in (tmp_path / "out" / "report.html").read_text()
     assert halfwatt("verify", tmp_path / "out" / "result.json").returncode == 0
+    assert read(tmp_path / "out")["profile"]["replies_per_hour"] == 200
 
 
 def test_killed_at_any_stage_it_goes_on_and_ends_the_same(llama: Home, tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from halfwatt.estimate import Estimate
 from halfwatt.meters.modelled import DERIVED, INFO
-from halfwatt.records import Measurement, Spent, Trial
+from halfwatt.records import Measurement, Spent, Trial, to_json
 from halfwatt.repaid import ledger, payback, paybacks
 from halfwatt.report import words
 from halfwatt.result import Result, arms
+from halfwatt.verify import verify_file
 from tests import results
 
 SPENT = Spent(tokens=1000, wall_s=50.0, cpu_s=100.0, bytes_b=10**12)
@@ -110,9 +112,13 @@ def test_the_ledger_charges_the_whole_search_to_the_one_that_won() -> None:
     saved = final["B1"].cpu_s_per_reply.mean - final["winner"].cpu_s_per_reply.mean
     assert found.replies is not None
     assert found.replies.mean == pytest.approx(1000 / saved)
-    days = found.days(100)
-    assert days is not None
-    assert days.mean == pytest.approx(1000 / saved / 2400)
+    assert [due.replies_per_hour for due in found.due] == [100, 1000, 10_000]
+    assert found.due[0].days.mean == pytest.approx(1000 / saved / 2400)
+    assert result.profile is not None
+    said = ledger(replace(result, profile=replace(result.profile, replies_per_hour=250.0)))
+    assert said is not None
+    assert [due.replies_per_hour for due in said.due] == [250]
+    assert "days at 250 an hour" in words.cost_of_search(said)
     assert "CPU-s of training" in words.cost_of_search(found)
     elsewhere = ledger(replace(trained(result, replace(SPENT, device="cuda")), took=result.took))
     assert elsewhere is not None
@@ -124,6 +130,23 @@ def test_the_ledger_charges_the_whole_search_to_the_one_that_won() -> None:
 
 def test_without_a_tally_or_a_winner_there_is_no_ledger() -> None:
     result = results.make("modelled")
-    assert ledger(result) is None, "an older result does not tell what it took"
+    assert ledger(replace(result, took=None)) is None, "an older result does not tell what it took"
     told = replace(result, took=Spent(cpu_s=1.0), claim=replace(result.claim, about="B1"))
     assert ledger(told) is None
+
+
+def test_a_changed_ledger_is_found(tmp_path: Path) -> None:
+    """The readings of this result are made up, so that its gate's figures do not follow from them; the ledger does."""
+    told = results.make("modelled")
+    assert told.repaid is not None
+    assert told.repaid.replies is not None
+
+    def wrong(result: Result) -> list[str]:
+        (tmp_path / "result.json").write_bytes(to_json(result).encode())
+        found = verify_file(tmp_path / "result.json").differences
+        return [difference.where for difference in found if difference.where.startswith("repaid")]
+
+    assert wrong(told) == []
+    assert wrong(replace(told, repaid=replace(told.repaid, search_s=1.0))) == ["repaid.search_s"]
+    fewer = replace(told.repaid.replies, mean=told.repaid.replies.mean * 0.99)
+    assert wrong(replace(told, repaid=replace(told.repaid, replies=fewer))) == ["repaid.replies.mean"]

@@ -16,8 +16,9 @@ from halfwatt.meters.base import Finding
 from halfwatt.records import ClaimVerdict, OperatingPoint, Speculation
 from halfwatt.report import console, plots, words
 from halfwatt.report.card import licence_of, model_card
+from halfwatt.report.figures import figures
 from halfwatt.report.html import render_html, write_html
-from halfwatt.result import Comparison, Measured, Result, arms
+from halfwatt.result import Comparison, Measured, Result, arms, rows
 from halfwatt.verify import Difference, Verification
 from tests import results
 
@@ -361,10 +362,22 @@ def test_what_training_cost_and_what_was_lost_elsewhere_is_said_everywhere(
         assert "service" not in text, "B1 itself was made for nothing"
 
 
-def test_when_training_is_repaid_is_drawn_for_the_winner(made: dict[str, Result], pages: dict[str, str]) -> None:
-    assert "When training is repaid" in Page(pages["modelled"]).text
-    assert "begins with the 1,400 CPU-seconds that its training took" in " ".join(Page(pages["modelled"]).text.split())
-    assert "When training is repaid" not in Page(pages["no proven saving"]).text, "B1 was never trained"
+def test_from_when_on_it_is_repaid_is_drawn(made: dict[str, Result], pages: dict[str, str]) -> None:
+    page = " ".join(Page(pages["modelled"]).text.split())
+    assert "When it is repaid" in page
+    assert "int4 begins with the 3,900 CPU-seconds that finding it took, all training included" in page
+    assert "When it is repaid" not in Page(pages["no proven saving"]).text, "B1 was there already"
+    told = made["modelled"].repaid
+    assert told is not None
+    never = " ".join(Page(render_html(replace(made["modelled"], repaid=replace(told, replies=None)))).text.split())
+    assert "When it is repaid \N{EN DASH} not shown: no saving is certain" in never
+
+
+def test_a_rejected_candidate_stands_in_the_ladder_between_what_was_dearer_and_cheaper(made: dict[str, Result]) -> None:
+    drawn = figures(made["modelled"], rows(made["modelled"]))[0]
+    assert drawn.svg is not None
+    named = [name for name in re.findall(r">([^<>]+)</text>", drawn.svg) if name in results.ARMS]
+    assert named == ["B0", "int8", "int6", "int4 + int8 head", "int4", "B1"], "the last is the line at 1"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_other_files_are_refused(modelled: Result) -> None:
 
 def test_rows_come_from_the_run_that_they_name(measured: Result) -> None:
     rows = {row.trial.name: row for row in derive.rows(measured)}
-    assert list(rows) == ["B0", "B1", "int8", "int4 + int8 head", "int4", "int2"]
+    assert list(rows) == ["B0", "B1", "int8", "int4 + int8 head", "int4", "int2", "int6"]
     final, tune = rows["int4"], rows["int8"]
     assert (final.run, tune.run) == ("final", "tune")
     assert final.energy is derive.arms(measured)["winner"]
@@ -106,10 +106,17 @@ def test_duty_cycle_adds_the_idle_that_was_read(measured: Result, modelled: Resu
     winner = next(d for d in derive.duty_cycle(measured) if d.arm == "winner")
     net = derive.arms(measured)["winner"].j_per_reply_net
     assert net is not None
-    for rate, joules in zip(derive.DUTIES, winner.j_per_reply, strict=True):
+    for rate, joules in zip(derive.duties(measured), winner.j_per_reply, strict=True):
         assert joules == pytest.approx(net.mean + results.IDLE_W * 3600 / rate)
     assert derive.duty_cycle(modelled) == ()
     assert derive.idle_watts(modelled) is None
+
+
+def test_idle_is_told_at_the_replies_an_hour_that_the_user_said(measured: Result) -> None:
+    assert measured.profile is not None
+    said = replace(measured, profile=replace(measured.profile, replies_per_hour=150.0))
+    assert derive.duties(said) == (1.0, 10.0, 150.0, 1000.0), "100 is too near to be told apart on the drawing"
+    assert [len(line.j_per_reply) for line in derive.duty_cycle(said)] == [4, 4, 4]
 
 
 def test_duty_cycle_is_absent_where_one_copy_cannot_serve(measured: Result) -> None:
@@ -143,5 +150,5 @@ def test_timeline_keeps_discarded_windows_apart(modelled: Result) -> None:
 def test_without_a_meter_nothing_is_said_about_energy() -> None:
     found = results.make("none")
     assert derive.meter(found) is None
-    assert [row.energy_vs_B1 for row in derive.rows(found)] == [None] * 6
+    assert [row.energy_vs_B1 for row in derive.rows(found)] == [None] * 7
     assert found.claim.energy_ratio_vs_B1 is None

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -83,7 +84,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
         max_loss: the perplexity that may be lost, 0.01 = 1 %; None = the gate's default of 2 %.
         recipe: the one candidate to make and measure, or the file that holds it; None = the ladder.
         budget: what a search may cost, in place of the ladder: "10m", "500kJ", "20" trials.
-        replies_per_hour: ends the search where another trial could not be repaid within a year; None = it need not.
+        replies_per_hour: of the traffic, None = unknown; ends a search where a year could not repay another trial.
         users: who ask at the same time, and may be answered together.
         candidates, storage: smaller models to begin with (none = the demo's own); where trials are shared (path, URL).
         outside: dialogues of other kinds, to show what the winner lost on them; None = the demo's.
@@ -92,7 +93,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
     Raises:
         BadInput: unusable input. RunLocked: ``out`` is in use. EnvironmentFault: nothing could be measured here.
     """
-    options, limit = options or Options(), _limit(budget, replies_per_hour)
+    options, limit = options or Options(), Budget.parse(budget) if isinstance(budget, str) else budget
     folder, access = Path(out), options.access.resolved()
     with locked(folder), closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         loaded = model if isinstance(model, ChatModel) else load_model(str(model), access)
@@ -110,6 +111,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             budget=limit,
             named=None if isinstance(model, ChatModel) or limit is None else (name, access),
             users=users,
+            replies_per_hour=_rate(replies_per_hour),
             adopted=tuple(Adopt(str(student)) for student in candidates or _students(name, limit)),
             storage=storage,
             rapl_root=options.rapl_root,
@@ -119,8 +121,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             seed=options.seed,
             progress=options.progress,
         )
-        outcome = search.optimize(job)
-        return deliver(outcome, job, _searched(options, name, job, origin(dialogues), split))
+        return deliver(search.optimize(job), job, _searched(options, name, job, origin(dialogues), split))
 
 
 def measure(
@@ -240,14 +241,10 @@ def _listed(recipe: str | Path | Recipe | None, searching: bool) -> tuple[Recipe
     return (known,) if known else () if searching else ladder()
 
 
-def _limit(budget: str | Budget | None, replies_per_hour: float | None) -> Budget | None:
-    """The budget of a search; None = there is none."""
-    limit = Budget.parse(budget) if isinstance(budget, str) else budget
-    if replies_per_hour is None:
-        return limit
-    if limit is None or replies_per_hour <= 0:
-        raise BadInput("--replies-per-hour ends a search", found=f"{replies_per_hour:g}", hint="give --budget with it")
-    return replace(limit, replies_per_hour=replies_per_hour)
+def _rate(replies_per_hour: float | None) -> float | None:
+    if replies_per_hour is not None and not 0 < replies_per_hour < math.inf:
+        raise BadInput("--replies-per-hour is above 0", found=f"{replies_per_hour:g}", hint="leave it out if unknown")
+    return replies_per_hour
 
 
 def _students(model: str, budget: Budget | None) -> tuple[Path, ...]:

@@ -57,7 +57,8 @@ def optimize(
     recipe: Annotated[Path | None, file_option("--recipe", help="TOML: measure this chain of steps")] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="search for so long: 10m, 500kJ, 20 (trials)")] = None,
     replies_per_hour: Annotated[
-        float | None, typer.Option("--replies-per-hour", help="stop searching where a trial cannot be repaid in a year")
+        float | None,
+        typer.Option("--replies-per-hour", help="the traffic: a search ends where a year cannot repay it"),
     ] = None,
     users: Annotated[int, typer.Option("--users", min=1, help="who ask at once and may be answered together")] = 1,
     candidate: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from halfwatt.artifacts import ARTIFACT, write_operating_point
@@ -12,6 +13,7 @@ from halfwatt.meters.discover import findings
 from halfwatt.pipeline import Traffic, profile
 from halfwatt.recipe import written
 from halfwatt.records import SCHEMA, Provenance, ScoredReply, to_json
+from halfwatt.repaid import ledger
 from halfwatt.report.card import licence_of, model_card
 from halfwatt.report.html import render_html
 from halfwatt.result import Baselines, Example, Raw, Result
@@ -28,7 +30,8 @@ def deliver(outcome: Outcome, job: Job, made: Provenance) -> Result:
     Raises:
         BadInput: the winner's artifact is gone.
     """
-    result = _result(outcome, job, made)
+    found = _result(outcome, job, made)
+    result = replace(found, repaid=ledger(found))
     _copy_winner(outcome, job.out / WINNER, model_card(result, licence=licence_of(job.model.source)))
     write_atomic(job.out / "report.html", render_html(result).encode())
     write_atomic(job.out / "result.json", to_json(result).encode())  # last: its presence says that the rest is there
@@ -59,7 +62,7 @@ def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
         events=(*outcome.notes, *outcome.final.events),
         examples=_examples(outcome, outcome.test),
         outside=outcome.outside,
-        profile=profile(outcome.test, job.users),
+        profile=profile(outcome.test, job.users, job.replies_per_hour),
         took=outcome.took,
     )
 

@@ -26,7 +26,6 @@ class Budget:
     seconds: float | None = None
     joules: float | None = None
     trials: int | None = None
-    replies_per_hour: float | None = None  # of the traffic; None = a trial need not repay itself
 
     @classmethod
     def parse(cls, text: str) -> Budget:

@@ -126,8 +126,8 @@ def traffic(found: DialogueSet, speech: Speech) -> Traffic:
     return Traffic(tuple(kept), tokenizer, speech.generation, cap, tuple(notes))
 
 
-def profile(found: Traffic, users: int) -> Profile:
-    """How long prompts and replies are, and how many ask at once, which the user says."""
+def profile(found: Traffic, users: int, replies_per_hour: float | None = None) -> Profile:
+    """How long prompts and replies are; how many ask at once and how often, which the user says."""
     tokenizer = found.tokenizer
     asked, repeated, said = list[int](), 0, list[int]()
     for dialogue in found.dialogues:
@@ -144,6 +144,7 @@ def profile(found: Traffic, users: int) -> Profile:
         repeated=repeated / sum(asked),
         human_reply_tokens=_middle_and_long(said),
         users=users,
+        replies_per_hour=replies_per_hour,
     )
 
 

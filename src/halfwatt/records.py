@@ -117,6 +117,7 @@ class Profile:
     repeated: float  # share of the prompts' tokens that the turn before had already
     human_reply_tokens: tuple[float, float]
     users: int = 1  # who ask at once
+    replies_per_hour: float | None = None  # as the user says; None = unknown
 
 
 @dataclass(frozen=True, slots=True)

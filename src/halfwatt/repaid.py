@@ -19,7 +19,9 @@ from halfwatt.estimate import Estimate
 from halfwatt.intervals import difference, widened
 from halfwatt.meters.modelled import INFO, modelled_joules
 from halfwatt.records import Kind, Measurement, MeterInfo, Spent, Usage
-from halfwatt.result import Result, arms, meter
+from halfwatt.result import Due, Ledger, Result, arms, meter
+
+_RATES = (100.0, 1000.0, 10_000.0)  # replies an hour, where the user did not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +56,6 @@ def paybacks(result: Result) -> tuple[Payback, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """What it took to find a candidate, in CPU-seconds, against what it saves. None: not measured, or no saving."""
-
-    about: str
-    training_s: float | None  # of all candidates; None: a part of it ran on another device
-    search_s: float
-    joules: float | None  # of the search, where a meter saw it
-    replies: Estimate | None  # until both are repaid, or the search alone where training ran elsewhere
-
-    def days(self, replies_per_hour: float) -> Estimate | None:
-        """Until it is repaid at so many replies an hour."""
-        if self.replies is None:
-            return None
-        e, hours = self.replies, 24 * replies_per_hour
-        return Estimate(e.mean / hours, e.lo / hours, e.hi / hours, "days", e.n)
-
-
 def ledger(result: Result) -> Ledger | None:
     """Of the candidate that the claim is about; None for B1 itself, or where the run did not write it down."""
     if result.took is None or result.claim.about == "B1":
@@ -82,7 +66,14 @@ def ledger(result: Result) -> Ledger | None:
     final = arms(result)
     saved = final["B1"].cpu_s_per_reply, final["winner"].cpu_s_per_reply
     replies = _replies(search_s + (training_s or 0.0), *saved, 0.0)
-    return Ledger(result.claim.about, training_s, search_s, result.took.joules, replies)
+    said = result.profile.replies_per_hour if result.profile else None
+    due = tuple(_due(replies, rate) for rate in ((said,) if said else _RATES)) if replies else ()
+    return Ledger(result.claim.about, training_s, search_s, result.took.joules, replies, due)
+
+
+def _due(replies: Estimate, rate: float) -> Due:
+    hours = 24 * rate
+    return Due(rate, Estimate(replies.mean / hours, replies.lo / hours, replies.hi / hours, "days", replies.n))
 
 
 def payback(

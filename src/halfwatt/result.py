@@ -35,7 +35,7 @@ from halfwatt.records import (
     from_json,
 )
 
-DUTIES = (1, 10, 100, 1000)  # replies per hour
+_DUTIES = (1.0, 10.0, 100.0, 1000.0)  # replies per hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,26 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """When it is repaid, at so many replies an hour."""
+
+    replies_per_hour: float
+    days: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What it took to find a candidate, in CPU-seconds, against what it saves. None: not measured, or no saving."""
+
+    about: str
+    training_s: float | None  # of all candidates; None: a part of it ran on another device
+    search_s: float
+    joules: float | None  # of the search, where a meter saw it
+    replies: Estimate | None  # until both are repaid, or the search alone where training ran elsewhere
+    due: tuple[Due, ...]  # as days, at the user's replies an hour or at some
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What ``optimize`` found."""
 
@@ -87,6 +107,7 @@ class Result:
     outside: tuple[Outside, ...] = ()  # of `Claim.about`, on other kinds of dialogue than it was made for
     profile: Profile | None = None  # of the test split
     took: Spent | None = None  # making, measuring and judging all of it, trainings aside, which their artifacts tell
+    repaid: Ledger | None = None  # None: the claim is about B1, or the run did not write down what it took
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +174,8 @@ class Row:
 
     ``energy_vs_B1`` and ``cpu_s_vs_B1`` say how much of B1's this row takes, paired within one run (0.5 = half as
     much); None for B1 itself and where nothing was measured. Candidates that did not reach the final run were measured
-    in a run of their own against B1 ("tune"), so only their ratios may be compared with other rows.
+    in a run of their own against B1 ("tune"), so only their ratios may be compared with other rows. Of those that a
+    search rejected after a glance at their CPU time there is that ratio alone.
     """
 
     trial: Trial
@@ -246,10 +268,18 @@ def _candidate(result: Result, trial: Trial) -> Row:
         run="final" if final else "tune",
         energy=arms(result).get("winner") if final else trial.energy,
         energy_vs_B1=inverse(claim.energy_ratio_vs_B1 if final else trial.energy_ratio_vs_B1, "of B1"),
-        cpu_s_vs_B1=inverse(claim.cpu_s_ratio_vs_B1 if final else trial.cpu_s_ratio_vs_B1, "of B1"),
+        cpu_s_vs_B1=inverse(claim.cpu_s_ratio_vs_B1 if final else _saved(result, trial), "of B1"),
         quality=result.final_quality if final else trial.quality,
         winner=trial.name == result.winner,
     )
+
+
+def _saved(result: Result, trial: Trial) -> Estimate | None:
+    """B1's CPU-seconds over the trial's on the tune split, where it got no further than a glance too."""
+    if trial.cpu_s_ratio_vs_B1 is not None:
+        return trial.cpu_s_ratio_vs_B1
+    windows = next((read.windows for read in result.raw.trials if read.trial == trial.name), ())
+    return accounting.ratio("B1", trial.name, windows, accounting.cpu_s_per_reply) if windows else None
 
 
 # --- where it goes, and what idle adds --------------------------------------------------------------------------------
@@ -287,7 +317,7 @@ def _cpu_phases(m: Measurement, prefill_s: list[float]) -> Phases:
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """J/reply of one arm at each of `DUTIES`, loaded idle included; None where one copy cannot serve that many."""
+    """J/reply of one arm at each of `duties`, loaded idle included; None where one copy cannot serve that many."""
 
     arm: str
     net_j: float  # the reply alone
@@ -302,6 +332,14 @@ def idle_watts(result: Result) -> float | None:
     return accounting.idle_watts(result.raw.windows, info.name)
 
 
+def duties(result: Result) -> tuple[float, ...]:
+    """Replies an hour at which idle is told: the user's own among some others."""
+    said = result.profile.replies_per_hour if result.profile else None
+    if said is None:
+        return _DUTIES
+    return tuple(sorted({said, *(rate for rate in _DUTIES if not said / 2 < rate < said * 2)}))
+
+
 def duty_cycle(result: Result) -> tuple[Duty, ...]:
     """J/reply = net J/reply + loaded idle W * 3600 s / replies per hour. Empty without measured idle.
 
@@ -311,13 +349,13 @@ def duty_cycle(result: Result) -> tuple[Duty, ...]:
     if idle is None:
         return ()
     return tuple(
-        Duty(m.arm, m.j_per_reply_net.mean, tuple(_at_duty(m, m.j_per_reply_net.mean, idle, r) for r in DUTIES))
+        Duty(m.arm, m.j_per_reply_net.mean, tuple(_at_duty(m, m.j_per_reply_net.mean, idle, r) for r in duties(result)))
         for m in result.final
         if m.j_per_reply_net is not None
     )
 
 
-def _at_duty(m: Measurement, net_j: float, idle_w: float, replies_per_h: int) -> float | None:
+def _at_duty(m: Measurement, net_j: float, idle_w: float, replies_per_h: float) -> float | None:
     if m.s_per_reply.mean * replies_per_h > 3600:
         return None
     return net_j + idle_w * 3600 / replies_per_h

@@ -84,6 +84,7 @@ class Job:
     dtype: str = "auto"
     named: tuple[str, Access] | None = None  # how makers in other processes get the model; None = there are none
     users: int = 1  # who may be answered at once
+    replies_per_hour: float | None = None  # of the traffic; None = unknown, and a trial need not repay itself
     commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of workers for other runtimes, by name
     seed: int = 0
     progress: Progress = lambda _: None

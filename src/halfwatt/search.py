@@ -167,7 +167,7 @@ def _explored(arena: Arena) -> list[Recipe]:
         return came_to.found
 
     def go_on() -> bool:
-        rate, best = budget.replies_per_hour, _cheapest(passed)
+        rate, best = job.replies_per_hour, _cheapest(passed)
         if rate is None or best is None or best.trial.energy is None or not took_s:
             return True
         if repays(fmean(took_s), best.trial.energy.cpu_s_per_reply.mean, rate):

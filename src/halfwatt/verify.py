@@ -2,6 +2,7 @@
 
 windows           -> measurements of the final run, the ratios and the claim
 quality inputs    -> every check of the gate and its verdict
+what it took      -> the replies and days until that is repaid
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from halfwatt.claims import energy_ratio, make_claim
 from halfwatt.errors import BadInput
 from halfwatt.quality import judge
 from halfwatt.records import MeterInfo, QualityInputs, QualityReport
+from halfwatt.repaid import ledger
 from halfwatt.result import Result, parse
 from halfwatt.workload import Run
 
@@ -76,6 +78,8 @@ def _pairs(result: Result) -> Iterator[tuple[str, Any, Any]]:
         yield from _leaves(f"outside.{met.kind}", met.quality, _judged(result, met.inputs, met.quality))
     yield from _leaves("claim", result.claim, make_claim(run, report, result.claim.about))
     yield from _trial_pairs(result, meter)
+    if result.repaid is not None:
+        yield from _leaves("repaid", result.repaid, ledger(result))
 
 
 def _trial_pairs(result: Result, meter: MeterInfo | None) -> Iterator[tuple[str, Any, Any]]:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from halfwatt.meters.base import Finding
 from halfwatt.records import Artifact, Made, Measurement, QualityReport, to_json
-from halfwatt.repaid import ledger, paybacks
+from halfwatt.repaid import paybacks
 from halfwatt.report import words
 from halfwatt.report.words import Figure
 from halfwatt.result import Comparison, Measured, Result, Row, meter, rows
@@ -107,7 +107,7 @@ def _print(view: RenderableType) -> None:
 
 def result_view(result: Result, out: Path) -> Group:
     """Table, remarks, verdict in words, files."""
-    everyone, told = rows(result), ledger(result)
+    everyone, told = rows(result), result.repaid
     claim = result.claim
     return Group(
         _ladder(everyone, words.energy_unit(result.final)),

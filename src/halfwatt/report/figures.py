@@ -11,13 +11,14 @@ from markupsafe import Markup
 
 from halfwatt.quality import likelihood_check
 from halfwatt.records import MeterInfo, Part, Trial
-from halfwatt.repaid import Payback
 from halfwatt.report import plots, words
 from halfwatt.report.plots import Rung, Spot
 from halfwatt.result import (
     Result,
     Row,
+    arms,
     champion,
+    duties,
     duty_cycle,
     idle_watts,
     meter,
@@ -38,12 +39,13 @@ class Plot:
     origin: str
 
 
-def figures(result: Result, everyone: tuple[Row, ...], paid: tuple[Payback, ...]) -> list[Plot]:
-    """In the order of the page."""
+def figures(result: Result, everyone: tuple[Row, ...]) -> list[Plot]:
+    """In the order of the page: what there is nothing to draw of comes last."""
     found = [_cpu_ladder(everyone), _energy_ladder(result, everyone), _quality(result, everyone)]
     about = champion(result)
-    rest = [_split(result), _reading(about), _serving(about), _timeline(result), _duty(result)]
-    return [*found, *rest, *_break_even(paid, result.claim.about)]
+    where = [_split(result), _reading(about), _serving(about)]
+    everything = [*found, *where, *_break_even(result), _timeline(result), _duty(result)]
+    return sorted(everything, key=lambda plot: plot.svg is None)
 
 
 def _nothing(title: str, why: str) -> Plot:
@@ -51,11 +53,14 @@ def _nothing(title: str, why: str) -> Plot:
 
 
 def _cpu_ladder(everyone: tuple[Row, ...]) -> Plot:
-    rungs = [_rung(row, row.energy.cpu_s_per_reply) for row in everyone if row.energy]
+    """From the dearest down to the cheapest, the rejected ones too, as far as they were measured."""
+    rungs = [_rung(row, row.cpu_s_vs_B1) for row in everyone if row.cpu_s_vs_B1]
+    rungs.sort(key=lambda rung: -rung.value.mean)
     return Plot(
-        "CPU time per reply",
-        Markup(plots.ladder(rungs, "CPU-ms per reply (log scale)", scale=1000)),
-        "Filled: the final run, all interleaved. Hollow: a run of its own against B1, on the tune split.",
+        "CPU time per reply against B1",
+        Markup(plots.ladder(rungs, "share of B1's CPU time (log scale)")),
+        "Each in one run with B1. Filled: the final run. Hollow: a run of its own on the tune split, a short one where "
+        "the search rejected it.",
         "CPU time measured by the operating system, 95 % intervals",
     )
 
@@ -68,7 +73,7 @@ def _energy_ladder(result: Result, everyone: tuple[Row, ...]) -> Plot:
         return _nothing(title, "there is no energy number without a meter")
     return Plot(
         title,
-        Markup(plots.ladder(rungs, "share of B1's energy (log scale)", reference=1.0)),
+        Markup(plots.ladder(rungs, "share of B1's energy (log scale)")),
         f"1 = the original in its best runtime. {_meter_error(info)}",
         words.origin_line(info),
     )
@@ -167,21 +172,25 @@ def _duty(result: Result) -> Plot:
         return _nothing(title, _why_no_idle(info))
     return Plot(
         title,
-        Markup(plots.duty(lines, arm_labels(result))),
+        Markup(plots.duty(lines, duties(result), arm_labels(result))),
         f"Solid: the reply plus {watts:.3g} W of loaded idle until the next one (all models of the run were resident). "
         "Dotted: the reply alone, net of idle.",
         words.origin_line(info),
     )
 
 
-def _break_even(paid: tuple[Payback, ...], about: str) -> list[Plot]:
-    """Of the candidate that the claim is about, where it was trained and its training is repaid."""
-    own = next((p for p in paid if p.trial == about), None)
-    if own is None or own.cpu_s is None or own.replies_by_cpu_s is None:
+def _break_even(result: Result) -> list[Plot]:
+    """Of the candidate that the claim is about: from when on all that it took to find it is repaid."""
+    title, told, final = "When it is repaid", result.repaid, arms(result)
+    if told is None:
         return []
-    drawn = plots.break_even(own.cpu_s, *own.cpu_s_per_reply, own.replies_by_cpu_s)
-    said = f"All replies so far; {about} begins with the {own.cpu_s:,.0f} CPU-seconds that its training took."
-    return [Plot("When training is repaid", Markup(drawn), said, "CPU time measured by the operating system")]
+    if told.replies is None:
+        return [_nothing(title, "no saving is certain")]
+    spent = told.search_s + (told.training_s or 0.0)
+    drawn = plots.break_even(spent, final["B1"].cpu_s_per_reply, final["winner"].cpu_s_per_reply, told.replies)
+    trained = ", training on another device aside" if told.training_s is None else ", all training included"
+    said = f"All replies so far; {told.about} begins with the {spent:,.0f} CPU-seconds that finding it took{trained}."
+    return [Plot(title, Markup(drawn), said, "CPU time measured by the operating system")]
 
 
 def _timeline(result: Result) -> Plot:

@@ -14,12 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from halfwatt.files import write_atomic
 from halfwatt.records import MeterInfo, Window
-from halfwatt.repaid import ledger, paybacks
+from halfwatt.repaid import paybacks
 from halfwatt.report import words
 from halfwatt.report.figures import arm_labels, figures
 from halfwatt.report.words import Figure
 from halfwatt.result import (
-    DUTIES,
     Result,
     Row,
     absolute_joules,
@@ -27,6 +26,7 @@ from halfwatt.result import (
     champion,
     delivered,
     disturbed,
+    duties,
     duty_cycle,
     meter,
     rows,
@@ -60,7 +60,7 @@ def render_html(result: Result) -> str:
 
 
 def _context(result: Result) -> dict[str, Any]:
-    everyone, paid, told = rows(result), paybacks(result), ledger(result)
+    everyone, told = rows(result), result.repaid
     about = champion(result)
     report = result.final_quality
     return {
@@ -75,12 +75,12 @@ def _context(result: Result) -> dict[str, Any]:
         "energy_head": words.energy_unit(result.final),
         "stated": _states_joules(result),
         "tune_rows": any(row.run == "tune" and row.energy for row in everyone),
-        "prices": [*(words.price(p) for p in paid), *((words.cost_of_search(told),) if told else ())],
+        "prices": [*(words.price(p) for p in paybacks(result)), *((words.cost_of_search(told),) if told else ())],
         "outside": [words.outside(met) for met in result.outside],
         "reasons": [(row.trial.name, row.trial.status, row.trial.reason) for row in everyone if row.trial.reason],
-        "plots": figures(result, everyone, paid),
+        "plots": figures(result, everyone),
         "duty": _duty_table(result),
-        "duties": DUTIES,
+        "duties": [f"{rate:,g}" for rate in duties(result)],
         "checks": [(c, words.check_figure(c), words.remarks(c)) for c in words.gate_lines(report)] if report else [],
         "report": report,
         "kept": words.kept(about.artifact.kept) if about.artifact else [],
@@ -146,7 +146,7 @@ def _table_row(row: Row) -> dict[str, Any]:
 
 
 def _duty_table(result: Result) -> list[tuple[str, list[Figure]]]:
-    """J/reply of each arm at each of `DUTIES`; empty without measured idle."""
+    """J/reply of each arm at each of `duties`; empty without measured idle."""
     info = meter(result)
     if info is None:
         return []

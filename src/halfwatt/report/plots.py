@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from halfwatt.estimate import Estimate
 from halfwatt.records import Part
 from halfwatt.report import words
-from halfwatt.result import DUTIES, Duty, Phases, Point
+from halfwatt.result import Duty, Phases, Point
 
 # A colour that no plot would use by itself -> the page's variable.
 INK, MUTED, GRID, B0, B1, WINNER, OTHER, BAD = (f"#0{i}0{i}0{i}" for i in range(1, 9))
@@ -86,16 +86,16 @@ class Spot:
     open: bool
 
 
-def ladder(rungs: Sequence[Rung], unit: str, *, scale: float = 1.0, reference: float | None = None) -> str:
-    """Each rung's cost with its interval, on a log axis; ``reference`` draws a line at what B1 costs."""
+def ladder(rungs: Sequence[Rung], unit: str) -> str:
+    """Each rung's share of what B1 takes with its interval, on a log axis with a line at B1's 1."""
     names = [_folded(rung.label) for rung in rungs]
     with _canvas(60 + _row(names, 34) * len(rungs)) as (canvas, axes):
         for y, rung in enumerate(rungs):
-            _dot(axes, rung.value, y, rung.colour, hollow=rung.open, scale=scale)
-            shown = words.figure(rung.value, "", scale=scale).value
+            _dot(axes, rung.value, y, rung.colour, hollow=rung.open)
+            shown = words.figure(rung.value, "").value
             axes.annotate(
                 shown,
-                (rung.value.mean * scale, y),
+                (rung.value.mean, y),
                 xytext=(0, 8),
                 textcoords="offset points",
                 ha="center",
@@ -105,12 +105,9 @@ def ladder(rungs: Sequence[Rung], unit: str, *, scale: float = 1.0, reference: f
         axes.set_yticks(range(len(rungs)), names)
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(rungs) - 0.5, -0.8)
-        shown_values = [v * scale for r in rungs for v in (r.value.lo, r.value.mean, r.value.hi)]
-        if reference is not None:
-            axes.axvline(reference, color=B1, linewidth=1.2)
-            axes.annotate("B1", (reference, -0.75), xytext=(4, -4), textcoords="offset points", color=B1, va="top")
-            shown_values.append(reference)
-        _log_x(axes, shown_values)
+        axes.axvline(1.0, color=B1, linewidth=1.2)
+        axes.annotate("B1", (1.0, -0.75), xytext=(4, -4), textcoords="offset points", color=B1, va="top")
+        _log_x(axes, [1.0, *(v for r in rungs for v in (r.value.lo, r.value.mean, r.value.hi))])
         axes.set_xlabel(unit)
         axes.grid(axis="y", visible=False)
         return _svg(canvas, f"ladder {unit}")
@@ -206,17 +203,17 @@ def split(found: Sequence[Phases], labels: dict[str, str]) -> str:
         return _svg(canvas, "split")
 
 
-def duty(lines: Sequence[Duty], labels: dict[str, str]) -> str:
+def duty(lines: Sequence[Duty], rates: Sequence[float], labels: dict[str, str]) -> str:
     """J/reply over replies per hour, loaded idle included; dotted: the reply alone. Both axes are logarithmic."""
     with _canvas(270, right=0.85) as (canvas, axes):
         for line in lines:
             colour = ARM_COLOURS[line.arm]
-            known = [(rate, j) for rate, j in zip(DUTIES, line.j_per_reply, strict=True) if j is not None]
+            known = [(rate, j) for rate, j in zip(rates, line.j_per_reply, strict=True) if j is not None]
             axes.plot(*zip(*known, strict=True), "o-", color=colour, markersize=5, linewidth=1.6)
             axes.axhline(line.net_j, color=colour, linewidth=1.4, linestyle=(0, (1, 2)))
         axes.set_yscale("log")
         axes.set_xscale("log")
-        axes.set_xticks(DUTIES, [str(rate) for rate in DUTIES])
+        axes.set_xticks(rates, [f"{rate:,g}" for rate in rates])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(bottom=min(line.net_j for line in lines) / 2)
@@ -274,13 +271,13 @@ def parts(found: Sequence[Part]) -> str:
 
 
 def break_even(spent: float, base: Estimate, own: Estimate, replies: Estimate) -> str:
-    """CPU-seconds of all replies so far, B1's from nothing, the candidate's from what its training took.
+    """CPU-seconds of all replies so far, B1's from nothing, the candidate's from what finding it took.
 
     base, own: CPU-seconds a reply, with their intervals as bands; replies: where the lines meet
     """
     with _canvas(250, right=0.9) as (canvas, axes):
         until = 2 * replies.mean
-        for start, e, colour, label in ((0.0, base, B1, "B1"), (spent, own, WINNER, "trained")):
+        for start, e, colour, label in ((0.0, base, B1, "B1"), (spent, own, WINNER, "found")):
             axes.fill_between(
                 [0, until], [start, start + e.lo * until], [start, start + e.hi * until], color=colour, alpha=0.25, lw=0
             )
@@ -373,11 +370,11 @@ def _row(names: Sequence[str], least: int) -> int:
     return max(least, *(8 + 15 * _lines(name) for name in names))
 
 
-def _dot(axes: Axes, e: Estimate, y: float, colour: str, *, hollow: bool, scale: float) -> None:
+def _dot(axes: Axes, e: Estimate, y: float, colour: str, *, hollow: bool) -> None:
     axes.errorbar(
-        e.mean * scale,
+        e.mean,
         y,
-        xerr=[[(e.mean - e.lo) * scale], [(e.hi - e.mean) * scale]],
+        xerr=[[e.mean - e.lo], [e.hi - e.mean]],
         fmt="o",
         color=colour,
         markerfacecolor="none" if hollow else colour,

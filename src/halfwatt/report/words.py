@@ -33,8 +33,8 @@ from halfwatt.records import (
     Profile,
     QualityReport,
 )
-from halfwatt.repaid import Ledger, Payback
-from halfwatt.result import Row, absolute_joules
+from halfwatt.repaid import Payback
+from halfwatt.result import Ledger, Row, absolute_joules
 
 if TYPE_CHECKING:
     from halfwatt.planner import Plan
@@ -227,8 +227,7 @@ def cost_of_search(told: Ledger) -> str:
     """What finding it took, and the replies and days until that is repaid."""
     trained = "" if not told.training_s else f" and {told.training_s:,.0f} CPU-s of training"
     measured = "" if told.joules is None else f", {told.joules:,.0f} J measured"
-    rates = [(rate, told.days(rate)) for rate in (100, 1000, 10_000)]
-    days = ", ".join(f"{_days(found)} at {rate:,}" for rate, found in rates if found is not None)
+    days = ", ".join(f"{_days(due.days)} at {due.replies_per_hour:,g}" for due in told.due)
     return (
         f"Finding it took {told.search_s:,.0f} CPU-s{trained}{measured}; "
         f"repaid after {_replies(told.replies)} replies"
@@ -298,6 +297,7 @@ def traffic(asked: Profile) -> str:
         f"{asked.dialogues} dialogues, {asked.replies_per_dialogue:.1f} replies each; prompts of {prompt}, "
         f"{asked.repeated:.0%} of them from the turns before; human replies of {reply}"
         + (f"; {asked.users} users ask at once" if asked.users > 1 else "")
+        + (f"; {asked.replies_per_hour:,g} replies an hour" if asked.replies_per_hour else "")
     )
 
 
