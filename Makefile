@@ -8,8 +8,9 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.ready
 	$(BIN)/halfwatt optimize demo --budget 10m -o out/demo
 
+# A core each, see tests/conftest.py, and in the order of the files, so that what takes longest (end_to_end) begins early.
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile  # a core each, see tests/conftest.py
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check src tests benchmarks

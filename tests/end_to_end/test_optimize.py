@@ -15,11 +15,9 @@ from typing import Any
 
 import pytest
 
-from halfwatt import recipe
-from tests import taught, typed
+from tests import taught
 from tests.tiny import Arch
-
-ROOT = Path(__file__).parents[1]
+from tests.whole import ROOT, halfwatt, optimizing, read
 
 
 @dataclass(frozen=True)
@@ -30,16 +28,6 @@ class Home:
     chats: Path
     out: Path
     done: subprocess.CompletedProcess[str]
-
-
-def halfwatt(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    module = "tests.hasty" if arguments[0] == "optimize" else "halfwatt.cli"
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input=stdin, timeout=240, check=False)
-
-
-def optimizing(model: Path, chats: Path, out: Path) -> list[str]:
-    return ["optimize", str(model), "-d", str(chats), "--max-loss", "40%", "-o", str(out), "--json"]
 
 
 BOTH_GRIDS = """name = "both grids"
@@ -68,11 +56,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2"])
 def home(request: pytest.FixtureRequest, llama: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     return llama if request.param == "llama" else finished(request.param, tmp_path_factory.mktemp(request.param))
-
-
-def read(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "result.json").read_text())
-    return found
 
 
 def test_every_rung_is_exported_proved_measured_and_judged(home: Home) -> None:
@@ -113,42 +96,6 @@ def test_the_winner_can_be_moved_and_talked_to(home: Home, tmp_path: Path) -> No
     assert last["cpu_s"] > 0
     assert last["kind"] == "modelled"
     assert 'license: "mit"' in (moved / "README.md").read_text()
-
-
-RECIPE = """name = "student"
-[[step]]
-use = "trim"
-[[step]]
-use = "prune"
-ffn = 0.7
-drop = 1
-[[step]]
-use = "distil"
-epochs = 12
-lr = 4e-3
-batch_tokens = 1024
-temperature = 1.0
-cached = 16
-[[step]]
-use = "train-on-grid"
-bits = 8
-epochs = 2
-batch_tokens = 1024
-"""
-
-
-def test_a_chain_that_learns_is_made_measured_judged_and_says_what_it_cost(llama: Home, tmp_path: Path) -> None:
-    (tmp_path / "student.toml").write_text(RECIPE)
-    line = optimizing(llama.model, llama.chats, tmp_path / "out")
-    done = halfwatt(*line, "--recipe", tmp_path / "student.toml", "--replies-per-hour", "200")
-    assert done.returncode in (0, 1), done.stderr
-    trial = read(tmp_path / "out")["trials"][0]
-    assert trial["status"] == "done", trial["reason"]
-    assert {c["verdict"] for c in trial["quality"]["checks"] if c["layer"] == "G0"} == {"PASS"}
-    assert [s["tokens"] > 0 and s["cpu_s"] > 0 for s in trial["artifact"]["spent"]] == [True, True]
-    assert "repaid after" in (tmp_path / "out" / "report.html").read_text()
-    assert halfwatt("verify", tmp_path / "out" / "result.json").returncode == 0
-    assert read(tmp_path / "out")["profile"]["replies_per_hour"] == 200
 
 
 def test_killed_at_any_stage_it_goes_on_and_ends_the_same(llama: Home, tmp_path: Path) -> None:
@@ -213,25 +160,3 @@ def wait_for(path: Path, seconds: float = 120.0) -> None:
     while not path.exists():
         assert time.monotonic() < limit, f"{path.name} was never written"
         time.sleep(0.02)
-
-
-def test_a_search_tries_recipes_until_its_budget_is_spent(llama: Home, tmp_path: Path) -> None:
-    student, out = tmp_path / "student", tmp_path / "out"
-    made = typed.halfwatt("prune", llama.model, "-d", llama.chats, "--drop", "1", "-o", student)
-    assert made.returncode == 0, made.stderr
-    line = [*optimizing(llama.model, llama.chats, out), "--candidate", str(student), "--budget"]
-    found = halfwatt(*line, "4")
-    assert found.returncode in (0, 1), found.stderr
-    tried = read(out)["trials"]
-    expected = ["student, int4 GPTQ", "original, int4 GPTQ", "original, int8", "student, int4 GPTQ, draft 4"]
-    assert [t["name"] for t in tried] == expected
-    assert "Adopt" in tried[0]["recipe"][0]
-    assert "Draft" in tried[3]["recipe"][-1]
-    assert tried[3]["artifact"]["draft"]
-    assert not (out / "best-so-far.json").exists(), "there is a winner now"
-    if (won := read(out)["winner"]) != "B1":
-        assert recipe.read(out / "winner" / "recipe.toml").name == won
-    longer = halfwatt(*line, "5")  # its sealed split has been opened
-    assert longer.returncode == 2
-    assert "holds a run with another budget" in longer.stderr
-    assert typed.halfwatt(*line, "soon").returncode == 2
