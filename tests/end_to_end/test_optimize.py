@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests import taught
+from tests import taught, typed
 from tests.tiny import Arch
 from tests.whole import ROOT, halfwatt, optimizing, read
 
@@ -77,11 +77,11 @@ def test_the_exit_code_says_what_the_claim_says(home: Home) -> None:
 
 
 def test_the_result_verifies_and_a_changed_figure_is_found(home: Home, tmp_path: Path) -> None:
-    assert halfwatt("verify", home.out / "result.json").returncode == 0
+    assert typed.halfwatt("verify", home.out / "result.json").returncode == 0
     forged = read(home.out)
     forged["claim"]["cpu_s_ratio_vs_B1"]["mean"] *= 1.01
     (tmp_path / "forged.json").write_text(json.dumps(forged))
-    done = halfwatt("verify", tmp_path / "forged.json")
+    done = typed.halfwatt("verify", tmp_path / "forged.json")
     assert done.returncode == 1
     assert "cpu_s_ratio_vs_B1" in done.stdout
 
@@ -116,7 +116,7 @@ def test_a_second_process_is_refused_while_the_first_works(llama: Home, tmp_path
     out = tmp_path / "out"
     with subprocess.Popen(command(llama, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as first:
         wait_for(out / "stages" / "run.json")
-        second = halfwatt(*again(llama, out))
+        second = typed.halfwatt(*again(llama, out))
         first.kill()
     assert second.returncode == 2
     assert second.stderr.count("\n") == 1
@@ -126,10 +126,10 @@ def test_a_second_process_is_refused_while_the_first_works(llama: Home, tmp_path
 def test_a_finished_folder_gives_its_result_again_and_refuses_another_run(llama: Home) -> None:
     before = read(llama.out)["claim"]
     began = time.monotonic()
-    assert halfwatt(*again(llama, llama.out)).returncode == llama.done.returncode
+    assert typed.halfwatt(*again(llama, llama.out)).returncode == llama.done.returncode
     assert time.monotonic() - began < 30
     assert read(llama.out)["claim"] == before
-    other = halfwatt(*again(llama, llama.out), "--seed", "7")
+    other = typed.halfwatt(*again(llama, llama.out), "--seed", "7")
     assert other.returncode == 2
     assert "another seed" in other.stderr
 

@@ -57,7 +57,7 @@ def test_a_chain_that_learns_is_made_measured_judged_and_says_what_it_cost(llama
     assert {c["verdict"] for c in trial["quality"]["checks"] if c["layer"] == "G0"} == {"PASS"}
     assert [s["tokens"] > 0 and s["cpu_s"] > 0 for s in trial["artifact"]["spent"]] == [True, True]
     assert "repaid after" in (tmp_path / "out" / "report.html").read_text()
-    assert halfwatt("verify", tmp_path / "out" / "result.json").returncode == 0
+    assert typed.halfwatt("verify", tmp_path / "out" / "result.json").returncode == 0
     assert read(tmp_path / "out")["profile"]["replies_per_hour"] == 200
 
 
