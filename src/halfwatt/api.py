@@ -94,7 +94,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
         BadInput: unusable input. RunLocked: ``out`` is in use. EnvironmentFault: nothing could be measured here.
     """
     options, limit = options or Options(), Budget.parse(budget) if isinstance(budget, str) else budget
-    folder, access = Path(out), options.access.resolved()
+    folder, access, rate = Path(out), options.access.resolved(), _rate(replies_per_hour)
     with locked(folder), closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
         loaded = model if isinstance(model, ChatModel) else load_model(str(model), access)
         name = str(loaded.source) if isinstance(model, ChatModel) else str(model)
@@ -111,7 +111,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             budget=limit,
             named=None if isinstance(model, ChatModel) or limit is None else (name, access),
             users=users,
-            replies_per_hour=_rate(replies_per_hour),
+            replies_per_hour=rate,
             adopted=tuple(Adopt(str(student)) for student in candidates or _students(name, limit)),
             storage=storage,
             rapl_root=options.rapl_root,
@@ -242,6 +242,7 @@ def _listed(recipe: str | Path | Recipe | None, searching: bool) -> tuple[Recipe
 
 
 def _rate(replies_per_hour: float | None) -> float | None:
+    """The given one, if it can be one."""
     if replies_per_hour is not None and not 0 < replies_per_hour < math.inf:
         raise BadInput("--replies-per-hour is above 0", found=f"{replies_per_hour:g}", hint="leave it out if unknown")
     return replies_per_hour

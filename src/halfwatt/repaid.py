@@ -12,14 +12,14 @@ measuring and judging all of them; as days, at a number of replies an hour.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from halfwatt import accounting
 from halfwatt.estimate import Estimate
 from halfwatt.intervals import difference, widened
 from halfwatt.meters.modelled import INFO, modelled_joules
 from halfwatt.records import Kind, Measurement, MeterInfo, Spent, Usage
-from halfwatt.result import Due, Ledger, Result, arms, meter
+from halfwatt.result import Due, Ledger, Result, arms, meter, readings, replies_per_hour
 
 _RATES = (100.0, 1000.0, 10_000.0)  # replies an hour, where the user did not say
 
@@ -34,14 +34,13 @@ class Payback:
     joules: float | None
     kind: Kind | None  # of the joules
     alike: bool  # told as the replies' joules are, by one meter or one model
-    cpu_s_per_reply: tuple[Estimate, Estimate]  # B1's and the candidate's
     replies_by_cpu_s: Estimate | None
     replies_by_joules: Estimate | None
 
 
 def paybacks(result: Result) -> tuple[Payback, ...]:
     """Of every trial that was trained and measured, from the run in which it met B1."""
-    readings = {read.trial: read for read in result.raw.trials}
+    reads = readings(result)
     final, info = arms(result), meter(result)
     cores = int(result.provenance.machine["cores"])
     found = []
@@ -51,7 +50,7 @@ def paybacks(result: Result) -> tuple[Payback, ...]:
         if trial.name == result.claim.about:
             met = final["B1"], final["winner"]
         else:
-            met = accounting.measurement("B1", readings[trial.name].windows, info), trial.energy
+            met = accounting.measurement("B1", reads[trial.name].windows, info), trial.energy
         found.append(payback(trial.name, trial.artifact.spent, met, cores, info))
     return tuple(found)
 
@@ -62,13 +61,14 @@ def ledger(result: Result) -> Ledger | None:
         return None
     every = {s for t in result.trials if t.artifact is not None for s in t.artifact.spent}
     here = all(s.device in (None, "cpu") for s in every)
-    training_s, search_s = sum(s.cpu_s for s in every) if here else None, result.took.cpu_s
+    training_s = sum(s.cpu_s for s in every) if here else None
+    found = Ledger(result.claim.about, training_s, result.took.cpu_s, result.took.joules, replies=None, due=())
     final = arms(result)
     saved = final["B1"].cpu_s_per_reply, final["winner"].cpu_s_per_reply
-    replies = _replies(search_s + (training_s or 0.0), *saved, 0.0)
-    said = result.profile.replies_per_hour if result.profile else None
-    due = tuple(_due(replies, rate) for rate in ((said,) if said else _RATES)) if replies else ()
-    return Ledger(result.claim.about, training_s, search_s, result.took.joules, replies, due)
+    replies, said = _replies(found.spent_s, *saved, 0.0), replies_per_hour(result)
+    if replies is None:
+        return found
+    return replace(found, replies=replies, due=tuple(_due(replies, rate) for rate in ((said,) if said else _RATES)))
 
 
 def _due(replies: Estimate, rate: float) -> Due:
@@ -98,7 +98,6 @@ def payback(
         joules=joules,
         kind=kind,
         alike=alike,
-        cpu_s_per_reply=(base.cpu_s_per_reply, own.cpu_s_per_reply),
         replies_by_cpu_s=_replies(cpu_s, base.cpu_s_per_reply, own.cpu_s_per_reply, 0.0),
         replies_by_joules=_replies(
             joules if alike else None, base.j_per_reply, own.j_per_reply, info.ratio_error if info else 0.0

@@ -84,6 +84,11 @@ class Ledger:
     replies: Estimate | None  # until both are repaid, or the search alone where training ran elsewhere
     due: tuple[Due, ...]  # as days, at the user's replies an hour or at some
 
+    @property
+    def spent_s(self) -> float:
+        """All that has to be repaid: without the training where it ran on another device."""
+        return self.search_s + (self.training_s or 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -210,6 +215,16 @@ def delivered(result: Result) -> Trial:
     return next(t for t in everyone if t.name == result.winner)
 
 
+def readings(result: Result) -> dict[str, TrialReadings]:
+    """What each candidate was measured and judged by on the tune split."""
+    return {read.trial: read for read in result.raw.trials}
+
+
+def replies_per_hour(result: Result) -> float | None:
+    """Of the traffic, as the user said; None = nobody did."""
+    return result.profile.replies_per_hour if result.profile else None
+
+
 def meter(result: Result) -> MeterInfo | None:
     """The meter that the joules of the final run come from; None when there was none (grade F)."""
     names = {m.meter for m in result.final}
@@ -278,7 +293,7 @@ def _saved(result: Result, trial: Trial) -> Estimate | None:
     """B1's CPU-seconds over the trial's on the tune split, where it got no further than a glance too."""
     if trial.cpu_s_ratio_vs_B1 is not None:
         return trial.cpu_s_ratio_vs_B1
-    windows = next((read.windows for read in result.raw.trials if read.trial == trial.name), ())
+    windows = readings(result)[trial.name].windows
     return accounting.ratio("B1", trial.name, windows, accounting.cpu_s_per_reply) if windows else None
 
 
@@ -334,7 +349,7 @@ def idle_watts(result: Result) -> float | None:
 
 def duties(result: Result) -> tuple[float, ...]:
     """Replies an hour at which idle is told: the user's own among some others."""
-    said = result.profile.replies_per_hour if result.profile else None
+    said = replies_per_hour(result)
     if said is None:
         return _DUTIES
     return tuple(sorted({said, *(rate for rate in _DUTIES if not said / 2 < rate < said * 2)}))
@@ -345,11 +360,11 @@ def duty_cycle(result: Result) -> tuple[Duty, ...]:
 
     Without interval: idle is read a few times only. One copy that answers one reply at a time is assumed.
     """
-    idle = idle_watts(result)
+    idle, rates = idle_watts(result), duties(result)
     if idle is None:
         return ()
     return tuple(
-        Duty(m.arm, m.j_per_reply_net.mean, tuple(_at_duty(m, m.j_per_reply_net.mean, idle, r) for r in duties(result)))
+        Duty(m.arm, m.j_per_reply_net.mean, tuple(_at_duty(m, m.j_per_reply_net.mean, idle, r) for r in rates))
         for m in result.final
         if m.j_per_reply_net is not None
     )

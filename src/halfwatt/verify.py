@@ -19,7 +19,7 @@ from halfwatt.errors import BadInput
 from halfwatt.quality import judge
 from halfwatt.records import MeterInfo, QualityInputs, QualityReport
 from halfwatt.repaid import ledger
-from halfwatt.result import Result, parse
+from halfwatt.result import Result, parse, readings
 from halfwatt.workload import Run
 
 TOLERANCE = 1e-9  # relative: the same arithmetic on the same readings
@@ -84,9 +84,9 @@ def _pairs(result: Result) -> Iterator[tuple[str, Any, Any]]:
 
 def _trial_pairs(result: Result, meter: MeterInfo | None) -> Iterator[tuple[str, Any, Any]]:
     """The candidates' figures on the tune split."""
-    readings = {r.trial: r for r in result.raw.trials}
+    reads = readings(result)
     for trial in result.trials:
-        read = readings[trial.name]
+        read = reads[trial.name]
         if trial.energy is None or trial.quality is None or read.quality_inputs is None:
             continue
         where = f"trials.{trial.name}"

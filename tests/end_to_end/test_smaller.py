@@ -77,7 +77,7 @@ def test_a_search_tries_recipes_until_its_budget_is_spent(llama: Llama, tmp_path
     assert not (out / "best-so-far.json").exists(), "there is a winner now"
     if (won := read(out)["winner"]) != "B1":
         assert recipe.read(out / "winner" / "recipe.toml").name == won
-    longer = halfwatt(*line, "5")  # its sealed split has been opened
+    longer = typed.halfwatt(*line, "5")  # its sealed split has been opened
     assert longer.returncode == 2
     assert "holds a run with another budget" in longer.stderr
     assert typed.halfwatt(*line, "soon").returncode == 2

@@ -41,11 +41,19 @@ class Plot:
 
 def figures(result: Result, everyone: tuple[Row, ...]) -> list[Plot]:
     """In the order of the page: what there is nothing to draw of comes last."""
-    found = [_cpu_ladder(everyone), _energy_ladder(result, everyone), _quality(result, everyone)]
     about = champion(result)
-    where = [_split(result), _reading(about), _serving(about)]
-    everything = [*found, *where, *_break_even(result), _timeline(result), _duty(result)]
-    return sorted(everything, key=lambda plot: plot.svg is None)
+    found = [
+        _cpu_ladder(everyone),
+        _energy_ladder(result, everyone),
+        _quality(result, everyone),
+        _split(result),
+        _reading(about),
+        _serving(about),
+        *_break_even(result),
+        _timeline(result),
+        _duty(result),
+    ]
+    return sorted(found, key=lambda plot: plot.svg is None)
 
 
 def _nothing(title: str, why: str) -> Plot:
@@ -186,10 +194,10 @@ def _break_even(result: Result) -> list[Plot]:
         return []
     if told.replies is None:
         return [_nothing(title, "no saving is certain")]
-    spent = told.search_s + (told.training_s or 0.0)
-    drawn = plots.break_even(spent, final["B1"].cpu_s_per_reply, final["winner"].cpu_s_per_reply, told.replies)
-    trained = ", training on another device aside" if told.training_s is None else ", all training included"
-    said = f"All replies so far; {told.about} begins with the {spent:,.0f} CPU-seconds that finding it took{trained}."
+    drawn = plots.break_even(told.spent_s, final["B1"].cpu_s_per_reply, final["winner"].cpu_s_per_reply, told.replies)
+    trained = "training on another device aside" if told.training_s is None else "all training included"
+    spent = f"the {told.spent_s:,.0f} CPU-seconds that finding it took, {trained}"
+    said = f"All replies so far; {told.about} begins with {spent}."
     return [Plot(title, Markup(drawn), said, "CPU time measured by the operating system")]
 
 
