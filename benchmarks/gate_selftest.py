@@ -19,14 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from halfwatt import demo, pipeline
-from halfwatt.chat_model import load
-from halfwatt.dialogue import DialogueSet
-from halfwatt.generation import Prompt, generate
-from halfwatt.pipeline import Speech
-from halfwatt.records import QualityReport, ScoredReply
-from tests import damage
-from tests.damage import Bench
+from halfwatt import demo
+from halfwatt.dialogues.dialogue import DialogueSet
+from halfwatt.evaluate import examine, requests
+from halfwatt.evaluate.records import QualityReport, ScoredReply
+from halfwatt.evaluate.replies import generate_replies
+from halfwatt.evaluate.requests import ChatFormat, ReplyRequest
+from halfwatt.models.chat_model import load
+from tests.support import damage as damage
+from tests.support.damage import Bench
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def _bench(count: int, work: Path) -> Bench:
     model = load(demo.path())
     tune = demo.dialogues("tune")
     some = DialogueSet.of(tune.dialogues[:count], split="tune", licence=tune.licence)
-    traffic = pipeline.traffic(some, Speech.by(model))
+    traffic = requests.make_workload(some, ChatFormat.by(model))
     begun = time.monotonic()
     bench = Bench.of(model, traffic, work)
     print(f"{len(some)} dialogues, {len(bench.replies)} replies, {time.monotonic() - begun:.0f} s", file=sys.stderr)
@@ -61,14 +62,14 @@ def _bench(count: int, work: Path) -> Bench:
 def _against_itself(bench: Bench, seed: int) -> QualityReport:
     """Replies of the reference under other seeds, passed off as a candidate's."""
     drawn = [[_other(prompt, seed) for prompt in rows] for rows in bench.traffic.prompts()]
-    replies = generate(bench.reference, drawn)
-    inputs = pipeline.examine(bench.reference, bench.reference, bench.traffic, bench.replies, lambda _: None)
+    replies = generate_replies(bench.reference, drawn)
+    inputs = examine.examine(bench.reference, bench.reference, bench.traffic, bench.replies, lambda _: None)
     report = bench.report(replace(inputs, replies_cand=tuple(map(_as_paired, replies, bench.replies))))
     _row(f"itself, seeds {seed}", report)
     return report
 
 
-def _other(prompt: Prompt, seed: int) -> Prompt:
+def _other(prompt: ReplyRequest, seed: int) -> ReplyRequest:
     if prompt.seed is None:
         return prompt
     return replace(prompt, sampling=replace(prompt.sampling, seed=prompt.sampling.seed + 7_000_003 * seed))

@@ -22,19 +22,24 @@ from typing import Any
 import torch
 
 from benchmarks.ladder import SOURCES, narrow, only, plain, say, training
-from halfwatt import accounting, demo, losses, pipeline
-from halfwatt.batches import Predictor, in_batches
-from halfwatt.chat_model import ChatModel, load
-from halfwatt.claims import energy_ratio
-from halfwatt.dialogue import Dialogue
-from halfwatt.pipeline import Speech
-from halfwatt.records import Artifact, OperatingPoint
-from halfwatt.runtimes.torch_eager import TorchEager
-from halfwatt.steps.base import StepContext
-from halfwatt.steps.distil import Distil
-from halfwatt.training import Precision
-from halfwatt.worker import Spec
-from halfwatt.workload import Arm, Instruments, Plan, Run, instruments, measure
+from halfwatt import demo
+from halfwatt.compress import apply
+from halfwatt.compress.base import StepContext
+from halfwatt.compress.distil import Distil
+from halfwatt.compress.training import losses
+from halfwatt.compress.training.batches import Predictor, in_batches
+from halfwatt.compress.training.loop import Precision
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.evaluate import energy_analysis, requests
+from halfwatt.evaluate.claim import energy_ratio
+from halfwatt.evaluate.energy_protocol import Arm, MeasurePlan, Run, measure
+from halfwatt.evaluate.instruments import Instruments, instruments
+from halfwatt.evaluate.requests import ChatFormat
+from halfwatt.formats.artifact import Artifact
+from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.serving_process import ServingSpec
+from halfwatt.runtimes.transformers_eager import TransformersEager
 
 CHAIN = "3 blocks of 256, FFN 256, int4 QAD"
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16")
@@ -77,11 +82,12 @@ def replies(given: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
     """What a reply takes, by model and by how many dialogues are answered together."""
     models = {"original": load(demo.path()), **{folder.name: load(folder) for folder in given.students}}
     served = {
-        name: TorchEager(given.device, "bf16").export(m, given.out / "served" / name) for name, m in models.items()
+        name: TransformersEager(given.device, "bf16").export(m, given.out / "served" / name)
+        for name, m in models.items()
     }
     arms = [arm(name, artifact, batch, given.device) for batch in given.batch for name, artifact in served.items()]
-    seen = pipeline.traffic(demo.dialogues("tune"), Speech.by(models["original"]))
-    plan = Plan(min_blocks=3, limit_s=given.seconds, prefill=False)
+    seen = requests.make_workload(demo.dialogues("tune"), ChatFormat.by(models["original"]))
+    plan = MeasurePlan(min_blocks=3, limit_s=given.seconds, prefill=False)
     run = measure(arms, seen.dialogues, seen.greedy, plan, tools, say)
     bases = {each.name: f"original, {each.spec.at.batch} at once" for each in arms}
     return {"replies": [measured(name, base, run) for name, base in bases.items()]}
@@ -94,13 +100,13 @@ def students(
     trim, prune, distil, grid = next(recipe.steps for recipe in narrow() if recipe.name == CHAIN)
     assert isinstance(distil, Distil)
     context = StepContext(tuple(learned), device=given.device, meter=tools.primary, progress=say)
-    trimmed = pipeline.apply(trim, model, context)
-    pruned = pipeline.apply(prune, trimmed, context)
+    trimmed = apply.apply(trim, model, context)
+    pruned = apply.apply(prune, trimmed, context)
     taught = replace(distil, epochs=given.epochs)
     found: dict[Precision, ChatModel] = {}
     for precision in PRECISIONS:
         here = replace(context, original=trimmed, precision=precision)
-        found[precision] = pipeline.apply(grid, pipeline.apply(taught, pruned, here), here)
+        found[precision] = apply.apply(grid, apply.apply(taught, pruned, here), here)
         say(f"{precision}: {found[precision].spent}")
     return found
 
@@ -127,12 +133,12 @@ def likelihood(made: ChatModel, dialogues: Sequence[Dialogue], device: str) -> f
 def arm(name: str, artifact: Artifact, batch: int, device: str) -> Arm:
     """Served by transformers on the device."""
     at = OperatingPoint(batch=batch, reuse_prefix=False)
-    return Arm(f"{name}, {batch} at once", Spec(artifact, at, device, "bf16"))
+    return Arm(f"{name}, {batch} at once", ServingSpec(artifact, at, device, "bf16"))
 
 
 def measured(name: str, base: str, run: Run) -> dict[str, Any]:
     """Joules a reply, and the base's over it."""
-    own = accounting.measurement(name, run.windows, run.meter)
+    own = energy_analysis.measurement(name, run.windows, run.meter)
     row: dict[str, Any] = {"name": name, "kind": own.kind, "j_per_reply": plain(own.j_per_reply)}
     row["s_per_reply"] = plain(own.s_per_reply)
     if name != base:

@@ -25,32 +25,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from halfwatt import demo, pipeline, search
-from halfwatt.artifacts import Access
-from halfwatt.chat_model import load
-from halfwatt.deliver import deliver
-from halfwatt.demo import prepare
-from halfwatt.dialogue import Dialogue, DialogueSet, Message, SealedSplit, by_source
-from halfwatt.estimate import Estimate
-from halfwatt.explore import Budget
-from halfwatt.files import locked
-from halfwatt.provenance import provenance
-from halfwatt.quality import likelihood_check
-from halfwatt.recipe import Recipe, ladder
-from halfwatt.records import Trial
-from halfwatt.repaid import Payback, paybacks
-from halfwatt.report.words import ABSENT
-from halfwatt.result import Result, arms, champion, meter, parse
-from halfwatt.rungs import Job
-from halfwatt.steps.adopt import Adopt
-from halfwatt.steps.allocate import Mixed
-from halfwatt.steps.base import Step, StepContext
-from halfwatt.steps.distil import Distil
-from halfwatt.steps.prune import Prune, Sparsify
-from halfwatt.steps.qat import TrainOnGrid
-from halfwatt.steps.quantize import Quantize
-from halfwatt.steps.vocabulary import Trim
-from halfwatt.workload import instruments
+from halfwatt import demo
+from halfwatt.compress import apply
+from halfwatt.compress.base import Step, StepContext
+from halfwatt.compress.distil import Distil
+from halfwatt.compress.pretrained import Adopt
+from halfwatt.compress.prune import Prune, Sparsify
+from halfwatt.compress.quantize.mixed_precision import Mixed
+from halfwatt.compress.quantize.qat import TrainOnGrid
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.compress.recipe import Recipe, default_recipes
+from halfwatt.compress.vocabulary_trim import Trim
+from halfwatt.core.estimate import Estimate
+from halfwatt.core.files import locked
+from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Message
+from halfwatt.dialogues.splits import SealedSplit, by_source
+from halfwatt.evaluate.gate import likelihood_check
+from halfwatt.evaluate.instruments import instruments
+from halfwatt.models.access import Access
+from halfwatt.models.chat_model import load
+from halfwatt.results.payback import Payback, paybacks
+from halfwatt.results.provenance import provenance
+from halfwatt.results.report.formatting import ABSENT
+from halfwatt.results.result import Result, parse
+from halfwatt.results.tables import arms, champion, meter
+from halfwatt.results.write import deliver
+from halfwatt.search import optimize
+from halfwatt.search.budget import Budget
+from halfwatt.search.job import Job
+from halfwatt.search.trial import Trial
+from scripts.demo_model import prepare
 
 SOURCES = {"mix": prepare.SOURCES, "narrow": ("home", "support")}
 DOCS = Path(__file__).parents[1] / "docs"
@@ -67,7 +71,11 @@ def post_training(traffic: str) -> tuple[Recipe, ...]:
         Recipe("2:4 sparse, f16", (Sparsify("2:4"),)),
         Recipe("unstructured sparse, f16", (Sparsify("unstructured"),)),
     )
-    return (*ladder(), Recipe("int4 GPTQ", (Quantize(4, method="gptq"),)), *(once if traffic == "narrow" else ()))
+    return (
+        *default_recipes(),
+        Recipe("int4 GPTQ", (Quantize(4, method="gptq"),)),
+        *(once if traffic == "narrow" else ()),
+    )
 
 
 def cut(width: float, ffn: float, drop: int, epochs: float) -> tuple[Step, ...]:
@@ -144,7 +152,7 @@ def make(traffic: str, data: Path, out: Path, part: str, device: str) -> None:
     for group in list(begun.values())[number - 1 :: of]:
         for recipe in group:
             say(f"{recipe.name}: training")
-            pipeline.run(model, recipe, context)
+            apply.run(model, recipe, context)
 
 
 def climbing(traffic: str) -> Callable[[Job], Job]:
@@ -175,7 +183,7 @@ def measured(command: str, traffic: str, data: Path, out: Path, tried: Callable[
             progress=say,
         )
         job = tried(job)
-        outcome = search.optimize(job)
+        outcome = optimize.optimize(job)
         sha256 = {"tune": job.tune.sha256, "test": test.sha256, "train": job.train.sha256 if job.train else ""}
         made = provenance(
             command=f"python -m benchmarks.ladder {command} --traffic {traffic}",

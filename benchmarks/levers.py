@@ -25,18 +25,21 @@ import numpy as np
 import torch
 
 from benchmarks.ladder import SOURCES, only, training
-from halfwatt import demo, intervals, losses, pipeline
-from halfwatt.batches import Batch, Predictor, in_batches
-from halfwatt.chat_model import ChatModel, load
-from halfwatt.dialogue import Dialogue
-from halfwatt.files import write_atomic
-from halfwatt.recipe import Recipe
-from halfwatt.steps.allocate import Mixed, Option, within
-from halfwatt.steps.base import Step, StepContext
-from halfwatt.steps.distil import Distil
-from halfwatt.steps.prune import Prune
-from halfwatt.steps.qat import TrainOnGrid
-from halfwatt.steps.quantize import Method, Quantize
+from halfwatt import demo
+from halfwatt.compress import apply
+from halfwatt.compress.base import Step, StepContext
+from halfwatt.compress.distil import Distil
+from halfwatt.compress.prune import Prune
+from halfwatt.compress.quantize.mixed_precision import Mixed, Option, within
+from halfwatt.compress.quantize.qat import TrainOnGrid
+from halfwatt.compress.quantize.quantize import Method, Quantize
+from halfwatt.compress.recipe import Recipe
+from halfwatt.compress.training import losses
+from halfwatt.compress.training.batches import Batch, Predictor, in_batches
+from halfwatt.core import statistics
+from halfwatt.core.files import write_atomic
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.models.chat_model import ChatModel, load
 
 PARTS = ("distil", "integers", "mixed", "mixed-gptq")
 STUDENT = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=4)
@@ -86,7 +89,7 @@ class Bench:
     def step(self, name: str, steps: Sequence[Step], seed: int = 0, count: int = LEARNED) -> Scores:
         """The scores of a recipe."""
         context = self.context(seed, name.replace(" ", "-"), count)
-        return self.once(name, lambda: pipeline.run(self.model, Recipe(name, tuple(steps)), context))
+        return self.once(name, lambda: apply.run(self.model, Recipe(name, tuple(steps)), context))
 
     def options(self, method: Method, seed: int) -> list[Option]:
         """What each weight costs on either grid, seen on this seed's dialogues; measured once."""
@@ -167,7 +170,7 @@ def rules(names: tuple[str, ...], layers: int) -> dict[str, tuple[str, ...]]:
 
 
 def _interval(values: Sequence[float], unit: str) -> dict[str, float]:
-    found = intervals.mean(values, unit)
+    found = statistics.mean(values, unit)
     return {"mean": found.mean, "lo": found.lo, "hi": found.hi, "n": found.n}
 
 

@@ -26,10 +26,11 @@ import numpy as np
 from scipy.optimize import minimize
 
 from benchmarks.ladder import RUNGS, SOURCES, only, post_training
-from halfwatt import demo, planner
-from halfwatt.chat_model import outline
-from halfwatt.hardware import TABLE, Hardware
-from halfwatt.planner import Coefficients, Exchange, Shape
+from halfwatt import demo
+from halfwatt.models.chat_model import outline
+from halfwatt.search import predict
+from halfwatt.search.hardware import TABLE, Hardware
+from halfwatt.search.predict import Coefficients, Exchange, Shape
 
 # One core of the 4-core EPYC (Zen 5) virtual machine that halfwatt's own figures come from: 36.5 GB/s measured,
 # 4 GHz x 64 flops a cycle.
@@ -122,7 +123,7 @@ def predicted(row: Published, own: Coefficients) -> float:
     body, head, blocks, kv = MODELS[row.model]
     read = (body * row.bits[0] + head * row.bits[1]) * 1e6 / 8
     shape = Shape(blocks, round((body + head) * 1e6), round(read), kv)
-    return planner.seconds(shape, Exchange(0, 1, row.context), DEVICES[row.device], own, row.batch)
+    return predict.seconds(shape, Exchange(0, 1, row.context), DEVICES[row.device], own, row.batch)
 
 
 def fit(rows: Sequence[Published]) -> Coefficients:
@@ -204,7 +205,7 @@ def against_ladder() -> list[tuple[str, str, float, float]]:
         measured = {r["name"]: r["cpu_s_ratio_vs_B1"] for r in rows if r["traffic"] == traffic and r["split"] == "tune"}
         told = only(demo.dialogues("tune"), sources).dialogues
         some = [recipe for name, recipe in recipes.items() if measured.get(name)]
-        for one in planner.plan(model, some, (CORE,), told).predictions:
+        for one in predict.plan(model, some, (CORE,), told).predictions:
             found.append((traffic, one.recipe, one.energy_ratio.mean, measured[one.recipe]["mean"]))
     print(f"\n{'docs/ladder.json, CPU time':<45} {'plan':>6} {'measured':>9}")
     for traffic, name, plan, seen in found:

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests import taught
-from tests.taught import School
-from tests.tiny import Arch
+from tests.support import taught_students as taught
+from tests.support.taught_students import School
+from tests.support.tiny_models import Arch
 
 ARCHS: tuple[Arch, ...] = ("gpt2", "qwen2")
 ROOMS = (*taught.ROOMS, "attic", "cellar", "study", "porch", "nursery", "pantry", "library", "workshop", "guest room",
@@ -60,7 +60,7 @@ def _row(arch: Arch, home: Path) -> dict[str, Any]:
 
 
 def _halfwatt(*arguments: str) -> int:
-    return subprocess.run([sys.executable, "-m", "halfwatt.cli", *arguments], check=False).returncode
+    return subprocess.run([sys.executable, "-m", "halfwatt.cli.main", *arguments], check=False).returncode
 
 
 if __name__ == "__main__":

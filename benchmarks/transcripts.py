@@ -9,11 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from halfwatt import demo
-from halfwatt.artifacts import Access, servable
-from halfwatt.dialogue import Dialogue, Message
-from halfwatt.records import Sampling
+from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.models.access import Access
+from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.llamacpp import LlamaCpp
+from halfwatt.runtimes.servable import servable
 
 EACH, TURNS = 3, 4
 HOW = """Three of each source, the first of the tune split with two or more exchanges: not picked. The user's turns

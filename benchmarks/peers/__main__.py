@@ -26,24 +26,32 @@ from typing import Any
 from benchmarks.ladder import gate, markdown, number, plain, say
 from benchmarks.peers import llamacpp, shapes, torchao
 from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, written
-from halfwatt import accounting, demo, pipeline
-from halfwatt.artifacts import read_artifact, read_operating_point
-from halfwatt.chat_model import ChatModel, load
-from halfwatt.claims import energy_ratio
-from halfwatt.dialogue import DialogueSet, SealedSplit
-from halfwatt.files import locked, turn, write_atomic
-from halfwatt.generation import generate
-from halfwatt.journal import Journal
-from halfwatt.pipeline import Speech, Traffic
-from halfwatt.quality import likelihood_among, overall, statistics
-from halfwatt.recipe import Recipe, ladder
-from halfwatt.records import Artifact, GateCheck, OperatingPoint, QualityInputs, Trial
-from halfwatt.rungs import Arena, Job, arm, tuned
-from halfwatt.workload import Instruments, Plan, Run, instruments, measure
+from halfwatt import demo
+from halfwatt.compress.recipe import Recipe, default_recipes
+from halfwatt.core.files import locked, turn, write_atomic
+from halfwatt.dialogues.dialogue import DialogueSet
+from halfwatt.dialogues.splits import SealedSplit
+from halfwatt.evaluate import energy_analysis, examine, requests
+from halfwatt.evaluate.claim import energy_ratio
+from halfwatt.evaluate.energy_protocol import MeasurePlan, Run, measure
+from halfwatt.evaluate.gate import likelihood_among, overall, statistics
+from halfwatt.evaluate.instruments import Instruments, instruments
+from halfwatt.evaluate.records import GateCheck, QualityInputs
+from halfwatt.evaluate.replies import generate_replies
+from halfwatt.evaluate.requests import ChatFormat, Workload
+from halfwatt.formats.artifact import Artifact, read_artifact
+from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.servable import read_operating_point
+from halfwatt.search import build
+from halfwatt.search.candidate import Evaluator, arm, tuned
+from halfwatt.search.job import Job
+from halfwatt.search.stages import StageStore
+from halfwatt.search.trial import Trial
 
 RESULT = Path(__file__).parent / "result.json"
-PLAN = Plan(min_blocks=7, max_blocks=30, limit_s=900.0, prefill=False)
-SHAPE_PLAN = Plan(min_blocks=3, max_blocks=5, limit_s=900.0, prefill=False)
+PLAN = MeasurePlan(min_blocks=7, max_blocks=30, limit_s=900.0, prefill=False)
+SHAPE_PLAN = MeasurePlan(min_blocks=3, max_blocks=5, limit_s=900.0, prefill=False)
 EVERY = ("llamacpp", *(toolkit.module for toolkit in TOOLKITS))
 
 
@@ -88,9 +96,9 @@ class Field:
     at:      how the others are served; None = each at the operating point that is the best for it
     """
 
-    arena: Arena
+    arena: Evaluator
     winner: Trial
-    plan: Plan
+    plan: MeasurePlan
     judged: bool
     at: OperatingPoint | None = None
 
@@ -98,7 +106,7 @@ class Field:
 def on_demo(folder: Path, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Field:
     """The demo model, the winner that a search of it delivered, and the test split."""
     model = load(demo.path())
-    seen = pipeline.traffic(demo.dialogues("test"), Speech.by(model))
+    seen = requests.make_workload(demo.dialogues("test"), ChatFormat.by(model))
     winner = replace(trial("winner", read_artifact(folder)), at=read_operating_point(folder))
     return Field(arena_of(model, seen, out, tools, shops), winner, PLAN, judged=True)
 
@@ -109,22 +117,22 @@ def of_shape(given: argparse.Namespace, tools: Instruments, shops: Sequence[Work
     model = load(shapes.made(given.shape, out / "model"))
     test = demo.dialogues("test")
     few = DialogueSet.of(test.dialogues[:: len(test) // shapes.DIALOGUES], split="test", licence=test.licence)
-    seen = replace(pipeline.traffic(few, Speech.by(model)), cap=shapes.LONGEST[given.shape])
+    seen = replace(requests.make_workload(few, ChatFormat.by(model)), cap=shapes.LONGEST[given.shape])
     arena = arena_of(model, seen, out, tools, shops)
-    int4 = next(recipe for recipe in ladder() if recipe.name == "int4")
-    own = pipeline.build(model, int4, seen.dialogues, out / "artifacts", "cpu")
+    int4 = next(recipe for recipe in default_recipes() if recipe.name == "int4")
+    own = build.build(model, int4, seen.dialogues, out / "artifacts", "cpu")
     winner = replace(trial("winner", own), at=shapes.SERVED)
     return Field(arena, winner, SHAPE_PLAN, judged=False, at=shapes.SERVED)
 
 
-def arena_of(model: ChatModel, seen: Traffic, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Arena:
+def arena_of(model: ChatModel, seen: Workload, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Evaluator:
     """B1, and the workers that serve the others."""
     test = demo.dialogues("test")
     serve = {shop.toolkit.module: shop.serves for shop in shops}
     sealed = SealedSplit(test, out / "unused.json")
     job = Job(model, demo.dialogues("tune"), sealed, out, tools, commands=serve, progress=say)
-    exported = pipeline.build(model, Recipe("B1"), seen.dialogues, out / "artifacts", "cpu")
-    return Arena(job, Journal(out / "stages", {"model": model.sha256}), trial("B1", exported), seen)
+    exported = build.build(model, Recipe("B1"), seen.dialogues, out / "artifacts", "cpu")
+    return Evaluator(job, StageStore(out / "stages", {"model": model.sha256}), trial("B1", exported), seen)
 
 
 def met(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[dict[str, Any]]:
@@ -191,12 +199,12 @@ def artifact_of(each: Trial) -> Artifact:
 
 def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
     """Its cost over the winner's, and what the gate says."""
-    artifact, cost = artifact_of(each), accounting.measurement(each.name, run.windows, run.meter)
+    artifact, cost = artifact_of(each), energy_analysis.measurement(each.name, run.windows, run.meter)
     reference, itself = each.name == "B1", each.name == "winner"
     checks = judged(field.arena, each) if field.judged and not reference else []
     change = likelihood_among(checks)
     verdict = "reference" if reference else overall([c.verdict for c in checks]) if checks else "not judged"
-    figure = accounting.cpu_s_per_reply
+    figure = energy_analysis.cpu_s_per_reply
     return {
         "name": each.name,
         "version": llamacpp.VERSION if artifact.runtime == llamacpp.RUNTIME else artifact.lineage[-1],
@@ -207,7 +215,7 @@ def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
         "not_passed": [f"{c.layer} {c.name}" for c in checks if c.verdict != "PASS"],
         "nll_change": plain(None if change is None else change.estimate),
         "cpu_s_per_reply": plain(cost.cpu_s_per_reply),
-        "cpu_s_ratio": None if itself else plain(accounting.ratio(each.name, "winner", run.windows, figure)),
+        "cpu_s_ratio": None if itself else plain(energy_analysis.ratio(each.name, "winner", run.windows, figure)),
         "energy_ratio": None if itself else plain(energy_ratio(each.name, "winner", run)),
         "energy_kind": cost.kind,
     }
@@ -234,19 +242,19 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def judged(arena: Arena, each: Trial) -> list[GateCheck]:
+def judged(arena: Evaluator, each: Trial) -> list[GateCheck]:
     """G1 to G5 against the original, on the split that was measured. The same weights, eager and compiled, are judged
     once, eager, which comes first."""
     artifact = artifact_of(each)
 
     def inputs() -> QualityInputs:
         reference, own, seen = arm(arena.job, arena.b1).spec, arm(arena.job, each).spec, arena.traffic
-        asked = pipeline.reference_replies(reference, seen, arena.journal, "test", say)
+        asked = build.reference_replies(reference, seen, arena.journal, "test", say)
         threads = each.at.threads or 1  # AutoRound's kernels take five times as long on one
-        replies = generate(own, seen.prompts(), say, f"{each.name}: replies", threads=threads)
+        replies = generate_replies(own, seen.prompts(), say, f"{each.name}: replies", threads=threads)
         proof = reference.artifact.parity
         assert proof is not None  # the original's own: G1 to G5 do not look at it
-        return QualityInputs(proof, pipeline.teacher_forced(reference, own, seen, say), asked, replies)
+        return QualityInputs(proof, examine.teacher_forced(reference, own, seen, say), asked, replies)
 
     stage = f"quality-{Recipe(each.name.removesuffix(torchao.COMPILED)).slug}-{artifact.sha256[:12]}"
     found = arena.journal.once(stage, QualityInputs, inputs)

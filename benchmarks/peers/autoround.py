@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.peers.loop import TransformersSession
 from benchmarks.peers.serving import FILES, Described, Order, group_size, main
-from halfwatt.worker import Spec
+from halfwatt.runtimes.serving_process import ServingSpec
 
 KINDS = ("W4A16",)
 _TEXTS, _EACH, _LENGTH = 128, 8, 512  # texts to calibrate on, dialogues joined in each, tokens of it that are read
@@ -43,7 +43,7 @@ def loaded(folder: Any) -> Any:
     return network.eval()
 
 
-def session(spec: Spec) -> TransformersSession:
+def session(spec: ServingSpec) -> TransformersSession:
     """Eager, as documented."""
     return TransformersSession(spec, loaded(spec.artifact.path / FILES))
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from halfwatt.files import sha256_file
-from halfwatt.workload import Progress
+from halfwatt.core.files import sha256_file
+from halfwatt.core.types import Progress
 
 ROOT = Path(__file__).parents[2]
 UNWANTED = "torchvision"  # what is published is built for CUDA, and breaks transformers beside a torch for processors

@@ -11,9 +11,9 @@ from pathlib import Path
 import gguf
 from llama_cpp import llama_cpp as llama
 
-from halfwatt.artifacts import ARTIFACT, read_artifact
-from halfwatt.files import new_folder, sha256_file, write_atomic
-from halfwatt.records import Artifact, to_json
+from halfwatt.core.files import new_folder, sha256_file, write_atomic
+from halfwatt.core.json_records import to_json
+from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
 from halfwatt.runtimes.llamacpp import GGUF, LlamaCpp
 
 VERSION = f"llama.cpp in llama-cpp-python {version('llama-cpp-python')}"

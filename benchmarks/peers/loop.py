@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.peers.serving import PeerSession
-from halfwatt.records import Sampling
+from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import common_prefix
-from halfwatt.worker import Spec
+from halfwatt.runtimes.serving_process import ServingSpec
 
 
 class TransformersSession(PeerSession):
     """Answers with ``network``."""
 
-    def __init__(self, spec: Spec, network: Any, *, compiled: bool = False) -> None:
+    def __init__(self, spec: ServingSpec, network: Any, *, compiled: bool = False) -> None:
         super().__init__(spec)
         torch.set_num_threads(self.threads)
         self._network, self._compiled = network, compiled

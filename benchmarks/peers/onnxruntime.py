@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.serving import Described, Order, PeerSession, main
-from halfwatt.records import Sampling
+from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import common_prefix
-from halfwatt.worker import Spec
+from halfwatt.runtimes.serving_process import ServingSpec
 
 BEST = ("algo_config=k_quant_mixed",)  # the builder takes any name, and says nothing where it knows none such
 KINDS = {"int4": (), "int4, k-quants": BEST}
@@ -48,7 +48,7 @@ def _bytes(tensor: Any) -> int:
 class OnnxRuntime(PeerSession):
     """A generator of its own for each way of sampling; the last one is kept, for its cache."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: ServingSpec) -> None:
         import onnxruntime_genai as genai
 
         super().__init__(spec)

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.peers.serving import Described, Order, PeerSession, main
-from halfwatt.records import Sampling
-from halfwatt.worker import Spec
+from halfwatt.models.sampling import Sampling
+from halfwatt.runtimes.serving_process import ServingSpec
 
 KINDS, DATA_AWARE = ("int8", "int4"), "int4, data-aware"
 _BLOCK = 32  # tokens of a block of the paged cache on a CPU
@@ -61,7 +61,7 @@ def _constants(model: Path) -> list[int]:
 class OpenVino(PeerSession):
     """LLMPipeline on the CPU."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: ServingSpec) -> None:
         import openvino_genai as genai
 
         super().__init__(spec)

@@ -2,7 +2,7 @@
 
 python -m benchmarks.peers.TOOLKIT make KIND MODEL TEXTS TO     convert; the last line says what came out, as JSON;
                                                                 an empty TEXTS = the quick way, for random weights
-python -m benchmarks.peers.TOOLKIT serve                        a worker (halfwatt.worker)
+python -m benchmarks.peers.TOOLKIT serve                        a worker (halfwatt.runtimes.serving_process)
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from halfwatt import worker
-from halfwatt.dialogue import Dialogue
-from halfwatt.provenance import cores
-from halfwatt.records import Reply, Sampling
-from halfwatt.tokenizer import ChatTokenizer
-from halfwatt.worker import Spec
+from halfwatt.core.machine import cores
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.models.sampling import Sampling
+from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.runtimes import serving_process
+from halfwatt.runtimes.base import Reply
+from halfwatt.runtimes.serving_process import ServingSpec
 
 FILES = "toolkit"  # the folder, beside the tokenizer's files, that holds what the toolkit wrote
 
@@ -62,7 +63,7 @@ def group_size(model: Path) -> int:
 class PeerSession(ABC):
     """A `halfwatt.runtimes.base.Session`; how tokens are made is the toolkit's."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: ServingSpec) -> None:
         self.artifact, self.at = spec.artifact, spec.at
         self.tokenizer = ChatTokenizer.load(spec.artifact.path)
         self.stops = frozenset(self.tokenizer.eos_ids)
@@ -113,11 +114,11 @@ class PeerSession(ABC):
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), cached, bool(ids) and ids[-1] in self.stops)
 
 
-def main(make: Callable[[Order], Described], session: Callable[[Spec], PeerSession]) -> None:
+def main(make: Callable[[Order], Described], session: Callable[[ServingSpec], PeerSession]) -> None:
     """The toolkit's program."""
     verb, *given = sys.argv[1:]
     if verb == "serve":
-        worker.main(lambda spec: nullcontext(session(spec)))
+        serving_process.main(lambda spec: nullcontext(session(spec)))
     else:
         kind, *paths = given
         print(json.dumps(asdict(make(Order(kind, *map(Path, paths))))))

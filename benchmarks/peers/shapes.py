@@ -8,10 +8,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from halfwatt import demo
-from halfwatt.chat_model import quiet
-from halfwatt.files import new_folder
-from halfwatt.records import OperatingPoint
-from halfwatt.tokenizer import ChatTokenizer
+from halfwatt.core.files import new_folder
+from halfwatt.models.chat_model import quiet
+from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.runtimes.base import OperatingPoint
 
 SHAPES = {"135M": (49152, 576, 1536, 30, 9, 3), "1.1B": (32000, 2048, 5632, 22, 32, 4)}  # SmolLM2-135M's, TinyLlama's
 """Vocabulary, width, FFN, blocks, heads, KV heads."""

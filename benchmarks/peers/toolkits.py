@@ -10,13 +10,13 @@ from pathlib import Path
 
 from benchmarks.peers import autoround, environments, onnxruntime, openvino, torchao
 from benchmarks.peers.serving import FILES
-from halfwatt.artifacts import ARTIFACT, read_artifact
-from halfwatt.dialogue import Dialogue
-from halfwatt.files import new_folder, write_atomic
-from halfwatt.records import Artifact, to_json
+from halfwatt.core.files import new_folder, write_atomic
+from halfwatt.core.json_records import to_json
+from halfwatt.core.types import Progress
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
+from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.llamacpp import GGUF
-from halfwatt.tokenizer import ChatTokenizer
-from halfwatt.workload import Progress
 
 
 @dataclass(frozen=True, slots=True)

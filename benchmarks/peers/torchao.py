@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.peers.loop import TransformersSession
 from benchmarks.peers.serving import FILES, Described, Order, group_size, main
-from halfwatt.worker import Spec
+from halfwatt.runtimes.serving_process import ServingSpec
 
 COMPILED = ", compiled"
 KINDS = ("int8", f"int8{COMPILED}", "int4", f"int4{COMPILED}")
@@ -50,7 +50,7 @@ def _bytes(weight: Any) -> int:
     return sum(_bytes(getattr(weight, name)) for name in names)
 
 
-def session(spec: Spec) -> TransformersSession:
+def session(spec: ServingSpec) -> TransformersSession:
     """As its kind is served."""
     kind = spec.artifact.precision
     return TransformersSession(spec, loaded(spec.artifact.path / FILES, kind), compiled=kind.endswith(COMPILED))

@@ -7,9 +7,8 @@ from typing import get_args
 
 import pytest
 
-from halfwatt.errors import MeterError
-from halfwatt.meters.base import EnergyMeter
-from halfwatt.records import Grade, Kind
+from halfwatt.core.errors import MeterError
+from halfwatt.meters.base import EnergyMeter, Grade, Kind
 
 
 def keeps_counting(meter: EnergyMeter, pass_time: Callable[[float], None], watts: float) -> None:

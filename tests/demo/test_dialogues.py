@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from halfwatt import demo
-from halfwatt.demo import prepare
-from halfwatt.dialogue import Split
+from halfwatt.dialogues.dialogue import Split
+from scripts.demo_model import prepare
 
 
 def test_the_shipped_splits_share_no_opening_and_are_large_enough() -> None:

@@ -8,11 +8,12 @@ import pytest
 from safetensors import safe_open
 
 from halfwatt import demo
-from halfwatt.chat_model import ChatModel, load
-from halfwatt.demo import card
-from halfwatt.dialogue import Dialogue, Message
-from halfwatt.records import OperatingPoint, Sampling
-from halfwatt.runtimes.torch_eager import TorchEager
+from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.models.sampling import Sampling
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.transformers_eager import TransformersEager
+from scripts.demo_model import card
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,8 @@ def test_the_card_is_what_training_left() -> None:
     ],
 )
 def test_it_answers_in_its_domains(model: ChatModel, asked: str, words: tuple[str, ...], tmp_path: Path) -> None:
-    artifact = TorchEager().export(model, tmp_path / "exported")
-    with TorchEager().open(artifact, OperatingPoint()) as session:
+    artifact = TransformersEager().export(model, tmp_path / "exported")
+    with TransformersEager().open(artifact, OperatingPoint()) as session:
         reply = session.reply([Dialogue("asked", (Message("user", asked),))], Sampling(max_new_tokens=200))[0]
     assert reply.stopped
     assert all(word in reply.text.lower() for word in words), reply.text

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests import taught, typed
-from tests.tiny import Arch
-from tests.whole import ROOT, halfwatt, optimizing, read
+from tests.support import command_line as typed
+from tests.support import taught_students as taught
+from tests.support.tiny_models import Arch
+from tests.support.whole_runs import ROOT, halfwatt, optimizing, read
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def again(home: Home, out: Path) -> list[str]:
 
 
 def command(home: Home, out: Path) -> list[str]:
-    return [sys.executable, "-m", "tests.hasty", *again(home, out)]
+    return [sys.executable, "-m", "tests.support.hasty_optimize", *again(home, out)]
 
 
 def kill_after(home: Home, out: Path, stage: str) -> None:

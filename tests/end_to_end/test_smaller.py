@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import pytest
 
-from halfwatt import recipe
-from tests import taught, typed
-from tests.whole import halfwatt, optimizing, read
+from halfwatt.compress import recipe
+from tests.support import command_line as typed
+from tests.support import taught_students as taught
+from tests.support.whole_runs import halfwatt, optimizing, read
 
 
 class Llama(NamedTuple):
@@ -76,7 +77,7 @@ def test_a_search_tries_recipes_until_its_budget_is_spent(llama: Llama, tmp_path
     assert tried[3]["artifact"]["draft"]
     assert not (out / "best-so-far.json").exists(), "there is a winner now"
     if (won := read(out)["winner"]) != "B1":
-        assert recipe.read(out / "winner" / "recipe.toml").name == won
+        assert recipe.read_recipe(out / "winner" / "recipe.toml").name == won
     longer = typed.halfwatt(*line, "5")  # its sealed split has been opened
     assert longer.returncode == 2
     assert "holds a run with another budget" in longer.stderr

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfwatt.errors import MeterError
+from halfwatt.core.errors import MeterError
+from halfwatt.meters.base import MeterInfo
 from halfwatt.meters.counter import Counter
 from halfwatt.meters.power import PowerMeter
 from halfwatt.meters.ticks import Clock, resolved, tick_of
-from halfwatt.records import MeterInfo
 from tests.contracts import meters as contract
 
 INFO = MeterInfo("rail", "board rail", "measured", "C", "a rail", "the rest", 0.1, 0.0, 0.0)

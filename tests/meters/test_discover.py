@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from halfwatt.errors import MeterError
+from halfwatt.core.errors import MeterError
 from halfwatt.meters import discover
 from tests.meters.test_hwmon import battery
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from halfwatt.errors import MeterError
+from halfwatt.core.errors import MeterError
 from halfwatt.meters import hwmon
 from halfwatt.meters.ticks import Clock
 from tests.contracts import meters as contract

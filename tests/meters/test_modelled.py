@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfwatt.meters.base import Usage
 from halfwatt.meters.modelled import DERIVED, INFO, Coefficients, ModelledMeter, modelled_joules
-from halfwatt.records import Usage
 from tests.contracts import meters as contract
 
 amounts = st.floats(0, 1e6)

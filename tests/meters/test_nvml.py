@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from halfwatt.errors import MeterError
+from halfwatt.core.errors import MeterError
 from halfwatt.meters import nvml
 from halfwatt.meters.nvml import NvmlMeter
 from halfwatt.meters.ticks import Clock

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from halfwatt.errors import MeterError
+from halfwatt.core.errors import MeterError
 from halfwatt.meters import rapl
 from halfwatt.meters.base import align
 from halfwatt.meters.rapl import RaplMeter

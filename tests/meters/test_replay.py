@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from halfwatt.errors import BadInput, MeterError
+from halfwatt.core.errors import BadInput, MeterError
 from halfwatt.meters import rapl, replay
 from tests.contracts import meters as contract
 from tests.meters.fake_tree import World

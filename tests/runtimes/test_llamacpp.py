@@ -25,17 +25,20 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from halfwatt.chat_model import ChatModel, load
-from halfwatt.dialogue import Dialogue, Message
-from halfwatt.errors import BadInput, EnvironmentFault, ModelError
-from halfwatt.files import sha256_file
-from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling, from_json
-from halfwatt.runtimes import llama_session
-from halfwatt.runtimes.llama_session import LlamaCppSession
+from halfwatt.compress.base import StepContext
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.files import sha256_file
+from halfwatt.core.json_records import from_json
+from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.formats.artifact import Artifact
+from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.models.sampling import Sampling
+from halfwatt.runtimes import llamacpp_session
+from halfwatt.runtimes.base import OperatingPoint, Reply
 from halfwatt.runtimes.llamacpp import LlamaCpp
-from halfwatt.steps.base import StepContext
-from halfwatt.steps.quantize import Quantize
-from tests import tiny
+from halfwatt.runtimes.llamacpp_session import LlamaCppSession
+from tests.support import tiny_models as tiny
 
 ONE = OperatingPoint(threads=1)
 SHORT = Sampling(max_new_tokens=16)
@@ -210,7 +213,7 @@ def test_logits_are_torchs_whatever_the_batch(
     with torch.inference_mode():
         wanted = llama.network(ids).logits[0].numpy()
     for at_once in (64, 7):
-        monkeypatch.setattr(llama_session, "_LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr(llamacpp_session, "_LOGITS_AT_ONCE", at_once)
         with LlamaCpp().open(artifact, ONE) as session:
             got = session.logits(dialogue)
         assert got.shape == wanted.shape
@@ -238,7 +241,7 @@ def test_a_context_grows_when_a_dialogue_needs_it(artifact: Artifact, monkeypatc
     long = Dialogue("long", (Message("user", "light " * 60),))
     with LlamaCpp().open(artifact, ONE) as roomy:
         wanted = roomy.reply([long], SHORT)[0].token_ids
-    monkeypatch.setattr(llama_session, "_FIRST_CONTEXT", 32)
+    monkeypatch.setattr(llamacpp_session, "_FIRST_CONTEXT", 32)
     with LlamaCpp().open(artifact, ONE) as tight:
         assert tight.reply([long], SHORT)[0].token_ids == wanted
 

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from halfwatt import pipeline
-from halfwatt.chat_model import ChatModel, load
-from halfwatt.dialogue import Dialogue
-from halfwatt.drafts import Guess, Table
-from halfwatt.errors import BadInput, ModelError
-from halfwatt.recipe import Recipe
-from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling, Speculation
+from halfwatt.compress import apply
+from halfwatt.compress.base import StepContext
+from halfwatt.compress.ngram_draft import Draft
+from halfwatt.compress.recipe import Recipe
+from halfwatt.core.errors import BadInput, ModelError
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.formats.artifact import Artifact
+from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.models.ngram_table import Guess, NgramTable
+from halfwatt.models.sampling import Sampling
+from halfwatt.runtimes.base import OperatingPoint, Reply, Speculation
 from halfwatt.runtimes.llamacpp import DRAFT, LlamaCpp
-from halfwatt.runtimes.torch_eager import TorchEager
-from halfwatt.steps.base import StepContext
-from halfwatt.steps.draft import Draft
-from tests import tiny
-from tests.asked import DRAWN, GREEDY, ONE, PROMPTS, STRICT
+from halfwatt.runtimes.transformers_eager import TransformersEager
+from tests.support import tiny_models as tiny
+from tests.support.serving_requests import DRAWN, GREEDY, ONE, PROMPTS, STRICT
 
 TABLE, LOOKUP = Speculation("table", longest=3, least=0.3), Speculation("lookup", longest=5)
 
@@ -35,7 +37,7 @@ def drafted(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
         ids = reply.token_ids
         follows |= {ids[i : i + 2]: Guess(ids[i + 2], 0.9) for i in range(len(ids) - 2)}
     wrong = {(i,): Guess((i * 7 + 1) % model.tokenizer.vocab_size, 0.6) for i in range(model.tokenizer.vocab_size)}
-    return replace(model, draft=Table(wrong | follows, 2))
+    return replace(model, draft=NgramTable(wrong | follows, 2))
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +100,10 @@ def test_a_table_that_is_not_there_or_not_its_own_is_refused(artifact: Artifact,
         LlamaCpp().open(replace(artifact, path=copy), at),
     ):
         pass
-    eager = TorchEager().export(load(tiny.folder(tmp_path / "eager", "llama")), tmp_path / "eager-out")
+    eager = TransformersEager().export(load(tiny.folder(tmp_path / "eager", "llama")), tmp_path / "eager-out")
     with (
         pytest.raises(BadInput, match="does not guess ahead"),
-        TorchEager().open(eager, replace(ONE, speculation=LOOKUP)),
+        TransformersEager().open(eager, replace(ONE, speculation=LOOKUP)),
     ):
         pass
 
@@ -109,8 +111,8 @@ def test_a_table_that_is_not_there_or_not_its_own_is_refused(artifact: Artifact,
 def test_the_step_learns_the_models_own_first_choices(tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, "llama"))
     context = StepContext(tiny.dialogues(), work=tmp_path / "work")
-    made = pipeline.run(model, Recipe("", (Draft(order=3),)), context)
-    again = pipeline.run(model, Recipe("", (Draft(order=3),)), context)
+    made = apply.run(model, Recipe("", (Draft(order=3),)), context)
+    again = apply.run(model, Recipe("", (Draft(order=3),)), context)
     assert made.draft is not None
     assert again.draft == made.draft, "it is not lost where what the steps made is kept"
     artifact = LlamaCpp().export(made, tmp_path / "out")
@@ -126,6 +128,6 @@ def test_the_step_learns_the_models_own_first_choices(tmp_path: Path) -> None:
     assert known
     assert all(guess.share < 1 or guess.token == token for guess, token in known)
     with pytest.raises(BadInput, match="a draft needs dialogues"):
-        pipeline.run(model, Recipe("", (Draft(),)), StepContext())
+        apply.run(model, Recipe("", (Draft(),)), StepContext())
     with pytest.raises(ModelError, match="order must be above 0, not 0"):
-        pipeline.run(model, Recipe("", (Draft(order=0),)), context)
+        apply.run(model, Recipe("", (Draft(order=0),)), context)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from halfwatt.dialogue import DialogueSet, Split
+    from halfwatt.dialogues.dialogue import DialogueSet, Split
 
 _HERE = Path(__file__).parent
 _LICENCE = "CC BY-SA 4.0, CDLA-Sharing-1.0, MIT, BSD-3-Clause; per source in LICENCES.md"
@@ -24,6 +24,6 @@ def students() -> tuple[Path, ...]:
 
 def dialogues(split: Split) -> DialogueSet:
     """The demo's dialogues: "train" for calibration, "tune" for choosing, "test" sealed for the winner."""
-    from halfwatt.dialogue import read
+    from halfwatt.dialogues.readers import read_dialogues
 
-    return read(_HERE / f"dialogues.{split}.jsonl.gz", split=split, licence=_LICENCE)
+    return read_dialogues(_HERE / f"dialogues.{split}.jsonl.gz", split=split, licence=_LICENCE)

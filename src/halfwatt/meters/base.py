@@ -4,10 +4,47 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from halfwatt.errors import MeterError
-from halfwatt.records import Grade, MeterInfo, Reading
+from halfwatt.core.errors import MeterError
+
+Grade = Literal["A", "B", "C", "D", "E", "F"]
+"""Where a number came from: A wall meter or battery, B hardware counter, C integrated power samples,
+D model calibrated on this device, E generic model (ratios only), F no energy number at all."""
+
+Kind = Literal["measured", "modelled", "replayed"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterInfo:
+    """What a meter is and what its joules stand for."""
+
+    name: str  # unique among the meters of this machine: "rapl:package-0", "nvml:0", "modelled"
+    domain: str  # "cpu package 0", "gpu 0 board", "whole system"
+    kind: Kind
+    grade: Grade
+    covers: str  # in words, for people
+    not_covered: str
+    period_s: float  # time between two updates of the counter; 0 = continuous
+    step_j: float  # smallest change of the counter; 0 = continuous
+    ratio_error: float  # systematic 95 % error of a ratio of two readings of this meter: 0.5 = +-50 %; 0 = it cancels
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at a cumulative counter: monotonic seconds and joules that never fall."""
+
+    t_s: float
+    joules: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Cumulative use of the machine by the process under test."""
+
+    cpu_s: float  # user + system, all threads
+    wall_s: float  # time spent inside windows' work
+    bytes_b: int  # weight and KV bytes that the replies had to read, computed from the format
 
 
 class EnergyMeter(Protocol):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from halfwatt.errors import MeterError
+from halfwatt.core.errors import MeterError
 
 HEADROOM = 1.5  # a source above 1.5 x its power limit is not believed
 SLACK_S = 0.5  # a counter may publish at once what it gathered since its last update

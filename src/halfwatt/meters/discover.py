@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from halfwatt.errors import MeterError
+from halfwatt.core.errors import MeterError
 from halfwatt.meters import hwmon, modelled, nvml, rapl
 from halfwatt.meters.base import EnergyMeter, Finding
 

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from halfwatt.errors import MeterError
-from halfwatt.meters.base import EnergyMeter, Finding
+from halfwatt.core.errors import MeterError
+from halfwatt.meters.base import EnergyMeter, Finding, Grade, MeterInfo, Reading
 from halfwatt.meters.counter import Counter
 from halfwatt.meters.power import MAX_W, SAMPLE_S, PowerMeter
 from halfwatt.meters.ticks import REAL, Clock, tick_of
-from halfwatt.records import Grade, MeterInfo, Reading
 
 ROOT = Path("/sys/class")
 WHOLE = "whole system"

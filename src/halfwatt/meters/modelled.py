@@ -35,8 +35,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from halfwatt.errors import MeterError
-from halfwatt.records import MeterInfo, Reading, Usage
+from halfwatt.core.errors import MeterError
+from halfwatt.meters.base import MeterInfo, Reading, Usage
 
 
 @dataclass(frozen=True, slots=True)

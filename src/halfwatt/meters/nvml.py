@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from halfwatt.errors import MeterError
-from halfwatt.meters.base import Finding
+from halfwatt.core.errors import MeterError
+from halfwatt.meters.base import Finding, MeterInfo, Reading
 from halfwatt.meters.counter import Counter
 from halfwatt.meters.ticks import REAL, Clock, tick_of
-from halfwatt.records import MeterInfo, Reading
 
 COVERS = "the whole NVIDIA board: GPU, memory, regulators"
 LOWER = 0.7  # of the usual power limit and of the highest clock: where `NvmlMeter.advice` begins

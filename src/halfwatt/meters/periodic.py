@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from halfwatt.errors import MeterError
+from halfwatt.core.errors import MeterError
 
 
 class Periodic:

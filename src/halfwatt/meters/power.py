@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from halfwatt.errors import MeterError
+from halfwatt.core.errors import MeterError
+from halfwatt.meters.base import MeterInfo, Reading
 from halfwatt.meters.periodic import Periodic
 from halfwatt.meters.ticks import REAL, Clock
-from halfwatt.records import MeterInfo, Reading
 
 SAMPLE_S = 0.1
 MAX_GAP_S = 1.0  # between two samples; longer, and what was drawn meanwhile is not known

@@ -22,12 +22,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from halfwatt.errors import MeterError
-from halfwatt.meters.base import Finding
+from halfwatt.core.errors import MeterError
+from halfwatt.meters.base import Finding, MeterInfo, Reading
 from halfwatt.meters.counter import Counter
 from halfwatt.meters.periodic import Periodic
 from halfwatt.meters.ticks import REAL, Clock, Tick, tick_of
-from halfwatt.records import MeterInfo, Reading
 
 ROOT = Path("/sys/class/powercap")
 TOTAL, PSYS = "rapl:package+dram", "rapl:psys"

@@ -20,12 +20,11 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from halfwatt.errors import BadInput, HalfwattError, MeterError
-from halfwatt.files import write_atomic
-from halfwatt.meters.base import EnergyMeter
+from halfwatt.core.errors import BadInput, HalfwattError, MeterError
+from halfwatt.core.files import write_atomic
+from halfwatt.meters.base import EnergyMeter, MeterInfo, Reading
 from halfwatt.meters.discover import available
 from halfwatt.meters.ticks import REAL, Clock
-from halfwatt.records import MeterInfo, Reading
 
 FORMAT = 1
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from halfwatt.errors import MeterError
-from halfwatt.records import MeterInfo
+from halfwatt.core.errors import MeterError
+from halfwatt.meters.base import MeterInfo
 
 MIN_UPDATES = 20  # a window with fewer resolves nothing
 

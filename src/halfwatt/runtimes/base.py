@@ -4,17 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from halfwatt.dialogue import Dialogue
-from halfwatt.records import Artifact, OperatingPoint, Reply, Sampling
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.formats.artifact import Artifact
+from halfwatt.models.sampling import Sampling
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from halfwatt.chat_model import ChatModel
+    from halfwatt.models.chat_model import ChatModel
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Tokens guessed ahead, which the model checks in one pass; what it says stays what it would have said."""
+
+    kind: Literal["table", "lookup"]  # an n-gram table made by the step `draft`, or what stood in the dialogue before
+    longest: int = 4  # tokens of a draft
+    least: float = 0.5  # table: probability that a whole draft is right
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """How a runtime serves the artifact; as much a part of the recipe as the bits are."""
+
+    threads: int | None = None  # decode threads; None = the runtime's own default (B0)
+    threads_prefill: int | None = None
+    batch: int = 1
+    kv_bits: Literal[16, 8, 4] = 16
+    reuse_prefix: bool = True  # keep the KV cache of the turns before
+    speculation: Speculation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply as the runtime gave it. ``tokens_cached`` of the ``tokens_in`` came from the KV cache."""
+
+    text: str
+    token_ids: tuple[int, ...]  # the stop token is included when it was produced
+    tokens_in: int
+    tokens_cached: int
+    stopped: bool  # True: a stop token ended it; False: the cap did
 
 
 class Session(Protocol):

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from llama_cpp import llama_cpp as llama
 
-from halfwatt import drafts
-from halfwatt.errors import BadInput, EnvironmentFault, ModelError
-from halfwatt.files import new_folder, sha256_file, write_atomic
-from halfwatt.records import Artifact, OperatingPoint, to_json
-from halfwatt.runtimes.llama_session import LlamaCppSession
-from halfwatt.runtimes.llama_together import TogetherSession
-from halfwatt.tokenizer import read_json
+from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.files import new_folder, sha256_file, write_atomic
+from halfwatt.core.json_records import to_json
+from halfwatt.formats.artifact import Artifact
+from halfwatt.models import ngram_table
+from halfwatt.models.tokenizer import read_json
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.llamacpp_batched import BatchedSession
+from halfwatt.runtimes.llamacpp_session import LlamaCppSession
 
 if TYPE_CHECKING:
-    from halfwatt.chat_model import ChatModel
+    from halfwatt.models.chat_model import ChatModel
 
 GGUF, DRAFT = "model.gguf", "draft.safetensors"
 _GPU_BUILD = 'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python'
@@ -44,13 +46,13 @@ class LlamaCpp:
             BadInput: the folder ``to`` exists already.
             ModelError: llama.cpp would compute this model differently; says what.
         """
-        from halfwatt.runtimes.gguf_export import context_length, kv_b_per_token, precision, write_gguf
+        from halfwatt.formats.gguf import context_length, kv_b_per_token, precision, write_gguf
 
         with new_folder(to) as part:
             written = write_gguf(model, part / GGUF)
             _write_companions(model, part)
             if model.draft is not None:
-                drafts.write(model.draft, part / DRAFT)
+                ngram_table.write_table(model.draft, part / DRAFT)
             artifact = Artifact(
                 path=to,
                 runtime=self.name,
@@ -92,7 +94,7 @@ class LlamaCpp:
             )
         on_gpu = self.device == "cuda"
         if at.batch > 1:
-            session: LlamaCppSession = TogetherSession(artifact, str(gguf), at, gpu=on_gpu)
+            session: LlamaCppSession = BatchedSession(artifact, str(gguf), at, gpu=on_gpu)
         else:
             session = LlamaCppSession(artifact, str(gguf), at, _table(artifact, at), gpu=on_gpu)
         try:
@@ -101,7 +103,7 @@ class LlamaCpp:
             session.close()
 
 
-def _table(artifact: Artifact, at: OperatingPoint) -> drafts.Table | None:
+def _table(artifact: Artifact, at: OperatingPoint) -> ngram_table.NgramTable | None:
     """The artifact's table of drafts, where the operating point asks for it."""
     if at.speculation is None or at.speculation.kind != "table":
         return None
@@ -110,7 +112,7 @@ def _table(artifact: Artifact, at: OperatingPoint) -> drafts.Table | None:
         raise BadInput(f"{artifact.path} holds no table of drafts", hint="add the step draft to its recipe")
     if (digest := sha256_file(path)) != artifact.draft:
         raise ModelError(f"{path} is not the file that was exported", found=f"sha256 {digest[:12]}")
-    return drafts.read(path)
+    return ngram_table.read_table(path)
 
 
 def _check_device(device: str) -> None:

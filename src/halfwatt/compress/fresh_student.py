@@ -1,0 +1,86 @@
+"""A student of given sizes: a network of the original's kind with random weights, to be taught by it.
+
+Pruning keeps what the original knows; a fresh network is what pruning is compared with, and what reaches sizes that no
+cut of the original has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from halfwatt.compress.base import Stage, StepContext
+from halfwatt.compress.prune import WIDTH
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.models.architecture import head_size, parts_of, resized
+from halfwatt.models.chat_model import ChatModel
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """Begin anew with a smaller network; what is None stays as in the original.
+
+    layers:    blocks
+    width:     residual channels (hidden size), a multiple of 64
+    ffn:       FFN neurons, a multiple of 64
+    heads:     query heads, of the original's size (GPT-2: of width / heads)
+    kv_heads:  KV heads, a divisor of ``heads``
+    """
+
+    layers: int | None = None
+    width: int | None = None
+    ffn: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+
+    name: ClassVar[str] = "student"
+    stage: ClassVar[Stage] = Stage.STRUCTURE
+    source: ClassVar[str] = "Hinton et al. 2015: a student of any shape"
+
+    def problems(self, model: ChatModel) -> list[str]:
+        """Sizes that cannot be."""
+        given: dict[str, int] = {n: size for n in self.__slots__ if (size := getattr(self, n)) is not None}
+        found = [f"{name} must be above 0, not {size}" for name, size in given.items() if size <= 0]
+        if found:
+            return found
+        found += [
+            f"{name} must be a multiple of {WIDTH}, not {given[name]}"
+            for name in ("width", "ffn")
+            if name in given and given[name] % WIDTH
+        ]
+        config: Any = model.network.config
+        one_matrix = parts_of(model.network).queries is None
+        heads = given.get("heads", config.num_attention_heads)
+        groups = given.get("kv_heads", getattr(config, "num_key_value_heads", heads))
+        if one_matrix and self.kv_heads is not None:
+            found.append("GPT-2 has as many KV heads as query heads")
+        elif not one_matrix and heads % groups:
+            found.append(f"{heads} query heads cannot share {groups} KV heads")
+        if one_matrix and (self.width or config.hidden_size) % heads:
+            found.append(f"{heads} heads cannot share a width of {self.width or config.hidden_size}")
+        return [*found, "the model is on the integer grid already"] if model.grid else found
+
+    def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
+        """Entries of the config as they will be."""
+        parts = parts_of(model.network)
+        changes: dict[str, Any] = {
+            "num_hidden_layers": self.layers,
+            "hidden_size": self.width,
+            parts.ffn_size: self.ffn,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": None if parts.queries is None else head_size(model.network.config),
+        }
+        return {name: value for name, value in changes.items() if value is not None}
+
+    def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
+        """Draw the weights, by the context's seed, as transformers draws them."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            made = resized(model.network, self.sizes(model))
+        count = sum(p.numel() for p in made.parameters())
+        said = f"a new student of {count / 1e6:.2f}M parameters"
+        return replace(model, network=made, lineage=(*model.lineage, said))

@@ -1,0 +1,124 @@
+"""Balancing: outlier columns of a weight handed over to what makes its inputs, before it is rounded. Says the same.
+
+    W x = (W diag c) (x / c)      c of a norm's readers goes into the norm's weight, of down_proj into up_proj's rows
+
+A group of 32 shares one scale, so one large column makes the steps of 31 others coarse. With steps of the group's
+largest weight over 8, GPTQ's rounding error is, up to a factor,
+
+    E(c) = sum over rows r and groups g of   p_r  max_{j in g} (w_rj c_j)^2  sum_{j in g} d_j / c_j^2
+
+where d_j = 1 / U_jj^2 is what of column j's error the columns after it cannot make up for (gptq.py), and p_r how much
+an error of row r matters. c is the best of 25 candidates
+
+    c_j = d_j^(a / 2) / rms_j^b,     rms_j over the rows, weighted by p;     a, b in {0, 1/4, 1/2, 3/4, 1}
+
+a = b = 0 being no change. That scales can be handed over so, and be searched on a grid of powers: SmoothQuant, arXiv
+2211.10438, and AWQ, arXiv 2306.00978; the error is this project's, for steps that GPTQ takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from halfwatt.compress.quantize.gptq import DAMPINGS, inverse_factor
+from halfwatt.models.architecture import parts_of
+from halfwatt.models.grid import GROUP
+
+Tensor = torch.Tensor
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_ROWS = 4096  # that are looked at, those that matter most
+_TINY = 1e-30
+_FURTHEST = 64.0  # from 1, that a column is scaled: fp16 scales and norms in 16 bits keep their digits
+
+
+# --- pure ----------------------------------------------------------------------------------------------------------
+
+
+def expected_error(weight: Tensor, matters: Tensor, left: Tensor, c: Tensor) -> float:
+    """E(c) above. weight: [rows, columns]; matters: p, [rows]; left: d, [columns]; c: [columns]."""
+    steps = (weight * c).reshape(len(weight), -1, GROUP).abs().amax(2).square()
+    return float((matters[:, None] * steps * (left / c.square()).reshape(-1, GROUP).sum(1)).sum())
+
+
+def balance(weight: Tensor, matters: Tensor, factor: Tensor) -> Tensor:
+    """c, float32 [columns], its geometric mean 1.
+
+    weight:   float [rows, columns], columns divisible by 32
+    matters:  float32 [rows], not negative
+    factor:   U of the inputs' H (gptq.py), [columns, columns]
+    """
+    most = matters.topk(min(_ROWS, len(matters))).indices
+    rows, matters = weight[most].float(), matters[most]
+    left = 1 / factor.diagonal().square()
+    rms = (matters[:, None] * rows.square()).sum(0).sqrt()
+    if not bool((rms > 0).all()):
+        return torch.ones_like(left)  # a column without weights could be scaled to anything
+    found = [_centred(left, rms, a, b) for a in POWERS for b in POWERS]
+    errors = [expected_error(rows, matters, left, c) for c in found]
+    return found[errors.index(min(errors))]
+
+
+def _centred(left: Tensor, rms: Tensor, a: float, b: float) -> Tensor:
+    log = a / 2 * left.log() - b * rms.log()
+    return (log - log.mean()).exp().clamp(1 / _FURTHEST, _FURTHEST)
+
+
+# --- in a network --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A module whose every output is read by ``readers`` alone, one column of theirs each."""
+
+    giver: nn.Module  # a norm, or a Linear whose rows are scaled
+    readers: tuple[nn.Module, ...]
+
+    @torch.no_grad()
+    def scale(self, c: Tensor) -> None:
+        """Multiply the readers' columns by c, [columns], and divide what they are given; in place."""
+        for reader in self.readers:
+            own: Any = reader.weight
+            own.mul_(c[:, None] if isinstance(reader, Conv1D) else c)
+        given: Any = self.giver
+        given.weight.div_(c[:, None] if given.weight.ndim == 2 else c)
+        if getattr(given, "bias", None) is not None:
+            given.bias.div_(c)
+
+
+def handovers(network: PreTrainedModel, block: nn.Module) -> Iterator[Handover]:
+    """Those inside a block: its norms, and up_proj before down_proj, which a gate multiplies without bending it."""
+    parts = parts_of(network)
+    for norm, readers in parts.norms:
+        yield Handover(block.get_submodule(norm), tuple(block.get_submodule(r) for r in readers))
+    if parts.up is not None:
+        yield Handover(block.get_submodule(parts.up), (block.get_submodule(parts.ffn_out),))
+
+
+def handed_over(handover: Handover, hessian: Tensor, matters: Tensor | None = None) -> Tensor:
+    """Scale a handover's modules by their c, in place, and return it; ones where H has no factor.
+
+    hessian:  of the readers' inputs, [columns, columns], columns divisible by 32
+    matters:  p of the readers' rows; None = each reader counts by its error's share of its own outputs
+    """
+    factor = inverse_factor(hessian, DAMPINGS[0])
+    if factor is None:
+        return torch.ones(len(hessian))
+    rows = [_rows(reader) for reader in handover.readers]
+    if matters is None:
+        matters = torch.cat([torch.full((len(w),), 1 / max(_TINY, float(((w @ hessian) * w).sum()))) for w in rows])
+    c = balance(torch.cat(rows), matters, factor)
+    handover.scale(c)
+    return c
+
+
+def _rows(module: nn.Module) -> Tensor:
+    weight: Any = module.weight
+    found: Tensor = weight.detach().float()
+    return found.T if isinstance(module, Conv1D) else found

@@ -1,0 +1,159 @@
+"""A recipe: the steps that make a candidate from the original. The operating point is chosen by measuring.
+
+name = "narrow traffic"
+
+[[step]]                       in the order in which they are applied
+use = "prune"                  a name of steps/available.py
+ffn = 0.7                      the step's fields; what is not given has its default
+
+[[step]]
+kind = "train-on-grid"
+bits = 4
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from halfwatt.compress.base import Stage, Step
+from halfwatt.compress.quantize.mixed_precision import Mixed
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.compress.registry import STEPS
+from halfwatt.core.errors import BadInput, meant
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Steps in the order in which they are applied; none = the original."""
+
+    name: str
+    steps: tuple[Step, ...] = ()
+
+    def fingerprint(self, model_sha256: str, learned_from: str = "") -> str:
+        """12 hex digits that change with the model, the steps, any of their fields, or the version that runs them.
+
+        learned_from: names the dialogues and the seed that steps may learn from; "" = none
+        """
+        from halfwatt import __version__
+
+        text = "\n".join([__version__, model_sha256, *map(repr, self.steps), *filter(None, [learned_from])])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder name."""
+        return re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-").lower()
+
+
+def cheap_proxy(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """What is made in seconds and takes as much a reply, or less: nothing learned, rounded to nearest, no draft."""
+    quick = [step for step in steps if step.stage not in (Stage.RECOVERY, Stage.DECODING)]
+    return tuple(_plainly(step) for step in quick)
+
+
+def _plainly(step: Step) -> Step:
+    if isinstance(step, Mixed):
+        return Quantize(4)
+    return replace(step, method="rtn") if isinstance(step, Quantize) else step
+
+
+def default_recipes() -> tuple[Recipe, ...]:
+    """What `optimize` climbs after the original: fewer bits at each rung."""
+    return (
+        Recipe("int8", (Quantize(bits=8),)),
+        Recipe("int4 + int8 head", (Quantize(bits=4, head_bits=8),)),
+        Recipe("int4", (Quantize(bits=4),)),
+    )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe's TOML.
+
+    Raises:
+        BadInput: it cannot be read, or is not a recipe; every fault is named at once.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read", found=error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not TOML", found=str(error)) from error
+    return from_toml(text, str(path), path.stem)
+
+
+def from_toml(text: str, where: str, name: str = "") -> Recipe:
+    """A recipe of TOML that came from ``where``, called ``name`` unless it says what it is called.
+
+    Raises:
+        BadInput: it is none; every fault is named at once.
+    """
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{where} is not TOML", found=str(error)) from error
+    rows = found.pop("step", [])
+    name = str(found.pop("name", name))
+    faults = [f"unknown entry '{key}'; there are name and [[step]]" for key in found]
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        faults.append("no [[step]] tables")
+        rows = []
+    steps: list[Step] = []
+    for number, row in enumerate(rows, start=1):
+        made, wrong = _step(dict(row))
+        faults += [f"step {number}: {fault}" for fault in wrong]
+        steps += made
+    if not faults:
+        faults = out_of_order(steps)
+    if faults:
+        raise BadInput(f"{where} is not a recipe", found="; ".join(faults), hint="see docs/recipes.md")
+    return Recipe(name, tuple(steps))
+
+
+def to_toml(recipe: Recipe) -> str:
+    """TOML that `read` makes the same recipe of."""
+    uses = {kind: use for use, kind in STEPS.items()}
+    lines = [f"name = {json.dumps(recipe.name)}"]
+    for step in recipe.steps:
+        given = {f.name: getattr(step, f.name) for f in fields(step)}  # type: ignore[arg-type]
+        lines += ["", "[[step]]", f"use = {json.dumps(uses[type(step)])}"]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in given.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def out_of_order(steps: Sequence[Step]) -> list[str]:
+    """Why these steps cannot follow each other: what a later stage made, an earlier one would undo."""
+    order = "structure (trim, prune), recovery (distil), numerics (quantize), decoding (draft)"
+    found = [
+        f"{b.name} cannot come after {a.name}: the order is {order}" for a, b in pairwise(steps) if b.stage < a.stage
+    ]
+    numeric = [s.name for s in steps if s.stage == Stage.NUMERICS]
+    if len(numeric) > 1:
+        found.append(f"a model is put on the grid once, not by {' and '.join(numeric)}")
+    return found
+
+
+def _step(row: dict[str, Any]) -> tuple[list[Step], list[str]]:
+    """([the step], []) or ([], what is wrong with it)."""
+    from pydantic import TypeAdapter, ValidationError
+
+    kind = row.pop("use", None)
+    if kind not in STEPS:
+        return [], [f"unknown step use = {kind!r}; {meant(str(kind), STEPS)}"]
+    known = [f.name for f in fields(STEPS[kind])]  # type: ignore[arg-type]
+    faults = []
+    for key in row.keys() - set(known):
+        faults.append(f"{kind} has no '{key}'; {meant(key, known, 'it has')}")
+    try:
+        made = TypeAdapter(STEPS[kind]).validate_python({k: v for k, v in row.items() if k in known})
+    except ValidationError as error:
+        faults += [f"{kind}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        return [], faults
+    return ([made], []) if not faults else ([], faults)

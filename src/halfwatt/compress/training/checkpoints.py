@@ -1,0 +1,54 @@
+"""A training run's state on disk: the newest whole one is always there, whatever moment the process was killed at.
+
+    folder/step-120.part...  ->  step-120 (fsynced, COMPLETE inside)  ->  checkpoint      the one before is then removed
+
+Tensors are safetensors, everything else is JSON; no pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from halfwatt.core.files import new_folder, require_space
+
+_COMPLETE = "COMPLETE"
+_NAMES = ("checkpoint", "checkpoint.old")
+
+
+def write(folder: Path, tensors: Mapping[str, torch.Tensor], counters: Mapping[str, Any]) -> None:
+    """Replace the checkpoint in ``folder``.
+
+    Raises:
+        EnvironmentFault: the disk is too full; the old checkpoint is untouched.
+    """
+    require_space(folder, sum(t.nbytes for t in tensors.values()))
+    final, old = (folder / name for name in _NAMES)
+    fresh = folder / f"step-{counters['step']}"
+    shutil.rmtree(fresh, ignore_errors=True)
+    with new_folder(fresh) as part:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part / "state.safetensors")
+        (part / "counters.json").write_text(json.dumps(counters))
+        (part / _COMPLETE).write_text("")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(fresh, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def newest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """(tensors, counters) of the newest whole checkpoint, wherever a crash has left it; None if there is none."""
+    for name in _NAMES:
+        if (folder / name / _COMPLETE).exists():
+            return load_file(folder / name / "state.safetensors"), json.loads(
+                (folder / name / "counters.json").read_text()
+            )
+    return None

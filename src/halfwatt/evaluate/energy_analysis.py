@@ -1,0 +1,173 @@
+"""From raw windows to figures per reply. Pure: `halfwatt verify` calls the same functions on the stored windows.
+
+    E_gross/reply = sum over windows of (joules at the end edge - joules at the start edge) / replies completed
+    E_net/reply   = E_gross/reply - P_loaded_idle * s/reply
+    ratio         = exp(mean over blocks of log(base_b / cand_b)), interval from the spread between blocks
+
+A window holds whole replies; the divisor is always replies completed. Discarded windows count nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from halfwatt.core.errors import BadInput
+from halfwatt.core.estimate import Estimate
+from halfwatt.evaluate.records import Measurement, Phase, Window
+from halfwatt.meters.base import MeterInfo
+from halfwatt.meters.ticks import resolved
+
+Figure = Callable[[Window], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """The windows of one measuring run that count, by arm and block."""
+
+    windows: tuple[Window, ...]
+
+    @classmethod
+    def of(cls, windows: Sequence[Window]) -> Arms:
+        """Drop the discarded ones."""
+        return cls(tuple(w for w in windows if not w.discarded))
+
+    def select(self, arm: str, phase: Phase) -> tuple[Window, ...]:
+        """Windows of one arm and phase, in the order in which they were read."""
+        return tuple(w for w in self.windows if w.arm == arm and w.phase == phase)
+
+    def per_block(self, arm: str, figure: Figure, phase: Phase = "reply") -> dict[int, float]:
+        """The mean of ``figure`` over the windows that the arm had in each block."""
+        blocks: dict[int, list[float]] = {}
+        for window in self.select(arm, phase):
+            blocks.setdefault(window.block, []).append(figure(window))
+        return {block: fmean(values) for block, values in sorted(blocks.items())}
+
+
+# --- figures of one window -----------------------------------------------------------------------------------------
+
+
+def cpu_s_per_reply(w: Window) -> float:
+    """Measured CPU-seconds (user + system, all threads of the process under test) per reply."""
+    return (w.usage[1].cpu_s - w.usage[0].cpu_s) / w.replies
+
+
+def s_per_reply(w: Window) -> float:
+    """Seconds of wall time per reply."""
+    return (w.usage[1].wall_s - w.usage[0].wall_s) / w.replies
+
+
+def joules(meter: MeterInfo) -> Figure:
+    """Joules per reply by one meter."""
+
+    def per_reply(w: Window) -> float:
+        return window_joules(w, meter) / w.replies
+
+    return per_reply
+
+
+def window_joules(w: Window, meter: MeterInfo) -> float:
+    """Joules of one window by one meter.
+
+    Raises:
+        MeterError: too few updates of the counter to mean anything, or it did not move; work never costs 0 J.
+    """
+    start, end = w.readings[meter.name]
+    return resolved(meter, end.joules - start.joules, w.end_s - w.start_s)
+
+
+# --- an arm, and two arms ------------------------------------------------------------------------------------------
+
+
+def measurement(arm: str, windows: Sequence[Window], meter: MeterInfo | None) -> Measurement:
+    """What one arm used per reply. Energy is absent (grade F) when there is no meter.
+
+    Raises:
+        BadInput: the arm has no window that counts.
+        MeterError: a window that its meter cannot resolve.
+    """
+    arms = Arms.of(windows)
+    if not arms.select(arm, "reply"):
+        raise BadInput(f"no clean window of arm {arm}")
+
+    def estimate(figure: Figure, unit: str, phase: Phase = "reply") -> Estimate:
+        return _mean(list(arms.per_block(arm, figure, phase).values()), unit)
+
+    gross = net = per_token = prefill = decode = watts = None
+    if meter is not None:
+        gross = estimate(joules(meter), "J/reply")
+        per_token = estimate(lambda w: window_joules(w, meter) / w.tokens_out, "J/token")
+        watts = estimate(lambda w: window_joules(w, meter) / (w.usage[1].wall_s - w.usage[0].wall_s), "W")
+        idle = idle_watts(windows, meter.name)
+        net = None if idle is None else estimate(_net(meter, idle), "J/reply")
+        if arms.select(arm, "prefill"):
+            prefill = estimate(joules(meter), "J/reply", "prefill")
+            decode = _difference(gross, prefill)
+    mine = [w for w in windows if w.arm == arm and w.phase in ("reply", "prefill")]
+    return Measurement(
+        arm=arm,
+        meter=None if meter is None else meter.name,
+        grade="F" if meter is None else meter.grade,
+        kind=None if meter is None else meter.kind,
+        j_per_reply=gross,
+        j_per_reply_net=net,
+        j_per_token=per_token,
+        j_prefill=prefill,
+        j_decode=decode,
+        watts=watts,
+        cpu_s_per_reply=estimate(cpu_s_per_reply, "CPU-s/reply"),
+        s_per_reply=estimate(s_per_reply, "s/reply"),
+        tokens_per_reply=estimate(lambda w: w.tokens_out / w.replies, "tokens/reply"),
+        tokens_in_per_reply=estimate(lambda w: w.tokens_in / w.replies, "tokens/reply"),
+        windows=sum(not w.discarded for w in mine),
+        discarded=sum(w.discarded for w in mine),
+    )
+
+
+def ratio(base: str, cand: str, windows: Sequence[Window], figure: Figure, systematic: float = 0.0) -> Estimate:
+    """Baseline over candidate, paired by block: 15 means fifteen times less.
+
+    Args:
+        systematic: the meter's `ratio_error`, joined to the statistical half-width in quadrature on the log scale.
+
+    Raises:
+        BadInput: fewer than two blocks hold both arms.
+    """
+    from halfwatt.core.statistics import log_ratio, widened
+
+    arms = Arms.of(windows)
+    a, b = arms.per_block(base, figure), arms.per_block(cand, figure)
+    common = sorted(a.keys() & b.keys())
+    if len(common) < 2:
+        raise BadInput(f"{len(common)} block(s) hold both {base} and {cand}", hint="two or more are needed")
+    return widened(log_ratio([a[k] for k in common], [b[k] for k in common]), systematic)
+
+
+def energy_ratio(base: str, cand: str, windows: Sequence[Window], meter: MeterInfo) -> Estimate:
+    """The ratio of joules per reply by one meter, its systematic error included."""
+    return ratio(base, cand, windows, joules(meter), meter.ratio_error)
+
+
+def idle_watts(windows: Sequence[Window], meter: str, phase: Phase = "loaded_idle") -> float | None:
+    """Mean power while nothing was asked of the loaded models; None when idle was not measured."""
+    idle = [w for w in Arms.of(windows).windows if w.phase == phase and meter in w.readings]
+    if not idle:
+        return None
+    return fmean((w.readings[meter][1].joules - w.readings[meter][0].joules) / (w.end_s - w.start_s) for w in idle)
+
+
+def _net(meter: MeterInfo, idle_w: float) -> Figure:
+    return lambda w: (window_joules(w, meter) - idle_w * (w.end_s - w.start_s)) / w.replies
+
+
+def _mean(values: list[float], unit: str) -> Estimate:
+    from halfwatt.core.statistics import mean
+
+    return mean(values, unit)
+
+
+def _difference(a: Estimate, b: Estimate) -> Estimate:
+    from halfwatt.core.statistics import difference
+
+    return difference(a, b)

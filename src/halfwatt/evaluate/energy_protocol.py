@@ -1,0 +1,281 @@
+"""THE measuring protocol. One function owns the windows; nothing else reads a meter around work.
+
+    open meters ─ bare idle ─ load every arm, each in its own process ─ warm up until flat ─ loaded idle
+       block 1:  A B C   C B A   mirrored, so that drift cancels; a half asks every arm the same, in whole passes,
+                                 of dialogues drawn at random, short and long ones in the shares of the whole
+       block 2:  A B C   C B A   other prompts
+       ...                       until the interval of every ratio is narrow enough, or the limit
+    loaded idle ─ close
+
+    one window:  wait for a tick │ read │ worker runs, harness sleeps │ wait for a tick │ read │ was it disturbed?
+
+A disturbed window is discarded and repeated; the discarded ones stay in the record with their reasons. A meter of the
+whole device cannot tell our joules from foreign ones, so there a window that stays disturbed ends the run. CPU-seconds
+and the energy modelled from them belong to the process under test alone, so there it is kept, with its reasons.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import cycle, pairwise
+
+from halfwatt.core.errors import BadInput, TaintedRun
+from halfwatt.core.types import Progress
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.evaluate import disturbances, energy_analysis
+from halfwatt.evaluate.instruments import Instruments
+from halfwatt.evaluate.records import Phase, Window
+from halfwatt.evaluate.requests import _chunks, prompts_of
+from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.models.sampling import Sampling
+from halfwatt.runtimes.serving_process import RunCounts, ServingProcess, ServingSpec
+
+_SHORTEST_S = 0.5  # 50 ticks of the kernel's clock a core, by which foreign load is told
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One thing to measure: a name and what its worker loads."""
+
+    name: str
+    spec: ServingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurePlan:
+    """How long and how often."""
+
+    min_blocks: int = 5
+    max_blocks: int = 60
+    limit_s: float = 900.0  # of all blocks; beyond the least number none begins that would end later
+    half_width: float = 0.02  # stop when every ratio is known to +-2 %
+    window_s: float = 2.0  # of the slowest arm; with a meter that updates in steps, of every arm, 10 s and 100 updates
+    idle_s: float = 10.0
+    prefill: bool = True  # windows with one output token, to tell prefill from decode
+    repeats: int = 12  # windows that may be repeated in one run because they were disturbed
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All windows of one measuring run, discarded ones too, and what happened."""
+
+    windows: tuple[Window, ...]
+    meter: MeterInfo | None  # the meter that the joules come from
+    meters: tuple[MeterInfo, ...]  # every meter that was read
+    events: tuple[str, ...]
+
+
+def measure(
+    arms: Sequence[Arm],
+    dialogues: Sequence[Dialogue],
+    sampling: Sampling,
+    plan: MeasurePlan,
+    tools: Instruments,
+    progress: Progress = lambda _: None,
+) -> Run:
+    """Measure all arms interleaved, on the replies to ``dialogues``.
+
+    Raises:
+        BadInput: fewer than two dialogues (a single one would be answered from its own cache when looped).
+        TaintedRun: a device-wide meter, and no clean window within the allowed repeats.
+        MeterError: the meter failed; no number is made up for it.
+    """
+    if len(dialogues) < 2:
+        raise BadInput("measuring needs two or more dialogues", found=str(len(dialogues)))
+    with ExitStack() as stack:
+        bench = _Bench(plan, tools, progress)
+        bench.idle("bare_idle")
+        for arm in arms:
+            progress(f"loading {arm.name}")
+            bench.workers[arm.name] = stack.enter_context(ServingProcess(arm.spec))
+        replies = bench.window_s / bench.warm_up(dialogues, sampling)
+        chunks = cycle(_chunks(prompts_of(dialogues), replies, random.Random(plan.seed)))
+        bench.idle("loaded_idle")
+        names, began = [arm.name for arm in arms], time.monotonic()
+        for block in range(plan.max_blocks):
+            since = time.monotonic()
+            bench.block(block, names, (next(chunks), next(chunks)), sampling)
+            now = time.monotonic()
+            late = now - began + (now - since) > plan.limit_s  # another as long as this one would end too late
+            if block + 1 >= plan.min_blocks and (late or bench.narrow_enough(names)):
+                break
+        bench.idle("loaded_idle")
+    return Run(tuple(bench.windows), tools.info, _infos(tools), tuple(bench.events))
+
+
+class _Bench:
+    """The state of one run."""
+
+    def __init__(self, plan: MeasurePlan, tools: Instruments, progress: Progress) -> None:
+        self.plan, self.tools, self.progress = plan, tools, progress
+        self.workers: dict[str, ServingProcess] = {}
+        self.windows: list[Window] = []
+        self.events: list[str] = []
+        self._repeats_left = plan.repeats
+        self._random = random.Random(plan.seed)
+
+    @property
+    def window_s(self) -> float:
+        """Of the slowest arm: 10 s and 100 updates at least for a counter that steps, else the plan's."""
+        info = self.tools.info
+        if info is None or info.kind == "modelled":
+            return self.plan.window_s
+        return max(self.plan.window_s, 10.0, 100 * info.period_s)
+
+    @property
+    def shortest_s(self) -> float:
+        """Of any arm. A continuous counter needs no repeats of the same replies: other replies say more."""
+        info = self.tools.info
+        if info is None or info.kind == "modelled":
+            return min(self.plan.window_s, _SHORTEST_S)
+        return self.window_s
+
+    def warm_up(self, dialogues: Sequence[Dialogue], sampling: Sampling) -> float:
+        """Run every arm until its pace is flat; returns seconds per reply of the slowest."""
+        few = [prompt for prompts in prompts_of(dialogues[:4], max_turns=1) for prompt in prompts]
+        slowest = 0.0
+        for name, worker in self.workers.items():
+            self.progress(f"warming up {name}")
+            pace = _until_flat(lambda worker=worker: worker.run(few, sampling))  # type: ignore[misc]
+            self.events.append(
+                f"{name}: warm-up of {len(pace)} passes, first {pace[0]:.3f}, last {pace[-1]:.3f} s/reply"
+            )
+            slowest = max(slowest, pace[-1])
+        return slowest
+
+    def idle(self, phase: Phase) -> None:
+        """Read the power of doing nothing; only a real meter can."""
+        if self.tools.primary is None:
+            return
+        self.progress(phase.replace("_", " "))
+        self._keep_clean(lambda: self._window("", -1, phase, None))
+
+    def block(
+        self,
+        index: int,
+        names: Sequence[str],
+        halves: tuple[Sequence[Dialogue], Sequence[Dialogue]],
+        sampling: Sampling,
+    ) -> None:
+        """The arms in order on one half of the prompts, mirrored on the other; then once over the first's prefills."""
+        self.progress(f"block {index + 1}")
+        for prompts, order in zip(halves, (names, names[::-1]), strict=True):
+            for name in order:
+                self._work(name, index, "reply", prompts, sampling)
+        if self.plan.prefill:
+            for name in names if index % 2 == 0 else reversed(names):
+                self._work(name, index, "prefill", halves[0], replace(sampling, max_new_tokens=1))
+
+    def narrow_enough(self, names: Sequence[str]) -> bool:
+        """Is every ratio against the last arm known to the planned half-width?"""
+        info = self.tools.info
+        figure = energy_analysis.cpu_s_per_reply if info is None else energy_analysis.joules(info)
+        for name in names[:-1]:
+            found = energy_analysis.ratio(name, names[-1], self.windows, figure)
+            if math.log(found.hi / found.lo) / 2 > self.plan.half_width:
+                return False
+        return True
+
+    def _work(self, name: str, block: int, phase: Phase, prompts: Sequence[Dialogue], sampling: Sampling) -> None:
+        worker = self.workers[name]
+        self._keep_clean(
+            lambda: self._window(name, block, phase, lambda: worker.run(prompts, sampling, min_s=self.shortest_s))
+        )
+
+    def _keep_clean(self, window: Callable[[], Window]) -> None:
+        """Repeat a disturbed window while repeats are left."""
+        while True:
+            seen = window()
+            if not seen.taints:
+                self.windows.append(seen)
+                return
+            why = "; ".join(seen.taints)
+            if self._repeats_left == 0:
+                if self.tools.primary is not None:
+                    raise TaintedRun(
+                        f"windows stay disturbed: {why}", hint="quiet the machine, then run the same command again"
+                    )
+                self.windows.append(seen)
+                self.events.append(f"kept a disturbed window of {seen.arm}: {why}")
+                return
+            self._repeats_left -= 1
+            self.windows.append(replace(seen, discarded=True))
+            self.events.append(f"discarded a window of {seen.arm or seen.phase}: {why}")
+
+    def _window(self, arm: str, block: int, phase: Phase, work: Callable[[], RunCounts] | None) -> Window:
+        """Read, run, read. Without ``work`` the window is idle."""
+        if self.tools.primary is not None:  # part-time sensing: do not start all windows at the same phase of it
+            time.sleep(self._random.random() * self.tools.primary.info.period_s)
+        before, harness = disturbances.snapshot(), time.process_time()
+        start_readings, start_s = self._edge(), time.monotonic()
+        if work is None:
+            time.sleep(max(self.plan.idle_s, self.window_s))
+            done = RunCounts((Usage(0.0, 0.0, 0), Usage(0.0, 0.0, 0)), 0, 0, 0, 0, 0, "")
+        else:
+            done = work()
+        end_readings, end_s = self._edge(), time.monotonic()
+        after, harness = disturbances.snapshot(), time.process_time() - harness
+        own_cpu_s = done.usage[1].cpu_s - done.usage[0].cpu_s + harness
+        readings = {name: (start_readings[name], end_readings[name]) for name in start_readings}
+        if work is not None:
+            readings |= self._modelled(done)
+        return Window(
+            arm=arm,
+            block=block,
+            phase=phase,
+            start_s=start_s,
+            end_s=end_s,
+            readings=readings,
+            usage=done.usage,
+            replies=done.replies,
+            tokens_in=done.tokens_in,
+            tokens_cached=done.tokens_cached,
+            tokens_out=done.tokens_out,
+            passes=done.passes,
+            replies_sha256=done.replies_sha256,
+            taints=disturbances.disturbances(before, after, own_cpu_s),
+        )
+
+    def _edge(self) -> dict[str, Reading]:
+        """All live meters, the primary one at a tick of its counter."""
+        from halfwatt.meters.base import align
+
+        readings = {meter.info.name: meter.read() for meter in self.tools.others}
+        if self.tools.primary is not None:
+            readings[self.tools.primary.info.name] = align(self.tools.primary)
+        return readings
+
+    def _modelled(self, done: RunCounts) -> dict[str, tuple[Reading, Reading]]:
+        """The modelled counter at the worker's own two edges."""
+        if self.tools.modelled is None or self.tools.box is None:
+            return {}
+        edges = []
+        for usage in done.usage:
+            self.tools.box.now = usage
+            edges.append(self.tools.modelled.read())
+        return {self.tools.modelled.info.name: (edges[0], edges[1])}
+
+
+def _until_flat(once: Callable[[], RunCounts], *, limit: int = 12, tolerance: float = 0.01) -> list[float]:
+    """Seconds per reply of each pass, until the slope over the last five is below 1 % a pass, or the limit."""
+    pace: list[float] = []
+    while len(pace) < limit:
+        work = once()
+        pace.append((work.usage[1].wall_s - work.usage[0].wall_s) / work.replies)
+        last = pace[-5:]
+        if len(last) == 5:
+            steps = [b - a for a, b in pairwise(last)]
+            if abs(sum(steps) / len(steps)) < tolerance * sum(last) / len(last):
+                break
+    return pace
+
+
+def _infos(tools: Instruments) -> tuple[MeterInfo, ...]:
+    meters = (tools.primary, *tools.others, tools.modelled)
+    return tuple(m.info for m in meters if m is not None)

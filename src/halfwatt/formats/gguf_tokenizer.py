@@ -1,0 +1,221 @@
+"""A Hugging Face tokenizer in GGUF's words, so that other programs tokenise as ours does.
+
+Our own sessions never use this: they feed the token ids of `ChatTokenizer`. It is what Ollama or LM Studio read, and
+whether they would get the same ids is proven by tokenising real dialogues both ways (`halfwatt.evaluate.parity`).
+
+Two families are known: byte-level BPE (GGUF model "gpt2") and SentencePiece-like BPE with byte fallback ("llama").
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+
+from halfwatt.core.errors import ModelError
+from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.models.tokenizer import ChatTokenizer
+
+UNKNOWN_SPLIT = "default"
+"""What is written for a byte-level BPE whose way of splitting words llama.cpp does not know."""
+
+EOS_KEY = "halfwatt.eos_token_ids"
+"""All stop tokens, as JSON text because llama.cpp gives no access to arrays."""
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + _TAIL
+_QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|" + _TAIL
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """One entry a row of the network's embedding."""
+
+    model: str  # "gpt2" or "llama"
+    pre: str  # llama.cpp's name for the way words are split
+    tokens: tuple[str, ...]
+    types: tuple[int, ...]
+    merges: tuple[str, ...]  # "gpt2" only
+    scores: tuple[float, ...]  # "llama" only
+    space_prefix: bool
+    special: Mapping[str, int]  # "bos", "pad", "unk" -> id, where there is one
+    adds_bos: bool
+
+
+def vocabulary(chat: ChatTokenizer, rows: int) -> Vocabulary:
+    """The tokenizer as it is used, read from the tokenizers library's own description of it.
+
+    rows: of the network's embedding; ids beyond the tokenizer's become unused tokens.
+
+    Raises:
+        ModelError: a kind that GGUF cannot hold, two ids for one text, or more ids than rows.
+    """
+    described = json.loads(chat.hf.backend_tokenizer.to_str())
+    family = _family(described)
+    tokens, types = _tokens(described, rows, byte_tokens=family == "llama")
+    merges = tuple(m if isinstance(m, str) else " ".join(m) for m in described["model"]["merges"])
+    named = {"bos": chat.hf.bos_token_id, "pad": chat.hf.pad_token_id, "unk": chat.hf.unk_token_id}
+    special = {role: token for role, token in named.items() if token is not None}
+    return Vocabulary(
+        model=family,
+        pre=_split_name(described) if family == "gpt2" else "default",
+        tokens=tokens,
+        types=types,
+        merges=merges if family == "gpt2" else (),
+        scores=_scores(tokens, merges) if family == "llama" else (),
+        space_prefix=family == "llama" and _prepends_space(described),
+        special=special,
+        adds_bos="bos" in special and _adds_bos(described, tokens[special["bos"]]),
+    )
+
+
+def write_tokenizer(writer: GGUFWriter, words: Vocabulary, chat: ChatTokenizer) -> None:
+    """Add the vocabulary, the chat template and the whole list of stop tokens to a GGUF file.
+
+    GGUF has room for one end-of-text and one end-of-turn id; the whole list goes into a key of our own as well.
+    """
+    writer.add_tokenizer_model(words.model)
+    writer.add_tokenizer_pre(words.pre)
+    writer.add_token_list(list(words.tokens))
+    writer.add_token_types(list(words.types))
+    if words.merges:
+        writer.add_token_merges(list(words.merges))
+    if words.scores:
+        writer.add_token_scores(list(words.scores))
+    writer.add_add_space_prefix(words.space_prefix)
+    writer.add_add_bos_token(words.adds_bos)
+    writer.add_add_eos_token(False)
+    adders = {"bos": writer.add_bos_token_id, "pad": writer.add_pad_token_id, "unk": writer.add_unk_token_id}
+    for role, token in words.special.items():
+        adders[role](token)
+    if chat.eos_ids:
+        writer.add_eos_token_id(chat.eos_ids[0])
+        writer.add_string(EOS_KEY, json.dumps(list(chat.eos_ids)))
+    if (turn_end := _turn_end(chat)) is not None:
+        writer.add_eot_token_id(turn_end)
+    writer.add_chat_template(chat.template)
+
+
+def _family(described: Mapping[str, Any]) -> str:
+    model = described["model"]
+    kind = model.get("type", "?")
+    if kind != "BPE":
+        raise ModelError(
+            "GGUF cannot hold this tokenizer", found=kind, hint="supported: BPE, byte-level or byte-fallback"
+        )
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise ModelError("GGUF cannot hold this tokenizer", found="BPE with marks on the parts of words")
+    if not model.get("byte_fallback"):
+        return "gpt2"
+    missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in model["vocab"]]
+    if missing:
+        raise ModelError("byte fallback without its 256 byte tokens", found=f"{missing[0]} is missing")
+    return "llama"
+
+
+def _tokens(described: Mapping[str, Any], rows: int, *, byte_tokens: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Text and type of every row."""
+    texts: list[str | None] = [None] * rows
+    types = [int(TokenType.UNUSED)] * rows
+    for text, token in described["model"]["vocab"].items():
+        _place(texts, token, text)
+        is_byte = byte_tokens and len(text) == 6 and text.startswith("<0x")
+        types[token] = int(TokenType.BYTE if is_byte else TokenType.NORMAL)
+    for added in described.get("added_tokens", []):
+        token = added["id"]
+        _place(texts, token, added["content"])
+        types[token] = int(TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
+    unk = described["model"].get("unk_token")
+    if byte_tokens and unk in described["model"]["vocab"]:
+        types[described["model"]["vocab"][unk]] = int(TokenType.UNKNOWN)
+    complete = tuple(f"[unused {i}]" if text is None else text for i, text in enumerate(texts))
+    if len(set(complete)) < rows:  # llama.cpp would abort the process
+        raise ModelError("two token ids stand for the same text", found=repr(Counter(complete).most_common(1)[0][0]))
+    return complete, tuple(types)
+
+
+def _place(texts: list[str | None], token: int, text: str) -> None:
+    if token >= len(texts):
+        raise ModelError(
+            "the tokenizer has more ids than the embedding has rows", found=f"id {token}, {len(texts)} rows"
+        )
+    texts[token] = text
+
+
+def _scores(tokens: Sequence[str], merges: Sequence[str]) -> tuple[float, ...]:
+    """SentencePiece joins the pair whose result scores highest, BPE the pair that was learned first: score = -rank."""
+    rank: dict[str, int] = {}
+    for position, merge in enumerate(merges):
+        rank.setdefault(merge.replace(" ", "", 1), position)
+    return tuple(-float(rank[t] + 1) if t in rank else 0.0 for t in tokens)
+
+
+def _split_name(described: Mapping[str, Any]) -> str:
+    """llama.cpp's name for this pre-tokenizer, by comparing what it does; `UNKNOWN_SPLIT` if none is the same."""
+    if _parts(described.get("normalizer"), "normalizers") not in ([], [{"type": "NFC"}]):
+        return UNKNOWN_SPLIT
+    parts = _parts(described.get("pre_tokenizer"), "pretokenizers")
+    if not parts or parts[-1].get("type") != "ByteLevel" or parts[-1].get("add_prefix_space"):
+        return UNKNOWN_SPLIT
+    own_split = parts[-1].get("use_regex", True)
+    before = [_essence(part) for part in parts[:-1]]
+    joins_whole_words = bool(described["model"].get("ignore_merges"))
+    known = {
+        (("digits",), True, False): "smollm",
+        ((), True, False): "gpt-2",
+        ((_GPT2,), False, False): "gpt-2",
+        ((_LLAMA3,), False, True): "llama-bpe",
+        ((_LLAMA3,), False, False): "smaug-bpe",
+        ((_QWEN2,), False, False): "qwen2",
+        ((_TEKKEN,), False, True): "tekken",
+    }
+    return known.get((tuple(before), own_split, joins_whole_words), UNKNOWN_SPLIT)
+
+
+def _essence(part: Mapping[str, Any]) -> str:
+    if part["type"] == "Digits" and part.get("individual_digits"):
+        return "digits"
+    if part["type"] == "Split" and part.get("behavior") == "Isolated" and not part.get("invert"):
+        return str(part["pattern"].get("Regex", ""))
+    return str(part)
+
+
+def _parts(node: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
+    """A sequence flattened into its members."""
+    if node is None:
+        return []
+    if node["type"] == "Sequence":
+        return [leaf for child in node[key] for leaf in _parts(child, key)]
+    return [node]
+
+
+def _prepends_space(described: Mapping[str, Any]) -> bool:
+    if any(part["type"] == "Prepend" for part in _parts(described.get("normalizer"), "normalizers")):
+        return True
+    splits = _parts(described.get("pre_tokenizer"), "pretokenizers")
+    return any(p["type"] == "Metaspace" and p.get("prepend_scheme", "always") != "never" for p in splits)
+
+
+def _adds_bos(described: Mapping[str, Any], bos: str) -> bool:
+    """Whether the tokenizer itself puts ``bos`` before plain text."""
+    steps = _parts(described.get("post_processor"), "processors")
+    firsts = [step["single"][0] for step in steps if step["type"] == "TemplateProcessing" and step["single"]]
+    return any(first.get("SpecialToken", {}).get("id") == bos for first in firsts)
+
+
+def _turn_end(chat: ChatTokenizer) -> int | None:
+    """The token that ends an assistant's turn in this template."""
+    scored = chat.scored(Dialogue("turn", (Message("user", "Hi"), Message("assistant", "Hi"))))
+    ends = [token for token, end in zip(scored.ids, scored.end, strict=True) if end]
+    return ends[-1] if ends and ends[-1] in chat.eos_ids else None

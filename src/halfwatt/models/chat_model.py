@@ -1,0 +1,290 @@
+"""A chat model: network, tokenizer with chat template, stop tokens, sampling, and how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.files import new_folder, require_space
+from halfwatt.core.json_records import to_json
+from halfwatt.meters.cost import Cost
+from halfwatt.models import model_folder
+from halfwatt.models.grid import GridTensor
+from halfwatt.models.lineage import ORIGIN, KeptLayer, Origin, read_origin
+from halfwatt.models.ngram_table import NgramTable
+from halfwatt.models.sampling import Sampling, read_sampling
+from halfwatt.models.template_sandbox import probe
+from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained, read_json
+
+Dtype = Literal["auto", "bf16", "fp16", "fp32"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChatModel:
+    """One model. Steps return a new one by `dataclasses.replace`; nothing is changed in place.
+
+    network:     evaluation mode, on one device
+    generation:  the model's own sampling, from its generation_config.json
+    lineage:     how it was made, oldest first
+    source:      the folder it was loaded from
+    sha256:      of the weights, configs, tokenizer and template that were loaded; with ``lineage`` it names the model
+    grid:        tensor name -> its integers and scales, for the weights that are on a grid; the network holds s * q
+    kept:        tensors that stayed at higher precision, and why
+    spent:       what each training in its lineage has used
+    draft:       what it mostly says next, for runtimes that let it check guesses
+    """
+
+    network: PreTrainedModel
+    tokenizer: ChatTokenizer
+    generation: Sampling
+    lineage: tuple[str, ...]
+    source: Path
+    sha256: str
+    grid: Mapping[str, GridTensor] = field(default_factory=dict)
+    kept: tuple[KeptLayer, ...] = ()
+    spent: tuple[Cost, ...] = ()
+    draft: NgramTable | None = None
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and reply together that the network was made for."""
+        return int(self.network.config.max_position_embeddings)
+
+    def save(self, folder: str | Path) -> None:
+        """See `save`."""
+        save(self, Path(folder))
+
+
+def load(
+    path_or_id: str | Path,
+    *,
+    chat_template: Path | None = None,
+    device: str = "cpu",
+    dtype: str = "auto",
+    offline: bool = False,
+    revision: str | None = None,
+) -> ChatModel:
+    """Load a Hugging Face folder or hub id. Everything is checked before the network is built.
+
+    Args:
+        chat_template: a file with the Jinja template, instead of the model's own.
+        dtype: "auto" (as stored), "bf16", "fp16" or "fp32".
+
+    Raises:
+        ModelError: unsafe, damaged, unsupported or incomplete; names what is.
+        EnvironmentFault: no such device here, or the hub cannot be reached.
+    """
+    want, where = torch_dtype(dtype), torch_device(device)
+    folder = model_folder.find(path_or_id, offline=offline, revision=revision)
+    model_folder.read_config(folder)
+    files = model_folder.weight_files(folder)
+
+    def network() -> PreTrainedModel:
+        numbers = model_folder.check_tensors(files)
+        made: PreTrainedModel = _network(folder, want, numbers).to(where)  # type: ignore[arg-type]
+        return made
+
+    return _opened(folder, files, chat_template, path_or_id, network)
+
+
+def outline(
+    path_or_id: str | Path, *, chat_template: Path | None = None, offline: bool = False, revision: str | None = None
+) -> ChatModel:
+    """A model's sizes, tokenizer and settings without its weights, which need not be there: tensors on torch's "meta".
+
+    Raises:
+        ModelError: unsupported or incomplete; names what is. EnvironmentFault: the hub cannot be reached.
+    """
+    folder = model_folder.find(path_or_id, offline=offline, revision=revision)
+    model_folder.read_config(folder)
+    return _opened(folder, (), chat_template, path_or_id, lambda: _empty(folder))
+
+
+def _opened(
+    folder: Path,
+    files: tuple[Path, ...],
+    chat_template: Path | None,
+    name: str | Path,
+    network: Callable[[], PreTrainedModel],
+) -> ChatModel:
+    """Everything but the network is read and checked before ``network`` builds it."""
+    text = None if chat_template is None else read_template(chat_template)
+    tokenizer = ChatTokenizer.load(folder, text)
+    probe(tokenizer.template, tokenizer.hf.special_tokens_map)
+    generation = read_sampling(folder)
+    origin = read_origin(folder) or Origin((f"loaded from {name if isinstance(name, str) else folder.name}",))
+    built = network()
+    _check_vocabulary(built, tokenizer)
+    return ChatModel(
+        network=built,
+        tokenizer=tokenizer,
+        generation=generation,
+        lineage=origin.lineage,
+        spent=origin.spent,
+        source=folder.absolute(),
+        sha256=model_folder.fingerprint(folder, files, text),
+    )
+
+
+def save(model: ChatModel, folder: Path) -> None:
+    """Write a Hugging Face folder that transformers, vLLM and llama.cpp's converter load: all of it or nothing.
+
+    Raises:
+        BadInput: ``folder`` holds something already.
+        EnvironmentFault: the disk is too full.
+    """
+    require_space(folder, sum(p.nbytes for p in model.network.parameters()))
+    with new_folder(folder) as part:
+        write(model, part)
+
+
+def write(model: ChatModel, folder: Path) -> None:
+    """The files of `save`, into a folder that exists."""
+    with quiet():
+        model.network.save_pretrained(folder)
+    path = folder / "generation_config.json"
+    entries = read_json(path) if path.exists() else {}
+    entries |= {"eos_token_id": list(model.tokenizer.eos_ids), "pad_token_id": model.tokenizer.pad_id}
+    path.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    model.tokenizer.save(folder)
+    (folder / ORIGIN).write_text(to_json(Origin(model.lineage, model.spent)), encoding="utf-8")
+
+
+def torch_dtype(name: str) -> torch.dtype | None:
+    """The torch type of a ``--dtype``; None for "auto".
+
+    Raises:
+        BadInput: unknown name.
+    """
+    if name != "auto" and name not in _DTYPES:
+        raise BadInput("unknown --dtype", found=name, hint="use auto, bf16, fp16 or fp32")
+    return _DTYPES.get(name)
+
+
+def torch_device(name: str) -> torch.device:
+    """The torch device of a ``--device``.
+
+    Raises:
+        BadInput: not the name of a device.
+        EnvironmentFault: this machine, or this build of torch, has none of it.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise BadInput("unknown --device", found=name, hint="use cpu, cuda, cuda:1 or mps") from error
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, 0):
+        raise EnvironmentFault(
+            f"there is no device {name} here",
+            found=f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
+            hint="use --device cpu, or install a torch build for this device",
+        )
+    return device
+
+
+def read_template(path: Path) -> str:
+    """The text of a ``--chat-template`` file, byte for byte.
+
+    Raises:
+        ModelError: missing or not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the chat template {path} cannot be read", found=str(error)) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and load reports; its faults come back as errors of ours."""
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTrainedModel:
+    """Build and load the network, and see that every tensor came from the files and none was left over."""
+    try:
+        with quiet():
+            _check_size(folder, numbers)
+            network, info = from_pretrained(
+                AutoModelForCausalLM,
+                folder,
+                dtype="auto" if dtype is None else dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are listed, and refused below
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # a stranger's config can trip transformers anywhere
+        found = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ModelError(f"transformers cannot load {folder}", found=found) from error
+    _check_complete(folder, info)
+    loaded: PreTrainedModel = network.eval()
+    return loaded
+
+
+def _check_size(folder: Path, numbers: int) -> None:
+    """A config that asks for far more than the files hold would fill the memory with random weights."""
+    wanted = sum(p.numel() for p in _empty(folder).parameters())
+    if wanted > 2 * numbers:
+        raise ModelError(
+            f"config.json and the weights of {folder} do not fit together",
+            found=f"{wanted:,} numbers asked for, {numbers:,} stored",
+        )
+
+
+def _empty(folder: Path) -> PreTrainedModel:
+    """The network that config.json asks for, without memory for its weights."""
+    config = from_pretrained(AutoConfig, folder)
+    with torch.device("meta"):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return made
+
+
+def _check_complete(folder: Path, info: dict[str, Any]) -> None:
+    left_over = [name for name in info["unexpected_keys"] if not name.endswith(model_folder.COMPUTED)]
+    wrong = [f"{name} {tuple(stored)} instead of {tuple(want)}" for name, stored, want in info["mismatched_keys"]]
+    for fault, names in (
+        ("are not complete", info["missing_keys"]),
+        ("hold tensors that config.json does not know", left_over),
+        ("have other shapes than config.json says", wrong),
+    ):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise ModelError(
+                f"the weights of {folder} {fault}", found=", ".join(sorted(names)[:5]) + more, hint="fetch them again"
+            )
+
+
+def _check_vocabulary(network: PreTrainedModel, tokenizer: ChatTokenizer) -> None:
+    embedding = network.get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding)
+    rows = embedding.num_embeddings
+    if rows < tokenizer.vocab_size:
+        raise ModelError(
+            "the tokenizer has more tokens than the model has embeddings",
+            found=f"{tokenizer.vocab_size} tokens, {rows} embeddings",
+            hint="use the tokenizer that the model was trained with",
+        )
+    beyond = [i for i in tokenizer.eos_ids if i >= rows]
+    if beyond:
+        raise ModelError("a stop token lies outside the vocabulary", found=f"{beyond[0]}, {rows} embeddings")

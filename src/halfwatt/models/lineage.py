@@ -1,0 +1,45 @@
+"""How a model was made, and what stayed at higher precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from halfwatt.core.errors import ModelError
+from halfwatt.core.json_records import from_json
+from halfwatt.meters.cost import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How a model was made, oldest first, and what each training in it has used; ``halfwatt.json`` in its folder."""
+
+    lineage: tuple[str, ...]
+    spent: tuple[Cost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLayer:
+    """A tensor that stayed at higher precision, and why."""
+
+    tensor: str
+    kept_as: str
+    reason: str
+
+
+ORIGIN = "halfwatt.json"  # beside the files that every loader knows
+
+
+def read_origin(folder: Path) -> Origin | None:
+    """How the model in ``folder`` was made; None where halfwatt did not write it.
+
+    Raises:
+        ModelError: the record cannot be read.
+    """
+    path = folder / ORIGIN
+    if not path.exists():
+        return None
+    try:
+        return from_json(path.read_bytes(), Origin)
+    except ValueError as error:
+        raise ModelError(f"{path} is not what halfwatt wrote", found=str(error).splitlines()[0]) from error

@@ -1,0 +1,224 @@
+"""A stranger's model folder, checked before anything of it is used.
+
+find            a folder, or a hub id through the user's own Hugging Face cache
+read_config     one of the supported architectures, not quantized already
+weight_files    safetensors only, by names that stay in the folder; a pickle is refused and never opened
+check_tensors   every weight is finite and no weight is all zero
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from halfwatt.core.errors import EnvironmentFault, ModelError
+from halfwatt.core.files import sha256_files
+from halfwatt.models.tokenizer import TEMPLATE_FILE, read_json
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "GPT2LMHeadModel": "gpt2",
+}
+"""Supported architecture -> its ``model_type``."""
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+"""Endings of buffers that old checkpoints hold and that the network computes by itself."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt")
+_TOKENIZER_MORE = ("special_tokens_map.json", "added_tokens.json")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def find(path_or_id: str | Path, *, offline: bool = False, revision: str | None = None) -> Path:
+    """The folder itself, or the hub's snapshot of it (safetensors, JSON, templates and vocabularies only).
+
+    Raises:
+        ModelError: there is no such folder or hub id.
+        EnvironmentFault: the hub cannot be reached, or must not be and the cache has no copy.
+    """
+    path = Path(path_or_id)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{path} is a file", hint="give the Hugging Face folder that holds config.json")
+    if isinstance(path_or_id, Path) or not _HUB_ID.fullmatch(path_or_id):
+        raise ModelError(f"there is no folder {path}", hint="give a model folder, or a hub id such as org/name")
+    return _snapshot(path_or_id, offline, revision)
+
+
+def _snapshot(hub_id: str, offline: bool, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        found = snapshot_download(
+            hub_id,
+            revision=revision,
+            local_files_only=offline,
+            allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"],
+            ignore_patterns=["*/*"],
+        )
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{hub_id} needs its licence accepted", hint="accept it on the hub, then set HF_TOKEN"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ModelError(
+            f"there is neither a folder nor a hub model {hub_id}" + (f" at revision {revision}" if revision else ""),
+            hint="give a model folder, or a hub id such as org/name",
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise EnvironmentFault(
+            f"{hub_id} is not a folder here, not in the Hugging Face cache, and the hub was not reached",
+            hint="give a model folder, or go online and unset HF_HUB_OFFLINE and --offline",
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise EnvironmentFault(
+            f"{hub_id} cannot be fetched", found=type(error).__name__, hint="check the network, or give a model folder"
+        ) from error
+    return Path(found)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a supported, unquantized model.
+
+    Raises:
+        ModelError: it is not; names what was found and what is supported.
+    """
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{folder} is not a model folder", found="no config.json", hint="give a Hugging Face folder")
+    _inside(folder, "config.json")
+    config = read_json(folder / "config.json")
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder} holds an adapter", hint="merge it into its base model first (peft: merge_and_unload)"
+        )
+    quantized = config.get("quantization_config")
+    if quantized is not None:
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
+        raise ModelError(
+            f"{folder} is quantized already",
+            found=f"quant_method {method}",
+            hint="give the model that it was made from",
+        )
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    if name not in ARCHITECTURES:
+        raise ModelError(
+            f"the architecture of {folder} is not supported",
+            found=str(name or config.get("model_type") or "none named"),
+            hint="supported are " + ", ".join(ARCHITECTURES),
+        )
+    if config.get("model_type") != ARCHITECTURES[name]:
+        raise ModelError(
+            f"config.json of {folder} contradicts itself", found=f"{name} with model_type {config.get('model_type')!r}"
+        )
+    return config
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of ``folder``: the single one, or the shards that the index names.
+
+    Raises:
+        ModelError: there are none, only pickles, or a name that leaves the folder.
+    """
+    if (folder / SINGLE).exists():
+        return (_inside(folder, SINGLE),)
+    if (folder / INDEX).exists():
+        _inside(folder, INDEX)
+        named = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(named, dict) or not named or not all(isinstance(n, str) for n in named.values()):
+            raise ModelError(f"{folder / INDEX} has no weight_map of tensor and file names")
+        return tuple(_inside(folder, name) for name in sorted(set(named.values())))
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+    if pickles:
+        raise ModelError(
+            f"{folder} holds its weights only as pickles, which can run code when they are opened",
+            found=", ".join(pickles[:3]),
+            hint="convert it to safetensors where you trust it (transformers: save_pretrained)",
+        )
+    raise ModelError(f"{folder} holds no weights", found=f"neither {SINGLE} nor {INDEX}")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file ``name`` of ``folder``; a symlink may only lead into the folder or its Hugging Face cache's blobs."""
+    if name != Path(name).name or name in ("", ".", ".."):
+        raise ModelError(f"{folder} names a file outside itself", found=name, hint="do not trust this model")
+    path = folder / name
+    if not path.exists():
+        raise ModelError(f"{path} is missing", hint="fetch the model again")
+    homes = [folder.resolve()]
+    if folder.absolute().parent.name == "snapshots":
+        homes.append(folder.absolute().parent.parent.resolve() / "blobs")
+    if not any(path.resolve().is_relative_to(home) for home in homes):
+        raise ModelError(
+            f"{path} is a link that leaves the folder", found=str(path.resolve()), hint="copy the file into the folder"
+        )
+    return path
+
+
+def check_tensors(files: Sequence[Path]) -> int:
+    """Look at every tensor once; returns how many numbers there are.
+
+    Raises:
+        ModelError: a file is not sound safetensors; a tensor holds NaN or infinity; a weight (not a bias) is all zero;
+            the weights are integers or 8-bit floats. Names the tensors.
+    """
+    numbers, faults = 0, []
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - not a dict
+                    tensor = file.get_tensor(name)
+                    numbers += tensor.numel()
+                    faults += _faults(name, tensor)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelError(f"{path} is not sound safetensors", found=str(error), hint="fetch it again") from error
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ModelError("the weights are damaged", found="; ".join(faults[:5]) + more, hint="fetch or train it again")
+    return numbers
+
+
+def _faults(name: str, tensor: torch.Tensor) -> list[str]:
+    if not tensor.numel() or name.endswith(COMPUTED):
+        return []
+    if tensor.dtype not in _FLOATS:
+        return [f"{name} is {str(tensor.dtype).removeprefix('torch.')}, as in a model that is quantized already"]
+    low, high = (float(v) for v in torch.aminmax(tensor))
+    if low != low or high != high:
+        return [f"{name} holds NaN"]
+    if low == float("-inf") or high == float("inf"):
+        return [f"{name} holds infinity"]
+    if low == high == 0.0 and not name.endswith("bias"):
+        return [f"{name} is all zero"]
+    return []
+
+
+def fingerprint(folder: Path, files: Sequence[Path], chat_template: str | None) -> str:
+    """Hex digest of all that makes the model answer as it does: weights, configs, tokenizer, template."""
+    import hashlib
+
+    names = {f.name for f in files}
+    more = ("config.json", "generation_config.json", INDEX, TEMPLATE_FILE, *_TOKENIZER, *_TOKENIZER_MORE)
+    names |= {name for name in more if (folder / name).is_file()}
+    text = sha256_files(folder, names) + (chat_template or "")
+    return hashlib.sha256(text.encode()).hexdigest()

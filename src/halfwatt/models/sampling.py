@@ -1,0 +1,51 @@
+"""How reply tokens are chosen, and what a model's generation_config.json asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from halfwatt.core.errors import ModelError
+from halfwatt.models.tokenizer import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How reply tokens are chosen. ``temperature`` 0 = greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0 = off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 256
+    seed: int = 0
+
+
+def read_sampling(folder: Path) -> Sampling:
+    """The sampling that generation_config.json asks for, with transformers' defaults where it is silent.
+
+    A config that does not set ``do_sample`` is greedy; one that does samples at temperature 1 from the best 50. The cap
+    on new tokens is 256 where none is given (transformers' own 20 cuts every reply short).
+
+    Raises:
+        ModelError: a value that cannot be.
+    """
+    path = folder / "generation_config.json"
+    found = {k: v for k, v in (read_json(path) if path.exists() else {}).items() if v is not None}
+    sampled = found.get("do_sample", False)
+    try:
+        made = Sampling(
+            temperature=float(found.get("temperature", 1.0)) if sampled else 0.0,
+            top_k=int(found.get("top_k", 50)) if sampled else 0,
+            top_p=float(found.get("top_p", 1.0)) if sampled else 1.0,
+            min_p=float(found.get("min_p", 0.0)) if sampled else 0.0,
+            repetition_penalty=float(found.get("repetition_penalty", 1.0)),
+            max_new_tokens=int(found.get("max_new_tokens", 256)),
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path} holds a value that is not a number", found=str(error)) from error
+    sound = made.temperature >= 0 and made.top_k >= 0 and 0 < made.top_p <= 1 and 0 <= made.min_p <= 1
+    if not (sound and made.repetition_penalty > 0 and made.max_new_tokens > 0):
+        raise ModelError(f"{path} asks for sampling that cannot be", found=str(made))
+    return made

@@ -1,0 +1,117 @@
+"""A chat template is a stranger's program: rendered in a sandbox, probed first in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from halfwatt.core.errors import ModelError
+from halfwatt.dialogues.dialogue import Dialogue, Message
+
+MAX_TEMPLATE = 256 * 1024  # characters of a template
+
+MAX_OVERHEAD = 256 * 1024  # characters that rendering may add to the messages
+
+PROBE_S = 5  # CPU seconds that the probe of a template may take
+
+PROBE_B = 1 << 30  # bytes of memory, likewise
+
+_REFUSED = 9  # exit code of the probe's process
+
+_INTERNALS = re.compile(r"__[a-z]+__")
+
+
+def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str, str]) -> str:
+    """Render ``template`` in transformers' sandbox. ``tokens`` are the special tokens that it may name.
+
+    Raises:
+        ModelError: see `ChatTokenizer.render`.
+    """
+    from jinja2 import TemplateError
+    from jinja2.exceptions import SecurityError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [{"role": m.role, "content": m.content} for m in dialogue.messages]
+    names: dict[str, Any] = dict(tokens)
+    try:
+        rendered: Any = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **names)
+    except SecurityError as error:
+        raise ModelError("the chat template tries to leave its sandbox", found=str(error)) from error
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
+        raise ModelError(
+            f"the chat template does not render dialogue {dialogue.id or '(unnamed)'}",
+            found=f"{type(error).__name__}: {error}"[:300],
+            hint="pass another one with --chat-template FILE, or change the dialogue",
+        ) from error
+    text: str = rendered[0][0]
+    allowed = MAX_OVERHEAD + 4 * sum(len(m.content) for m in dialogue.messages)
+    if len(text) > allowed:
+        raise ModelError("the chat template makes too much text", found=f"{len(text)}, at most {allowed} characters")
+    return text
+
+
+def probe(template: str, tokens: dict[str, str], *, limit_s: int = PROBE_S) -> None:
+    """Try a stranger's template on made-up dialogues of 1, 2 and 12 exchanges, in a process with limits.
+
+    Raises:
+        ModelError: it failed, took more than ``limit_s`` CPU seconds, or more memory than a template can need.
+    """
+    _probe(json.dumps({"template": template, "tokens": tokens, "limit_s": limit_s}), limit_s)
+
+
+@lru_cache  # a template that passed once passes again
+def _probe(order: str, limit_s: int) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", "from halfwatt.models.template_sandbox import _probe_child; _probe_child()"],
+        input=order,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60 + 10 * limit_s,  # the CPU limit ends it long before
+    )
+    if child.returncode == 0:
+        return
+    if child.returncode == _REFUSED:
+        raise ModelError("the chat template was refused", found=child.stdout.strip())
+    raise ModelError(
+        "the chat template was stopped",
+        found=f"more than {limit_s} s of CPU time or {PROBE_B >> 30} GB for a short dialogue",
+        hint="pass another one with --chat-template FILE",
+    )
+
+
+def _probe_child() -> None:
+    """The other end of `probe`: limits first, then the template; says on stdout why it was refused."""
+    import resource
+
+    order = json.load(sys.stdin)
+    import transformers.utils.chat_template_utils  # noqa: F401 - its import is not the template's time
+
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    limit_s = int(spent.ru_utime + spent.ru_stime) + 1 + order["limit_s"]
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
+    statm = Path("/proc/self/statm")
+    if statm.exists():  # elsewhere the CPU limit must do
+        mapped_b = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped_b + PROBE_B, mapped_b + PROBE_B))
+    for exchanges in (1, 2, 12):
+        turns = (Message("user", "Is the light on?"), Message("assistant", "Yes, it is on."))
+        dialogue = Dialogue("", turns * exchanges)
+        try:
+            render(order["template"], dialogue, prompt=False, tokens=order["tokens"])
+            render(order["template"], dialogue.before(2 * exchanges - 1), prompt=True, tokens=order["tokens"])
+        except ModelError as error:
+            print(error.found or error.what)  # noqa: T201 - the pipe to the parent
+            sys.exit(_REFUSED)
+
+
+def _check_template(template: str) -> None:
+    if len(template) > MAX_TEMPLATE:
+        raise ModelError("the chat template is too long", found=f"{len(template)}, at most {MAX_TEMPLATE} characters")
+    if inner := _INTERNALS.search(template):  # the sandbox would block it; a template that tries is not to be trusted
+        raise ModelError("the chat template tries to leave its sandbox", found=inner.group(), hint="do not trust it")

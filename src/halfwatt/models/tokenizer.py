@@ -1,0 +1,238 @@
+"""The chat side of a tokenizer: dialogues to token ids and back.
+
+The token ids are those of ``AutoTokenizer.apply_chat_template``. transformers rebuilds some tokenizers from its own
+code when it finds a model's config.json (and imports torch to do so); `ChatTokenizer.save` therefore writes down the
+tokenizer as it really is, and a folder without config.json is read as it stands, without torch.
+
+A chat template is a stranger's program. It runs in transformers' immutable sandbox, its text and what it makes are
+capped, and `probe` runs it first in a process of its own with a limit on time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halfwatt.core.errors import ModelError
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.models.template_sandbox import _check_template, render
+
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTokens:
+    """One rendered dialogue. All three have one entry a token.
+
+    reply:  True on tokens that the assistant wrote, each turn's end-of-turn token included
+    end:    True on those end-of-turn tokens
+    """
+
+    ids: tuple[int, ...]
+    reply: tuple[bool, ...]
+    end: tuple[bool, ...]
+
+
+class ChatTokenizer:
+    """A Hugging Face tokenizer with its chat template and its whole list of stop tokens.
+
+    template:        the template's text, character for character
+    eos_ids:         the whole list of generation_config.json, in its order (else of config.json, else the tokenizer's)
+    pad_id:          fills up the shorter rows of a batch
+    vocab_size:      the number of token ids, added tokens included
+    special_tokens:  their texts: what a reply must never show
+    """
+
+    def __init__(self, hf: Any, template: str, eos_ids: tuple[int, ...]) -> None:
+        """``hf`` is a transformers tokenizer with a `tokenizers` backend."""
+        self.hf, self.template, self.eos_ids = hf, template, eos_ids
+        self.pad_id: int = eos_ids[0] if hf.pad_token_id is None else hf.pad_token_id
+        self.vocab_size: int = 1 + max(hf.get_vocab().values())
+        self._backend = hf.backend_tokenizer
+        self._backend.no_truncation()  # tokenizer.json may carry both, and neither belongs to a chat
+        self._backend.no_padding()
+        added = hf.added_tokens_decoder.values()
+        self.special_tokens: tuple[str, ...] = tuple(
+            sorted({str(t) for t in added if t.special} | set(hf.all_special_tokens))
+        )
+
+    @classmethod
+    def load(cls, folder: Path, chat_template: str | None = None) -> ChatTokenizer:
+        """Read tokenizer.json, the chat template and the stop tokens of ``folder``.
+
+        Args:
+            chat_template: the template's text, instead of the folder's.
+
+        Raises:
+            ModelError: no tokenizer, no stop token, or no chat template and none given (names the option for it).
+        """
+        hf = _hf_tokenizer(folder)
+        template = stored_template(folder, hf) if chat_template is None else chat_template
+        if template is None:
+            raise ModelError(
+                f"{folder} has no chat template, so its prompts cannot be built",
+                hint="pass --chat-template FILE with the Jinja template that it was trained with",
+            )
+        _check_template(template)
+        return cls(hf, template, _eos_ids(folder, hf))
+
+    def render(self, dialogue: Dialogue, *, prompt: bool) -> str:
+        """The text that the template makes; ``prompt`` adds what opens the assistant's turn.
+
+        Raises:
+            ModelError: the template refuses these messages, breaks out of its sandbox, or makes too much text.
+        """
+        return render(self.template, dialogue, prompt=prompt, tokens=self.hf.special_tokens_map)
+
+    def prompt_ids(self, dialogue: Dialogue) -> list[int]:
+        """Token ids of the rendered prompt, ready for the assistant's reply."""
+        return self.encode(self.render(dialogue, prompt=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text`` as it stands: no special token is added, those in the text are recognised."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def scored(self, dialogue: Dialogue) -> ScoredTokens:
+        """Token ids of the whole dialogue, and which of them the assistant wrote.
+
+        A turn counts when the tokens of its prompt begin the whole and a stop token comes right after its content.
+        Templates may rewrite earlier turns when later ones follow; turns that this changes are left out.
+
+        Raises:
+            ModelError: no turn counts.
+        """
+        text = self.render(dialogue, prompt=False)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        reply, end = [False] * len(ids), [False] * len(ids)
+        for turn in dialogue.assistant_turns:
+            prompt = self.render(dialogue.before(turn), prompt=True)
+            first = self.encode(prompt)
+            if ids[: len(first)] != first:
+                continue
+            content = dialogue.messages[turn].content.strip()
+            at = text.find(content, len(prompt))
+            stop = self._stop_after(ids, encoding.offsets, len(first), at + len(content)) if at >= 0 else None
+            if stop is not None and not text[at + len(content) : encoding.offsets[stop][0]].strip():
+                reply[len(first) : stop + 1] = [True] * (stop + 1 - len(first))
+                end[stop] = True
+        if not any(end):
+            raise ModelError(
+                f"dialogue {dialogue.id}: no reply can be told apart in the rendered text",
+                found="no assistant turn of the template ends in one of the stop tokens "
+                + ", ".join(repr(self.hf.convert_ids_to_tokens(i)) for i in self.eos_ids),
+                hint="check the chat template and the eos_token_id list of generation_config.json",
+            )
+        return ScoredTokens(tuple(ids), tuple(reply), tuple(end))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids`` without special tokens."""
+        text: str = self.hf.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer as it is used, the template (to both places that readers look in) and the stop tokens.
+
+        ``folder`` must exist; generation_config.json is written when there is none.
+        """
+        self.hf.save_pretrained(folder)
+        (folder / TEMPLATE_FILE).write_bytes(self.template.encode())
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("is_local", "local_files_only", "name_or_path"):
+            config.pop(key, None)  # says where it was loaded from, not what it is
+        config |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": self.template}
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        generation = folder / "generation_config.json"
+        if not generation.exists():
+            stops = {"eos_token_id": list(self.eos_ids), "pad_token_id": self.pad_id}
+            generation.write_text(json.dumps(stops, indent=2) + "\n", encoding="utf-8")
+
+    def _stop_after(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]], first: int, at: int) -> int | None:
+        """Index of the first stop token from token ``first`` on that begins at or after character ``at``."""
+        found = (i for i in range(first, len(ids)) if ids[i] in self.eos_ids and offsets[i][0] >= at)
+        return next(found, None)
+
+
+def from_pretrained(factory: Any, folder: Path, **options: Any) -> Any:
+    """Load anything through transformers: the only place, so that no code from a model folder is ever run.
+
+    ``factory`` is a transformers class with ``from_pretrained``; only files of ``folder`` are read, never a hub.
+    """
+    return factory.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+
+
+def _hf_tokenizer(folder: Path) -> Any:
+    import transformers
+
+    if not (folder / "tokenizer_config.json").exists() and not (folder / "tokenizer.json").exists():
+        raise ModelError(f"{folder} has no tokenizer", hint="a model folder holds tokenizer.json beside its weights")
+    if (folder / "config.json").exists():
+        factory: Any = transformers.AutoTokenizer
+    else:
+        factory = transformers.PreTrainedTokenizerFast
+    try:
+        hf = from_pretrained(factory, folder)
+    except Exception as error:  # the tokenizers library raises bare Exception for a faulty file
+        raise ModelError(f"the tokenizer of {folder} cannot be read", found=_first_line(error)) from error
+    if not getattr(hf, "is_fast", False):
+        raise ModelError(
+            f"the tokenizer of {folder} has no fast form", found=type(hf).__name__, hint="add its tokenizer.json"
+        )
+    return hf
+
+
+def stored_template(folder: Path, hf: Any) -> str | None:
+    """The template of ``folder``, character for character; transformers reads its file with newlines translated.
+
+    ``hf`` is the tokenizer that transformers made of the folder.
+    """
+    path = folder / TEMPLATE_FILE
+    if path.exists():
+        try:
+            return path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{path} is not UTF-8", found=str(error)) from error
+    stored = hf.chat_template
+    if isinstance(stored, dict):
+        stored = stored.get("default")
+    return stored or None
+
+
+def _eos_ids(folder: Path, hf: Any) -> tuple[int, ...]:
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        found = read_json(path).get("eos_token_id") if path.exists() else None
+        if found is not None:
+            ids = found if isinstance(found, list) else [found]
+            if not ids or not all(type(i) is int and i >= 0 for i in ids):
+                raise ModelError(f"eos_token_id of {path} is not a token id or a list of them", found=repr(found))
+            return tuple(dict.fromkeys(ids))
+    if hf.eos_token_id is None:
+        raise ModelError(f"{folder} names no stop token", hint="set eos_token_id in its generation_config.json")
+    return (hf.eos_token_id,)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder.
+
+    Raises:
+        ModelError: missing, not JSON, or not an object.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON", found=_first_line(error)) from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} does not hold a JSON object", found=type(found).__name__)
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,106 @@
+"""The matrices of a network, one by one, and what is put in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from halfwatt.models.grid import GROUP, GridTensor, dequantize
+
+Role = Literal["body", "head", "embedding", "positions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A matrix of the network: every Linear (GPT-2's Conv1D is one, stored the other way round) and every embedding.
+
+    name:        the parameter's name in the network; tied weights appear once, under the first name
+    role:        "head" = output head, tied to the input embedding or not; "embedding" = an input embedding of its own;
+                 "positions" = learned position embedding; else "body"
+    transposed:  the parameter is stored [in, out]; rows are always outputs, as runtimes store them
+    """
+
+    name: str
+    parameter: torch.Tensor
+    role: Role
+    transposed: bool
+
+    def rows(self) -> torch.Tensor:
+        """The weight as [out, in]; a view."""
+        return self.parameter.detach().T if self.transposed else self.parameter.detach()
+
+    def put(self, rows: torch.Tensor) -> None:
+        """Write [out, in] into the network's own parameter."""
+        with torch.no_grad():
+            self.parameter.copy_(rows.T if self.transposed else rows)
+
+
+def weights(network: PreTrainedModel) -> Iterator[Weight]:
+    """Every matrix of the network that a runtime multiplies by or looks rows up in, in the order of its modules."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}  # tied ones once, first name
+    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    embedding = network.get_input_embeddings()
+    tied = embedding.weight is head.weight
+    roles: dict[int, Role] = {id(embedding): "head" if tied else "embedding", id(head): "head"}
+    seen: set[str] = set()
+    for module in network.modules():
+        if not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
+            continue
+        name = names[id(module.weight)]
+        if name in seen:
+            continue
+        seen.add(name)
+        role = roles.get(id(module), "positions" if isinstance(module, nn.Embedding) else "body")
+        yield Weight(name, module.weight, role, isinstance(module, Conv1D))
+
+
+def untie(network: PreTrainedModel) -> None:
+    """Give the head a copy of the embedding's weights, in place; an untied network stays as it is."""
+    embedding = network.get_input_embeddings()
+    if network.get_output_embeddings().weight is not embedding.weight:  # type: ignore[no-untyped-call]
+        return
+    rows, columns = embedding.weight.shape
+    head = nn.Linear(columns, rows, bias=False)
+    head.weight = nn.Parameter(embedding.weight.detach().clone())
+    network.set_output_embeddings(head)  # type: ignore[no-untyped-call]
+    network.config.tie_word_embeddings = False
+
+
+def _own_head(network: PreTrainedModel) -> str:
+    """The name that a head's weight has, or would have once untied."""
+    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return next(f"{name}.weight" for name, module in network.named_modules() if module is head)
+
+
+def _unfit(weight: Weight) -> str | None:
+    if weight.role == "positions":
+        return "position embedding: one row a token is read, nothing to save"
+    columns = weight.rows().shape[1]
+    if columns % GROUP:
+        return f"its rows of {columns} do not divide into groups of {GROUP}"
+    return None
+
+
+def fits(weight: Weight) -> bool:
+    """Can this weight go on the grid?"""
+    return _unfit(weight) is None
+
+
+def put(network: PreTrainedModel, rows: Mapping[str, torch.Tensor]) -> None:
+    """Write some weights, [out, in] by name, into the network's own parameters, in place."""
+    for weight in weights(network):
+        if weight.name in rows:
+            weight.put(rows[weight.name])
+
+
+def fill(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> None:
+    """Write ``s * q`` into the network's own parameters, in place; tied parameters stay tied."""
+    for weight in weights(network):
+        if weight.name in grid:
+            weight.put(dequantize(grid[weight.name]))

@@ -1,0 +1,163 @@
+"""``result.json``: what a verb came to, as one record each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from halfwatt.core.errors import BadInput
+from halfwatt.core.estimate import Estimate
+from halfwatt.core.json_records import from_json
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.evaluate.gate import Margins
+from halfwatt.evaluate.records import Claim, Measurement, Outside, Profile, QualityInputs, QualityReport, Window
+from halfwatt.formats.artifact import Artifact
+from halfwatt.meters.base import Finding, MeterInfo
+from halfwatt.meters.cost import Cost
+from halfwatt.results.provenance import Provenance
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.search.trial import Trial, TrialReadings
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A model folder that a step wrote."""
+
+    path: Path
+    parameters: tuple[int, int]  # before and after; tied ones count once
+    lineage: tuple[str, ...]
+    spent: tuple[Cost, ...]  # by each training in its lineage
+
+
+@dataclass(frozen=True, slots=True)
+class Baselines:
+    """The original twice, with the energy of the final run."""
+
+    B0: Trial  # as commonly run: transformers, its stored dtype, default threads
+    B1: Trial  # in the best runtime at bf16/f16 and its best operating point
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What was read. Every other figure of a result follows from it."""
+
+    windows: tuple[Window, ...]  # of the final run, the discarded ones with their reasons
+    quality_inputs: QualityInputs | None  # of the candidate that the claim is about, on the test split
+    special_tokens: tuple[str, ...] = ()  # what the gate counts as leaked template tokens
+    trials: tuple[TrialReadings, ...] = ()  # of the candidates on the tune split
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt and how both models answered it."""
+
+    dialogue: Dialogue  # ends with the user's message
+    original: str
+    optimized: str
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """When it is repaid, at so many replies an hour."""
+
+    replies_per_hour: float
+    days: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What it took to find a candidate, in CPU-seconds, against what it saves. None: not measured, or no saving."""
+
+    about: str
+    training_s: float | None  # of all candidates; None: a part of it ran on another device
+    search_s: float
+    joules: float | None  # of the search, where a meter saw it
+    replies: Estimate | None  # until both are repaid, or the search alone where training ran elsewhere
+    due: tuple[Due, ...]  # as days, at the user's replies an hour or at some
+
+    @property
+    def spent_s(self) -> float:
+        """All that has to be repaid: without the training where it ran on another device."""
+        return self.search_s + (self.training_s or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What ``optimize`` found."""
+
+    schema: int
+    provenance: Provenance
+    meters: tuple[MeterInfo, ...]  # every meter that was read
+    unavailable: tuple[Finding, ...]  # every meter that was not, and why
+    baselines: Baselines
+    trials: tuple[Trial, ...]  # the candidates, measured and judged on the tune split
+    winner: str  # name of the delivered trial, may be "B1"
+    winner_path: str  # its folder, relative to result.json
+    final: tuple[Measurement, ...]  # arms "B0", "B1", "winner" of the one interleaved run
+    final_quality: QualityReport | None  # of `Claim.about` on the sealed test split
+    claim: Claim
+    margins: Margins
+    raw: Raw
+    events: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+    outside: tuple[Outside, ...] = ()  # of `Claim.about`, on other kinds of dialogue than it was made for
+    profile: Profile | None = None  # of the test split
+    took: Cost | None = None  # making, measuring and judging all of it, trainings aside, which their artifacts tell
+    repaid: Ledger | None = None  # None: the claim is about B1, or the run did not write down what it took
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What ``measure`` found."""
+
+    provenance: Provenance
+    meters: tuple[MeterInfo, ...]
+    artifact: Artifact
+    at: OperatingPoint
+    measurement: Measurement
+    windows: tuple[Window, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What ``compare`` found: A is the reference, B the candidate; ratios are A over B."""
+
+    provenance: Provenance
+    meters: tuple[MeterInfo, ...]
+    artifacts: tuple[Artifact, Artifact]
+    measurements: tuple[Measurement, ...]
+    cpu_s_ratio: Estimate
+    energy_ratio: Estimate | None
+    quality: QualityReport
+    inputs: QualityInputs
+    windows: tuple[Window, ...]
+    notes: tuple[str, ...]
+
+
+def parse(text: str | bytes) -> Result:
+    """Read a ``result.json``.
+
+    Raises:
+        BadInput: it is not one, or one of another schema version.
+    """
+    import json
+
+    from pydantic import ValidationError
+
+    try:
+        found = json.loads(text).get("schema")
+    except (ValueError, AttributeError):
+        raise BadInput("this is not a result.json", hint="give the file that 'halfwatt optimize' wrote") from None
+    if found != SCHEMA:
+        raise BadInput(
+            f"this halfwatt reads results of schema {SCHEMA}", found=str(found), hint="use the version that wrote it"
+        )
+    try:
+        return from_json(text, Result)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(f"result.json is damaged at {where}", found=str(first["msg"])) from None

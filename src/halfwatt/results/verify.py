@@ -1,0 +1,123 @@
+"""Recompute every figure of a ``result.json`` from the raw readings in it. Pure but for reading the file.
+
+windows           -> measurements of the final run, the ratios and the claim
+quality inputs    -> every check of the gate and its verdict
+what it took      -> the replies and days until that is repaid
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from halfwatt.core.errors import BadInput
+from halfwatt.evaluate import energy_analysis
+from halfwatt.evaluate.claim import energy_ratio, make_claim
+from halfwatt.evaluate.energy_protocol import Run
+from halfwatt.evaluate.gate import judge
+from halfwatt.evaluate.records import QualityInputs, QualityReport
+from halfwatt.meters.base import MeterInfo
+from halfwatt.results.payback import ledger
+from halfwatt.results.result import Result, parse
+from halfwatt.results.tables import readings
+
+TOLERANCE = 1e-9  # relative: the same arithmetic on the same readings
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One figure that does not follow from the readings."""
+
+    where: str
+    stored: str
+    recomputed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How many figures were recomputed, and which differ."""
+
+    result: str
+    figures: int
+    windows: int
+    replies: int
+    differences: tuple[Difference, ...]
+
+
+def verify_file(path: Path) -> Verification:
+    """Check a result file.
+
+    Raises:
+        BadInput: the file is missing, not a result, or holds no raw readings.
+    """
+    if not path.is_file():
+        raise BadInput(f"no such file: {path}", hint="give the result.json that 'halfwatt optimize' wrote")
+    result = parse(path.read_bytes())
+    pairs = list(_pairs(result))
+    differences = [Difference(where, str(a), str(b)) for where, a, b in pairs if not _same(a, b)]
+    inputs = result.raw.quality_inputs
+    replies = 0 if inputs is None else len(inputs.replies_cand)
+    return Verification(str(path), len(pairs), len(result.raw.windows), replies, tuple(differences))
+
+
+def _pairs(result: Result) -> Iterator[tuple[str, Any, Any]]:
+    """(where, stored, recomputed) for every single figure."""
+    meter = next((m for m in result.meters if m.name == result.final[0].meter), None)
+    windows = result.raw.windows
+    for stored in result.final:
+        fresh = energy_analysis.measurement(stored.arm, windows, meter)
+        yield from _leaves(f"final.{stored.arm}", stored, fresh)
+    inputs = result.raw.quality_inputs
+    if inputs is None or result.final_quality is None:
+        raise BadInput("the result holds no quality readings", hint="it was not written by a finished run")
+    report = _judged(result, inputs, result.final_quality)
+    yield from _leaves("final_quality", result.final_quality, report)
+    run = Run(windows, meter, result.meters, ())
+    for met in result.outside:
+        yield from _leaves(f"outside.{met.kind}", met.quality, _judged(result, met.inputs, met.quality))
+    yield from _leaves("claim", result.claim, make_claim(run, report, result.claim.about))
+    yield from _trial_pairs(result, meter)
+    if result.repaid is not None:
+        yield from _leaves("repaid", result.repaid, ledger(result))
+
+
+def _trial_pairs(result: Result, meter: MeterInfo | None) -> Iterator[tuple[str, Any, Any]]:
+    """The candidates' figures on the tune split."""
+    reads = readings(result)
+    for trial in result.trials:
+        read = reads[trial.name]
+        if trial.energy is None or trial.quality is None or read.quality_inputs is None:
+            continue
+        where = f"trials.{trial.name}"
+        run = Run(read.windows, meter, result.meters, ())
+        yield from _leaves(f"{where}.energy", trial.energy, energy_analysis.measurement(trial.name, run.windows, meter))
+        cpu = energy_analysis.ratio("B1", trial.name, run.windows, energy_analysis.cpu_s_per_reply)
+        yield from _leaves(f"{where}.cpu_s_ratio_vs_B1", trial.cpu_s_ratio_vs_B1, cpu)
+        yield from _leaves(f"{where}.energy_ratio_vs_B1", trial.energy_ratio_vs_B1, energy_ratio("B1", trial.name, run))
+        yield from _leaves(f"{where}.quality", trial.quality, _judged(result, read.quality_inputs, trial.quality))
+
+
+def _judged(result: Result, inputs: QualityInputs, like: QualityReport) -> QualityReport:
+    """The gate's report again, on the same split with the same margins and seed."""
+    return judge(inputs, split=like.split, margins=result.margins, special=result.raw.special_tokens, seed=like.seed)
+
+
+def _leaves(where: str, stored: Any, fresh: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Walk two records of one shape side by side."""
+    if hasattr(stored, "__dataclass_fields__") and type(stored) is type(fresh):
+        for name in stored.__dataclass_fields__:
+            yield from _leaves(f"{where}.{name}", getattr(stored, name), getattr(fresh, name))
+    elif isinstance(stored, tuple) and isinstance(fresh, tuple) and len(stored) == len(fresh):
+        for index, (a, b) in enumerate(zip(stored, fresh, strict=True)):
+            yield from _leaves(f"{where}[{index}]", a, b)
+    else:
+        yield where, stored, fresh
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-12)
+    return bool(a == b)

@@ -1,0 +1,391 @@
+"""A loaded GGUF file that answers, through llama-cpp-python's C functions.
+
+    prompt ids  -> longest prefix already in the KV cache is kept -> the rest is decoded in one batch
+                -> sample in C -> decode that one token, with guesses at the next ones (drafts.py) -> sample after each
+                guess that came true -> decode ... until a stop token, the cap or the context's end
+
+Sampling and decoding are both C; Python sees one chosen id a token and copies no logits: a greedy choice without a
+penalty looks at them where they are. The ids of a prompt always come from the model's own `ChatTokenizer`, never from
+llama.cpp's.
+
+llama.cpp computes in a thread of the session's own. Intel's AMX tiles are configured for each thread: llama.cpp does it
+once, torch at will, and where both compute in one thread llama.cpp ends with an illegal instruction.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from llama_cpp import llama_cpp as llama
+from numpy.typing import NDArray
+
+from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.formats.artifact import Artifact
+from halfwatt.models.ngram_table import NgramTable
+from halfwatt.models.sampling import Sampling
+from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix
+from halfwatt.runtimes.speculation import Drafter, LookupDrafter, TableDrafter
+
+_FIRST_CONTEXT = 2048  # tokens; grown when a dialogue needs more, up to what the model was trained for
+_LOGITS_AT_ONCE = 64  # tokens in a batch whose logits are all kept; bounds that buffer
+UBATCH = 512  # prompt tokens computed together
+_KV_TYPES = {16: llama.GGML_TYPE_F16, 8: llama.GGML_TYPE_Q8_0, 4: llama.GGML_TYPE_Q4_0}
+_KV_SHARE = {16: 1.0, 8: 34 / 64, 4: 18 / 64}  # bytes of a block of 32 values, against fp16
+_REPLACEMENT = "\ufffd"  # what the beginning of a character decodes to
+
+T = TypeVar("T")
+
+
+class LlamaCppSession:
+    """Implements `halfwatt.runtimes.base.Session`.
+
+    threads, threads_prefill:  as used; where the operating point names none, every core this process may use
+    """
+
+    def __init__(
+        self, artifact: Artifact, gguf: str, at: OperatingPoint, table: NgramTable | None = None, *, gpu: bool
+    ) -> None:
+        """Load the model.
+
+        table: of drafts, where the operating point asks for it
+
+        Raises:
+            ModelError: llama.cpp cannot load the file; carries its last error lines.
+            EnvironmentFault: it cannot make a context, for want of memory for instance.
+        """
+        self.tokenizer = ChatTokenizer.load(artifact.path)
+        self.threads = at.threads or len(os.sched_getaffinity(0))
+        self.threads_prefill = at.threads_prefill or self.threads
+        self._artifact, self._at, self._gpu, self._table = artifact, at, gpu, table
+        self._stops = frozenset(self.tokenizer.eos_ids)
+        self._bytes = 0.0
+        self._log = _library()
+        self._thread = ThreadPoolExecutor(1, "llama.cpp")
+        self._context: Any = None
+        self._model = self._load(gguf)
+        self._vocabulary = llama.llama_model_get_vocab(self._model)
+        self._row: Any = ctypes.c_float * llama.llama_vocab_n_tokens(self._vocabulary)  # logits after one token
+        self._longest = llama.llama_model_n_ctx_train(self._model)
+        self._longest_draft = at.speculation.longest if at.speculation else 0
+        self._batch = batch_of(max(_LOGITS_AT_ONCE, 1 + self._longest_draft))
+        self._size = 0
+        self._make_room(min(self._longest, _FIRST_CONTEXT))
+
+    # --- what a Session does
+
+    def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
+        """Answer each dialogue, one after the other.
+
+        Raises:
+            BadInput: a prompt leaves no room for a reply in the model's context.
+        """
+        return self._apart(lambda: [self._answer(dialogue, sampling) for dialogue in batch])
+
+    def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
+        """Answer one dialogue in pieces of whole characters; the generator's return value is the `Reply`."""
+        prompt = self.tokenizer.prompt_ids(dialogue)
+        cached = self._apart(lambda: self._prefill(prompt, sampling))
+        tokens = self._generate(prompt, sampling)
+        ids: list[int] = []
+        shown = ""
+        while (token := self._apart(lambda: next(tokens, None))) is not None:
+            ids.append(token)
+            text = self.tokenizer.decode(ids)
+            if len(text) > len(shown) and text.startswith(shown) and not text.endswith(_REPLACEMENT):
+                yield text[len(shown) :]
+                shown = text
+        answer = self._as_reply(prompt, cached, ids)
+        if rest := answer.text[len(shown) :]:
+            yield rest
+        return answer
+
+    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
+        """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue. Forgets the cached prefix."""
+        ids = list(self.tokenizer.scored(dialogue).ids)
+        self._check_room(len(ids))
+        self._make_room(len(ids))
+        self.reset()
+        parts = self._apart(lambda: [self._all_logits(ids, at) for at in range(0, len(ids), _LOGITS_AT_ONCE)])
+        self.reset()
+        return np.concatenate(parts)
+
+    def reset(self) -> None:
+        """Empty the KV cache."""
+        llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
+        self._forget()
+
+    def sync(self) -> None:
+        """Wait until the device is idle."""
+        llama.llama_synchronize(self._context)
+
+    def bytes_moved(self) -> int:
+        """Bytes of weights and KV cache read for all replies so far: once a decoded token, once a batch of prompt."""
+        return int(self._bytes)
+
+    # --- what the parity check asks for
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids that llama.cpp's own tokenizer makes of rendered text, as other programs would see them."""
+        raw = text.encode("utf-8")
+        room = (llama.llama_token * (len(raw) + 8))()
+        count = llama.llama_tokenize(self._vocabulary, raw, len(raw), room, len(room), False, True)
+        if count < 0:
+            raise ModelError("llama.cpp could not tokenise a text", found=f"{len(raw)} bytes need {-count} tokens")
+        return list(room[:count])
+
+    def stored(self, key: str) -> str | None:
+        """The value of a key of the GGUF file as text; None if there is no such key, or if it holds an array."""
+        size = llama.llama_model_meta_val_str(self._model, key.encode(), ctypes.create_string_buffer(1), 1)
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        llama.llama_model_meta_val_str(self._model, key.encode(), buffer, size + 1)
+        return buffer.value.decode("utf-8")
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the model's context."""
+        return int(self._longest)
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        self._thread.shutdown()
+        if self._context is not None:
+            llama.llama_batch_free(self._batch)
+            llama.llama_free(self._context)
+            llama.llama_model_free(self._model)
+            self._context = None
+
+    def _apart(self, compute: Callable[[], T]) -> T:
+        """What ``compute`` gives, computed in the session's own thread."""
+        return self._thread.submit(compute).result()
+
+    # --- a reply
+
+    def _answer(self, dialogue: Dialogue, sampling: Sampling) -> Reply:
+        prompt = self.tokenizer.prompt_ids(dialogue)
+        cached = self._prefill(prompt, sampling)
+        return self._as_reply(prompt, cached, list(self._generate(prompt, sampling)))
+
+    def _as_reply(self, prompt: list[int], cached: int, ids: list[int]) -> Reply:
+        return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), cached, ids[-1] in self._stops)
+
+    def _prefill(self, prompt: list[int], sampling: Sampling) -> int:
+        """Bring the context to hold exactly ``prompt``; returns how many of its tokens were there already."""
+        self._check_room(len(prompt) + 1)
+        self._make_room(min(self._longest, len(prompt) + sampling.max_new_tokens))
+        shared = common_prefix(self._cached, prompt[:-1]) if self._at.reuse_prefix else 0
+        if not self._keep(shared):
+            shared = 0
+            self.reset()
+        fresh = prompt[shared:]
+        tokens = (llama.llama_token * len(fresh))(*fresh)
+        for start in range(0, len(fresh), UBATCH):
+            size = min(UBATCH, len(fresh) - start)
+            part = ctypes.cast(ctypes.byref(tokens, start * ctypes.sizeof(llama.llama_token)), llama.llama_token_p)
+            self._decode(llama.llama_batch_get_one(part, size), fresh[start : start + size])
+        return shared
+
+    def _generate(self, prompt: list[int], sampling: Sampling) -> Iterator[int]:
+        """Sample ids until a stop token (which is given too), the cap, or the end of the context."""
+        cap = min(sampling.max_new_tokens, self._longest - len(prompt))
+        chain = self._chain(prompt, sampling)
+        drafter = self._drafter(prompt)
+        drafted: list[int] = []  # decoded with the token before them, and not said yet
+        right, row = 0, -1  # of them, said by the model too; logits that choose the next token
+        try:
+            for count in range(1, cap + 1):
+                token = self._likeliest(row) if chain is None else llama.llama_sampler_sample(chain, self._context, row)
+                yield token
+                if token in self._stops or count == cap:
+                    return
+                if drafter is not None:
+                    drafter.hear((token,))
+                if drafted[right : right + 1] == [token]:
+                    right = row = right + 1
+                    continue
+                if right < len(drafted):
+                    self._keep(len(self._cached) - (len(drafted) - right))
+                drafted = [] if drafter is None else drafter.guess(min(self._longest_draft, cap - count))
+                right = row = 0
+                self._decode_with_logits([token, *drafted])
+        finally:
+            if chain is not None:
+                llama.llama_sampler_free(chain)
+
+    def _chain(self, prompt: list[int], sampling: Sampling) -> Any:
+        """A sampler for one reply; None = the largest logit wins."""
+        if _likeliest_wins(sampling):
+            return None
+        chain = _sampler(sampling, self._row._length_, self._longest)
+        if sampling.repetition_penalty != 1.0:
+            for token in prompt:  # the penalty looks at the prompt too, as in transformers
+                llama.llama_sampler_accept(chain, token)
+        return chain
+
+    def _likeliest(self, row: int) -> int:
+        """The first of the largest logits, read in place: a sampler copies all of them first, with their ids."""
+        first = llama.llama_get_logits_ith(self._context, row)
+        return int(np.frombuffer(self._row.from_address(ctypes.addressof(first.contents)), np.float32).argmax())
+
+    def _drafter(self, prompt: list[int]) -> Drafter | None:
+        """For one reply."""
+        asked = self._at.speculation
+        if asked is None:
+            return None
+        made = LookupDrafter() if self._table is None else TableDrafter(self._table, asked.least)
+        made.hear(prompt)
+        return made
+
+    def _keep(self, count: int) -> bool:
+        """Forget all but the first tokens of the context; False where llama.cpp can only forget everything."""
+        del self._cached[count:]
+        return bool(llama.llama_memory_seq_rm(llama.llama_get_memory(self._context), 0, count, -1))
+
+    def _decode_with_logits(self, ids: Sequence[int]) -> None:
+        """Decode some tokens; the logits after each of them can be read."""
+        batch, start = self._batch, len(self._cached)
+        batch.n_tokens = len(ids)
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i] = token, start + i
+        self._decode(batch, ids)
+
+    def _decode(self, batch: Any, ids: Sequence[int]) -> None:
+        code = llama.llama_decode(self._context, batch)
+        if code != 0:
+            self._forget()
+            raise EnvironmentFault(f"llama_decode failed with code {code}", found=self._log.last())
+        self._cached.extend(ids)
+        self._count(len(self._cached))
+
+    def _count(self, tokens: int) -> None:
+        """A pass over the weights and over the keys and values of so many tokens."""
+        a = self._artifact
+        self._bytes += a.weights_read_b + tokens * a.kv_b_per_token * _KV_SHARE[self._at.kv_bits]
+
+    def _all_logits(self, ids: list[int], start: int) -> NDArray[np.float32]:
+        """Decode a batch and copy the logits of all its tokens, [tokens, vocabulary]."""
+        part = ids[start : start + _LOGITS_AT_ONCE]
+        before = self._bytes
+        self._decode_with_logits(part)
+        self._bytes = before  # not a reply
+        rows = llama.llama_get_logits(self._context)
+        return np.ctypeslib.as_array(rows, shape=(len(part), llama.llama_vocab_n_tokens(self._vocabulary))).copy()
+
+    # --- the model and its context
+
+    def _load(self, gguf: str) -> Any:
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = -1 if self._gpu else 0
+        model = llama.llama_model_load_from_file(gguf.encode(), params)
+        if not model:
+            raise ModelError(f"llama.cpp cannot load {gguf}", found=self._log.last())
+        return model
+
+    def _check_room(self, tokens: int) -> None:
+        if tokens > self._longest:
+            raise BadInput(
+                f"a dialogue of {tokens - 1} tokens does not fit",
+                found=f"a context of {self._longest}",
+                hint="shorten the dialogue",
+            )
+
+    def _make_room(self, tokens: int) -> None:
+        """A context of at least this many tokens. A new one is twice as large as it must be, and empty."""
+        if tokens <= self._size:
+            return
+        if self._context is not None:
+            llama.llama_free(self._context)
+        self._size = min(self._longest, max(tokens, 2 * self._size))
+        self._forget()
+        self._context = llama.llama_init_from_model(self._model, self._parameters())
+        if not self._context:
+            llama.llama_model_free(self._model)
+            raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", found=self._log.last())
+
+    def _forget(self) -> None:
+        """The context is empty."""
+        self._cached: list[int] = []  # the ids whose keys and values are in the context, in order
+
+    def _parameters(self) -> Any:
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = self._size, UBATCH, UBATCH
+        params.n_threads, params.n_threads_batch = self.threads, self.threads_prefill
+        params.type_k = params.type_v = _KV_TYPES[self._at.kv_bits]
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.offload_kqv = params.op_offload = self._gpu
+        return params
+
+
+def batch_of(tokens: int) -> Any:
+    """Room for so many tokens of one sequence, all with logits."""
+    batch = llama.llama_batch_init(tokens, 0, 1)
+    for i in range(tokens):
+        batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+    return batch
+
+
+def _likeliest_wins(sampling: Sampling) -> bool:
+    """Nothing but the largest logit decides."""
+    return sampling.temperature == 0 and sampling.repetition_penalty == 1.0
+
+
+def _sampler(sampling: Sampling, vocabulary: int, longest: int) -> Any:
+    """A sampler chain in transformers' order: repetition penalty, temperature, top-k, top-p, min-p, draw."""
+    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    links: list[Any] = []
+    if sampling.repetition_penalty != 1.0:
+        links.append(llama.llama_sampler_init_penalties(vocabulary, longest, sampling.repetition_penalty, 0.0, 0.0))
+    if sampling.temperature == 0:
+        links.append(llama.llama_sampler_init_greedy())
+    else:
+        links.append(llama.llama_sampler_init_temp(sampling.temperature))
+        if sampling.top_k > 0:
+            links.append(llama.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.top_p < 1:
+            links.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
+        if sampling.min_p > 0:
+            links.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
+        links.append(llama.llama_sampler_init_dist(sampling.seed & 0x7FFFFFFF))
+    for link in links:
+        llama.llama_sampler_chain_add(chain, link)
+    return chain
+
+
+class _Log:
+    """llama.cpp's log: nothing is printed, the last error lines are kept for messages."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=3)
+        self._callback = llama.llama_log_callback(self._keep)  # held here, because C keeps only its address
+
+    def start(self) -> None:
+        llama.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def last(self) -> str | None:
+        return "; ".join(self._lines) or None
+
+    def _keep(self, level: int, text: bytes, _data: object) -> None:
+        if level == _ERROR:
+            self._lines.append(text.decode("utf-8", "replace").strip())
+
+
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+
+
+@functools.cache
+def _library() -> _Log:
+    """Start llama.cpp with its log caught. There is one log sink and one library a process, so this is made once."""
+    log = _Log()
+    log.start()
+    llama.llama_backend_init()
+    return log

@@ -1,0 +1,322 @@
+"""The model as it is commonly run: transformers' ``generate``. Baseline B0, and the reference for correctness.
+
+Nothing is tuned: the default attention, torch's own number of threads unless one is asked for, a KV cache within a
+reply and none between replies (`Reply.tokens_cached` is 0 whatever the operating point says).
+
+An artifact of an unmodified model points at the folder that it was loaded from; a modified one is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from halfwatt.core.errors import BadInput, ModelError
+from halfwatt.core.files import new_folder, write_atomic
+from halfwatt.core.json_records import to_json
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.formats.artifact import Artifact
+from halfwatt.models import model_folder
+from halfwatt.models.chat_model import ChatModel, quiet, torch_device, torch_dtype, write
+from halfwatt.models.sampling import Sampling
+from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained, read_json, stored_template
+from halfwatt.runtimes.base import OperatingPoint, Reply
+
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64"}
+_REPLACEMENT = "\ufffd"  # what the beginning of a character decodes to
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersEager:
+    """transformers on ``device``, in ``dtype`` ("auto": as stored)."""
+
+    device: str = "cpu"
+    dtype: str = "auto"
+
+    name: ClassVar[str] = "torch_eager"
+
+    def export(self, model: ChatModel, to: Path) -> Artifact:
+        """Write ``to/artifact.json``, and beside it the model, unless the folder that it came from is that model.
+
+        Raises:
+            BadInput: the folder ``to`` exists already.
+        """
+        served = torch_dtype(self.dtype) or model.network.dtype
+        with new_folder(to) as part:
+            as_loaded = _is_its_source(model, torch_dtype(self.dtype))
+            if not as_loaded:
+                write(model, part)
+            stored = model.source if as_loaded else part
+            files = model_folder.weight_files(stored)
+            artifact = Artifact(
+                path=model.source if as_loaded else to,
+                runtime=self.name,
+                precision=_PRECISIONS[served],
+                size_b=sum(f.stat().st_size for f in files),
+                weights_read_b=weights_read(model.network) * served.itemsize,
+                kv_b_per_token=kv_numbers(model.network) * 2,
+                sha256=model_folder.fingerprint(stored, files, None),
+                lineage=model.lineage,
+                kept=model.kept,
+                context=model.context,
+                spent=model.spent,
+            )
+            write_atomic(part / "artifact.json", to_json(artifact).encode())
+        return artifact
+
+    @contextmanager
+    def open(self, artifact: Artifact, at: OperatingPoint) -> Iterator[TransformersSession]:
+        """Load the artifact; torch's thread count is set for the session when ``at.threads`` names one.
+
+        Raises:
+            ModelError: the model was changed since its export.
+            BadInput: the operating point asks for what ``generate`` does not do.
+            EnvironmentFault: there is no such device here.
+        """
+        device = torch_device(self.device)
+        if at.kv_bits != 16:
+            raise BadInput(
+                "torch_eager keeps its KV cache as it computes it", found=f"{at.kv_bits} bits", hint="use 16"
+            )
+        if at.speculation is not None:
+            raise BadInput("torch_eager does not guess ahead", found=at.speculation.kind, hint="leave speculation out")
+        files = model_folder.weight_files(artifact.path)
+        if model_folder.fingerprint(artifact.path, files, None) != artifact.sha256:
+            raise ModelError(f"{artifact.path} is not the model that was exported", hint="export it again")
+        threads = torch.get_num_threads()
+        if at.threads is not None:
+            torch.set_num_threads(at.threads)
+        try:
+            yield TransformersSession(artifact, device, torch_dtype(self.dtype))
+        finally:
+            torch.set_num_threads(threads)
+
+
+class TransformersSession:
+    """Implements `halfwatt.runtimes.base.Session`."""
+
+    def __init__(self, artifact: Artifact, device: torch.device, dtype: torch.dtype | None) -> None:
+        """``dtype`` None = as stored."""
+        self.tokenizer = ChatTokenizer.load(artifact.path)
+        with quiet():
+            network: PreTrainedModel = from_pretrained(
+                AutoModelForCausalLM, artifact.path, dtype=dtype or "auto", use_safetensors=True
+            )
+        self.network = network.to(device).eval()  # type: ignore[arg-type]
+        # What Sampling does not say is off, not whatever the model's own generation_config holds.
+        self.network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            eos_token_id=list(self.tokenizer.eos_ids), pad_token_id=self.tokenizer.pad_id
+        )
+        self._longest = int(self.network.config.max_position_embeddings)
+        self._weights_b = weights_read(self.network) * self.network.dtype.itemsize
+        self._kv_b = kv_numbers(self.network) * self.network.dtype.itemsize
+        self._bytes = 0
+
+    def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
+        """Answer the dialogues together, the shorter prompts padded on the left.
+
+        Raises:
+            BadInput: a prompt leaves no room for a reply in the model's context.
+        """
+        prompts = [self.tokenizer.prompt_ids(dialogue) for dialogue in batch]
+        rows = self._generate(prompts, sampling)
+        return [self._as_reply(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
+
+    def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
+        """Answer one dialogue in pieces of whole characters; the generator's return value is the `Reply`.
+
+        ``generate`` runs in a thread of its own; it stops at the next token when the generator is closed.
+        """
+        prompt = self.tokenizer.prompt_ids(dialogue)
+        tap = _Tap()
+        thread = Thread(target=tap.run, args=(lambda: self._generate([prompt], sampling, tap),))
+        thread.start()
+        ids: list[int] = []
+        shown = ""
+        try:
+            while (token := tap.tokens.get()) is not None:
+                ids.append(token)
+                text = self.tokenizer.decode(ids)
+                if len(text) > len(shown) and text.startswith(shown) and not text.endswith(_REPLACEMENT):
+                    yield text[len(shown) :]
+                    shown = text
+        finally:
+            tap.closed.set()
+            thread.join()
+        if tap.error is not None:
+            raise tap.error
+        answer = self._as_reply(prompt, ids)
+        if rest := answer.text[len(shown) :]:
+            yield rest
+        return answer
+
+    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
+        """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
+        ids = self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False))
+        self._check_room(len(ids))
+        with torch.inference_mode():
+            found = self.network(input_ids=torch.tensor([ids], device=self.network.device), use_cache=False)
+        rows: NDArray[np.float32] = found.logits[0].float().numpy(force=True)
+        return rows
+
+    def reset(self) -> None:
+        """Nothing is kept between replies."""
+
+    def sync(self) -> None:
+        """Wait until the device is idle."""
+        if self.network.device.type == "cuda":
+            torch.cuda.synchronize(self.network.device)
+        elif self.network.device.type == "mps":
+            torch.mps.synchronize()
+
+    def bytes_moved(self) -> int:
+        """Bytes of weights and KV cache read for all replies so far, see `bytes_read`."""
+        return self._bytes
+
+    def _generate(self, prompts: Sequence[list[int]], sampling: Sampling, tap: _Tap | None = None) -> list[list[int]]:
+        """The new tokens of each row, padding cut off."""
+        longest = max(map(len, prompts))
+        self._check_room(longest + 1)
+        steps = min(sampling.max_new_tokens, self._longest - longest)
+        ids = [[self.tokenizer.pad_id] * (longest - len(p)) + p for p in prompts]
+        mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
+        device = self.network.device
+        watched: dict[str, Any] = {}
+        if tap is not None:
+            watched = {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap.criterion])}
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
+            torch.manual_seed(sampling.seed)
+            found = self.network.generate(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=generation_config(sampling, steps, self.tokenizer),
+                **watched,
+            )
+        new = found[:, longest:].tolist()
+        self._bytes += bytes_read(self._weights_b, self._kv_b, len(prompts), longest, len(new[0]))
+        return [self._cut(row) for row in new]
+
+    def _cut(self, row: list[int]) -> list[int]:
+        """The row up to its first stop token, that included; ``generate`` fills up what follows."""
+        stop = next((i for i, token in enumerate(row) if token in self.tokenizer.eos_ids), len(row))
+        return row[: stop + 1]
+
+    def _as_reply(self, prompt: list[int], ids: list[int]) -> Reply:
+        stopped = bool(ids) and ids[-1] in self.tokenizer.eos_ids
+        return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), 0, stopped)
+
+    def _check_room(self, tokens: int) -> None:
+        if tokens > self._longest:
+            raise BadInput(
+                f"a dialogue of {tokens} tokens does not fit",
+                found=f"a context of {self._longest}",
+                hint="shorten the dialogue",
+            )
+
+
+class _Stop(StoppingCriteria):
+    """Ends ``generate`` at the next token once the event is set."""
+
+    def __init__(self, closed: Event) -> None:
+        self._closed = closed
+
+    def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self._closed.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+class _Tap(BaseStreamer):
+    """Hands the tokens of a ``generate`` in another thread over one by one; None is the end."""
+
+    def __init__(self) -> None:
+        self.tokens: SimpleQueue[int | None] = SimpleQueue()
+        self.closed = Event()
+        self.criterion = _Stop(self.closed)
+        self.error: BaseException | None = None
+        self._prompt_seen = False
+
+    def run(self, work: Any) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - travels to the thread that asked
+            self.error = error
+        self.tokens.put(None)
+
+    def put(self, value: torch.Tensor) -> None:
+        """``generate`` hands over the prompt first."""
+        if self._prompt_seen:
+            self.tokens.put(int(value))
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """`run` says when it is over."""
+
+
+def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) -> GenerationConfig:
+    """`Sampling` in transformers' words, every one of them explicit."""
+    chosen: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature > 0:
+        chosen = {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p or None,
+        }
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        **chosen,
+        repetition_penalty=sampling.repetition_penalty,
+        max_new_tokens=steps,
+        use_cache=True,
+        eos_token_id=list(tokenizer.eos_ids),
+        pad_token_id=tokenizer.pad_id,
+    )
+
+
+def weights_read(network: PreTrainedModel) -> int:
+    """Numbers of the weights that one decode step reads: all but the embeddings, of which it looks up a row.
+
+    A tied embedding is read whole, as the head.
+    """
+    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    looked_up = [m for m in network.modules() if isinstance(m, torch.nn.Embedding)]
+    skipped = {id(m.weight) for m in looked_up} - ({id(head.weight)} if head is not None else set())
+    return sum(p.numel() for p in network.parameters() if id(p) not in skipped)
+
+
+def kv_numbers(network: PreTrainedModel) -> int:
+    """Numbers that one token adds to the KV cache: a key and a value in every layer and KV head."""
+    config = network.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size)
+
+
+def bytes_read(weights_b: int, kv_b: int, rows: int, prompt: int, steps: int) -> int:
+    """Bytes that a batch has to read: the weights once a pass, and every row's cache up to the token of that pass.
+
+    There are ``steps`` passes; the first runs over ``prompt`` tokens, and pass k sees ``prompt + k`` of them.
+    """
+    return steps * weights_b + rows * kv_b * (steps * prompt + steps * (steps - 1) // 2)
+
+
+def _is_its_source(model: ChatModel, asked: torch.dtype | None) -> bool:
+    """Does the source folder, read in the ``asked`` type (None: as stored), give this very model?"""
+    if len(model.lineage) > 1 or model.grid:
+        return False
+    config = read_json(model.source / "config.json")
+    stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    if asked is None and stored != model.network.dtype:
+        return False
+    return stored_template(model.source, model.tokenizer.hf) == model.tokenizer.template

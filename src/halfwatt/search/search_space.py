@@ -1,0 +1,203 @@
+"""What a search may put together: a model to begin with, a vocabulary, numbers, a draft. Pure.
+
+    base      the original, a smaller model that was made before (step `adopt`), or a student
+    student   of which of those models, and what shares of its blocks, channels and FFN neurons; how long it learns is
+              for its round to say (halving.py). The original teaches all of them
+    trim      none, or to the dialogues' own tokens; what was made before has the vocabulary that it was taught with
+    numbers   int8, int4 with the head at either, int4 and int8 by layer; a student's are int4 by GPTQ
+    draft     none, or an n-gram table; a student has none
+
+Decisions are asked for one after the other, those that an earlier one rules out not at all, and every field by the
+range that its own type names (steps/ranges.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from halfwatt.compress.base import Step
+from halfwatt.compress.distil import Distil
+from halfwatt.compress.ngram_draft import Draft
+from halfwatt.compress.pretrained import Adopt
+from halfwatt.compress.prune import Prune
+from halfwatt.compress.quantize.mixed_precision import Mixed
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.compress.recipe import Recipe
+from halfwatt.compress.search_ranges import Chooser, chosen
+from halfwatt.compress.vocabulary_trim import Trim
+from halfwatt.models.chat_model import ChatModel, outline
+from halfwatt.search.successive_halving import RATE, Teaching
+
+ORIGINAL, STUDENT = "original", "student"
+_OF = "student.of"
+_CACHED = 32  # tokens of the teacher's answers, which all students of a round share
+ROUND = "round"  # of a student, among what was settled before a trial
+_BLOCKS = (0.25, 0.375, 0.5, 0.667, 1.0)  # shares that stay
+_STUDENTS = ((0.25, 0.5, 0.25), (0.375, 0.667, 0.25), (0.5, 0.667, 0.5), (0.667, 0.75, 0.5))  # blocks, width, ffn
+_SMALLER = ((0.375, 1.0, 1.0), (0.667, 0.75, 0.5), (0.667, 1.0, 0.5), (0.667, 1.0, 1.0))  # of what is small already
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """What students are cut from.
+
+    steps:     that make it of the original
+    kv_heads:  None = its width and heads cannot be cut
+    """
+
+    steps: tuple[Step, ...]
+    blocks: int
+    kv_heads: int | None
+    parameters: int
+
+    @classmethod
+    def of(cls, model: ChatModel, *steps: Step) -> Parent:
+        """What these steps make is shaped like ``model``."""
+        config = model.network.config
+        cuttable = not Prune(width=0.5, kv_heads=1).problems(model)
+        heads = int(config.num_key_value_heads) if cuttable else None
+        return cls(steps, int(config.num_hidden_layers), heads, sum(p.numel() for p in model.network.parameters()))
+
+    def first(self) -> list[dict[str, Any]]:
+        """Cuts to begin with, from the most daring to the safest."""
+        return [
+            {"student.blocks": blocks, "prune.ffn": ffn} | ({} if self.kv_heads is None else {"prune.width": width})
+            for blocks, width, ffn in (_SMALLER if self.steps else _STUDENTS)
+        ]
+
+    def cut(self, choose: Chooser) -> Prune:
+        """What stays."""
+        blocks = choose.suggest_categorical("student.blocks", _BLOCKS)
+        cut = chosen(Prune, choose, **({"width": 1.0} if self.kv_heads is None else {}))
+        assert isinstance(cut, Prune)
+        heads = None if self.kv_heads is None else max(1, round(self.kv_heads * cut.width))
+        return replace(cut, drop=self.blocks - max(1, round(self.blocks * blocks)), kv_heads=heads)
+
+    def rate(self, cut: Prune) -> float:
+        """3e-3 for 3M parameters, and with the square root of their number; see `Distil` for where that comes from."""
+        share = cut.width * (self.blocks - cut.drop) / self.blocks * (1 + 2 * cut.ffn) / 3
+        return float(f"{min(3e-3, 3e-3 * (3e6 / (self.parameters * share)) ** 0.5):.1g}")
+
+
+@dataclass(frozen=True, slots=True)
+class StudentSpace:
+    """Students, cut from the original or from what was made of it before; the original teaches all of them.
+
+    parents: by the name of their base
+    """
+
+    teaching: Teaching
+    parents: Mapping[str, Parent]
+
+    @classmethod
+    def of(cls, model: ChatModel, adopted: Sequence[Adopt], teaching: Teaching) -> StudentSpace:
+        """Whoever reads the original's tokens can learn from it."""
+        made = {step.folder: Parent.of(outline(step.folder), step) for step in adopted if _reads_alike(model, step)}
+        return cls(teaching, made | {ORIGINAL: Parent.of(model)})
+
+    def first(self) -> list[dict[str, Any]]:
+        """Decisions to begin with: not more than a first round is planned for, and then the safest of each parent."""
+        several = len(self.parents) > 1
+        each = max(1, RATE ** (self.teaching.rounds - 1) // len(self.parents))
+        return [({_OF: name} if several else {}) | cut for name, p in self.parents.items() for cut in p.first()[-each:]]
+
+    def of_whom(self, choose: Chooser) -> str:
+        """The base that a student is cut from."""
+        return choose.suggest_categorical(_OF, tuple(self.parents)) if len(self.parents) > 1 else ORIGINAL
+
+    def student(self, of: str, trim: list[Step], choose: Chooser) -> Recipe:
+        """Cut, taught up to its round, and rounded."""
+        parent = self.parents[of]
+        cut = parent.cut(choose)
+        lessons = self.teaching.lessons(choose.user_attrs.get(ROUND, 0))
+        taught = Distil(temperature=1.0, label_weight=0.5, lr=parent.rate(cut), cached=_CACHED)
+        whose = STUDENT if of == ORIGINAL else f"{STUDENT} of {_short(of)}"
+        blocks = parent.blocks - cut.drop
+        stay = f"{blocks} block{'s' if blocks > 1 else ''}"
+        names = [whose, *map(str, trim), stay, str(cut), f"epochs {sum(lessons):.3g}"]
+        learn = [replace(taught, epochs=epochs) for epochs in lessons]
+        return Recipe(", ".join(names), (*parent.steps, *trim, cut, *learn, Quantize(4, method="gptq")))
+
+
+def _reads_alike(model: ChatModel, step: Adopt) -> bool:
+    return bool(outline(step.folder).network.config.vocab_size == model.network.config.vocab_size)
+
+
+def _short(base: str) -> str:
+    return base.rstrip("/").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What one search may try.
+
+    adopted:  models made before, beside the original
+    trims:    the original's vocabulary can be trimmed
+    learned:  there are dialogues to calibrate on; without them only round to nearest is left
+    school:   how students are taught; None = there are none
+    """
+
+    adopted: tuple[Adopt, ...] = ()
+    trims: bool = True
+    learned: bool = True
+    school: StudentSpace | None = None
+
+    @classmethod
+    def of(cls, model: ChatModel, adopted: tuple[Adopt, ...], learned: bool, teaching: Teaching | None = None) -> Space:
+        """For this model."""
+        school = None if teaching is None else StudentSpace.of(model, adopted, teaching)
+        return cls(adopted, learned and not Trim().problems(model), learned, school)
+
+    def first(self) -> list[dict[str, Any]]:
+        """The decisions to begin with: of what is made already the most daring first, the safest, a draft, which takes
+        long to make; students last, so that their further rounds follow them."""
+        plain: dict[str, Any] = {"draft": False} if self.learned else {}
+        daring: dict[str, Any] = {"numbers": "int4", "quantize.head_bits": None} | plain
+        if self.learned:
+            daring |= {"quantize.method": "gptq"}
+        untrimmed = {"trim": False} if self.trims else {}
+        begun = [{"base": base} for base in self._bases() if base != STUDENT] if len(self._bases()) > 1 else [{}]
+        trimmed = {"trim": True, "trim.coverage": 0.999} if self.trims else {}
+        students = [
+            {"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {})
+            for cut in ([] if self.school is None else self.school.first())
+        ]
+        safe = begun[-1] | untrimmed | plain | {"numbers": "int8"}
+        made = [base | untrimmed | daring for base in begun]
+        guessing = [made[0] | {"draft": True, "draft.order": 4}] if self.learned else []
+        return [*made, safe, *guessing, *students]
+
+    def recipe(self, choose: Chooser) -> Recipe:
+        """One recipe; the same decisions make the same one, under the same name."""
+        bases = self._bases()
+        base = choose.suggest_categorical("base", tuple(bases)) if len(bases) > 1 else ORIGINAL
+        if base == STUDENT and self.school is not None:
+            of = self.school.of_whom(choose)
+            return self.school.student(of, self._trim(of, choose), choose)
+        steps: list[Step] = [*bases[base], *self._trim(base, choose), self._numbers(choose)]
+        if self.learned and choose.suggest_categorical("draft", (True, False)):
+            steps.append(chosen(Draft, choose))
+        names = [_short(base), *(str(s) for s in steps if not isinstance(s, Adopt))]
+        return Recipe(", ".join(names), tuple(steps))
+
+    def _bases(self) -> dict[str, tuple[Step, ...]]:
+        """By name; the original comes last among those that are made already."""
+        made: dict[str, tuple[Step, ...]] = {step.folder: (step,) for step in self.adopted}
+        return made | {ORIGINAL: ()} | ({} if self.school is None else {STUDENT: ()})
+
+    def _trim(self, base: str, choose: Chooser) -> list[Step]:
+        if base != ORIGINAL or not self.trims or not choose.suggest_categorical("trim", (True, False)):
+            return []
+        return [chosen(Trim, choose)]
+
+    def _numbers(self, choose: Chooser) -> Step:
+        """int8 loses next to nothing, however it is rounded: there is one of it."""
+        kinds = ("int8", "int4", "mixed") if self.learned else ("int8", "int4")
+        kind = choose.suggest_categorical("numbers", kinds)
+        if kind == "int8":
+            return Quantize(8)
+        if kind == "mixed":
+            return chosen(Mixed, choose)
+        return chosen(Quantize, choose, bits=4, **({} if self.learned else {"method": "rtn"}))

@@ -1,0 +1,270 @@
+"""What was tried, shared by processes and kept across sittings: Optuna behind ask and tell, with its loose ends tied.
+
+    a path           a journal file: every change is a line, appended and flushed to the disk under a lock
+    a database URL   such as postgresql://user@host/name, for many machines
+
+A line that was half written when the disk was full or the power went is cut off before anything is appended: Optuna
+would append to it and never read the file again. A trial whose worker has fallen silent is closed, and its decisions
+are asked for once more.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError
+from halfwatt.core.files import alive
+
+BEAT_S, SILENT_S = 20.0, 120.0
+RECIPE = "recipe"  # the name under which a trial's recipe is told again
+_BEAT, _WORKER, _GATE, _AGAIN, _JOULES = "beat", "worker", "gate", "again", "joules"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOutcome:
+    """What one trial ended with; a trial without a cost is disqualified.
+
+    cost:       what is minimised, such as the log of the energy over B1's
+    violation:  how far the constraint is missed; 0 or less = it holds
+    """
+
+    cost: float | None
+    violation: float = 0.0
+
+
+class TrialStore:
+    """The trials of one search."""
+
+    def __init__(self, where: str | Path, name: str, seed: int = 0) -> None:
+        """Open them, or begin.
+
+        Args:
+            where: a path or a database URL.
+            name: trials of another name are another search's.
+            seed: of what is proposed; workers side by side need one each, or they propose the same.
+
+        Raises:
+            BadInput: the journal is damaged in its middle. EnvironmentFault: no such database, or no driver for it.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        self._storage = _opened(where)
+        self._study = optuna.create_study(storage=self._storage, study_name=name, sampler=sampler, load_if_exists=True)
+
+    def close(self) -> None:
+        """Leave the database."""
+        if isinstance(self._storage, RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+
+    def first(self, decisions: dict[str, Any], settled: dict[str, Any] | None = None) -> None:
+        """Let these decisions be taken before the sampler takes its own; once, whoever asks for it again.
+
+        settled: of the trial's user_attrs, for what is not the sampler's to decide
+        """
+        wanted = settled or {}
+        asked = [t for t in self._study.get_trials(deepcopy=False) if wanted.items() <= t.user_attrs.items()]
+        if decisions not in [t.system_attrs.get("fixed_params", t.params) for t in asked]:
+            self._study.enqueue_trial(decisions, user_attrs=wanted)
+
+    @contextmanager
+    def trial(self) -> Iterator[Trial]:
+        """The next trial; `tell` ends it, an error inside fails it. It is known to be alive while the block runs."""
+        self._recover()
+        trial = self._study.ask()
+        trial.set_user_attr(_WORKER, _me())
+        trial.set_user_attr(_BEAT, time.time())
+        over = threading.Event()
+        beats = threading.Thread(target=_beat, args=(trial, over), daemon=True)
+        beats.start()
+        try:
+            yield trial
+        except BaseException:
+            self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            raise
+        finally:
+            over.set()
+            beats.join()
+
+    def tell(self, trial: Trial, found: TrialOutcome, joules: float | None = None) -> None:
+        """End a trial. joules: that it took, where they were measured."""
+        trial.set_user_attr(_JOULES, joules)
+        if found.cost is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        trial.set_constraint(_GATE, found.violation)
+        self._study.tell(trial, found.cost)
+
+    def told(self, recipe: str) -> TrialOutcome | None:
+        """What a recipe of this name came to, where it was tried before; disqualified ones too."""
+        for trial in self._ended():
+            if trial.user_attrs.get(RECIPE) == recipe and _JOULES in trial.user_attrs:
+                return outcome_of(trial)
+        return None
+
+    def done(self) -> list[FrozenTrial]:
+        """Trials with a cost, those that break the constraint too, in the order in which they were begun."""
+        return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def best(self) -> FrozenTrial | None:
+        """The cheapest trial that keeps the constraint; None = there is none."""
+        able = [t for t in self.done() if t.constraints[_GATE] <= 0]
+        return min(able, key=lambda t: float(t.value or 0.0)) if able else None
+
+    def seconds(self) -> float:
+        """Spent in trials that have ended, by all workers; one whose worker died, as long as it was heard."""
+        return sum(lasted_s(t) for t in self._ended())
+
+    def joules(self) -> float:
+        """Measured in them."""
+        return sum(t.user_attrs.get(_JOULES) or 0.0 for t in self._ended())
+
+    def _ended(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+
+    def _recover(self) -> None:
+        """Close trials whose worker has gone, and ask for their decisions again; each only once."""
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if _lives(trial):
+                continue
+            try:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+            except RuntimeError:
+                continue  # another worker was faster
+            if trial.params and _AGAIN not in trial.user_attrs:
+                kept = {k: v for k, v in trial.user_attrs.items() if k not in (_BEAT, _WORKER, RECIPE)}
+                self._study.enqueue_trial(trial.params, user_attrs=kept | {_AGAIN: True})
+
+
+def outcome_of(trial: FrozenTrial) -> TrialOutcome:
+    """What a trial that has ended came to."""
+    return TrialOutcome(trial.value, trial.constraints.get(_GATE, 0.0))
+
+
+def lasted_s(trial: FrozenTrial) -> float:
+    """Seconds that a trial took; a worker that died in it may have been found dead only days later."""
+    if trial.datetime_start is None or trial.datetime_complete is None:
+        return 0.0
+    return min(trial.datetime_complete.timestamp(), _heard(trial) + BEAT_S) - trial.datetime_start.timestamp()
+
+
+# --- storage ----------------------------------------------------------------------------------------------------------
+
+
+class _Mending(JournalFileOpenLock):
+    """Optuna's lock of a journal file; whoever holds it appends to whole lines only."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+
+    def acquire(self) -> bool:
+        """Wait for the lock, then cut off a torn end."""
+        held = super().acquire()
+        try:
+            mend(self._path)
+        except OSError:
+            self.release()
+            raise
+        return held
+
+
+class _Journal(JournalFileBackend):
+    """A journal file that was mended when it was opened, and is before every change."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, lock = path, _Mending(path)
+        super().__init__(str(path), lock)
+        lock.acquire()
+        lock.release()
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """A full disk as an error that names the file."""
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise EnvironmentFault(
+                f"{self._path} cannot be written", found=str(error), hint="free some space"
+            ) from error
+
+
+def mend(path: Path) -> None:
+    """Cut a journal back to its last whole line; only what is torn is read."""
+    with path.open("rb+") as file:
+        end = whole = file.seek(0, os.SEEK_END)
+        while whole:
+            file.seek(whole - 1)
+            if file.read(1) == b"\n":
+                break
+            whole -= 1
+        if whole < end:
+            file.truncate(whole)
+            os.fsync(file.fileno())
+
+
+def _opened(where: str | Path) -> BaseStorage:
+    """The storage; a database of which workers make the tables at the same time is tried again."""
+    for patience in (3.0, 1.0, 0.0):
+        try:
+            return _storage(where)
+        except HalfwattError:
+            raise
+        except ImportError as error:
+            raise EnvironmentFault(f"no driver for {where}", found=str(error), hint="pip install psycopg") from error
+        except Exception as error:  # each database has errors of its own
+            if not patience:
+                raise EnvironmentFault(f"{where} cannot be opened", found=str(error).splitlines()[0]) from error
+            time.sleep(patience)
+    raise AssertionError("the last one returns or raises")
+
+
+def _storage(where: str | Path) -> BaseStorage:
+    if isinstance(where, str) and "://" in where:
+        return RDBStorage(where)
+    path = Path(where)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return JournalStorage(_Journal(path))
+    except ValueError as error:  # json's too
+        raise BadInput(
+            f"{path} is damaged: a line in its middle is torn", found=str(error), hint="move it away; results stay"
+        ) from error
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+def _beat(trial: Trial, over: threading.Event) -> None:
+    while not over.wait(BEAT_S):
+        trial.set_user_attr(_BEAT, time.time())
+
+
+def _me() -> list[Any]:
+    return [socket.gethostname(), os.getpid()]
+
+
+def _lives(trial: FrozenTrial) -> bool:
+    """A worker of this host lives while its process does, one of another while it is heard."""
+    host, pid = trial.user_attrs.get(_WORKER, (None, 0))
+    if host == socket.gethostname():
+        return alive(int(pid))
+    return time.time() - _heard(trial) < SILENT_S
+
+
+def _heard(trial: FrozenTrial) -> float:
+    """When its worker was heard last."""
+    began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
+    return float(trial.user_attrs.get(_BEAT, began))

@@ -1,0 +1,126 @@
+"""The command line's manners: exit codes, one line for every error, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import taught_students as taught
+from tests.support import tiny_models as tiny
+from tests.support.command_line import halfwatt
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return taught.chats(tmp_path_factory.mktemp("chats"), taught.dialogues())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["optimise"], "No such command"),
+        (["optimize"], "Missing argument"),
+        (["optimize", "demo", "--max-loss", "most"], "--max-loss"),
+        (["optimize", "demo", "--max-loss", "70%"], "--max-loss"),
+        (["optimize", "demo", "--replies-per-hour", "0"], "--replies-per-hour is above 0"),
+        (["quantize", "demo", "--bits", "3", "-o", "x"], "'3' is not one of"),
+        (["quantize", "demo", "--method", "gptq", "--epochs", "3", "-o", "x"], "gptq does not take --epochs"),
+        (["optimize", "demo", "--dtype", "int8"], "'int8' is not one of"),
+        (["verify", "no-such.json"], "no such file"),
+        (["measure", "demo", "-d", "no-such.jsonl"], "'no-such.jsonl' does not exist"),
+        (["optimize", "demo", "--recipe", "no-such.toml"], "'no-such.toml' does not exist"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(arguments: list[str], named: str) -> None:
+    done = halfwatt(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("halfwatt: ")
+    assert done.stderr.count("\n") == 1
+    assert named in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_model_without_dialogues_or_with_too_few_is_refused(model: Path, tmp_path: Path) -> None:
+    done = halfwatt("optimize", model, "-o", tmp_path / "out")
+    assert (done.returncode, "pass --dialogues FILE" in done.stderr) == (2, True)
+    few = tmp_path / "few.jsonl"
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    few.write_text(json.dumps(row))
+    done = halfwatt("optimize", model, "-d", few, "-o", tmp_path / "out")
+    assert (done.returncode, "give more dialogues" in done.stderr) == (2, True)
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_a_faulty_dialogue_is_named_by_file_and_line(model: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n{"mess')
+    done = halfwatt("measure", model, "-d", bad)
+    assert done.returncode == 2
+    assert "bad.jsonl:2" in done.stderr
+
+
+def test_a_pickled_model_and_one_without_template_are_refused(model: Path, chats: Path, tmp_path: Path) -> None:
+    bare = tiny.folder(tmp_path, seed=3, template=None)
+    done = halfwatt("measure", bare, "-d", chats)
+    assert (done.returncode, "--chat-template FILE" in done.stderr) == (2, True)
+    pickled = tiny.folder(tmp_path, seed=4)
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    done = halfwatt("measure", pickled, "-d", chats)
+    assert (done.returncode, "safetensors" in done.stderr) == (2, True)
+
+
+def test_quantize_writes_an_artifact_that_is_proved_and_never_overwrites(
+    model: Path, chats: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "int8"
+    done = halfwatt("quantize", model, "--bits", "8", "-d", chats, "-o", out, "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["precision"] == "int8"
+    assert made["parity"]["tokens"] > 0
+    assert 0 < made["size_b"] < (out / "model.gguf").stat().st_size
+    again = halfwatt("quantize", model, "--bits", "8", "-d", chats, "-o", out)
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+
+
+def test_quantize_leaves_nothing_behind_when_it_fails(chats: Path, tmp_path: Path) -> None:
+    broken = tiny.folder(tmp_path, seed=5)
+    (broken / "config.json").write_text('{"architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2"}')
+    done = halfwatt("quantize", broken, "--bits", "4", "-d", chats, "-o", tmp_path / "made" / "int4")
+    assert done.returncode == 2
+    assert "LlamaForCausalLM" in done.stderr or "llama" in done.stderr
+    assert not (tmp_path / "made" / "int4").exists()
+
+
+def test_doctor_lists_every_meter_and_what_would_enable_it() -> None:
+    done = halfwatt("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    meters = json.loads(done.stdout)["meters"]
+    assert {"name", "domain", "grade", "covers", "available", "reason"} <= set(meters[0])
+    assert [m["grade"] for m in meters if m["name"] == "modelled"] == ["E"]
+    assert all(m["reason"] for m in meters if not m["available"])
+
+
+def test_a_traceback_needs_debug(tmp_path: Path) -> None:
+    broken = tmp_path / "result.json"
+    broken.write_text("[]")
+    plain, debug = halfwatt("verify", broken), halfwatt("verify", broken, "--debug")
+    assert plain.returncode == debug.returncode == 2
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+
+
+def test_as_a_program_it_tells_what_it_can_do() -> None:
+    command = [sys.executable, "-m", "halfwatt.cli.main", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for verb in ("optimize", "measure", "compare", "quantize", "chat", "doctor", "verify"):
+        assert verb in done.stdout

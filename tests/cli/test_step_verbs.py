@@ -1,0 +1,151 @@
+"""The verbs of the steps, as typed: their flags are the step's fields, their faults one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.exceptions import TyperException
+
+from halfwatt.api import single_step
+from halfwatt.api.inputs import RunOptions
+from halfwatt.cli import step_verbs
+from halfwatt.compress.base import Step
+from halfwatt.compress.quantize.qat import TrainOnGrid
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.compress.registry import STEPS
+from halfwatt.core.errors import BadInput
+from tests.support import taught_students as taught
+from tests.support import tiny_models as tiny
+from tests.support.command_line import halfwatt
+
+
+def not_run(*_: Any) -> None:
+    raise AssertionError("nothing is done before the line is read")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [(n, (STEPS[n],)) for n in ("trim", "prune", "distil")] + [("quantize", (Quantize, TrainOnGrid))]
+)
+def test_every_field_is_a_flag_with_its_own_words(
+    name: str, steps: tuple[type[Step], ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    step_verbs.command(name, not_run)(args=["--help"], standalone_mode=False)
+    said = capsys.readouterr().out
+    for step in steps:
+        for field in dataclasses.fields(step):  # type: ignore[arg-type]
+            assert f"--{field.name.replace('_', '-')}" in said
+    assert {"prune": "blocks", "quantize": "a hundred times smaller than what they scale moves"}.get(name, "") in said
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ([], Quantize(8)),
+        (["--bits", "4", "--head-bits", "8"], Quantize(4, 8)),
+        (["--method", "hqq", "--bits", "4"], Quantize(4, scale_search="hqq")),
+        (
+            ["--bits", "4", "--scale-search", "absmax", "--int8", "a", "--int8", "b"],
+            Quantize(4, None, 8, "absmax", int8=("a", "b")),
+        ),
+        (["--method", "gptq", "--bits", "4", "--sweeps", "0"], Quantize(4, method="gptq", sweeps=0)),
+        (["--method", "qat", "--bits", "4", "--start", "rtn", "--lr", "1e-4"], TrainOnGrid(4, start="rtn", lr=1e-4)),
+    ],
+)
+def test_quantize_takes_the_fields_of_the_step_behind_its_method(
+    line: list[str], wanted: Step, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def run(work: Any, *_: Any) -> None:
+        work(RunOptions())
+
+    monkeypatch.setattr(single_step, "quantize_to", lambda _model, _out, step, *_: asked.append(step))
+    monkeypatch.setattr(step_verbs, "show_artifact", lambda _: None)
+    step_verbs.command("quantize", run)(args=["m", "-o", str(tmp_path), *line], standalone_mode=False)
+    assert asked == [wanted]
+
+
+def test_a_method_refuses_what_it_would_ignore() -> None:
+    for method, field in (
+        ("rtn", "sweeps"),
+        ("gptq", "scale_search"),
+        ("hqq", "scale_search"),
+        ("qat", "sweeps"),
+        ("rtn", "lr"),
+    ):
+        with pytest.raises(BadInput, match=f"{method} does not take --{field.replace('_', '-')}"):
+            step_verbs.on_grid(method, {"bits": 4, field: 1})  # type: ignore[arg-type]
+
+
+def test_quantize_goes_on_from_a_checkpoint_and_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, chats = tiny.folder(tmp_path, "llama"), taught.chats(tmp_path, taught.dialogues())
+    step = TrainOnGrid(4, epochs=0.5, batch_tokens=1024)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("halfwatt.search.optimize.build.LlamaCpp.export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunOptions())
+    monkeypatch.undo()
+    said: list[str] = []
+    single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunOptions(progress=said.append))
+    assert any("going on from step" in line for line in said)
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"int4", model.name}
+
+
+def test_a_wrong_flag_and_a_wrong_value_are_usage(tmp_path: Path) -> None:
+    for line in (["x", "-o", str(tmp_path), "--fnf", "1"], ["x", "-o", str(tmp_path), "--ffn", "half"], ["x"]):
+        with pytest.raises(TyperException, match=r"fnf|valid number|Missing"):
+            step_verbs.command("prune", not_run)(args=line, standalone_mode=False)
+
+
+def test_a_step_writes_a_folder_that_the_next_step_takes(tmp_path: Path) -> None:
+    told = taught.dialogues()[:20]
+    model, chats = tiny.folder(tmp_path, "llama", width=128), taught.chats(tmp_path, told)
+    done = halfwatt("prune", model, "-d", chats, "-o", tmp_path / "small", "--ffn", "0.67", "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["parameters"][1] < made["parameters"][0]
+    again = halfwatt("distil", tmp_path / "small", "-d", chats, "-o", tmp_path / "taught", "--teacher", model)
+    assert again.returncode == 0, again.stderr
+    assert "distilled (logits" in again.stdout
+    assert "energy not measured" in again.stdout or " J by " in again.stdout  # by what meters the machine has
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".taught")) == []
+    refused = halfwatt("prune", model, "-d", chats, "-o", tmp_path / "small")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+
+
+def test_training_asks_for_a_device_that_is_there(tmp_path: Path) -> None:
+    model, chats = tiny.folder(tmp_path, "llama"), taught.chats(tmp_path, taught.dialogues()[:20])
+    if torch.cuda.is_available():
+        pytest.skip("this machine has it")
+    refused = halfwatt("distil", model, "-d", chats, "-o", tmp_path / "out", "--device", "cuda")
+    assert refused.returncode == 3
+    assert "there is no device cuda here" in refused.stderr
+
+
+@pytest.mark.parametrize("flag", [("--precision", "fp32"), ("--device", "cpu")])
+def test_what_only_training_uses_is_refused_where_nothing_trains(tmp_path: Path, flag: tuple[str, str]) -> None:
+    refused = halfwatt("quantize", "demo", "--method", "gptq", *flag, "-o", tmp_path / "out")
+    assert refused.returncode == 2
+    assert f"--method gptq does not take {flag[0]}" in refused.stderr
+
+
+def test_problems_are_named_before_any_work(tmp_path: Path) -> None:
+    from halfwatt.api.single_step import transform
+    from halfwatt.compress.prune import Prune
+
+    model = tiny.folder(tmp_path, "llama")
+    with pytest.raises(BadInput, match="ffn is a share"):
+        transform(
+            str(model), Prune(ffn=2.0), tmp_path / "out", taught.chats(tmp_path, taught.dialogues()), None, RunOptions()
+        )
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,59 @@
+"""A student of given sizes: the right shapes, the same draw for the same seed, loaders that take it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from halfwatt.compress.apply import apply
+from halfwatt.compress.base import StepContext
+from halfwatt.compress.fresh_student import Student
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.core.errors import ModelError
+from halfwatt.evaluate import parity
+from halfwatt.models.chat_model import load
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.llamacpp import LlamaCpp
+from tests.support import tiny_models as tiny
+
+ARCHS = ("llama", "gpt2", "mistral", "qwen2", "qwen3")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_it_has_the_sizes_and_llama_cpp_reads_it(arch: tiny.Arch, tmp_path: Path) -> None:
+    model = load(tiny.folder(tmp_path, arch))
+    made = Student(layers=1, width=64, ffn=64).apply(model, StepContext())
+    config = made.network.config
+    assert (config.num_hidden_layers, config.hidden_size) == (1, 64)
+    assert (config.n_inner if arch == "gpt2" else config.intermediate_size) == 64
+    assert model.network.config.num_hidden_layers == 2, "the original stays"
+    assert "a new student" in made.lineage[-1]
+    artifact = LlamaCpp().export(made, tmp_path / "artifact")
+    with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
+        assert parity.check(made, artifact, session, tiny.dialogues()[:2]).problems == ()
+
+
+def test_the_seed_draws_the_weights(tmp_path: Path) -> None:
+    model = load(tiny.folder(tmp_path, "llama"))
+    before = torch.random.get_rng_state()
+    first, again, other = (Student(layers=1).apply(model, StepContext(seed=s)) for s in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before), "nobody else's draw is changed"
+    drawn = [next(m.network.parameters()) for m in (first, again, other)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_sizes_that_cannot_be_are_named(tmp_path: Path) -> None:
+    llama, gpt2 = (load(tiny.folder(tmp_path, arch)) for arch in ("llama", "gpt2"))
+    for step, model, said in (
+        (Student(width=100), llama, "width must be a multiple of 64"),
+        (Student(layers=0), llama, "layers must be above 0"),
+        (Student(heads=4, kv_heads=3), llama, "4 query heads cannot share 3 KV heads"),
+        (Student(kv_heads=1), gpt2, "as many KV heads"),
+        (Student(width=64, heads=5), gpt2, "5 heads cannot share a width of 64"),
+        (Student(), Quantize(8).apply(llama, StepContext()), "on the integer grid already"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            apply(step, model)

@@ -1,0 +1,291 @@
+"""The one loop: it learns, resumes to the same weights, stops on NaN, keeps budgets, runs in two processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from halfwatt.compress.training import checkpoints, losses
+from halfwatt.compress.training.batches import Batch, Predictor, Row, plan
+from halfwatt.compress.training.loop import (
+    Group,
+    Settings,
+    TrainingBudget,
+    TrainingDiverged,
+    TrainingEnvironment,
+    learning_rate,
+    train,
+)
+from halfwatt.core.errors import BadInput
+from halfwatt.meters.base import MeterInfo, Reading
+from tests.support import tiny_models as tiny
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = Settings(lr=3e-3, epochs=4, batch_tokens=256, precision="fp32")
+
+
+def network(seed: int = 0) -> Predictor:
+    return Predictor(tiny.network("llama", seed=seed))
+
+
+def told(count: int = 24) -> list[Row]:
+    """Sentences that can be learned: each id follows from the one before."""
+    return [Row(f"d{i}", tuple((7 * i + k) % 50 + 10 for k in range(12 + i % 9)), (False,) * 4 + (True,) * (8 + i % 9))
+            for i in range(count)]  # fmt: skip
+
+
+def by_labels(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+    return losses.label_nll(model(batch.ids, batch.reply), batch.labels)
+
+
+def weights(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in module.parameters()])
+
+
+def test_it_learns() -> None:
+    found = train(network(), by_labels, told(), replace(SETTINGS, epochs=20))
+    assert found.finished
+    assert found.steps == len(found.losses)
+    assert found.losses[-1] < 0.3 * found.losses[0]
+
+
+def test_epochs_may_pack_into_more_or_fewer_batches() -> None:
+    """Which rows share a batch is drawn anew for each epoch, so their number varies, and the steps go on."""
+    lengths = [4 + 13 * i % 90 for i in range(300)]
+    rows = [Row(f"d{i}", (*range(10, 10 + n),), (False, *(True,) * (n - 1))) for i, n in enumerate(lengths)]
+    counts = [len(plan(lengths, 128, 0, epoch)) for epoch in range(3)]
+    assert min(counts) < counts[0], "the case that this test is about"
+
+    def squared(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        said: torch.Tensor = model(torch.ones(len(batch.labels), 1)).squeeze(1)
+        return said**2
+
+    found = train(torch.nn.Linear(1, 1), squared, rows, replace(SETTINGS, epochs=3, batch_tokens=128))
+    assert found.steps == 3 * counts[0]
+
+
+class Unigram(torch.nn.Module):
+    """Says the same of every position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = torch.nn.Parameter(torch.zeros(40))
+
+    def forward(self, ids: torch.Tensor, reply: torch.Tensor) -> torch.Tensor:
+        return self.said.expand(int(reply[:, 1:].sum()), -1)
+
+
+def test_every_position_counts_alike_however_its_batch_is_filled() -> None:
+    """Short dialogues share a batch of few positions, long ones have a batch of many to themselves."""
+    short = [Row(f"s{i}", (1, *[20] * 4), (False, *[True] * 4)) for i in range(64)]
+    long = [Row(f"l{i}", (1, *[30] * 63), (False, *[True] * 63)) for i in range(8)]
+    module = Unigram()
+    train(module, by_labels, [*short, *long], replace(SETTINGS, lr=0.05, epochs=40, batch_tokens=64, clip=100.0))
+    counted = 64 * 4 / (64 * 4 + 8 * 63)
+    assert float(module.said.softmax(0)[20].detach()) == pytest.approx(counted, abs=0.03)
+
+
+def test_only_the_assistants_words_are_learned() -> None:
+    """What the user said last is read by nobody and learned by nobody: it may be anything."""
+    ended = [replace(r, ids=(*r.ids, 70, 71), reply=(*r.reply, False, False)) for r in told()]
+    otherwise = [replace(r, ids=(*r.ids, 80, 90), reply=(*r.reply, False, False)) for r in told()]
+    a, b = network(), network()
+    train(a, by_labels, ended, SETTINGS)
+    train(b, by_labels, otherwise, SETTINGS)
+    used = [n for n, _ in a.named_parameters() if "embed" not in n]
+    assert all(torch.equal(a.get_parameter(n), b.get_parameter(n)) for n in used)
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    straight, broken = network(), network()
+    whole = train(straight, by_labels, told(), SETTINGS)
+    stops = iter(range(10_000))
+
+    class Killed(Exception):
+        pass
+
+    def killed_at_seven(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        if next(stops) == 7:
+            raise Killed
+        return by_labels(model, batch)
+
+    with pytest.raises(Killed):
+        train(broken, killed_at_seven, told(), SETTINGS, TrainingEnvironment(folder=tmp_path, checkpoint_s=0.0))
+    again = network(seed=5)  # whatever it held before
+    resumed = train(again, by_labels, told(), SETTINGS, TrainingEnvironment(folder=tmp_path, checkpoint_s=0.0))
+    assert resumed.steps == whole.steps
+    assert resumed.losses == pytest.approx(whole.losses, abs=1e-6)
+    assert torch.equal(weights(again), weights(straight))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = network()
+    train(first, by_labels, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
+
+    def never(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        raise AssertionError("nothing is left to do")
+
+    second = network(seed=3)
+    train(second, never, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
+    assert torch.equal(weights(first), weights(second))
+
+
+def test_a_checkpoint_without_its_mark_is_passed_over(tmp_path: Path) -> None:
+    train(network(), by_labels, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state.safetensors").write_bytes(b"half")
+    found = checkpoints.newest(tmp_path)
+    assert found is not None
+    assert found[1]["step"] > 0
+
+
+def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
+    train(network(), by_labels, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
+    with pytest.raises(BadInput, match="another run"):
+        train(network(), by_labels, told(), replace(SETTINGS, lr=1e-3), TrainingEnvironment(folder=tmp_path))
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_nan_stops_with_step_and_dialogues_and_keeps_the_last_good_weights(where: str, tmp_path: Path) -> None:
+    calls = iter(range(10_000))
+    good: list[torch.Tensor] = []
+    module = network()
+
+    def poisoned(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        good.append(weights(module))
+        nats = by_labels(model, batch)
+        if next(calls) < 5:
+            return nats
+        return nats * float("nan") if where == "loss" else nats + (nats - nats.detach()).abs().sqrt().sum()
+
+    with pytest.raises(TrainingDiverged, match=f"the {where} of step 6 is not finite .*d\\d+") as stopped:
+        train(module, poisoned, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
+    assert stopped.value.exit_code == 1
+    assert torch.equal(weights(module), good[-1])
+    saved = load_file(tmp_path / "checkpoint" / "state.safetensors")
+    assert all(torch.isfinite(v).all() for v in saved.values())
+
+
+def test_a_budget_of_tokens_ends_it() -> None:
+    found = train(
+        network(),
+        by_labels,
+        told(),
+        replace(SETTINGS, epochs=100),
+        TrainingEnvironment(budget=TrainingBudget(tokens=2000)),
+    )
+    assert not found.finished
+    assert 2000 <= found.spent.tokens < 2000 + 256
+
+
+class Wattmeter:
+    """One joule a look."""
+
+    info = MeterInfo("watt", "cpu", "measured", "B", "all", "nothing", 0.001, 0.001, 0.0)
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def read(self) -> Reading:
+        self.looks += 1
+        return Reading(float(self.looks), float(self.looks))
+
+    def close(self) -> None:
+        pass
+
+
+def test_joules_are_counted_and_end_it() -> None:
+    found = train(
+        network(),
+        by_labels,
+        told(),
+        replace(SETTINGS, epochs=100),
+        TrainingEnvironment(meter=Wattmeter(), budget=TrainingBudget(joules=6.5)),
+    )
+    assert found.steps == 7
+    assert found.spent.joules == 7.0
+    assert found.spent.meter == "watt"
+
+
+def test_without_a_meter_there_are_no_joules_and_no_joule_budget() -> None:
+    found = train(network(), by_labels, told(), SETTINGS)
+    assert found.spent.joules is None
+    assert found.spent.cpu_s > 0
+    assert found.spent.bytes_b > 0
+    with pytest.raises(BadInput, match="needs an energy meter"):
+        train(network(), by_labels, told(), SETTINGS, TrainingEnvironment(budget=TrainingBudget(joules=5.0)))
+
+
+def test_a_group_of_rate_zero_stays_and_what_is_in_no_group_stays() -> None:
+    module = network()
+    embedding: Any = module.network.get_input_embeddings().weight
+    norms = [p for n, p in module.named_parameters() if "norm" in n]
+    others = [p for n, p in module.named_parameters() if "norm" not in n and p is not embedding]
+    before = [p.detach().clone() for p in (embedding, *norms)]
+    train(
+        module,
+        by_labels,
+        told(),
+        SETTINGS,
+        groups=[Group(tuple(others)), Group(tuple(norms), lr_factor=0.0, decay=False)],
+    )
+    assert all(torch.equal(a, b) for a, b in zip(before, (embedding, *norms), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_module_is_given_back_as_it_came(precision: Any) -> None:
+    module = network()
+    train(module, by_labels, told(), replace(SETTINGS, precision=precision))
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert not module.training
+    assert "forward" not in vars(module)
+
+
+def test_the_learning_rate_rises_and_falls_along_a_cosine() -> None:
+    assert learning_rate(0.05, 0.1, 0.1) == pytest.approx(0.5)
+    assert learning_rate(0.1, 0.1, 0.1) == 1
+    assert learning_rate(1.0, 0.1, 0.1) == pytest.approx(0.1)
+    assert learning_rate(0.5, 0.0, 0.0) == pytest.approx(0.5)
+
+
+TWO = """
+import sys, torch
+sys.path.insert(0, {root!r})
+from tests.compress.training.test_loop import SETTINGS, by_labels, network, told, weights
+from halfwatt.training import train
+torch.set_num_threads(1)
+module = network()
+found = train(module, by_labels, told(), SETTINGS)
+import torch.distributed as dist
+rank = dist.get_rank() if dist.is_initialized() else 0
+if rank == 0:
+    torch.save({{"weights": weights(module), "losses": found.losses}}, {out!r})
+if dist.is_initialized():
+    dist.barrier(); dist.destroy_process_group()
+sys.stdout.flush()
+import os; os._exit(0)
+"""
+
+
+def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
+    script, out = tmp_path / "two.py", tmp_path / "two.pt"
+    script.write_text(TWO.format(root=str(ROOT), out=str(out)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run(launch, env=environ, capture_output=True, text=True, timeout=180, check=False)
+    assert out.exists()  # the exit code of a torn-down process group says nothing
+    two = torch.load(out, weights_only=True)
+    one = network()
+    found = train(one, by_labels, told(), SETTINGS)
+    assert list(two["losses"]) == pytest.approx(list(found.losses), abs=1e-4)
+    assert torch.allclose(two["weights"], weights(one), atol=1e-4)

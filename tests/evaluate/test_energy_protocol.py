@@ -1,0 +1,251 @@
+"""The protocol's own decisions, on a bench without a model: windows from a scripted worker."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from halfwatt.core.errors import BadInput, TaintedRun
+from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.evaluate import disturbances, energy_protocol
+from halfwatt.evaluate.disturbances import Snapshot
+from halfwatt.evaluate.energy_protocol import Arm, MeasurePlan, measure
+from halfwatt.evaluate.instruments import Instruments, UsageBox
+from halfwatt.evaluate.requests import _chunks, prompts_of
+from halfwatt.formats.artifact import Artifact
+from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.models.sampling import Sampling
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.serving_process import RunCounts, ServingSpec
+
+QUIET = Snapshot(0.0, 0.0, 1.0, 0, None, None)
+
+
+def dialogue(name: str, turns: int) -> Dialogue:
+    messages = tuple(Message(role, f"{name} {i}") for i in range(turns) for role in ("user", "assistant"))
+    return Dialogue(name, messages)
+
+
+def spec(tmp_path: object = None) -> ServingSpec:
+    from pathlib import Path
+
+    return ServingSpec(Artifact(Path("nowhere"), "none", "f16", 1, 1, 1, "", ()), OperatingPoint())
+
+
+class ScriptedWorker:
+    """Answers at once and says what it would have used: ``cpu_s`` a reply."""
+
+    cost: dict[str, float]
+
+    def __init__(self, given: ServingSpec) -> None:
+        self.cpu_s = given.artifact.weights_read_b / 1000
+        self.used = Usage(0.0, 0.0, 0)
+        self.asked: list[tuple[list[str], int]] = []
+
+    def __enter__(self) -> ScriptedWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def run(self, prompts: Sequence[Dialogue], sampling: Sampling, *, min_s: float = 0.0) -> RunCounts:
+        self.asked.append(([p.id for p in prompts], sampling.max_new_tokens))
+        n = len(prompts)
+        before = self.used
+        self.used = Usage(before.cpu_s + n * self.cpu_s, before.wall_s + n * 0.5, before.bytes_b + n)
+        return RunCounts((before, self.used), n, n, 0, n, 1, " ".join(p.id for p in prompts))
+
+
+class CpuMeter:
+    """Modelled: 10 J a CPU-second of the box."""
+
+    info = MeterInfo("modelled", "process", "modelled", "E", "cpu", "rest", 0.0, 0.0, 0.5)
+
+    def __init__(self, box: UsageBox) -> None:
+        self.box = box
+
+    def read(self) -> Reading:
+        return Reading(0.0, 10 * self.box.get().cpu_s)
+
+    def close(self) -> None:
+        return None
+
+
+class TickingMeter:
+    """A device-wide counter that is always at a tick."""
+
+    info = MeterInfo("rapl", "cpu package", "measured", "B", "package", "rest", 0.0, 0.0, 0.0)
+
+    def __init__(self) -> None:
+        self.joules = 0.0
+
+    def read(self) -> Reading:
+        self.joules += 5.0
+        return Reading(0.0, self.joules)
+
+    def close(self) -> None:
+        return None
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
+    """Scripted workers on a machine that reports the disturbances it is told to report."""
+    monkeypatch.setattr(energy_protocol, "Worker", ScriptedWorker)
+    monkeypatch.setattr("halfwatt.evaluate.energy_protocol.time.sleep", lambda _: None)
+    monkeypatch.setattr(disturbances, "snapshot", lambda: QUIET)
+
+    def report(found: tuple[str, ...]) -> None:
+        monkeypatch.setattr(disturbances, "taints", lambda *_: found)
+
+    report(())
+    return report
+
+
+def arm(name: str, cpu_ms: int) -> Arm:
+    base = spec()
+    return Arm(name, replace(base, artifact=replace(base.artifact, weights_read_b=cpu_ms)))
+
+
+def modelled() -> Instruments:
+    box = UsageBox()
+    return Instruments(None, (), CpuMeter(box), box)
+
+
+DIALOGUES = [dialogue(str(i), turns=2) for i in range(6)]
+
+
+def test_arms_are_interleaved_and_mirrored_on_the_same_prompts(quiet: object) -> None:
+    plan = MeasurePlan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False)
+    run = measure([arm("A", 40), arm("B", 20), arm("C", 10)], DIALOGUES, Sampling(), plan, modelled())
+    replies = [w for w in run.windows if w.phase == "reply"]
+    assert [w.arm for w in replies] == ["A", "B", "C", "C", "B", "A"] * 2
+    halves = [replies[at : at + 3] for at in range(0, 12, 3)]
+    asked = [{w.replies_sha256 for w in half} for half in halves]
+    assert [len(same) for same in asked] == [1] * 4
+    names = [next(iter(same)).split() for same in asked]
+    assert sorted(names[0] + names[1] + names[2]) == sorted(list("012345") * 2)  # two replies of each dialogue
+    assert all(len(half) == 4 for half in names)
+    assert asked[3] == asked[0]  # all were asked: from the start again
+
+
+def test_a_half_is_like_the_whole_in_whatever_order_the_dialogues_come() -> None:
+    told = [dialogue(f"{'long' if i < 40 else 'short'} {i}", turns=8 if i < 40 else 1) for i in range(120)]
+    chunks = _chunks(prompts_of(told), 9.0, random.Random(0))
+    assert len({id(p) for chunk in chunks for p in chunk}) == sum(map(len, chunks)) == 40 * 4 + 80
+    longs = [len({p.id for p in chunk if p.id.startswith("long")}) for chunk in chunks]
+    assert min(longs) >= 1
+    assert max(longs) <= 3
+    assert chunks != _chunks(prompts_of(told), 9.0, random.Random(1))
+    assert chunks == _chunks(prompts_of(told), 9.0, random.Random(0))
+
+
+def test_modelled_joules_belong_to_the_window_alone(quiet: object) -> None:
+    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), MeasurePlan(2, 2, prefill=False), modelled())
+    for w in run.windows:
+        start, end = w.readings["modelled"]
+        assert end.joules - start.joules == pytest.approx(10 * w.replies * (0.04 if w.arm == "A" else 0.02))
+
+
+def test_prefill_windows_ask_for_one_token(quiet: object) -> None:
+    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(max_new_tokens=99), MeasurePlan(2, 2), modelled())
+    assert sum(w.phase == "prefill" for w in run.windows) == 4
+
+
+def test_idle_is_read_only_by_a_real_meter(quiet: object) -> None:
+    plan = MeasurePlan(2, 2, prefill=False)
+    assert not [w for w in measure([arm("A", 4)], DIALOGUES, Sampling(), plan, modelled()).windows if "idle" in w.phase]
+    phases = [w.phase for w in measure([arm("A", 4)], DIALOGUES, Sampling(), plan, Instruments(TickingMeter())).windows]
+    assert phases[:2] == ["bare_idle", "loaded_idle"]
+    assert phases[-1] == "loaded_idle"
+
+
+def test_a_disturbed_window_is_repeated_and_stays_on_record(
+    quiet: Callable[[tuple[str, ...]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([("foreign CPU load 50%",), ()] + [()] * 50)
+    monkeypatch.setattr(disturbances, "taints", lambda *_: next(answers))
+    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), MeasurePlan(2, 2, prefill=False), modelled())
+    thrown = [w for w in run.windows if w.discarded]
+    assert len(thrown) == 1
+    assert thrown[0].taints == ("foreign CPU load 50%",)
+    assert len([w for w in run.windows if not w.discarded]) == 8
+
+
+def test_a_noisy_machine_ends_a_device_wide_run_and_marks_a_process_wide_one(
+    quiet: Callable[[tuple[str, ...]], None],
+) -> None:
+    quiet(("foreign CPU load 50%",))
+    plan = MeasurePlan(2, 2, prefill=False, repeats=3)
+    with pytest.raises(TaintedRun, match="foreign CPU load"):
+        measure([arm("A", 4)], DIALOGUES, Sampling(), plan, Instruments(TickingMeter()))
+    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, modelled())
+    kept = [w for w in run.windows if not w.discarded]
+    assert len(kept) == 8
+    assert all(w.taints for w in kept)
+    assert any("kept a disturbed window" in e for e in run.events)
+
+
+def test_one_dialogue_cannot_be_looped(quiet: object) -> None:
+    with pytest.raises(BadInput, match="two or more dialogues"):
+        measure([arm("A", 4)], DIALOGUES[:1], Sampling(), MeasurePlan(), modelled())
+
+
+def test_prompts_are_each_reply_of_a_dialogue_in_order() -> None:
+    (first,) = prompts_of([dialogue("x", turns=5)], max_turns=2)
+    assert [len(p.messages) for p in first] == [1, 3]
+    assert all(p.messages[-1].role == "user" for p in first)
+
+
+def test_stops_when_every_ratio_is_narrow(quiet: object) -> None:
+    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), MeasurePlan(3, 20, prefill=False), modelled())
+    assert max(w.block for w in run.windows) == 2
+
+
+def test_stops_when_the_time_is_over(quiet: object) -> None:
+    plan = MeasurePlan(3, 20, limit_s=0.0, half_width=-1.0, prefill=False)  # never narrow enough
+    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, modelled())
+    assert max(w.block for w in run.windows) == 2
+    longer = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), replace(plan, limit_s=60.0), modelled())
+    assert max(w.block for w in longer.windows) == 19
+
+
+@pytest.mark.parametrize(("limit_s", "blocks"), [(35.0, 3), (40.0, 4)])
+def test_begins_no_block_that_would_end_after_the_time(
+    quiet: object, monkeypatch: pytest.MonkeyPatch, limit_s: float, blocks: int
+) -> None:
+    """Blocks of ten seconds: two models, each asked twice for two seconds and a half."""
+    now, answer = [0.0], ScriptedWorker.run
+
+    def slowly(self: ScriptedWorker, *given: Any, **more: Any) -> RunCounts:
+        now[0] += 2.5
+        return answer(self, *given, **more)
+
+    monkeypatch.setattr(ScriptedWorker, "run", slowly)
+    monkeypatch.setattr("halfwatt.evaluate.energy_protocol.time.monotonic", lambda: now[0])
+    plan = MeasurePlan(2, 20, limit_s=limit_s, half_width=-1.0, prefill=False)
+    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, modelled())
+    assert max(w.block for w in run.windows) == blocks - 1
+
+
+def test_a_continuous_counter_repeats_nothing_and_a_stepping_one_fills_its_window(
+    quiet: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    run = ScriptedWorker.run
+
+    def noting(
+        self: ScriptedWorker, prompts: Sequence[Dialogue], sampling: Sampling, *, min_s: float = 0.0
+    ) -> RunCounts:
+        asked.append(min_s)
+        return run(self, prompts, sampling, min_s=min_s)
+
+    monkeypatch.setattr(ScriptedWorker, "run", noting)
+    plan = MeasurePlan(2, 2, window_s=4.0, prefill=False)
+    for tools, shortest in ((modelled(), 0.5), (Instruments(TickingMeter()), 10.0)):
+        asked.clear()
+        measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, tools)
+        assert set(asked) == {0.0, shortest}  # 0 while warming up

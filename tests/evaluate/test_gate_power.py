@@ -1,0 +1,58 @@
+"""The gate's own test, on the demo model: it rejects every damaged copy in the layer meant for it, and never the copy.
+
+A small sample keeps this in seconds; ``benchmarks/gate_selftest.py`` runs it on the whole tune split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from halfwatt import demo
+from halfwatt.dialogues.dialogue import DialogueSet
+from halfwatt.evaluate import requests
+from halfwatt.evaluate.records import QualityReport
+from halfwatt.evaluate.requests import ChatFormat
+from halfwatt.models.chat_model import load
+from tests.support import damage as damage
+from tests.support.damage import Bench
+
+DIALOGUES = 32
+WORDY = ("support", "chitchat")  # long replies and long talks: a few show what a damage does
+CAP = 96  # tokens of a reply: some of the damaged never end
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    model = load(demo.path())
+    tune = demo.dialogues("tune")
+    wordy = [d for d in tune.dialogues if d.source in WORDY]
+    few = DialogueSet.of(wordy[:: len(wordy) // DIALOGUES][:DIALOGUES], split="tune", licence=tune.licence)
+    traffic = requests.make_workload(few, ChatFormat.by(model))
+    traffic = replace(traffic, cap=CAP, own=replace(traffic.own, temperature=0.0))  # greedy: where loops show
+    return Bench.of(model, traffic, tmp_path_factory.mktemp("gate"))
+
+
+@pytest.mark.parametrize(("broken", "layer"), damage.DAMAGES, ids=lambda x: getattr(x, "__name__", x))
+def test_a_damaged_model_is_rejected(bench: Bench, broken: Callable[[Bench], QualityReport], layer: str) -> None:
+    report = broken(bench)
+    assert report.verdict == "FAIL"
+    assert layer in damage.caught_by(report)
+
+
+def test_the_same_weights_in_float32_fail_nothing(bench: Bench) -> None:
+    report = damage.in_float32(bench)
+    assert not damage.caught_by(report)
+    assert report.kl_mean is not None
+    assert 0 < report.kl_mean < 1e-4
+
+
+def test_the_model_itself_shows_no_difference_at_all(bench: Bench) -> None:
+    """So few dialogues prove little (G3 stays open), but nothing may differ and nothing may fail."""
+    report = damage.itself(bench)
+    assert not damage.caught_by(report)
+    assert report.kl_mean == 0
+    assert report.top1 == 1
+    assert [c.layer for c in report.checks if c.verdict != "PASS"] in ([], ["G3"])

@@ -1,0 +1,318 @@
+"""The reference runtime against transformers itself, and what it counts against what a network really reads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.json_records import from_json
+from halfwatt.formats.artifact import Artifact
+from halfwatt.models import chat_model
+from halfwatt.models.sampling import Sampling
+from halfwatt.runtimes.base import OperatingPoint, Reply
+from halfwatt.runtimes.transformers_eager import (
+    TransformersEager,
+    TransformersSession,
+    bytes_read,
+    kv_numbers,
+    weights_read,
+)
+from tests.support import tiny_models as tiny
+
+GREEDY = Sampling(max_new_tokens=20)
+WARM = Sampling(temperature=1.0, top_k=50, max_new_tokens=20, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny.folder(tmp_path, "llama")
+
+
+def session(folder: Path, at: OperatingPoint | None = None, **options: Any) -> Any:
+    runtime = TransformersEager(**options)
+    artifact = runtime.export(chat_model.load(folder), folder.parent / "exported")
+    return runtime.open(artifact, at or OperatingPoint())
+
+
+def prompts() -> list[Any]:
+    return [d.before(d.assistant_turns[-1]) for d in tiny.dialogues()]
+
+
+def drain(pieces: Any) -> tuple[list[str], Reply]:
+    told = []
+    while True:
+        try:
+            told.append(next(pieces))
+        except StopIteration as end:
+            return told, end.value
+
+
+@pytest.mark.parametrize("arch", tiny.ARCHS)
+def test_greedy_is_transformers_own(tmp_path: Path, arch: tiny.Arch) -> None:
+    folder = tiny.folder(tmp_path, arch)
+    network: Any = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    with session(folder) as opened:
+        for prompt in prompts():
+            chat = [{"role": m.role, "content": m.content} for m in prompt.messages]
+            ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+            length = ids["input_ids"].shape[1]
+            theirs = network.generate(**ids, do_sample=False, max_new_tokens=20)[0, length:].tolist()
+            (reply,) = opened.reply([prompt], GREEDY)
+            assert list(reply.token_ids) == theirs
+            assert (reply.tokens_in, reply.tokens_cached, reply.stopped) == (length, 0, False)
+            assert reply.text == tokenizer.decode(theirs, skip_special_tokens=True)
+
+
+def test_a_stop_token_ends_the_reply_and_belongs_to_it(tmp_path: Path) -> None:
+    with session(tiny.folder(tmp_path, "qwen2")) as opened:
+        free = opened.reply(prompts(), GREEDY)
+    stop = free[0].token_ids[5]  # let the list of stop tokens end in one that this model does choose
+    cut = free[0].token_ids.index(stop)
+    folder = tiny.folder(tmp_path / "stops", "qwen2", generation={"eos_token_id": [tiny.END, stop]})
+    with session(folder) as opened:
+        (alone,) = opened.reply([prompts()[0]], GREEDY)
+        together = opened.reply(prompts(), GREEDY)
+        told, streamed = drain(opened.stream(prompts()[0], GREEDY))
+    assert alone == streamed == together[0]
+    assert alone.token_ids == free[0].token_ids[: cut + 1]
+    assert alone.stopped
+    assert "".join(told) == alone.text
+    for reply, whole in zip(together, free, strict=True):
+        assert reply.token_ids == whole.token_ids[: len(reply.token_ids)]
+        assert reply.stopped == (stop in reply.token_ids)
+    assert not all(r.stopped for r in together), "the batch must hold rows that stop and rows that do not"
+
+
+@pytest.mark.parametrize("arch", tiny.ARCHS)
+def test_a_padded_batch_answers_as_each_dialogue_alone(tmp_path: Path, arch: tiny.Arch) -> None:
+    with session(tiny.folder(tmp_path, arch)) as opened:
+        alone = [opened.reply([prompt], GREEDY)[0] for prompt in prompts()]
+        assert opened.reply(prompts(), GREEDY) == alone
+
+
+def test_sampling_depends_on_its_seed_alone(folder: Path) -> None:
+    with session(folder) as opened:
+        state = torch.get_rng_state()
+        first = opened.reply(prompts()[:1], WARM)
+        assert torch.equal(torch.get_rng_state(), state), "the process's own random numbers are left alone"
+        torch.manual_seed(77)
+        assert opened.reply(prompts()[:1], WARM) == first
+        assert drain(opened.stream(prompts()[0], WARM))[1] == first[0]
+        assert opened.reply(prompts()[:1], replace(WARM, seed=4)) != first
+        assert opened.reply(prompts()[:1], replace(WARM, top_k=1)) == opened.reply(prompts()[:1], GREEDY)
+
+
+def test_the_models_own_generation_config_does_not_leak_in(tmp_path: Path) -> None:
+    with session(tiny.folder(tmp_path, "llama")) as opened:
+        plain = opened.reply(prompts(), GREEDY)
+    loud = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "min_p": 0.5}
+    with session(tiny.folder(tmp_path / "loud", "llama", generation=loud)) as opened:
+        assert opened.reply(prompts(), GREEDY) == plain
+        assert opened.reply(prompts(), replace(GREEDY, repetition_penalty=3.0)) != plain
+
+
+def test_stream_gives_whole_characters(folder: Path) -> None:
+    with session(folder) as opened:
+        for prompt in prompts():
+            told, reply = drain(opened.stream(prompt, GREEDY))
+            assert "".join(told) == reply.text
+            assert reply == opened.reply([prompt], GREEDY)[0]
+
+
+def test_a_closed_stream_stops_generating(folder: Path) -> None:
+    with session(folder) as opened:
+        before = opened.bytes_moved()
+        pieces = opened.stream(prompts()[0], replace(GREEDY, max_new_tokens=400))
+        next(pieces)
+        pieces.close()
+        moved = opened.bytes_moved() - before
+        opened.reply([prompts()[0]], replace(GREEDY, max_new_tokens=400))
+        assert 0 < moved < 0.9 * (opened.bytes_moved() - before - moved)
+
+
+def test_a_stream_carries_its_errors(folder: Path) -> None:
+    with session(folder) as opened:
+        opened.network.lm_head = torch.nn.Linear(1, 1)
+        with pytest.raises(RuntimeError, match="mat1 and mat2"):
+            drain(opened.stream(prompts()[0], GREEDY))
+
+
+@pytest.mark.parametrize("arch", tiny.ARCHS)
+def test_logits(tmp_path: Path, arch: tiny.Arch) -> None:
+    folder = tiny.folder(tmp_path, arch)
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    with session(folder) as opened:
+        for dialogue in tiny.dialogues():
+            ids = opened.tokenizer.scored(dialogue).ids
+            with torch.no_grad():
+                wanted = network(torch.tensor([ids])).logits[0].numpy()
+            got = opened.logits(dialogue)
+            assert (got.dtype, got.shape) == (np.float32, (len(ids), 384))
+            np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_a_prompt_longer_than_the_context(folder: Path) -> None:
+    from halfwatt.dialogues.dialogue import Dialogue, Message
+
+    with session(folder) as opened:
+        long = Dialogue("long", (Message("user", "light " * 600),))
+        with pytest.raises(BadInput, match="a context of 512"):
+            opened.reply([long], GREEDY)
+        fitting = Dialogue("fits", (Message("user", "light" * 120),))
+        (reply,) = opened.reply([fitting], replace(GREEDY, max_new_tokens=10_000))
+        assert reply.tokens_in + len(reply.token_ids) == 512
+
+
+# --- counting
+
+
+def test_bytes_read_by_hand() -> None:
+    """Weights of 100 bytes, 3 bytes a cached token, 2 rows, a prompt of 5 tokens, 3 passes: caches of 5, 6, 7."""
+    assert bytes_read(100, 3, 2, 5, 3) == 3 * 100 + 2 * 3 * (5 + 6 + 7)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("arch", tiny.ARCHS)
+def test_weights_read_are_those_that_a_step_multiplies_by(arch: tiny.Arch, tied: bool) -> None:
+    network = tiny.network(arch, tied=tied)
+    tables = 384 * 64 + (512 * 64 if arch == "gpt2" else 0)
+    everything = sum(p.numel() for p in network.parameters())
+    assert weights_read(network) == everything - tables + (384 * 64 if tied else 0)
+    cache = network(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
+    held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+    assert kv_numbers(network) * 3 == held
+
+
+def test_bytes_moved_add_up(folder: Path) -> None:
+    with session(folder) as opened:
+        assert opened.bytes_moved() == 0
+        replies = opened.reply(prompts(), GREEDY)
+        opened.logits(tiny.dialogues()[0])  # not a reply
+        length, steps = max(r.tokens_in for r in replies), max(len(r.token_ids) for r in replies)
+        weights, kv = 4 * weights_read(opened.network), 4 * kv_numbers(opened.network)
+        assert opened.bytes_moved() == bytes_read(weights, kv, len(replies), length, steps)
+        once = opened.bytes_moved()
+        opened.reply(prompts(), GREEDY)
+        assert opened.bytes_moved() == 2 * once
+
+
+# --- artifacts
+
+
+def test_an_unmodified_model_is_not_copied(folder: Path, tmp_path: Path) -> None:
+    model = chat_model.load(folder)
+    artifact = TransformersEager().export(model, tmp_path / "a")
+    assert artifact.path == folder
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["artifact.json"]
+    assert from_json((tmp_path / "a" / "artifact.json").read_bytes(), Artifact) == artifact
+    assert artifact.sha256 == model.sha256
+    assert (artifact.runtime, artifact.precision, artifact.context) == ("torch_eager", "f32", 512)
+    assert artifact.size_b == (folder / "model.safetensors").stat().st_size
+    assert artifact.weights_read_b == 4 * weights_read(model.network)
+
+
+def test_a_template_from_outside_goes_with_the_artifact(tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, template=None)
+    (tmp_path / "t.jinja").write_text(tiny.CHATML + "{# mine #}")
+    model = chat_model.load(folder, chat_template=tmp_path / "t.jinja")
+    artifact = TransformersEager().export(model, tmp_path / "a")
+    assert artifact.path == tmp_path / "a"
+    with TransformersEager().open(artifact, OperatingPoint()) as opened:
+        assert opened.tokenizer.template == model.tokenizer.template
+
+
+def test_a_modified_model_is_saved(folder: Path, tmp_path: Path) -> None:
+    model = chat_model.load(folder)
+    other = replace(model, network=tiny.network("llama", seed=9), lineage=(*model.lineage, "made another"))
+    artifact = TransformersEager().export(other, tmp_path / "a")
+    assert artifact.path == tmp_path / "a"
+    assert artifact.lineage == other.lineage
+    (tmp_path / "a").rename(tmp_path / "b")
+    with TransformersEager().open(replace(artifact, path=tmp_path / "b"), OperatingPoint()) as opened:
+        state = opened.network.state_dict()
+        assert all(torch.equal(state[k], v) for k, v in other.network.state_dict().items())
+    with pytest.raises(BadInput, match="exists already"):
+        TransformersEager().export(other, tmp_path / "b")
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("bf16", "bf16"), ("fp16", "f16"), ("fp32", "f32"), ("auto", "bf16")])
+def test_dtypes(tmp_path: Path, dtype: str, precision: str) -> None:
+    folder = tiny.folder(tmp_path, dtype=torch.bfloat16)
+    runtime = TransformersEager(dtype=dtype)
+    artifact = runtime.export(chat_model.load(folder), tmp_path / "a")
+    assert artifact.precision == precision
+    with runtime.open(artifact, OperatingPoint()) as opened:
+        assert artifact.weights_read_b == weights_read(opened.network) * opened.network.dtype.itemsize
+        assert len(opened.reply([prompts()[0]], GREEDY)[0].token_ids) == 20
+
+
+def test_auto_serves_the_model_as_it_was_loaded(tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, dtype=torch.bfloat16)
+    artifact = TransformersEager().export(chat_model.load(folder, dtype="fp32"), tmp_path / "a")
+    assert artifact.precision == "f32"
+    with TransformersEager().open(artifact, OperatingPoint()) as opened:
+        assert opened.network.dtype == torch.float32
+
+
+def test_a_changed_artifact_is_not_opened(folder: Path, tmp_path: Path) -> None:
+    artifact = TransformersEager().export(chat_model.load(folder), tmp_path / "a")
+    (folder / "chat_template.jinja").write_text("changed")
+    with (
+        pytest.raises(ModelError, match="not the model that was exported"),
+        TransformersEager().open(artifact, OperatingPoint()),
+    ):
+        pass
+
+
+def test_threads_are_set_for_the_session_only(folder: Path) -> None:
+    with session(folder, OperatingPoint(threads=2)):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 1
+
+
+def test_what_this_runtime_does_not_do(folder: Path, tmp_path: Path) -> None:
+    artifact = TransformersEager().export(chat_model.load(folder), tmp_path / "a")
+    for runtime, at, kind in (
+        (TransformersEager(), OperatingPoint(kv_bits=8), BadInput),
+        (TransformersEager(device="cuda:99"), OperatingPoint(), EnvironmentFault),
+        (TransformersEager(device="abacus"), OperatingPoint(), BadInput),
+        (TransformersEager(dtype="int3"), OperatingPoint(), BadInput),
+    ):
+        with pytest.raises(kind), runtime.open(artifact, at):
+            pass
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda(folder: Path) -> None:
+    with session(folder) as opened:
+        wanted = opened.reply(prompts(), GREEDY)
+    with TransformersEager(device="cuda").open(
+        from_json((folder.parent / "exported/artifact.json").read_bytes(), Artifact), OperatingPoint()
+    ) as opened:
+        assert isinstance(opened, TransformersSession)
+        assert opened.network.device.type == "cuda"
+        assert opened.reply(prompts(), GREEDY) == wanted
+        state = torch.cuda.get_rng_state()
+        first = opened.reply(prompts()[:1], WARM)
+        assert torch.equal(torch.cuda.get_rng_state(), state)
+        assert opened.reply(prompts()[:1], WARM) == first
+        opened.sync()
+        assert len(list(itertools.islice(opened.stream(prompts()[0], GREEDY), 3))) > 0

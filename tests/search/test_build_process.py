@@ -1,0 +1,79 @@
+"""Candidates made in processes of their own: the same artifact, its own errors, and nobody left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from halfwatt.compress.base import Step, StepContext
+from halfwatt.compress.distil import Distil
+from halfwatt.compress.prune import Prune
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.compress.recipe import Recipe, to_toml
+from halfwatt.core.errors import BadInput, EnvironmentFault
+from halfwatt.models.access import Access
+from halfwatt.models.chat_model import load
+from halfwatt.search import build, build_process
+from halfwatt.search.build_process import BuildOrder, BuildProcessDied
+from tests.support import taught_students as taught
+from tests.support import tiny_models as tiny
+
+TOLD = tuple(taught.dialogues()[:12])
+CUT = Recipe("cut", (Prune(drop=1), Quantize(8)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.folder(tmp_path_factory.mktemp("model"))
+
+
+def order(folder: Path, out: Path, *steps: Step) -> BuildOrder:
+    chain = to_toml(Recipe("cut", steps or CUT.steps))
+    return BuildOrder(str(folder), Access(), load(str(folder)).sha256, chain, TOLD[:4], TOLD, out, 0)
+
+
+def test_it_makes_what_this_process_would_have_made(folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    found = build_process.build_in_process(order(folder, tmp_path / "a"), said.append)
+    assert any("dropped block" in line for line in said)
+    context = StepContext(TOLD, work=tmp_path / "b" / "training")
+    here = build.build(load(str(folder)), CUT, TOLD[:4], tmp_path / "b" / "artifacts", "cpu", context)
+    assert found.path.name == here.path.name
+    assert replace(found, path=here.path) == here
+    assert found.parity is not None
+    assert build_process.build_in_process(order(folder, tmp_path / "a"), said.append) == found, "made once"
+
+
+def test_its_errors_keep_their_class(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="pruning needs dialogues"):
+        build_process.build_in_process(replace(order(folder, tmp_path), learned_from=()), print)
+    with pytest.raises(EnvironmentFault, match="has changed since the search began"):
+        build_process.build_in_process(replace(order(folder, tmp_path), sha256="another"), print)
+
+
+def test_one_that_dies_is_told_from_one_that_refuses(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = order(folder, tmp_path)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(BuildProcessDied, match="ended with code 1"):
+        build_process.build_in_process(asked, print)
+
+
+def test_it_goes_when_the_search_goes(folder: Path, tmp_path: Path) -> None:
+    asked = order(folder, tmp_path, Distil(epochs=1e6), Quantize(8))
+    command = [sys.executable, "-m", "halfwatt.search.build_process"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(TypeAdapter(BuildOrder).dump_json(asked).decode() + "\n")
+        process.stdin.flush()
+        assert "doing" in process.stdout.readline()
+        process.stdin.close()
+        assert process.wait(timeout=20) == 1
