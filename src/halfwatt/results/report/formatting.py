@@ -24,7 +24,8 @@ from halfwatt.evaluate.gate import likelihood_check
 from halfwatt.evaluate.records import GateCheck, Measurement, Outside, Profile, QualityReport
 from halfwatt.meters.base import Grade, Kind, MeterInfo
 from halfwatt.models.lineage import KeptLayer
-from halfwatt.results.result import Ledger, Payback
+from halfwatt.results.payback import Payback
+from halfwatt.results.result import Ledger
 from halfwatt.results.tables import Row, absolute_joules
 from halfwatt.runtimes.base import OperatingPoint
 
