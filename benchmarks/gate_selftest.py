@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from halfwatt import demo
+from halfwatt.core.settings import RequestSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.evaluate import examine, requests
 from halfwatt.evaluate.records import QualityReport, ScoredReply
@@ -52,7 +53,7 @@ def _bench(count: int, work: Path) -> Bench:
     model = load(demo.path())
     tune = demo.dialogues("tune")
     some = DialogueSet.of(tune.dialogues[:count], split="tune", licence=tune.licence)
-    traffic = requests.make_workload(some, ChatFormat.by(model))
+    traffic = requests.make_workload(some, ChatFormat.by(model), RequestSettings())
     begun = time.monotonic()
     bench = Bench.of(model, traffic, work)
     print(f"{len(some)} dialogues, {len(bench.replies)} replies, {time.monotonic() - begun:.0f} s", file=sys.stderr)

@@ -28,11 +28,11 @@ from halfwatt.compress.base import StepContext
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Predictor, in_batches
-from halfwatt.compress.training.loop import Precision
+from halfwatt.core.settings import MeasurePlan, Precision, RequestSettings
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import energy_analysis, requests
 from halfwatt.evaluate.claim import energy_ratio
-from halfwatt.evaluate.energy_protocol import Arm, MeasurePlan, Run, measure
+from halfwatt.evaluate.energy_protocol import Arm, Run, measure
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
@@ -86,9 +86,9 @@ def replies(given: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
         for name, m in models.items()
     }
     arms = [arm(name, artifact, batch, given.device) for batch in given.batch for name, artifact in served.items()]
-    seen = requests.make_workload(demo.dialogues("tune"), ChatFormat.by(models["original"]))
+    seen = requests.make_workload(demo.dialogues("tune"), ChatFormat.by(models["original"]), RequestSettings())
     plan = MeasurePlan(min_blocks=3, limit_s=given.seconds, prefill=False)
-    run = measure(arms, seen.dialogues, seen.greedy, plan, tools, say)
+    run = measure(arms, seen, plan, tools, say)
     bases = {each.name: f"original, {each.spec.at.batch} at once" for each in arms}
     return {"replies": [measured(name, base, run) for name, base in bases.items()]}
 

@@ -29,7 +29,6 @@ from halfwatt import demo
 from halfwatt.compress import apply
 from halfwatt.compress.base import Step, StepContext
 from halfwatt.compress.distil import Distil
-from halfwatt.compress.pretrained import Adopt
 from halfwatt.compress.prune import Prune, Sparsify
 from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.qat import TrainOnGrid
@@ -38,11 +37,11 @@ from halfwatt.compress.recipe import Recipe, default_recipes
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.files import locked
+from halfwatt.core.settings import RunSettings, SearchSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Message
 from halfwatt.dialogues.splits import SealedSplit, by_source
 from halfwatt.evaluate.gate import likelihood_check
 from halfwatt.evaluate.instruments import instruments
-from halfwatt.models.access import Access
 from halfwatt.models.chat_model import load
 from halfwatt.results.payback import Payback, paybacks
 from halfwatt.results.provenance import provenance
@@ -51,7 +50,7 @@ from halfwatt.results.result import Result, parse
 from halfwatt.results.tables import arms, champion, meter
 from halfwatt.results.write import deliver
 from halfwatt.search import optimize
-from halfwatt.search.budget import Budget
+from halfwatt.search.budget import parse_budget
 from halfwatt.search.job import Job
 from halfwatt.search.trial import Trial
 from scripts.demo_model import prepare
@@ -123,7 +122,7 @@ def main() -> None:
     parser.add_argument("--traffic", choices=SOURCES, default="narrow")
     parser.add_argument("--data", type=Path, help="for all but show")
     parser.add_argument("--out", type=Path, default=Path("out/ladder"))
-    parser.add_argument("--budget", type=Budget.parse, default="90m", help="for search: what it may cost")
+    parser.add_argument("--budget", type=parse_budget, default="90m", help="for search: what it may cost")
     parser.add_argument("--part", default="1/1", help="for make: the first of two parts is 1/2")
     parser.add_argument("--device", default="cpu", help="for make: where the training runs")
     given = parser.parse_args()
@@ -162,8 +161,9 @@ def climbing(traffic: str) -> Callable[[Job], Job]:
 
 def searching(given: argparse.Namespace) -> Callable[[Job], Job]:
     """What a search within the budget finds; the demo's own students are for its whole traffic."""
-    adopted = tuple(Adopt(str(made)) for made in demo.students()) if given.traffic == "mix" else ()
-    return lambda job: replace(job, recipes=(), budget=given.budget, named=("demo", Access()), adopted=adopted)
+    adopted = demo.students() if given.traffic == "mix" else ()
+    search = SearchSettings(given.budget, candidates=adopted)
+    return lambda job: replace(job, recipes=(), settings=replace(job.settings, search=search), name="demo")
 
 
 def measured(command: str, traffic: str, data: Path, out: Path, tried: Callable[[Job], Job]) -> None:
@@ -180,14 +180,14 @@ def measured(command: str, traffic: str, data: Path, out: Path, tried: Callable[
             tools=tools,
             train=training(data, sources),
             outside=by_source(only(demo.dialogues("tune"), others), most=64) if others else {},
-            progress=say,
+            settings=RunSettings(progress=say),
         )
         job = tried(job)
         outcome = optimize.optimize(job)
         sha256 = {"tune": job.tune.sha256, "test": test.sha256, "train": job.train.sha256 if job.train else ""}
         made = provenance(
             command=f"python -m benchmarks.ladder {command} --traffic {traffic}",
-            seed=job.seed,
+            seed=job.settings.seed,
             model="demo",
             model_sha256=job.model.sha256,
             dialogues=f"demo, {' and '.join(sources)}",

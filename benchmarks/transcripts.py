@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from halfwatt import demo
+from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.models.access import Access
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.llamacpp import LlamaCpp

@@ -29,11 +29,12 @@ from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, written
 from halfwatt import demo
 from halfwatt.compress.recipe import Recipe, default_recipes
 from halfwatt.core.files import locked, turn, write_atomic
+from halfwatt.core.settings import MeasurePlan, RequestSettings, RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis, examine, requests
 from halfwatt.evaluate.claim import energy_ratio
-from halfwatt.evaluate.energy_protocol import MeasurePlan, Run, measure
+from halfwatt.evaluate.energy_protocol import Run, measure
 from halfwatt.evaluate.gate import likelihood_among, overall, statistics
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.records import GateCheck, QualityInputs
@@ -106,7 +107,7 @@ class Field:
 def on_demo(folder: Path, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Field:
     """The demo model, the winner that a search of it delivered, and the test split."""
     model = load(demo.path())
-    seen = requests.make_workload(demo.dialogues("test"), ChatFormat.by(model))
+    seen = requests.make_workload(demo.dialogues("test"), ChatFormat.by(model), RequestSettings())
     winner = replace(trial("winner", read_artifact(folder)), at=read_operating_point(folder))
     return Field(arena_of(model, seen, out, tools, shops), winner, PLAN, judged=True)
 
@@ -117,7 +118,9 @@ def of_shape(given: argparse.Namespace, tools: Instruments, shops: Sequence[Work
     model = load(shapes.made(given.shape, out / "model"))
     test = demo.dialogues("test")
     few = DialogueSet.of(test.dialogues[:: len(test) // shapes.DIALOGUES], split="test", licence=test.licence)
-    seen = replace(requests.make_workload(few, ChatFormat.by(model)), cap=shapes.LONGEST[given.shape])
+    seen = replace(
+        requests.make_workload(few, ChatFormat.by(model), RequestSettings()), cap=shapes.LONGEST[given.shape]
+    )
     arena = arena_of(model, seen, out, tools, shops)
     int4 = next(recipe for recipe in default_recipes() if recipe.name == "int4")
     own = build.build(model, int4, seen.dialogues, out / "artifacts", "cpu")
@@ -130,7 +133,7 @@ def arena_of(model: ChatModel, seen: Workload, out: Path, tools: Instruments, sh
     test = demo.dialogues("test")
     serve = {shop.toolkit.module: shop.serves for shop in shops}
     sealed = SealedSplit(test, out / "unused.json")
-    job = Job(model, demo.dialogues("tune"), sealed, out, tools, commands=serve, progress=say)
+    job = Job(model, demo.dialogues("tune"), sealed, out, tools, RunSettings(commands=serve, progress=say))
     exported = build.build(model, Recipe("B1"), seen.dialogues, out / "artifacts", "cpu")
     return Evaluator(job, StageStore(out / "stages", {"model": model.sha256}), trial("B1", exported), seen)
 
@@ -145,9 +148,7 @@ def met(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[d
     arms = [arm(arena.job, each) for each in everyone]
     seen, told = arena.traffic, "-".join(names)
     stage = f"duel-{told}-{artifact_of(field.winner).sha256[:12]}"
-    run = arena.journal.once(
-        stage, Run, lambda: measure(arms, seen.dialogues, seen.greedy, field.plan, arena.job.tools, say)
-    )
+    run = arena.journal.once(stage, Run, lambda: measure(arms, seen, field.plan, arena.job.tools, say))
     return [row(field, each, run) for each in everyone]
 
 
@@ -258,7 +259,7 @@ def judged(arena: Evaluator, each: Trial) -> list[GateCheck]:
 
     stage = f"quality-{Recipe(each.name.removesuffix(torchao.COMPILED)).slug}-{artifact.sha256[:12]}"
     found = arena.journal.once(stage, QualityInputs, inputs)
-    return statistics(found, arena.job.margins, arena.job.model.tokenizer.special_tokens)
+    return statistics(found, arena.job.settings.margins, arena.job.model.tokenizer.special_tokens)
 
 
 if __name__ == "__main__":

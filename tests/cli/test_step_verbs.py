@@ -12,13 +12,13 @@ import torch
 from typer.exceptions import TyperException
 
 from halfwatt.api import single_step
-from halfwatt.api.inputs import RunOptions
 from halfwatt.cli import step_verbs
 from halfwatt.compress.base import Step
 from halfwatt.compress.quantize.qat import TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.registry import STEPS
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RunSettings
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
 from tests.support.command_line import halfwatt
@@ -63,7 +63,7 @@ def test_quantize_takes_the_fields_of_the_step_behind_its_method(
     asked: list[Any] = []
 
     def run(work: Any, *_: Any) -> None:
-        work(RunOptions())
+        work(RunSettings())
 
     monkeypatch.setattr(single_step, "quantize_to", lambda _model, _out, step, *_: asked.append(step))
     monkeypatch.setattr(step_verbs, "show_artifact", lambda _: None)
@@ -92,10 +92,10 @@ def test_quantize_goes_on_from_a_checkpoint_and_leaves_none(tmp_path: Path, monk
 
     monkeypatch.setattr("halfwatt.search.optimize.build.LlamaCpp.export", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunOptions())
+        single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunSettings())
     monkeypatch.undo()
     said: list[str] = []
-    single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunOptions(progress=said.append))
+    single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunSettings(progress=said.append))
     assert any("going on from step" in line for line in said)
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"int4", model.name}
 
@@ -146,6 +146,11 @@ def test_problems_are_named_before_any_work(tmp_path: Path) -> None:
     model = tiny.folder(tmp_path, "llama")
     with pytest.raises(BadInput, match="ffn is a share"):
         transform(
-            str(model), Prune(ffn=2.0), tmp_path / "out", taught.chats(tmp_path, taught.dialogues()), None, RunOptions()
+            str(model),
+            Prune(ffn=2.0),
+            tmp_path / "out",
+            taught.chats(tmp_path, taught.dialogues()),
+            None,
+            RunSettings(),
         )
     assert not (tmp_path / "out").exists()

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from halfwatt.core.errors import BadInput, TaintedRun
+from halfwatt.core.settings import MeasurePlan
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import disturbances, energy_protocol
 from halfwatt.evaluate.disturbances import Snapshot
-from halfwatt.evaluate.energy_protocol import Arm, MeasurePlan, measure
+from halfwatt.evaluate.energy_protocol import Arm, measure
 from halfwatt.evaluate.instruments import Instruments, UsageBox
-from halfwatt.evaluate.requests import _chunks, prompts_of
+from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import MeterInfo, Reading, Usage
 from halfwatt.models.sampling import Sampling
@@ -115,12 +116,17 @@ def modelled() -> Instruments:
     return Instruments(None, (), CpuMeter(box), box)
 
 
-DIALOGUES = [dialogue(str(i), turns=2) for i in range(6)]
+DIALOGUES = tuple(dialogue(str(i), turns=2) for i in range(6))
+
+
+def asking(dialogues: tuple[Dialogue, ...] = DIALOGUES, cap: int = 256) -> Workload:
+    """These dialogues as a workload; no tokenizer is needed to measure."""
+    return Workload(dialogues, None, Sampling(), cap, ())  # type: ignore[arg-type]
 
 
 def test_arms_are_interleaved_and_mirrored_on_the_same_prompts(quiet: object) -> None:
     plan = MeasurePlan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False)
-    run = measure([arm("A", 40), arm("B", 20), arm("C", 10)], DIALOGUES, Sampling(), plan, modelled())
+    run = measure([arm("A", 40), arm("B", 20), arm("C", 10)], asking(), plan, modelled())
     replies = [w for w in run.windows if w.phase == "reply"]
     assert [w.arm for w in replies] == ["A", "B", "C", "C", "B", "A"] * 2
     halves = [replies[at : at + 3] for at in range(0, 12, 3)]
@@ -144,21 +150,21 @@ def test_a_half_is_like_the_whole_in_whatever_order_the_dialogues_come() -> None
 
 
 def test_modelled_joules_belong_to_the_window_alone(quiet: object) -> None:
-    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), MeasurePlan(2, 2, prefill=False), modelled())
+    run = measure([arm("A", 40), arm("B", 20)], asking(), MeasurePlan(2, 2, prefill=False), modelled())
     for w in run.windows:
         start, end = w.readings["modelled"]
         assert end.joules - start.joules == pytest.approx(10 * w.replies * (0.04 if w.arm == "A" else 0.02))
 
 
 def test_prefill_windows_ask_for_one_token(quiet: object) -> None:
-    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(max_new_tokens=99), MeasurePlan(2, 2), modelled())
+    run = measure([arm("A", 40), arm("B", 20)], asking(cap=99), MeasurePlan(2, 2), modelled())
     assert sum(w.phase == "prefill" for w in run.windows) == 4
 
 
 def test_idle_is_read_only_by_a_real_meter(quiet: object) -> None:
     plan = MeasurePlan(2, 2, prefill=False)
-    assert not [w for w in measure([arm("A", 4)], DIALOGUES, Sampling(), plan, modelled()).windows if "idle" in w.phase]
-    phases = [w.phase for w in measure([arm("A", 4)], DIALOGUES, Sampling(), plan, Instruments(TickingMeter())).windows]
+    assert not [w for w in measure([arm("A", 4)], asking(), plan, modelled()).windows if "idle" in w.phase]
+    phases = [w.phase for w in measure([arm("A", 4)], asking(), plan, Instruments(TickingMeter())).windows]
     assert phases[:2] == ["bare_idle", "loaded_idle"]
     assert phases[-1] == "loaded_idle"
 
@@ -168,7 +174,7 @@ def test_a_disturbed_window_is_repeated_and_stays_on_record(
 ) -> None:
     answers = iter([("foreign CPU load 50%",), ()] + [()] * 50)
     monkeypatch.setattr(disturbances, "taints", lambda *_: next(answers))
-    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), MeasurePlan(2, 2, prefill=False), modelled())
+    run = measure([arm("A", 40), arm("B", 20)], asking(), MeasurePlan(2, 2, prefill=False), modelled())
     thrown = [w for w in run.windows if w.discarded]
     assert len(thrown) == 1
     assert thrown[0].taints == ("foreign CPU load 50%",)
@@ -181,8 +187,8 @@ def test_a_noisy_machine_ends_a_device_wide_run_and_marks_a_process_wide_one(
     quiet(("foreign CPU load 50%",))
     plan = MeasurePlan(2, 2, prefill=False, repeats=3)
     with pytest.raises(TaintedRun, match="foreign CPU load"):
-        measure([arm("A", 4)], DIALOGUES, Sampling(), plan, Instruments(TickingMeter()))
-    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, modelled())
+        measure([arm("A", 4)], asking(), plan, Instruments(TickingMeter()))
+    run = measure([arm("A", 40), arm("B", 20)], asking(), plan, modelled())
     kept = [w for w in run.windows if not w.discarded]
     assert len(kept) == 8
     assert all(w.taints for w in kept)
@@ -191,25 +197,25 @@ def test_a_noisy_machine_ends_a_device_wide_run_and_marks_a_process_wide_one(
 
 def test_one_dialogue_cannot_be_looped(quiet: object) -> None:
     with pytest.raises(BadInput, match="two or more dialogues"):
-        measure([arm("A", 4)], DIALOGUES[:1], Sampling(), MeasurePlan(), modelled())
+        measure([arm("A", 4)], asking(DIALOGUES[:1]), MeasurePlan(), modelled())
 
 
 def test_prompts_are_each_reply_of_a_dialogue_in_order() -> None:
-    (first,) = prompts_of([dialogue("x", turns=5)], max_turns=2)
+    (first,) = prompts_of([dialogue("x", turns=2)])
     assert [len(p.messages) for p in first] == [1, 3]
     assert all(p.messages[-1].role == "user" for p in first)
 
 
 def test_stops_when_every_ratio_is_narrow(quiet: object) -> None:
-    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), MeasurePlan(3, 20, prefill=False), modelled())
+    run = measure([arm("A", 40), arm("B", 20)], asking(), MeasurePlan(3, 20, prefill=False), modelled())
     assert max(w.block for w in run.windows) == 2
 
 
 def test_stops_when_the_time_is_over(quiet: object) -> None:
     plan = MeasurePlan(3, 20, limit_s=0.0, half_width=-1.0, prefill=False)  # never narrow enough
-    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, modelled())
+    run = measure([arm("A", 40), arm("B", 20)], asking(), plan, modelled())
     assert max(w.block for w in run.windows) == 2
-    longer = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), replace(plan, limit_s=60.0), modelled())
+    longer = measure([arm("A", 40), arm("B", 20)], asking(), replace(plan, limit_s=60.0), modelled())
     assert max(w.block for w in longer.windows) == 19
 
 
@@ -227,7 +233,7 @@ def test_begins_no_block_that_would_end_after_the_time(
     monkeypatch.setattr(ScriptedWorker, "run", slowly)
     monkeypatch.setattr("halfwatt.evaluate.energy_protocol.time.monotonic", lambda: now[0])
     plan = MeasurePlan(2, 20, limit_s=limit_s, half_width=-1.0, prefill=False)
-    run = measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, modelled())
+    run = measure([arm("A", 40), arm("B", 20)], asking(), plan, modelled())
     assert max(w.block for w in run.windows) == blocks - 1
 
 
@@ -247,5 +253,5 @@ def test_a_continuous_counter_repeats_nothing_and_a_stepping_one_fills_its_windo
     plan = MeasurePlan(2, 2, window_s=4.0, prefill=False)
     for tools, shortest in ((modelled(), 0.5), (Instruments(TickingMeter()), 10.0)):
         asked.clear()
-        measure([arm("A", 40), arm("B", 20)], DIALOGUES, Sampling(), plan, tools)
+        measure([arm("A", 40), arm("B", 20)], asking(), plan, tools)
         assert set(asked) == {0.0, shortest}  # 0 while warming up

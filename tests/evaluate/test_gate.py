@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from halfwatt.core.errors import BadInput
-from halfwatt.evaluate.gate import Margins, _likelihood
+from halfwatt.core.settings import Margins
+from halfwatt.evaluate.gate import _likelihood
 from halfwatt.evaluate.records import QualityInputs, QualityReport
 from halfwatt.formats.artifact import Parity
 from tests.support import example_replies as replies

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from halfwatt import demo
+from halfwatt.core.settings import RequestSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.evaluate import requests
 from halfwatt.evaluate.records import QualityReport
@@ -30,7 +31,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     tune = demo.dialogues("tune")
     wordy = [d for d in tune.dialogues if d.source in WORDY]
     few = DialogueSet.of(wordy[:: len(wordy) // DIALOGUES][:DIALOGUES], split="tune", licence=tune.licence)
-    traffic = requests.make_workload(few, ChatFormat.by(model))
+    traffic = requests.make_workload(few, ChatFormat.by(model), RequestSettings())
     traffic = replace(traffic, cap=CAP, own=replace(traffic.own, temperature=0.0))  # greedy: where loops show
     return Bench.of(model, traffic, tmp_path_factory.mktemp("gate"))
 

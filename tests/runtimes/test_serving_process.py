@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from halfwatt.core.errors import EnvironmentFault, ModelError
+from halfwatt.core.settings import Access, RequestSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.evaluate.examine import teacher_forced
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat, make_workload, reply_requests
 from halfwatt.formats.artifact import read_artifact
-from halfwatt.models.access import Access
 from halfwatt.models.chat_model import load
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint
@@ -94,7 +94,7 @@ def test_a_program_of_another_environment_may_be_the_worker(
     program = "from halfwatt.runtimes.serving_process import main, open_session; main(lambda spec: open_session(spec))"
     foreign = replace(spec, command=(sys.executable, "-c", program))
     found = DialogueSet.of(taught.dialogues()[:4], split="tune", licence="")
-    seen = make_workload(found, ChatFormat.by(load(model)))
+    seen = make_workload(found, ChatFormat.by(load(model)), RequestSettings())
     with ServingProcess(spec) as own, ServingProcess(foreign) as other:
         assert own.replies(asked, [GREEDY] * len(asked)) == other.replies(asked, [GREEDY] * len(asked))
     assert teacher_forced(spec, foreign, seen, print) == teacher_forced(spec, spec, seen, print)
@@ -118,7 +118,7 @@ def test_replies_come_in_the_order_of_the_prompts_whoever_made_them(
     spec: ServingSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Sampling(temperature=1.0, max_new_tokens=12)
-    work = reply_requests(taught.dialogues()[:20], own, cap=12, max_turns=2, seeds=(1, 2))
+    work = reply_requests(taught.dialogues()[:20], own, cap=12, seeds=(1, 2))
     several = generate_replies(spec, work)
     monkeypatch.setattr("halfwatt.evaluate.replies.cores", lambda: 1)
     assert generate_replies(spec, work) == several
@@ -128,7 +128,7 @@ def test_replies_come_in_the_order_of_the_prompts_whoever_made_them(
 
 
 def test_a_model_that_does_not_sample_is_asked_greedily_only() -> None:
-    work = reply_requests(taught.dialogues()[:3], Sampling(temperature=0.0), cap=12, max_turns=2, seeds=(1, 2))
+    work = reply_requests(taught.dialogues()[:3], Sampling(temperature=0.0), cap=12, seeds=(1, 2))
     assert {p.seed for rows in work for p in rows} == {None}
 
 

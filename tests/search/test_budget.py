@@ -18,7 +18,8 @@ from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.errors import BadInput
-from halfwatt.search.budget import Budget, explore, repays
+from halfwatt.core.settings import Budget
+from halfwatt.search.budget import explore, parse_budget, repays
 from halfwatt.search.search_space import Space
 from halfwatt.search.trial_store import TrialOutcome, TrialStore
 
@@ -133,13 +134,13 @@ def test_joules_and_seconds_end_it_too(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_a_budget_as_typed(text: str, budget: Budget) -> None:
-    assert Budget.parse(text) == budget
+    assert parse_budget(text) == budget
 
 
 @pytest.mark.parametrize("text", ["", "0m", "ten minutes", "5 days", "-3", "2.5", "nanm", "1e9h"])
 def test_what_is_no_budget_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="type --budget 10m"):
-        Budget.parse(text)
+        parse_budget(text)
 
 
 def test_a_recipe_is_the_same_for_the_same_decisions() -> None:

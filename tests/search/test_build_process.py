@@ -16,7 +16,7 @@ from halfwatt.compress.prune import Prune
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe, to_toml
 from halfwatt.core.errors import BadInput, EnvironmentFault
-from halfwatt.models.access import Access
+from halfwatt.core.settings import Access
 from halfwatt.models.chat_model import load
 from halfwatt.search import build, build_process
 from halfwatt.search.build_process import BuildOrder, BuildProcessDied

@@ -15,12 +15,12 @@ from halfwatt.compress.prune import Prune
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.estimate import Estimate
+from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import examine, requests
 from halfwatt.evaluate.energy_protocol import Arm, Run
 from halfwatt.evaluate.instruments import instruments
-from halfwatt.models.access import Access
 from halfwatt.models.chat_model import load
 from halfwatt.runtimes.base import OperatingPoint, Speculation
 from halfwatt.search import build, build_process, candidate

@@ -17,6 +17,7 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.json_records import from_json
+from halfwatt.core.settings import Budget
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import requests
@@ -28,7 +29,6 @@ from halfwatt.meters import modelled
 from halfwatt.models.chat_model import load
 from halfwatt.runtimes.base import OperatingPoint, Speculation
 from halfwatt.search import build, operating_points, optimize, successive_halving
-from halfwatt.search.budget import Budget
 from halfwatt.search.candidate import CandidateResult, Evaluator, Incumbent, cost_of
 from halfwatt.search.job import Job
 from halfwatt.search.optimize import TuneOutcome, best, outside

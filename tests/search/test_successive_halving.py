@@ -19,9 +19,10 @@ from halfwatt.compress.prune import Prune
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe, out_of_order
 from halfwatt.compress.vocabulary_trim import Trim
+from halfwatt.core.settings import Budget
 from halfwatt.models.chat_model import load, write
 from halfwatt.search import optimize
-from halfwatt.search.budget import Budget, explore
+from halfwatt.search.budget import explore
 from halfwatt.search.search_space import ORIGINAL, ROUND, STUDENT, Parent, Space, StudentSpace
 from halfwatt.search.successive_halving import RATE, StudentRound, Teaching, gains, planned, promoted, ranked
 from halfwatt.search.trial_store import TrialOutcome, TrialStore, outcome_of

@@ -24,7 +24,7 @@ from halfwatt.search.trial_store import TrialOutcome, TrialStore
 # A worker: says that it has begun, takes its time, and ends what it began.
 WORKER = """
 import os, sys, time
-from halfwatt.study import Found, Study
+from halfwatt.study import (Found, Study)
 where, seconds, count = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 study = Study(where, "shared", seed=os.getpid())
 for _ in range(count):

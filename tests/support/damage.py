@@ -24,8 +24,9 @@ from halfwatt.compress import apply
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.files import sha256_file
+from halfwatt.core.settings import Margins
 from halfwatt.evaluate import examine
-from halfwatt.evaluate.gate import Margins, judge
+from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs, QualityReport, ScoredReply
 from halfwatt.evaluate.replies import as_scored, generate_replies, special_ids
 from halfwatt.evaluate.requests import Workload

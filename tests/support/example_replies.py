@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from halfwatt.evaluate.gate import Margins, judge
+from halfwatt.core.settings import Margins
+from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs, QualityReport, ScoredReply, TeacherScore
 from halfwatt.formats.artifact import Parity
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Literal
 
 from halfwatt.core.estimate import Estimate
+from halfwatt.core.settings import Margins
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.claim import energy_ratio, make_claim
 from halfwatt.evaluate.energy_protocol import Run
-from halfwatt.evaluate.gate import Margins
 from halfwatt.evaluate.records import (
     ClaimVerdict,
     GateCheck,

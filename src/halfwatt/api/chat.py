@@ -10,11 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from halfwatt.api.inputs import RunOptions
+from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.meters.base import MeterInfo, Usage
+from halfwatt.models.access import serving_device
 from halfwatt.runtimes.base import Reply, Session
 from halfwatt.runtimes.registry import by_name
 from halfwatt.runtimes.servable import RuntimeChoice, servable
@@ -48,13 +49,13 @@ class ReplyCost:
 
 
 def converse(
-    name: str, lines: Iterator[str], emit: Callable[[Any], None], runtime: RuntimeChoice, options: RunOptions
+    name: str, lines: Iterator[str], emit: Callable[[Any], None], runtime: RuntimeChoice, settings: RunSettings
 ) -> None:
     """Answer each line; ``emit`` gets the pieces of text, then a dict with the figures of the reply."""
-    access = options.access.resolved()
+    access = replace(settings.access, device=serving_device(settings.access))
     with (
         TemporaryDirectory(prefix="halfwatt-") as cache,
-        closing(instruments(access.device, rapl_root=options.rapl_root)) as tools,
+        closing(instruments(access.device, rapl_root=settings.rapl_root)) as tools,
     ):
         spec = servable(name, access, Path(cache), runtime)
         speech = ChatFormat.of(spec.artifact)

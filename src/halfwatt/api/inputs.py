@@ -1,20 +1,16 @@
-"""What a verb is given, as objects: the options that all take, a model by name, a file of dialogues as splits."""
+"""What a verb is given, as objects: the settings that all take, a model by name, a file of dialogues as splits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from halfwatt.compress.training.loop import Precision
 from halfwatt.core.errors import BadInput
-from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import DialogueSet, Split
 from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.dialogues.splits import by_source, split_set
-from halfwatt.models.access import Access
 
 FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
 
@@ -23,19 +19,6 @@ MOST: dict[Split, int] = {"tune": 1000, "test": 2000}  # the gate needs no more 
 MIN_TEST = 200  # dialogues that the gate wants at least
 
 OUTSIDE = 64  # dialogues of each other kind, at most
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What every verb takes."""
-
-    access: Access = field(default_factory=Access)
-    seed: int = 0
-    rapl_root: str | None = None
-    command: str = "halfwatt (Python)"
-    progress: Progress = lambda _: None
-    precision: Precision = "auto"
-    """Of what is trained."""
 
 
 def read_as(dialogues: str | Path | DialogueSet, split: Split) -> DialogueSet:

@@ -8,19 +8,20 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from halfwatt.api.inputs import RunOptions, chosen, for_training, scratch
+from halfwatt.api.inputs import chosen, for_training, scratch
 from halfwatt.compress import apply
 from halfwatt.compress.base import Step, StepContext
 from halfwatt.compress.recipe import Recipe
 from halfwatt.compress.registry import learns
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
+from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.evaluate import requests
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
-from halfwatt.models.access import load_model
+from halfwatt.models.access import load_model, training_device
 from halfwatt.models.chat_model import ChatModel, torch_device
 from halfwatt.results.result import Made
 from halfwatt.search import build
@@ -32,7 +33,7 @@ def transform(
     out: Path,
     dialogues: str | Path | DialogueSet | None,
     teacher: Path | None,
-    options: RunOptions,
+    settings: RunSettings,
 ) -> Made:
     """Apply one step and write the model folder.
 
@@ -44,8 +45,8 @@ def transform(
         ModelError: the step does not fit the model. BadInput: ``out`` exists already, or there are no dialogues.
         TrainingDiverged: a loss or gradient is not finite.
     """
-    with _new(out, model, step, options) as (loaded, context):
-        original = loaded if teacher is None else load_model(str(teacher), options.access)
+    with _new(out, model, step, settings) as (loaded, context):
+        original = loaded if teacher is None else load_model(str(teacher), settings.access)
         told = for_training(model, dialogues).dialogues
         made = apply.apply(step, loaded, replace(context, dialogues=told, original=original))
         made.save(out)
@@ -54,7 +55,7 @@ def transform(
 
 
 def quantize_to(
-    model: str, out: Path, step: Step, dialogues: str | Path | DialogueSet | None, options: RunOptions
+    model: str, out: Path, step: Step, dialogues: str | Path | DialogueSet | None, settings: RunSettings
 ) -> Artifact:
     """Quantize, export for llama.cpp and prove the export on ``dialogues`` (None = the demo's).
 
@@ -62,9 +63,9 @@ def quantize_to(
         ModelError: the model cannot be used, or the export is not what was computed in memory.
         BadInput: ``out`` exists already.
     """
-    with _new(out, model, step, options) as (loaded, context), scratch(out.parent) as cache:
-        options.progress("quantizing, exporting and proving the export")
-        traffic = requests.make_workload(chosen(model, dialogues), ChatFormat.by(loaded))
+    with _new(out, model, step, settings) as (loaded, context), scratch(out.parent) as cache:
+        settings.progress("quantizing, exporting and proving the export")
+        traffic = requests.make_workload(chosen(model, dialogues), ChatFormat.by(loaded), settings.requests)
         told = () if dialogues is None and model != "demo" else for_training(model, dialogues).dialogues
         context = replace(context, dialogues=told, original=loaded, shared=None)
         artifact = build.build(loaded, Recipe("quantized", (step,)), traffic.dialogues, cache, "cpu", context)
@@ -73,13 +74,13 @@ def quantize_to(
 
 
 @contextmanager
-def _new(out: Path, model: str, step: Step, options: RunOptions) -> Iterator[tuple[ChatModel, StepContext]]:
+def _new(out: Path, model: str, step: Step, settings: RunSettings) -> Iterator[tuple[ChatModel, StepContext]]:
     """The model, and where its step works, which lies beside ``out`` until that is there. What trains is metered."""
     if out.exists():
         raise BadInput(f"{out} exists already", hint="choose another -o folder")
-    device, work = str(torch_device(options.access.trains_on())), out.parent / f".{out.name}.training"
-    loaded = load_model(model, options.access)
-    tools = instruments(device, rapl_root=options.rapl_root) if learns(step) else Instruments(None)
+    device, work = str(torch_device(training_device(settings.access))), out.parent / f".{out.name}.training"
+    loaded = load_model(model, settings.access)
+    tools = instruments(device, rapl_root=settings.rapl_root) if learns(step) else Instruments(None)
     with locked(out.parent), closing(tools):
         yield (
             loaded,
@@ -87,10 +88,10 @@ def _new(out: Path, model: str, step: Step, options: RunOptions) -> Iterator[tup
                 work=work,
                 shared=work,
                 device=device,
-                precision=options.precision,
-                seed=options.seed,
+                precision=settings.precision,
+                seed=settings.seed,
                 meter=tools.primary,
-                progress=options.progress,
+                progress=settings.progress,
             ),
         )
         shutil.rmtree(work, ignore_errors=True)

@@ -13,24 +13,24 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from halfwatt.api.inputs import RunOptions, chosen, origin, outside_of, scratch, splits
+from halfwatt.api.inputs import chosen, origin, outside_of, scratch, splits
 from halfwatt.api.quantized_model import Quantized
-from halfwatt.compress.pretrained import Adopt
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe, default_recipes, read_recipe
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
+from halfwatt.core.settings import Budget, Margins, MeasurePlan, RunSettings, SearchSettings
 from halfwatt.dialogues.dialogue import DialogueSet, Split
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis, examine, requests
-from halfwatt.evaluate.energy_protocol import Arm, MeasurePlan
+from halfwatt.evaluate.energy_protocol import Arm
 from halfwatt.evaluate.energy_protocol import measure as run_measure
-from halfwatt.evaluate.gate import Margins, judge
+from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.instruments import instruments
 from halfwatt.evaluate.records import QualityInputs
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat
-from halfwatt.models.access import load_model, model_source
+from halfwatt.models.access import load_model, model_source, serving_device
 from halfwatt.models.chat_model import ChatModel, load, outline
 from halfwatt.models.grid import Bits, ScaleSearch
 from halfwatt.results.provenance import Provenance, provenance
@@ -38,7 +38,7 @@ from halfwatt.results.result import Comparison, Measured, Result
 from halfwatt.results.write import deliver
 from halfwatt.runtimes.servable import RuntimeChoice, servable
 from halfwatt.runtimes.serving_process import ServingSpec
-from halfwatt.search.budget import Budget
+from halfwatt.search.budget import parse_budget
 from halfwatt.search.hardware import TABLE, find
 from halfwatt.search.job import Job
 from halfwatt.search.optimize import optimize as run_search
@@ -78,7 +78,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
     storage: str | None = None,
     outside: str | Path | DialogueSet | None = None,
     out: str | Path = "out",
-    options: RunOptions | None = None,
+    settings: RunSettings | None = None,
 ) -> Result:
     """Find the form of ``model`` that answers ``dialogues`` as well for the fewest joules, and prove it.
 
@@ -96,35 +96,28 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
     Raises:
         BadInput: unusable input. RunLocked: ``out`` is in use. EnvironmentFault: nothing could be measured here.
     """
-    options, limit = options or RunOptions(), Budget.parse(budget) if isinstance(budget, str) else budget
-    folder, access, rate = Path(out), options.access.resolved(), _rate(replies_per_hour)
-    with locked(folder), closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
-        loaded = model if isinstance(model, ChatModel) else load_model(str(model), access)
+    limit = parse_budget(budget) if isinstance(budget, str) else budget
+    students = tuple(map(Path, candidates)) or _students(str(model), limit)
+    search = SearchSettings(limit, users, _rate(replies_per_hour), students, storage)
+    settings = replace(_here(settings), margins=Margins().with_max_loss(max_loss), search=search)
+    folder = Path(out)
+    with locked(folder), closing(instruments(settings.access.device, rapl_root=settings.rapl_root)) as tools:
+        loaded = model if isinstance(model, ChatModel) else load_model(str(model), settings.access)
         name = str(loaded.source) if isinstance(model, ChatModel) else str(model)
-        split = splits(name, dialogues, options.seed)
+        split = splits(name, dialogues, settings.seed)
         job = Job(
             model=loaded,
             tune=split["tune"],
             test=SealedSplit(split["test"], folder / "stages" / "test-opened.json"),
             out=folder,
             tools=tools,
+            settings=settings,
             train=split["train"],
             outside=outside_of(dialogues, outside),
             recipes=_listed(recipe, limit is not None),
-            budget=limit,
-            named=None if isinstance(model, ChatModel) or limit is None else (name, access),
-            users=users,
-            replies_per_hour=rate,
-            adopted=tuple(Adopt(str(student)) for student in candidates or _students(name, limit)),
-            storage=storage,
-            rapl_root=options.rapl_root,
-            margins=_margins(max_loss),
-            device=access.device,
-            dtype=access.dtype,
-            seed=options.seed,
-            progress=options.progress,
+            name=None if isinstance(model, ChatModel) or limit is None else name,
         )
-        return deliver(run_search(job), job, _searched(options, name, job, origin(dialogues), split))
+        return deliver(run_search(job), job, _searched(settings, name, job, origin(dialogues), split))
 
 
 def measure(
@@ -133,23 +126,22 @@ def measure(
     *,
     runtime: RuntimeChoice = "auto",
     plan: MeasurePlan | None = None,
-    options: RunOptions | None = None,
+    settings: RunSettings | None = None,
 ) -> Measured:
     """What one model or artifact uses per reply on this machine.
 
     Raises:
         BadInput, EnvironmentFault: as for `optimize`.
     """
-    options = options or RunOptions()
-    access = options.access.resolved()
-    with scratch() as cache, closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
+    settings = _here(settings)
+    access = settings.access
+    with scratch() as cache, closing(instruments(access.device, rapl_root=settings.rapl_root)) as tools:
         spec = servable(str(model), access, cache, runtime)
         found = chosen(str(model), dialogues)
-        traffic = requests.make_workload(found, ChatFormat.of(spec.artifact))
-        plan = replace(plan or MeasurePlan(), seed=options.seed)
-        run = run_measure([Arm("model", spec)], traffic.dialogues, traffic.greedy, plan, tools, options.progress)
+        traffic = requests.make_workload(found, ChatFormat.of(spec.artifact), settings.requests, settings.seed)
+        run = run_measure([Arm("model", spec)], traffic, plan or MeasurePlan(), tools, settings.progress)
     return Measured(
-        provenance=_provenance(options, str(model), spec, found),
+        provenance=_provenance(settings, str(model), spec, found),
         meters=run.meters,
         artifact=spec.artifact,
         at=spec.at,
@@ -166,28 +158,30 @@ def compare(
     *,
     max_loss: float | None = None,
     runtime: RuntimeChoice = "auto",
-    options: RunOptions | None = None,
+    settings: RunSettings | None = None,
 ) -> Comparison:
     """Energy and quality of two models or artifacts, paired: A is the reference, B the candidate.
 
     Raises:
         BadInput, EnvironmentFault: as for `optimize`.
     """
-    options = options or RunOptions()
-    access = options.access.resolved()
-    with scratch() as cache, closing(instruments(access.device, rapl_root=options.rapl_root)) as tools:
+    settings = _here(settings)
+    access = settings.access
+    with scratch() as cache, closing(instruments(access.device, rapl_root=settings.rapl_root)) as tools:
         a = servable(str(reference), access, cache / "a", runtime)
         b = servable(str(candidate), access, cache / "b", runtime)
         found = chosen(str(reference), dialogues)
-        traffic = requests.make_workload(found, ChatFormat.of(a.artifact))
+        traffic = requests.make_workload(found, ChatFormat.of(a.artifact), settings.requests, settings.seed)
         arms = [Arm("A", a), Arm("B", b)]
-        plan = MeasurePlan(prefill=False, seed=options.seed)
-        run = run_measure(arms, traffic.dialogues, traffic.greedy, plan, tools, options.progress)
-        inputs = _examined(a, b, traffic, options)
+        plan = MeasurePlan(prefill=False)
+        run = run_measure(arms, traffic, plan, tools, settings.progress)
+        inputs = _examined(a, b, traffic, settings)
     special = traffic.tokenizer.special_tokens
-    report = judge(inputs, split=found.split, margins=_margins(max_loss), special=special, seed=options.seed)
+    report = judge(
+        inputs, split=found.split, margins=Margins().with_max_loss(max_loss), special=special, seed=settings.seed
+    )
     return Comparison(
-        provenance=_provenance(options, f"{reference} against {candidate}", a, found),
+        provenance=_provenance(settings, f"{reference} against {candidate}", a, found),
         meters=run.meters,
         artifacts=(a.artifact, b.artifact),
         measurements=tuple(energy_analysis.measurement(arm.name, run.windows, run.meter) for arm in arms),
@@ -207,7 +201,7 @@ def plan(
     *,
     recipes: Sequence[str | Path | Recipe] = (),
     batch: int = 1,
-    options: RunOptions | None = None,
+    settings: RunSettings | None = None,
 ) -> Planned:
     """What recipes (files, or `Recipe`) beside the ladder would save on hardware that is not at hand, predicted.
 
@@ -218,7 +212,7 @@ def plan(
     Raises:
         BadInput: an unknown device, or two recipes of one name. ModelError: no such model, or a recipe does not fit it.
     """
-    access = (options or RunOptions()).access
+    access = (settings or RunSettings()).access
     devices = find(hardware) if hardware else TABLE
     given = [read_recipe(Path(r)) if isinstance(r, str | Path) else r for r in recipes]
     sizes = outline(model_source(str(model)), chat_template=access.chat_template, offline=access.offline)
@@ -229,13 +223,19 @@ def plan(
 # --- small shared pieces -------------------------------------------------------------------------------------------
 
 
-def _examined(a: ServingSpec, b: ServingSpec, traffic: requests.Workload, options: RunOptions) -> QualityInputs:
+def _examined(a: ServingSpec, b: ServingSpec, traffic: requests.Workload, settings: RunSettings) -> QualityInputs:
     """What the gate reads of B against A; an artifact that was never proved is proved first."""
     if b.artifact.parity is None:
-        options.progress("proving B in its own runtime")
+        settings.progress("proving B in its own runtime")
         b = replace(b, artifact=examine.prove(load(b.artifact.path), b, traffic.dialogues))
-    replies = generate_replies(a, traffic.prompts(), options.progress, "A's replies")
-    return examine.examine(a, b, traffic, replies, options.progress)
+    replies = generate_replies(a, traffic.prompts(), settings.progress, "A's replies")
+    return examine.examine(a, b, traffic, replies, settings.progress)
+
+
+def _here(settings: RunSettings | None) -> RunSettings:
+    """With the device that ``auto`` means on this machine."""
+    settings = settings or RunSettings()
+    return replace(settings, access=replace(settings.access, device=serving_device(settings.access)))
 
 
 def _listed(recipe: str | Path | Recipe | None, searching: bool) -> tuple[Recipe, ...]:
@@ -260,16 +260,12 @@ def _students(model: str, budget: Budget | None) -> tuple[Path, ...]:
     return demo.students()
 
 
-def _margins(max_loss: float | None) -> Margins:
-    return Margins() if max_loss is None else Margins().with_max_loss(max_loss)
-
-
 def _searched(
-    options: RunOptions, name: str, job: Job, dialogues: str, split: Mapping[Split, DialogueSet]
+    settings: RunSettings, name: str, job: Job, dialogues: str, split: Mapping[Split, DialogueSet]
 ) -> Provenance:
     return provenance(
-        command=options.command,
-        seed=options.seed,
+        command=settings.command,
+        seed=settings.seed,
         model=name,
         model_sha256=job.model.sha256,
         dialogues=dialogues,
@@ -277,10 +273,10 @@ def _searched(
     )
 
 
-def _provenance(options: RunOptions, model: str, spec: ServingSpec, found: DialogueSet) -> Provenance:
+def _provenance(settings: RunSettings, model: str, spec: ServingSpec, found: DialogueSet) -> Provenance:
     return provenance(
-        command=options.command,
-        seed=options.seed,
+        command=settings.command,
+        seed=settings.seed,
         model=model,
         model_sha256=spec.artifact.sha256,
         dialogues=found.split,

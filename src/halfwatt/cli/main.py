@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from halfwatt.cli.options import (
@@ -38,7 +39,7 @@ from halfwatt.cli.options import (
 from halfwatt.core.errors import BadInput, HalfwattError
 
 if TYPE_CHECKING:
-    from halfwatt.api.inputs import RunOptions
+    from halfwatt.core.settings import RunSettings
 
 app = typer.Typer(
     help="Make a chat model answer as well for a fraction of the joules, and prove it on this machine.",
@@ -80,7 +81,7 @@ def optimize(
 
     share = _share(max_loss)
 
-    def work(options: RunOptions) -> int:
+    def work(settings: RunSettings) -> int:
         from halfwatt.api import verbs
         from halfwatt.results.report.console import emit, show
 
@@ -96,7 +97,7 @@ def optimize(
             storage=storage,
             outside=outside,
             out=out,
-            options=options,
+            settings=settings,
         )
         emit(found, json, lambda: show(found, out))
         return 0 if found.claim.verdict == "PASS" else 1
@@ -120,11 +121,11 @@ def measure(
 ) -> None:
     """What MODEL uses per reply on this machine."""
 
-    def work(options: RunOptions) -> int:
+    def work(settings: RunSettings) -> int:
         from halfwatt.api import verbs
         from halfwatt.results.report.console import emit, show_measured
 
-        found = verbs.measure(model, dialogues, runtime=runtime.value, options=options)
+        found = verbs.measure(model, dialogues, runtime=runtime.value, settings=settings)
         emit(found, json, lambda: show_measured(found))
         return 0
 
@@ -151,11 +152,11 @@ def compare(
 
     share = _share(max_loss)
 
-    def work(options: RunOptions) -> int:
+    def work(settings: RunSettings) -> int:
         from halfwatt.api import verbs
         from halfwatt.results.report.console import emit, show_comparison
 
-        found = verbs.compare(a, b, dialogues, max_loss=share, runtime=runtime.value, options=options)
+        found = verbs.compare(a, b, dialogues, max_loss=share, runtime=runtime.value, settings=settings)
         emit(found, json, lambda: show_comparison(found))
         return 0 if found.quality.verdict == "PASS" else 1
 
@@ -176,12 +177,12 @@ def plan(
 ) -> None:
     """What recipes would save on hardware that is not here: predicted ratios, with their error. No weights needed."""
 
-    def work(options: RunOptions) -> int:
+    def work(settings: RunSettings) -> int:
         from halfwatt.api import verbs
         from halfwatt.results.report.console import emit, show_plan
 
         names = [name.strip() for name in hardware.split(",") if name.strip()]
-        found = verbs.plan(model, names, dialogues, recipes=recipe or (), batch=batch, options=options)
+        found = verbs.plan(model, names, dialogues, recipes=recipe or (), batch=batch, settings=settings)
         emit(found, json, lambda: show_plan(found))
         return 0
 
@@ -227,11 +228,11 @@ def chat(
 ) -> None:
     """Talk to a model; prints joules, tokens and seconds after each reply. Ends with an empty line or Ctrl-D."""
 
-    def work(options: RunOptions) -> int:
+    def work(settings: RunSettings) -> int:
         from halfwatt.api.chat import converse
 
         lines = iter(_prompted_lines(quiet=json or not sys.stdin.isatty()))
-        converse(artifact, lines, _json_line if json else _stream, runtime.value, options)
+        converse(artifact, lines, _json_line if json else _stream, runtime.value, settings)
         return 0
 
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
@@ -241,7 +242,7 @@ def chat(
 def doctor(rapl_root: RaplRoot = None, json: Json = False, seed: Seed = 0, debug: Debug = False) -> None:
     """Which energy meters exist here, what each covers, and what would enable the others."""
 
-    def work(_: RunOptions) -> int:
+    def work(_: RunSettings) -> int:
         from halfwatt.meters.discover import findings
         from halfwatt.results.report.console import show_doctor
 
@@ -266,7 +267,7 @@ def verify(
 ) -> None:
     """Recompute every figure of a result from the raw readings in it. Exit 0 when all agree, else 1."""
 
-    def work(_: RunOptions) -> int:
+    def work(_: RunSettings) -> int:
         from halfwatt.results.report.console import emit, show_verification
         from halfwatt.results.verify import verify_file
 
@@ -280,10 +281,13 @@ def verify(
 # --- between the user and the rooms --------------------------------------------------------------------------------
 
 
-def main() -> None:
-    """The console entry point: one line for every error, and the exit code that belongs to it."""
+def main(base: RunSettings | None = None) -> None:
+    """The console entry point: one line for every error, and the exit code that belongs to it.
+
+    base: settings that no flag changes, such as a shorter protocol
+    """
     try:
-        code = app(standalone_mode=False)  # returns the code of a typer.Exit
+        code = app(standalone_mode=False, obj=base)  # returns the code of a typer.Exit
     except HalfwattError as error:
         _complain(str(error))
         code = error.exit_code
@@ -316,7 +320,7 @@ def _usage_error(error: Exception) -> str | None:
 
 
 def _run(
-    work: Callable[[RunOptions], int],
+    work: Callable[[RunSettings], int],
     access: dict[str, Any] | None,
     seed: int,
     debug: bool,
@@ -340,10 +344,12 @@ def _options(access: dict[str, Any] | None, seed: int, rapl_root: str | None) ->
     """What every verb takes; light verbs (doctor, verify) do not load the rooms behind it."""
     if access is None:
         return None
-    from halfwatt.api.inputs import RunOptions
-    from halfwatt.models.access import Access
+    import dataclasses
 
-    return RunOptions(
+    from halfwatt.core.settings import Access, RunSettings
+
+    return dataclasses.replace(
+        click.get_current_context().obj or RunSettings(),
         access=Access(**access),
         seed=seed,
         rapl_root=rapl_root,

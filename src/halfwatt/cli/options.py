@@ -1,4 +1,4 @@
-"""The options that verbs share, as typer reads them. Light: nothing here imports torch."""
+"""The settings that verbs share, as typer reads them. Light: nothing here imports torch."""
 
 from __future__ import annotations
 

@@ -12,14 +12,13 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from halfwatt.api import single_step
-from halfwatt.api.inputs import RunOptions
 from halfwatt.cli.options import Debug, Device, Dialogues, Json, Model, Offline, OutFolder, Seed, Template
 from halfwatt.compress.base import Step
 from halfwatt.compress.quantize.qat import TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.registry import STEPS
-from halfwatt.compress.training.loop import Precision
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import Precision, RunSettings
 from halfwatt.results.report.console import emit, show_artifact, show_made
 
 Method = Literal["rtn", "hqq", "gptq", "qat"]
@@ -28,7 +27,7 @@ _WHERE = "where it learns (quantize: --method qat); auto, the default = the GPU 
 _HOW = "of the products in training (quantize: --method qat); auto, the default = bf16 where the device computes it"
 _FIELD = re.compile(r"^(\w+): {2,}(.*(?:\n +\S.*)*)$", re.MULTILINE)
 _Run = Callable[..., None]
-_Work = Callable[[RunOptions], int]
+_Work = Callable[[RunSettings], int]
 
 # Fields of `Quantize` that say nothing to a method.
 _UNUSED: dict[Method, tuple[str, ...]] = {
@@ -42,7 +41,7 @@ def command(name: str, run: _Run) -> typer.Typer:
     """A command line for one verb.
 
     Args:
-        run: runs ``work(options) -> exit code`` with the options that every verb takes, as `cli` does it.
+        run: runs ``work(settings) -> exit code`` with the settings that every verb takes, as `cli` does it.
     """
     if name == "quantize":
         plan, own = _quantizing, _of_either()
@@ -78,9 +77,9 @@ def _transforming(step: type[Step], given: dict[str, Any]) -> _Work:
     """Model folder in, model folder out."""
     chosen = step(**{f.name: given[f.name] for f in _fields(step)})
 
-    def work(options: RunOptions) -> int:
+    def work(settings: RunSettings) -> int:
         made = single_step.transform(
-            given["model"], chosen, given["out"], given["dialogues"], given.get("teacher"), _trained(options, given)
+            given["model"], chosen, given["out"], given["dialogues"], given.get("teacher"), _trained(settings, given)
         )
         emit(made, given["json"], lambda: show_made(made))
         return 0
@@ -95,9 +94,9 @@ def _quantizing(given: dict[str, Any]) -> _Work:
     how = {name: given[name] for name in ("device", "precision") if given[name] is not None}
     chosen = on_grid(given["method"], told if given["method"] == "qat" else told | how)
 
-    def work(options: RunOptions) -> int:
+    def work(settings: RunSettings) -> int:
         made = single_step.quantize_to(
-            given["model"], given["out"], chosen, given["dialogues"], _trained(options, given)
+            given["model"], given["out"], chosen, given["dialogues"], _trained(settings, given)
         )
         emit(made, given["json"], lambda: show_artifact(made))
         return 0
@@ -105,9 +104,9 @@ def _quantizing(given: dict[str, Any]) -> _Work:
     return work
 
 
-def _trained(options: RunOptions, given: dict[str, Any]) -> RunOptions:
+def _trained(settings: RunSettings, given: dict[str, Any]) -> RunSettings:
     """With the precision that was given, for the verbs that train."""
-    return dataclasses.replace(options, precision=given.get("precision") or options.precision)
+    return dataclasses.replace(settings, precision=given.get("precision") or settings.precision)
 
 
 def on_grid(method: Method, given: dict[str, Any]) -> Step:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from halfwatt.compress.training.loop import Precision, Progress, TrainingBudget, TrainingEnvironment
+from halfwatt.compress.training.loop import TrainingBudget, TrainingEnvironment
 from halfwatt.core.errors import ModelError
+from halfwatt.core.settings import Precision
+from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.meters.base import EnergyMeter
 

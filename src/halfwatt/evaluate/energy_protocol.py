@@ -25,12 +25,13 @@ from dataclasses import dataclass, replace
 from itertools import cycle, pairwise
 
 from halfwatt.core.errors import BadInput, TaintedRun
+from halfwatt.core.settings import MeasurePlan
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import disturbances, energy_analysis
 from halfwatt.evaluate.instruments import Instruments
 from halfwatt.evaluate.records import Phase, Window
-from halfwatt.evaluate.requests import _chunks, prompts_of
+from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
 from halfwatt.meters.base import MeterInfo, Reading, Usage
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.serving_process import RunCounts, ServingProcess, ServingSpec
@@ -47,21 +48,6 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasurePlan:
-    """How long and how often."""
-
-    min_blocks: int = 5
-    max_blocks: int = 60
-    limit_s: float = 900.0  # of all blocks; beyond the least number none begins that would end later
-    half_width: float = 0.02  # stop when every ratio is known to +-2 %
-    window_s: float = 2.0  # of the slowest arm; with a meter that updates in steps, of every arm, 10 s and 100 updates
-    idle_s: float = 10.0
-    prefill: bool = True  # windows with one output token, to tell prefill from decode
-    repeats: int = 12  # windows that may be repeated in one run because they were disturbed
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """All windows of one measuring run, discarded ones too, and what happened."""
 
@@ -73,29 +59,29 @@ class Run:
 
 def measure(
     arms: Sequence[Arm],
-    dialogues: Sequence[Dialogue],
-    sampling: Sampling,
+    workload: Workload,
     plan: MeasurePlan,
     tools: Instruments,
     progress: Progress = lambda _: None,
 ) -> Run:
-    """Measure all arms interleaved, on the replies to ``dialogues``.
+    """Measure all arms interleaved, on the replies to ``workload``.
 
     Raises:
         BadInput: fewer than two dialogues (a single one would be answered from its own cache when looped).
         TaintedRun: a device-wide meter, and no clean window within the allowed repeats.
         MeterError: the meter failed; no number is made up for it.
     """
+    dialogues, sampling = workload.dialogues, workload.greedy
     if len(dialogues) < 2:
         raise BadInput("measuring needs two or more dialogues", found=str(len(dialogues)))
     with ExitStack() as stack:
-        bench = _Bench(plan, tools, progress)
+        bench = _Bench(plan, tools, progress, workload.seed)
         bench.idle("bare_idle")
         for arm in arms:
             progress(f"loading {arm.name}")
             bench.workers[arm.name] = stack.enter_context(ServingProcess(arm.spec))
         replies = bench.window_s / bench.warm_up(dialogues, sampling)
-        chunks = cycle(_chunks(prompts_of(dialogues), replies, random.Random(plan.seed)))
+        chunks = cycle(_chunks(prompts_of(dialogues), replies, random.Random(workload.seed)))
         bench.idle("loaded_idle")
         names, began = [arm.name for arm in arms], time.monotonic()
         for block in range(plan.max_blocks):
@@ -112,13 +98,13 @@ def measure(
 class _Bench:
     """The state of one run."""
 
-    def __init__(self, plan: MeasurePlan, tools: Instruments, progress: Progress) -> None:
+    def __init__(self, plan: MeasurePlan, tools: Instruments, progress: Progress, seed: int) -> None:
         self.plan, self.tools, self.progress = plan, tools, progress
         self.workers: dict[str, ServingProcess] = {}
         self.windows: list[Window] = []
         self.events: list[str] = []
         self._repeats_left = plan.repeats
-        self._random = random.Random(plan.seed)
+        self._random = random.Random(seed)
 
     @property
     def window_s(self) -> float:
@@ -138,7 +124,7 @@ class _Bench:
 
     def warm_up(self, dialogues: Sequence[Dialogue], sampling: Sampling) -> float:
         """Run every arm until its pace is flat; returns seconds per reply of the slowest."""
-        few = [prompt for prompts in prompts_of(dialogues[:4], max_turns=1) for prompt in prompts]
+        few = [prompts[0] for prompts in prompts_of(dialogues[:4])]
         slowest = 0.0
         for name, worker in self.workers.items():
             self.progress(f"warming up {name}")

@@ -26,13 +26,14 @@ from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.models.vocabulary_map import VocabularyMap
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_session
 
-PARITY_DIALOGUES = 64
-
 
 def prove(model: ChatModel, spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
-    """The artifact with its parity record: the runtime that serves it against ``model`` in memory (gate G0)."""
+    """The artifact with its parity record: the runtime that serves it against ``model`` in memory (gate G0).
+
+    dialogues: real ones; the first `Protocol.parity_dialogues` are enough
+    """
     with open_session(_everywhere(spec)) as session:
-        return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues[:PARITY_DIALOGUES]))
+        return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues))
 
 
 def examine(

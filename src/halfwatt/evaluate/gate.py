@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import Margins
 from halfwatt.core.statistics import Clustered, clustered_ratio, jackknife, rate_difference
 from halfwatt.evaluate import reply_metrics
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Verdict
@@ -31,36 +32,6 @@ from halfwatt.formats.artifact import Parity
 
 Floats = NDArray[np.float64]
 Pairs = Sequence[tuple[ScoredReply, ScoredReply]]
-
-
-@dataclass(frozen=True, slots=True)
-class Margins:
-    """How much worse is still as good. The defaults were fixed before any model was judged."""
-
-    perplexity: float = 0.02
-    """G1: perplexity on the human replies may rise by this share."""
-    eos_nats: float = 0.10
-    """G2: log P(end of turn) at true ends may fall by this many nats."""
-    eos_elsewhere: float = 0.20
-    """G2: mean P(end of turn) elsewhere may change by this share, up or down."""
-    failures: float = 0.02
-    """G3: the share of replies that plainly fail may rise by this much."""
-    shorter: float = 0.90
-    """G4: the geometric mean of the length ratio may not fall below this."""
-    longer: float = 1.05
-    """G4: nor rise above this: tokens are joules."""
-    chrf: float = 0.05
-    """G5: chrF to the human replies may fall by this share."""
-    diversity: float = 0.10
-    """G5: distinct-2 and bigram entropy may fall by this share."""
-    parity_kl: float = 1e-3
-    """G0: mean KL of the exported runtime against the model in memory, nats per token."""
-    parity_top1: float = 0.99
-    """G0: share of positions at which both prefer the same token, near ties aside."""
-
-    def with_max_loss(self, share: float) -> Margins:
-        """The user's own limit on the loss of perplexity."""
-        return replace(self, perplexity=share)
 
 
 def judge(inputs: QualityInputs, *, split: str, margins: Margins, special: Sequence[str], seed: int) -> QualityReport:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from halfwatt.core.errors import BadInput, ModelError
+from halfwatt.core.settings import RequestSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.evaluate.records import Profile
 from halfwatt.formats.artifact import Artifact
@@ -28,7 +29,7 @@ class ReplyRequest:
 
 
 def reply_requests(
-    dialogues: Sequence[Dialogue], own: Sampling, *, cap: int, max_turns: int, seeds: Sequence[int]
+    dialogues: Sequence[Dialogue], own: Sampling, *, cap: int, seeds: Sequence[int]
 ) -> list[list[ReplyRequest]]:
     """Per dialogue: each turn greedy, then each turn under the model's own sampling with each seed.
 
@@ -38,7 +39,7 @@ def reply_requests(
     sampled = [] if own.temperature == 0 else list(seeds)
     made = []
     for index, dialogue in enumerate(dialogues):
-        turns = dialogue.assistant_turns[:max_turns]
+        turns = dialogue.assistant_turns
         rows = [ReplyRequest(dialogue, turn, None, greedy) for turn in turns]
         for seed in sampled:
             for turn in turns:
@@ -48,9 +49,9 @@ def reply_requests(
     return made
 
 
-def prompts_of(dialogues: Sequence[Dialogue], max_turns: int = 4) -> list[list[Dialogue]]:
-    """The workload: per dialogue, the prompt of each of its first ``max_turns`` replies, in order."""
-    return [[d.before(turn) for turn in d.assistant_turns[:max_turns]] for d in dialogues]
+def prompts_of(dialogues: Sequence[Dialogue]) -> list[list[Dialogue]]:
+    """Per dialogue of a workload, the prompt of each of its replies, in order."""
+    return [[d.before(turn) for turn in d.assistant_turns] for d in dialogues]
 
 
 def _chunks(prompts: Sequence[Sequence[Dialogue]], replies: float, draw: random.Random) -> list[list[Dialogue]]:
@@ -68,13 +69,6 @@ def _chunks(prompts: Sequence[Sequence[Dialogue]], replies: float, draw: random.
         for chunk, turns in zip(draw.sample(chunks, len(layer)), layer, strict=True):
             chunk += turns
     return chunks
-
-
-MAX_TURNS = 4  # replies judged and measured per dialogue
-
-SEEDS = (1, 2)  # sampled replies beside the greedy one
-
-MIN_CAP = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +98,15 @@ class ChatFormat:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The dialogues of one split, cut so that every prompt and its longest reply fit the context."""
+    """The dialogues of one split, cut to the turns that are asked: all that are left, by everybody who asks."""
 
     dialogues: tuple[Dialogue, ...]
     tokenizer: ChatTokenizer
     own: Sampling  # the model's own generation settings
     cap: int  # the most tokens a reply may take
     notes: tuple[str, ...]  # what had to be cut or left out, in words
+    seeds: tuple[int, ...] = ()  # of the sampled replies beside the greedy one
+    seed: int = 0  # of the order in which the dialogues are asked
 
     @property
     def greedy(self) -> Sampling:
@@ -119,27 +115,29 @@ class Workload:
 
     def prompts(self) -> list[list[ReplyRequest]]:
         """The replies that the gate asks for, per dialogue."""
-        return reply_requests(self.dialogues, self.own, cap=self.cap, max_turns=MAX_TURNS, seeds=SEEDS)
+        return reply_requests(self.dialogues, self.own, cap=self.cap, seeds=self.seeds)
 
 
-def make_workload(found: DialogueSet, speech: ChatFormat) -> Workload:
-    """Cut ``found`` to the context of the model.
+def make_workload(found: DialogueSet, speech: ChatFormat, settings: RequestSettings, seed: int = 0) -> Workload:
+    """Cut ``found`` to the first turns of each dialogue, and to those that fit the model's context.
 
-    The cap on a reply is four times the 99th percentile of the human replies, at least 256, at most half the context.
+    The cap on a reply is four times the 99th percentile of the human replies, at least `RequestSettings.min_cap`,
+    at most half the context.
 
     Raises:
         BadInput: nothing fits.
     """
     tokenizer, context = speech.tokenizer, speech.context
     lengths = [len(tokenizer.encode(d.messages[t].content)) for d in found.dialogues for t in d.assistant_turns]
-    cap = min(max(MIN_CAP, 4 * round(float(np.percentile(lengths, 99)))), context // 2)
+    cap = min(max(settings.min_cap, 4 * round(float(np.percentile(lengths, 99)))), context // 2)
     kept: list[Dialogue] = []
     cut = 0
     for dialogue in found.dialogues:
-        turns = _fitting_turns(dialogue, tokenizer, context - cap)
+        wanted = dialogue.assistant_turns[: settings.max_turns]
+        turns = _fitting_turns(dialogue, wanted, tokenizer, context - cap)
         if turns:
             kept.append(Dialogue(dialogue.id, dialogue.messages[: turns[-1] + 1], dialogue.source))
-        cut += len(turns) < len(dialogue.assistant_turns[:MAX_TURNS])
+        cut += len(turns) < len(wanted)
     if not kept:
         raise BadInput(f"no dialogue of the {found.split} split fits the model's context of {context} tokens")
     notes = []
@@ -147,7 +145,7 @@ def make_workload(found: DialogueSet, speech: ChatFormat) -> Workload:
         notes.append(f"{found.split}: {cut} of {len(found)} dialogues were cut to what fits {context - cap} tokens")
     if len(kept) < len(found):
         notes.append(f"{found.split}: {len(found) - len(kept)} dialogues whose first turn does not fit were left out")
-    return Workload(tuple(kept), tokenizer, speech.generation, cap, tuple(notes))
+    return Workload(tuple(kept), tokenizer, speech.generation, cap, tuple(notes), settings.seeds, seed)
 
 
 def workload_profile(found: Workload, users: int, replies_per_hour: float | None = None) -> Profile:
@@ -156,7 +154,7 @@ def workload_profile(found: Workload, users: int, replies_per_hour: float | None
     asked, repeated, said = list[int](), 0, list[int]()
     for dialogue in found.dialogues:
         before = 0
-        for turn in dialogue.assistant_turns[:MAX_TURNS]:
+        for turn in dialogue.assistant_turns:
             asked.append(len(tokenizer.prompt_ids(dialogue.before(turn))))
             said.append(len(tokenizer.encode(dialogue.messages[turn].content)))
             repeated += before
@@ -177,9 +175,9 @@ def _middle_and_long(counts: Sequence[int]) -> tuple[float, float]:
     return float(middle), float(long)
 
 
-def _fitting_turns(dialogue: Dialogue, tokenizer: ChatTokenizer, room: int) -> list[int]:
+def _fitting_turns(dialogue: Dialogue, wanted: Sequence[int], tokenizer: ChatTokenizer, room: int) -> list[int]:
     turns = []
-    for turn in dialogue.assistant_turns[:MAX_TURNS]:
+    for turn in wanted:
         whole = Dialogue(dialogue.id, dialogue.messages[: turn + 1])
         if len(tokenizer.scored(whole).ids) > room:
             break

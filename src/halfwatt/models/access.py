@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-
+from halfwatt.core.settings import Access
 from halfwatt.models.chat_model import ChatModel, load
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How models are reached and where they run."""
+def serving_device(access: Access) -> str:
+    """Where a model is served: ``auto`` becomes the GPU when both runtimes can use one, else the CPU."""
+    if access.device != "auto":
+        return access.device
+    import torch
+    from llama_cpp import llama_cpp as llama
 
-    device: str = "cpu"
-    dtype: str = "auto"
-    offline: bool = False
-    chat_template: Path | None = None
+    return "cuda" if torch.cuda.is_available() and llama.llama_supports_gpu_offload() else "cpu"
 
-    def resolved(self) -> Access:
-        """``auto`` becomes the GPU when both runtimes can use one, else the CPU."""
-        if self.device != "auto":
-            return self
-        import torch
-        from llama_cpp import llama_cpp as llama
 
-        both = torch.cuda.is_available() and llama.llama_supports_gpu_offload()
-        return replace(self, device="cuda" if both else "cpu")
+def training_device(access: Access) -> str:
+    """Where steps learn: ``auto`` becomes the GPU when torch can use one, else the CPU."""
+    if access.device != "auto":
+        return access.device
+    import torch
 
-    def trains_on(self) -> str:
-        """Where steps learn: ``auto`` becomes the GPU when torch can use one, else the CPU."""
-        if self.device != "auto":
-            return self.device
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def model_source(name: str) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.json_records import from_json
+from halfwatt.core.settings import Margins
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.evaluate.gate import Margins
 from halfwatt.evaluate.records import Claim, Measurement, Outside, Profile, QualityInputs, QualityReport, Window
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import Finding, MeterInfo

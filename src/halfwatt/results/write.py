@@ -42,7 +42,7 @@ def deliver(outcome: Outcome, job: Job, made: Provenance) -> Result:
 
 
 def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
-    unavailable = [f for f in findings(rapl_root=job.rapl_root) if not f.available]
+    unavailable = [f for f in findings(rapl_root=job.settings.rapl_root) if not f.available]
     return Result(
         schema=SCHEMA,
         provenance=made,
@@ -55,7 +55,7 @@ def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
         final=outcome.measured,
         final_quality=outcome.quality,
         claim=outcome.claim,
-        margins=job.margins,
+        margins=job.settings.margins,
         raw=Raw(
             windows=outcome.final.windows,
             quality_inputs=outcome.inputs,
@@ -65,7 +65,7 @@ def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
         events=(*outcome.notes, *outcome.final.events),
         examples=_examples(outcome, outcome.test),
         outside=outcome.outside,
-        profile=workload_profile(outcome.test, job.users, job.replies_per_hour),
+        profile=workload_profile(outcome.test, job.settings.search.users, job.settings.search.replies_per_hour),
         took=outcome.took,
     )
 

@@ -7,8 +7,9 @@ from typing import Literal
 
 from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import from_json, to_json
+from halfwatt.core.settings import Access
 from halfwatt.formats.artifact import ARTIFACT, read_artifact
-from halfwatt.models.access import Access, model_source
+from halfwatt.models.access import model_source
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingSpec
 

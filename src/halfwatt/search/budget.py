@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from optuna.trial import FixedTrial, FrozenTrial, Trial
 
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import Budget
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 
 REPEATS = 30  # proposals of what was tried before, one after the other: then nothing new is to be expected
@@ -19,34 +19,26 @@ YEAR_H = 24 * 365
 Propose = Callable[[Trial | FixedTrial], Recipe]
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What trying may cost, over all sittings; None = any. What was begun within it is finished."""
+def parse_budget(text: str) -> Budget:
+    """``10m``, ``2h``, ``90s``, ``500kJ``, ``20`` trials.
 
-    seconds: float | None = None
-    joules: float | None = None
-    trials: int | None = None
+    Raises:
+        BadInput: none of these.
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|h|J|kJ|MJ|trials)?", text.strip())
+    amount = float(parts[1]) if parts else 0.0
+    if parts is None or not amount or (parts[2] in (None, "trials") and amount % 1):
+        raise BadInput("--budget is a time, joules or a number of trials", found=text, hint="type --budget 10m")
+    if parts[2] in (None, "trials"):
+        return Budget(trials=int(amount))
+    scaled = amount * _UNITS[parts[2]]
+    return Budget(joules=scaled) if parts[2].endswith("J") else Budget(seconds=scaled)
 
-    @classmethod
-    def parse(cls, text: str) -> Budget:
-        """``10m``, ``2h``, ``90s``, ``500kJ``, ``20`` trials.
 
-        Raises:
-            BadInput: none of these.
-        """
-        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|h|J|kJ|MJ|trials)?", text.strip())
-        amount = float(found[1]) if found else 0.0
-        if found is None or not amount or (found[2] in (None, "trials") and amount % 1):
-            raise BadInput("--budget is a time, joules or a number of trials", found=text, hint="type --budget 10m")
-        if found[2] in (None, "trials"):
-            return cls(trials=int(amount))
-        scaled = amount * _UNITS[found[2]]
-        return cls(joules=scaled) if found[2].endswith("J") else cls(seconds=scaled)
-
-    def spent(self, study: TrialStore) -> bool:
-        """Is there nothing left?"""
-        used = ((study.seconds(), self.seconds), (study.joules(), self.joules), (len(study.done()), self.trials))
-        return any(limit is not None and have >= limit for have, limit in used)
+def is_spent(budget: Budget, study: TrialStore) -> bool:
+    """Is there nothing left?"""
+    used = ((study.seconds(), budget.seconds), (study.joules(), budget.joules), (len(study.done()), budget.trials))
+    return any(limit is not None and have >= limit for have, limit in used)
 
 
 def repays(trial_s: float, left_s: float, replies_per_hour: float) -> bool:
@@ -75,7 +67,7 @@ def explore(
         go_on: asked before every trial; False ends the search.
     """
     repeats = 0
-    while not budget.spent(study) and repeats < REPEATS and go_on():
+    while not is_spent(budget, study) and repeats < REPEATS and go_on():
         with study.trial() as trial:
             recipe, before = propose(trial), joules()
             known = study.told(recipe.name)

@@ -24,9 +24,9 @@ from typing import IO, Any
 
 from halfwatt.core.child_process import error_of_record, error_record, protocol_stream
 from halfwatt.core.errors import EnvironmentFault
+from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
-from halfwatt.models.access import Access
 
 
 @dataclass(frozen=True, slots=True)

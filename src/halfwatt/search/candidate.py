@@ -25,10 +25,11 @@ from halfwatt.compress.training.loop import TrainingBudget
 from halfwatt.core.errors import BadInput, HalfwattError
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.machine import cores
+from halfwatt.core.settings import Margins, MeasurePlan
 from halfwatt.evaluate import energy_analysis, examine
 from halfwatt.evaluate.claim import energy_ratio
-from halfwatt.evaluate.energy_protocol import Arm, MeasurePlan, Run, measure
-from halfwatt.evaluate.gate import Margins, by_likelihood, judge, likelihood_among
+from halfwatt.evaluate.energy_protocol import Arm, Run, measure
+from halfwatt.evaluate.gate import by_likelihood, judge, likelihood_among
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, TeacherScore
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.artifact import Artifact
@@ -40,12 +41,6 @@ from halfwatt.search.job import Job
 from halfwatt.search.stages import StageStore
 from halfwatt.search.trial import Served, Trial, TrialReadings
 from halfwatt.search.trial_store import TrialOutcome
-
-SWEEP = MeasurePlan(min_blocks=2, max_blocks=2, window_s=1.0, prefill=False, idle_s=3.0)
-
-PAIRED = MeasurePlan(min_blocks=3, max_blocks=12, window_s=1.5, prefill=False, idle_s=3.0)
-
-SCREEN = MeasurePlan(min_blocks=3, max_blocks=3, window_s=1.0, prefill=False, idle_s=3.0)
 
 _FEW, _BRIEF = 256, 2 * 4096  # dialogues and tokens by which the pace of teaching is told
 
@@ -114,7 +109,7 @@ def evaluate_candidate(arena: Evaluator, recipe: Recipe, bar: Incumbent | None =
     ahead = None if bar is None else bar.before(recipe)
 
     def attempt() -> CandidateResult:
-        arena.job.progress(f"{recipe.name}: making it")
+        arena.job.settings.progress(f"{recipe.name}: making it")
         lines = tuple(repr(step) for step in recipe.steps)
         blank = Trial(recipe.name, lines, "failed", None, None, OperatingPoint(), None, None)
         try:
@@ -139,13 +134,21 @@ def _built(arena: Evaluator, recipe: Recipe) -> Artifact:
     """What trains counts for itself; the rest is the run's."""
     job, told, context = arena.job, arena.traffic.dialogues, _context(arena.job)
     with arena.journal.tally.aside() if any(map(learns, recipe.steps)) else nullcontext():
-        if job.named is None:
-            return build.build(job.model, recipe, told, job.out / "artifacts", job.device, context)
+        if job.name is None:
+            return build.build(job.model, recipe, told, job.out / "artifacts", job.settings.access.device, context)
         chain, learned = to_toml(recipe), context.dialogues
         order = build_process.BuildOrder(
-            *job.named, job.model.sha256, chain, told, learned, job.out, job.seed, job.rapl_root
+            job.name,
+            job.settings.access,
+            job.model.sha256,
+            chain,
+            told,
+            learned,
+            job.out,
+            job.settings.seed,
+            job.settings.rapl_root,
         )
-        return build_process.build_in_process(order, job.progress)
+        return build_process.build_in_process(order, job.settings.progress)
 
 
 def _weighed(arena: Evaluator, recipe: Recipe, blank: Trial, bar: Incumbent) -> CandidateResult | None:
@@ -153,25 +156,25 @@ def _weighed(arena: Evaluator, recipe: Recipe, blank: Trial, bar: Incumbent) -> 
     steps = cheap_proxy(recipe.steps)
     if bar.saving is None or steps == recipe.steps:
         return None
-    arena.job.progress(f"{recipe.name}: what it would save, before it is made")
+    arena.job.settings.progress(f"{recipe.name}: what it would save, before it is made")
     at = replace(blank, artifact=_built(arena, Recipe("sketch", steps)), at=arena.b1.at)
-    return _too_dear(arena, at, _duel(arena, at, SCREEN), bar)
+    return _too_dear(arena, at, _duel(arena, at, arena.job.settings.protocol.screen), bar)
 
 
 def _screened(arena: Evaluator, made: Trial, bar: Incumbent) -> tuple[CandidateResult | None, tuple[TeacherScore, ...]]:
     """(why it goes no further, ()), or (None, its likelihoods)."""
     job, at = arena.job, replace(made, at=arena.b1.at)
-    job.progress(f"{made.name}: a glance at what it saves")
-    glance = _duel(arena, at, SCREEN)
+    job.settings.progress(f"{made.name}: a glance at what it saves")
+    glance = _duel(arena, at, arena.job.settings.protocol.screen)
     dear = _too_dear(arena, at, glance, bar)
     if dear is not None:
         return dear, ()
-    scores = examine.teacher_forced(arm(job, arena.b1).spec, arm(job, at).spec, arena.traffic, job.progress)
-    checks = by_likelihood(scores, job.margins)
+    scores = examine.teacher_forced(arm(job, arena.b1).spec, arm(job, at).spec, arena.traffic, job.settings.progress)
+    checks = by_likelihood(scores, job.settings.margins)
     failed = [check for check in checks if check.verdict == "FAIL"]
     if failed:
         reason = "; ".join(f"{c.layer} {c.name} is {_told(c.estimate)}, {c.margin}" for c in failed if c.estimate)
-        return _rejected(arena, at, glance, reason, max(_over(checks, job.margins), _NOT_PASSED)), ()
+        return _rejected(arena, at, glance, reason, max(_over(checks, job.settings.margins), _NOT_PASSED)), ()
     return None, scores
 
 
@@ -185,7 +188,7 @@ def _too_dear(arena: Evaluator, at: Trial, glance: Run, bar: Incumbent) -> Candi
 
 
 def _rejected(arena: Evaluator, at: Trial, glance: Run, reason: str, over: float) -> CandidateResult:
-    arena.job.progress(f"{at.name}: {reason}")
+    arena.job.settings.progress(f"{at.name}: {reason}")
     readings = TrialReadings(at.name, glance.windows, None)
     return CandidateResult(replace(at, status="rejected", reason=reason), readings, _saving(at.name, glance), over)
 
@@ -212,7 +215,7 @@ def _served_and_judged(
     candidate = tuned(arena.job, arena.journal, recipe.slug, made, arena.traffic, coarser=True)
     if bar is not None and _unused(candidate):
         reason = "its draft is not used: without it a reply takes less, so it is the recipe without a draft"
-        arena.job.progress(f"{candidate.name}: {reason}")
+        arena.job.settings.progress(f"{candidate.name}: {reason}")
         return CandidateResult(
             replace(candidate, status="rejected", reason=reason), TrialReadings(candidate.name, (), None)
         )
@@ -234,8 +237,8 @@ def _unused(candidate: Trial) -> bool:
 def _judged(arena: Evaluator, candidate: Trial, scores: tuple[TeacherScore, ...]) -> CandidateResult:
     """Measure the candidate against B1, and let the gate look at it, both on the tune split."""
     job = arena.job
-    job.progress(f"{candidate.name}: measuring against B1")
-    run = _duel(arena, candidate, PAIRED)
+    job.settings.progress(f"{candidate.name}: measuring against B1")
+    run = _duel(arena, candidate, job.settings.protocol.paired)
     inputs = examined(arena, candidate, "tune", scores)
     report = verdict(job, inputs, "tune")
     judged = replace(
@@ -245,7 +248,7 @@ def _judged(arena: Evaluator, candidate: Trial, scores: tuple[TeacherScore, ...]
         cpu_s_ratio_vs_B1=energy_analysis.ratio("B1", candidate.name, run.windows, energy_analysis.cpu_s_per_reply),
         energy_ratio_vs_B1=energy_ratio("B1", candidate.name, run),
     )
-    over = _over(report.checks, job.margins)
+    over = _over(report.checks, job.settings.margins)
     over = min(over, 0.0) if report.verdict == "PASS" else max(over, _NOT_PASSED)
     return CandidateResult(
         judged, TrialReadings(candidate.name, run.windows, inputs), _saving(candidate.name, run), over
@@ -255,7 +258,7 @@ def _judged(arena: Evaluator, candidate: Trial, scores: tuple[TeacherScore, ...]
 def _duel(arena: Evaluator, candidate: Trial, plan: MeasurePlan) -> Run:
     job, seen = arena.job, arena.traffic
     arms = [arm(job, arena.b1), arm(job, candidate)]
-    return measure(arms, seen.dialogues, seen.greedy, replace(plan, seed=job.seed), job.tools, job.progress)
+    return measure(arms, seen, plan, job.tools, job.settings.progress)
 
 
 def tuned(job: Job, journal: StageStore, name: str, trial: Trial, seen: Workload, *, coarser: bool = False) -> Trial:
@@ -269,17 +272,17 @@ def tuned(job: Job, journal: StageStore, name: str, trial: Trial, seen: Workload
     def tried(points: Sequence[OperatingPoint]) -> list[Served]:
         """Each with its share of the first."""
         arms = [Arm(str(n), _spec(job, artifact, point)) for n, point in enumerate(points)]
-        run = measure(arms, seen.dialogues, seen.greedy, replace(SWEEP, seed=job.seed), job.tools, job.progress)
+        run = measure(arms, seen, job.settings.protocol.tune, job.tools, job.settings.progress)
         costs = _costs(run, arms)
         return [Served(point, cost / costs[0]) for point, cost in zip(points, costs, strict=True)]
 
     def sweep() -> tuple[Served, ...]:
-        job.progress(f"{name}: searching the operating point")
+        job.settings.progress(f"{name}: searching the operating point")
         found = sorted(tried(operating_points.by_threads(cores())), key=lambda way: way.share)
         first = found[0]
         for further in (
             operating_points.by_guesses(artifact, first.at),
-            operating_points.by_batches(first.at, job.users, cores()),
+            operating_points.by_batches(first.at, job.settings.search.users, cores()),
             _caches(job, artifact, first.at) if coarser else [],
         ):
             if len(further) > 1:
@@ -322,13 +325,19 @@ def cost_of(meter: MeterInfo | None) -> energy_analysis.Figure:
 def examined(arena: Evaluator, candidate: Trial, split: str, scores: tuple[TeacherScore, ...] = ()) -> QualityInputs:
     """What the gate reads of a candidate. scores: its likelihoods, where they are known already."""
     job, reference, own = arena.job, arm(arena.job, arena.b1).spec, arm(arena.job, candidate).spec
-    replies = build.reference_replies(reference, arena.traffic, arena.journal, split, job.progress)
-    return examine.examine(reference, own, arena.traffic, replies, job.progress, scores)
+    replies = build.reference_replies(reference, arena.traffic, arena.journal, split, job.settings.progress)
+    return examine.examine(reference, own, arena.traffic, replies, job.settings.progress, scores)
 
 
 def verdict(job: Job, inputs: QualityInputs, split: str) -> QualityReport:
     """The gate's report."""
-    return judge(inputs, split=split, margins=job.margins, special=job.model.tokenizer.special_tokens, seed=job.seed)
+    return judge(
+        inputs,
+        split=split,
+        margins=job.settings.margins,
+        special=job.model.tokenizer.special_tokens,
+        seed=job.settings.seed,
+    )
 
 
 def arm(job: Job, trial: Trial) -> Arm:
@@ -338,7 +347,13 @@ def arm(job: Job, trial: Trial) -> Arm:
 
 
 def _spec(job: Job, artifact: Artifact, at: OperatingPoint) -> ServingSpec:
-    return ServingSpec(artifact, at, job.device, job.dtype, job.commands.get(artifact.runtime, ()))
+    return ServingSpec(
+        artifact,
+        at,
+        job.settings.access.device,
+        job.settings.access.dtype,
+        job.settings.commands.get(artifact.runtime, ()),
+    )
 
 
 def pace(job: Job) -> float:
@@ -363,8 +378,8 @@ def _context(job: Job) -> StepContext:
     return StepContext(
         dialogues=() if job.train is None else job.train.dialogues,
         work=job.out / "training",
-        device=job.device,
-        seed=job.seed,
+        device=job.settings.access.device,
+        seed=job.settings.seed,
         meter=job.tools.primary,
-        progress=job.progress,
+        progress=job.settings.progress,
     )

@@ -27,9 +27,10 @@ from halfwatt.core.estimate import Estimate
 from halfwatt.core.files import turn, write_atomic
 from halfwatt.core.json_records import to_json
 from halfwatt.core.machine import cores
+from halfwatt.core.settings import Budget
 from halfwatt.evaluate import energy_analysis, requests
 from halfwatt.evaluate.claim import make_claim
-from halfwatt.evaluate.energy_protocol import MeasurePlan, Run, measure
+from halfwatt.evaluate.energy_protocol import Run, measure
 from halfwatt.evaluate.records import Claim, Measurement, Outside, QualityInputs, QualityReport
 from halfwatt.evaluate.requests import ChatFormat, Workload
 from halfwatt.formats.artifact import Artifact
@@ -37,7 +38,7 @@ from halfwatt.meters.cost import Cost
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.transformers_eager import TransformersEager
 from halfwatt.search import build
-from halfwatt.search.budget import Budget, explore, finished, repays
+from halfwatt.search.budget import explore, finished, repays
 from halfwatt.search.candidate import (
     CandidateResult,
     Evaluator,
@@ -57,7 +58,6 @@ from halfwatt.search.successive_halving import StudentRound, Teaching, planned, 
 from halfwatt.search.trial import Trial
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore, lasted_s, outcome_of
 
-FINAL = MeasurePlan(min_blocks=7)
 BEST = "best-so-far.json"  # of a search that goes on or was cut off: a trial that the tune split let through
 
 
@@ -98,7 +98,7 @@ def optimize(job: Job) -> Outcome:
     """
     journal = StageStore(job.out / "stages", _identity(job), job.tools.primary)
     speech = ChatFormat.by(job.model)
-    tune = requests.make_workload(job.tune, speech)
+    tune = requests.make_workload(job.tune, speech, job.settings.requests, job.settings.seed)
     with _turn(job):
         b0, b1 = _baselines(job, journal, tune)
     arena = Evaluator(job, journal, b1, tune)
@@ -106,9 +106,9 @@ def optimize(job: Job) -> Outcome:
     with _turn(job):
         rungs = tuple(evaluate_candidate(arena, recipe) for recipe in job.recipes)
         climb = TuneOutcome(b0, b1, rungs, best([rung.trial for rung in rungs]) or b1)
-        job.progress(f"the final run: B0, B1 and {climb.champion.name} on the sealed test split")
+        job.settings.progress(f"the final run: B0, B1 and {climb.champion.name} on the sealed test split")
         sealed = job.test.open(_fingerprint(climb.champion))
-        test = requests.make_workload(sealed, speech)
+        test = requests.make_workload(sealed, speech, job.settings.requests, job.settings.seed)
         outcome = _final(job, journal, climb, test, tune.notes + test.notes)
         (job.out / BEST).unlink(missing_ok=True)
         return replace(outcome, outside=outside(job, journal, climb, speech), took=journal.tally.total())
@@ -139,15 +139,17 @@ def _saving(trial: Trial) -> Estimate:
 
 
 def _baselines(job: Job, journal: StageStore, tune: Workload) -> tuple[Trial, Trial]:
-    job.progress("B0: the original as commonly run")
+    job.settings.progress("B0: the original as commonly run")
     original = journal.once(
         "b0-artifact",
         Artifact,
-        lambda: TransformersEager(job.device, job.dtype).export(job.model, job.out / "artifacts/b0"),
+        lambda: TransformersEager(job.settings.access.device, job.settings.access.dtype).export(
+            job.model, job.out / "artifacts/b0"
+        ),
     )
     b0 = _plain_trial("B0", original, OperatingPoint(reuse_prefix=False))
-    job.progress("B1: the original in the best runtime")
-    exported = build.build(job.model, Recipe("B1"), tune.dialogues, job.out / "artifacts", job.device)
+    job.settings.progress("B1: the original in the best runtime")
+    exported = build.build(job.model, Recipe("B1"), tune.dialogues, job.out / "artifacts", job.settings.access.device)
     return b0, tuned(job, journal, "B1", _plain_trial("B1", exported, OperatingPoint()), tune)
 
 
@@ -157,7 +159,7 @@ def _plain_trial(name: str, artifact: Artifact, at: OperatingPoint) -> Trial:
 
 def _explored(arena: Evaluator) -> list[Recipe]:
     """What Optuna proposed and was tried here, and the best of what other workers tried."""
-    job, budget = arena.job, arena.job.budget
+    job, budget = arena.job, arena.job.settings.search.budget
     if budget is None:
         return []
     teaching = _teaching(arena, budget)
@@ -176,16 +178,24 @@ def _explored(arena: Evaluator) -> list[Recipe]:
         return came_to.found
 
     def go_on() -> bool:
-        rate, best = job.replies_per_hour, _cheapest(passed)
+        rate, best = job.settings.search.replies_per_hour, _cheapest(passed)
         if rate is None or best is None or best.trial.energy is None or not took_s:
             return True
         if repays(fmean(took_s), best.trial.energy.cpu_s_per_reply.mean, rate):
             return True
-        job.progress(f"another trial would not repay itself within a year at {rate:g} replies an hour")
+        job.settings.progress(f"another trial would not repay itself within a year at {rate:g} replies an hour")
         return False
 
-    name = hashlib.sha256(repr(_identity(replace(job, budget=None))).encode()).hexdigest()[:12]
-    where, seed = (job.out / "stages" / "search.journal", job.seed) if job.storage is None else (job.storage, getpid())
+    name = hashlib.sha256(
+        repr(
+            _identity(replace(job, settings=replace(job.settings, search=replace(job.settings.search, budget=None))))
+        ).encode()
+    ).hexdigest()[:12]
+    where, seed = (
+        (job.out / "stages" / "search.journal", job.settings.seed)
+        if job.settings.search.storage is None
+        else (job.settings.search.storage, getpid())
+    )
     with closing(TrialStore(where, name, seed)) as study:
         for decisions in space.first():
             study.first(decisions)
@@ -213,7 +223,7 @@ def _teaching(arena: Evaluator, budget: Budget) -> Teaching | None:
         pace_s = arena.journal.once("pace", float, lambda: pace(job))
     teaching = planned(budget.seconds, pace_s, tokens_of(job))
     if teaching is None:
-        job.progress(f"no student could learn enough within {budget.seconds:.0f} s here, of these dialogues")
+        job.settings.progress(f"no student could learn enough within {budget.seconds:.0f} s here, of these dialogues")
     return teaching
 
 
@@ -246,10 +256,8 @@ def _cheapest(passed: Sequence[CandidateResult]) -> CandidateResult | None:
 
 def _final(job: Job, journal: StageStore, climb: TuneOutcome, test: Workload, notes: tuple[str, ...]) -> Outcome:
     arms = [arm(job, climb.b0), arm(job, climb.b1), replace(arm(job, climb.champion), name="winner")]
-    plan = replace(FINAL, seed=job.seed)
-    run = journal.once(
-        "final-run", Run, lambda: measure(arms, test.dialogues, test.greedy, plan, job.tools, job.progress)
-    )
+    plan = job.settings.protocol.final
+    run = journal.once("final-run", Run, lambda: measure(arms, test, plan, job.tools, job.settings.progress))
     arena = Evaluator(job, journal, climb.b1, test)
     inputs = journal.once("final-quality", QualityInputs, lambda: examined(arena, climb.champion, "test"))
     report = verdict(job, inputs, "test")
@@ -278,8 +286,13 @@ def outside(job: Job, journal: StageStore, climb: TuneOutcome, speech: ChatForma
         return ()
 
     def met(kind: str, number: int) -> Outside:
-        job.progress(f"what {climb.champion.name} lost on other dialogues: {kind}")
-        elsewhere = Evaluator(job, journal, climb.b1, requests.make_workload(job.outside[kind], speech))
+        job.settings.progress(f"what {climb.champion.name} lost on other dialogues: {kind}")
+        elsewhere = Evaluator(
+            job,
+            journal,
+            climb.b1,
+            requests.make_workload(job.outside[kind], speech, job.settings.requests, job.settings.seed),
+        )
         inputs = examined(elsewhere, climb.champion, f"outside-{number}")
         return Outside(kind, verdict(job, inputs, f"outside: {kind}"), inputs)
 
@@ -292,7 +305,7 @@ def outside(job: Job, journal: StageStore, climb: TuneOutcome, speech: ChatForma
 
 def _turn(job: Job) -> AbstractContextManager[None]:
     """A device is measured on by one process at a time; the processor also makes what is measured."""
-    return turn(job.device.replace(":", "-"), job.progress)
+    return turn(job.settings.access.device.replace(":", "-"), job.settings.progress)
 
 
 def _recipe_of(trial: Trial, job: Job) -> Recipe:
@@ -309,17 +322,17 @@ def _identity(job: Job) -> dict[str, str]:
     return {
         "model": job.model.sha256,
         "recipes": repr(job.recipes),
-        "budget": repr(job.budget),
+        "budget": repr(job.settings.search.budget),
         "candidates": repr(job.adopted),
         "train": "none" if job.train is None else job.train.sha256,
         "tune": job.tune.sha256,
         "test": job.test.sha256,
         "outside": " ".join(found.sha256 for found in job.outside.values()),
-        "margins": repr(job.margins),
-        "seed": str(job.seed),
-        "users": str(job.users),
-        "device": job.device,
-        "dtype": job.dtype,
+        "margins": repr(job.settings.margins),
+        "seed": str(job.settings.seed),
+        "users": str(job.settings.search.users),
+        "device": job.settings.access.device,
+        "dtype": job.settings.access.dtype,
         "meter": "none" if job.tools.info is None else job.tools.info.name,
         "cores": str(cores()),
     }

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -31,11 +31,10 @@ from torch import nn
 from halfwatt.compress.training import checkpoints
 from halfwatt.compress.training.batches import Batch, Row, collate, plan
 from halfwatt.core.errors import BadInput, HalfwattError
+from halfwatt.core.settings import Precision
+from halfwatt.core.types import Progress
 from halfwatt.meters.base import EnergyMeter
 from halfwatt.meters.cost import Cost, CostMeter, together
-
-Precision = Literal["auto", "bf16", "fp16", "fp32"]
-Progress = Callable[[str], None]
 
 _BYTES_A_STEP = 10  # float32 passes over the weights: forward, backward, gradient; AdamW reads 4 tensors and writes 3
 

@@ -1,0 +1,156 @@
+"""What a run is told, once: every flag, and every constant of the protocol, is a field here and nowhere else.
+
+`RunSettings` is made by the command line or the Python face and handed down whole, or as the one part that a stage
+needs. Light: the command line makes its flags of these classes before anything else is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from halfwatt.core.types import Progress
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "bf16", "fp16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How models are reached and where they run."""
+
+    device: str = "cpu"
+    """Where the model runs."""
+    dtype: str = "auto"
+    """Of the original; auto = as stored."""
+    offline: bool = False
+    """Never ask the network."""
+    chat_template: Path | None = None
+    """For a model that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """What every model is asked."""
+
+    max_turns: int = 4
+    """Replies per dialogue that are measured and judged: its first ones."""
+    seeds: tuple[int, ...] = (1, 2)
+    """Of the sampled replies beside the greedy one, for models that sample."""
+    min_cap: int = 256
+    """Tokens that a reply may take at least; else four times the 99th percentile of the human replies."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurePlan:
+    """How long and how often a measuring run looks."""
+
+    min_blocks: int = 5
+    max_blocks: int = 60
+    limit_s: float = 900.0
+    """Of all blocks; beyond the least number none begins that would end later."""
+    half_width: float = 0.02
+    """Stop when every ratio is known to so much up and down."""
+    window_s: float = 2.0
+    """Of the slowest arm; with a meter that updates in steps, of every arm, 10 s and 100 updates."""
+    idle_s: float = 10.0
+    prefill: bool = True
+    """Windows with one output token, to tell prefill from decode."""
+    repeats: int = 12
+    """Windows that may be repeated in one run because they were disturbed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """The measuring runs of a search, from a first look to the final run."""
+
+    screen: MeasurePlan = MeasurePlan(3, 3, window_s=1.0, prefill=False, idle_s=3.0)
+    """Can it beat the best so far?"""
+    tune: MeasurePlan = MeasurePlan(2, 2, window_s=1.0, prefill=False, idle_s=3.0)
+    """Which operating point?"""
+    paired: MeasurePlan = MeasurePlan(3, 12, window_s=1.5, prefill=False, idle_s=3.0)
+    """A candidate against B1, on the tune split."""
+    final: MeasurePlan = MeasurePlan(min_blocks=7)
+    """B0, B1 and the winner, on the sealed split."""
+    parity_dialogues: int = 64
+    """By which an export is proved to be the model in memory (gate G0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """How much worse is still as good. The defaults were fixed before any model was judged."""
+
+    perplexity: float = 0.02
+    """G1: perplexity on the human replies may rise by this share."""
+    eos_nats: float = 0.10
+    """G2: log P(end of turn) at true ends may fall by this many nats."""
+    eos_elsewhere: float = 0.20
+    """G2: mean P(end of turn) elsewhere may change by this share, up or down."""
+    failures: float = 0.02
+    """G3: the share of replies that plainly fail may rise by this much."""
+    shorter: float = 0.90
+    """G4: the geometric mean of the length ratio may not fall below this."""
+    longer: float = 1.05
+    """G4: nor rise above this: tokens are joules."""
+    chrf: float = 0.05
+    """G5: chrF to the human replies may fall by this share."""
+    diversity: float = 0.10
+    """G5: distinct-2 and bigram entropy may fall by this share."""
+    parity_kl: float = 1e-3
+    """G0: mean KL of the exported runtime against the model in memory, nats per token."""
+    parity_top1: float = 0.99
+    """G0: share of positions at which both prefer the same token, near ties aside."""
+
+    def with_max_loss(self, share: float | None) -> Margins:
+        """The user's own limit on the loss of perplexity; None leaves the default."""
+        return self if share is None else replace(self, perplexity=share)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What trying may cost, over all sittings; None = any. What was begun within it is finished."""
+
+    seconds: float | None = None
+    joules: float | None = None
+    trials: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """What a search may try, and for whom."""
+
+    budget: Budget | None = None
+    """What the search may cost; None = the fixed list of recipes."""
+    users: int = 1
+    """Who ask at once and may be answered together."""
+    replies_per_hour: float | None = None
+    """Of the traffic; None = unknown, and a trial need not repay itself."""
+    candidates: tuple[Path, ...] = ()
+    """Smaller models to begin with."""
+    storage: str | None = None
+    """Where trials are shared: a path or a database URL; None = in the output folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Everything that a run is told besides the model, the dialogues and the folder."""
+
+    access: Access = field(default_factory=Access)
+    requests: RequestSettings = field(default_factory=RequestSettings)
+    protocol: Protocol = field(default_factory=Protocol)
+    margins: Margins = field(default_factory=Margins)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    seed: int = 0
+    """Of sampling, of splits and of the order of windows."""
+    precision: Precision = "auto"
+    """Of the products in training; auto = bf16 where the device computes it."""
+    rapl_root: str | None = None
+    """A powercap tree, for containers and guests."""
+    command: str = "halfwatt (Python)"
+    """For the record."""
+    progress: Progress = lambda _: None
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of serving processes for other runtimes, by name."""
