@@ -61,14 +61,16 @@ def test_every_kind_brings_the_student_nearer(kind: Kind, teacher: ChatModel, pr
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.network.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("step", "room"), [(Distil(epochs=1), "distil"), (TrainOnGrid(4, start="rtn"), "qat")])
+@pytest.mark.parametrize(
+    ("step", "room"), [(Distil(epochs=1), "distil"), (TrainOnGrid(4, start="rtn"), "quantize.qat")]
+)
 def test_the_context_says_in_which_precision_a_step_trains(
     step: Step, room: str, teacher: ChatModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def seen(_module: Any, _objective: Any, _rows: Any, settings: Settings, *_: Any) -> None:
         raise RuntimeError(settings.precision)
 
-    monkeypatch.setattr(f"halfwatt.steps.{room}.train", seen)
+    monkeypatch.setattr(f"halfwatt.compress.{room}.train", seen)
     with pytest.raises(RuntimeError, match="fp16"):
         step.apply(teacher, replace(context(teacher), precision="fp16"))
 

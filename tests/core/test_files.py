@@ -81,7 +81,7 @@ def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path: 
 
 def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
     second = (
-        "import sys; from pathlib import Path; from halfwatt.files import locked\n"
+        "import sys; from pathlib import Path; from halfwatt.core.files import locked\n"
         "try:\n    with locked(Path(sys.argv[1])): print('in')\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
@@ -100,7 +100,7 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Pat
 
 def test_the_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
     holder = (
-        "import sys, time; from pathlib import Path; from halfwatt.files import locked\n"
+        "import sys, time; from pathlib import Path; from halfwatt.core.files import locked\n"
         "with locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE) as process:
@@ -137,7 +137,7 @@ def test_processes_of_one_machine_take_turns_at_a_device_and_a_killed_one_gives_
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)  # read again
     code = (
-        "import sys, time; from halfwatt.files import turn\n"
+        "import sys, time; from halfwatt.core.files import turn\n"
         "with turn('cpu', lambda text: print(text, flush=True)): print('in', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

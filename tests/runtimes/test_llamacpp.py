@@ -317,7 +317,9 @@ def test_the_folder_is_whole_and_serves_without_torch(artifact: Artifact) -> Non
     }
     assert artifact.sha256 == sha256_file(artifact.path / "model.gguf")
     script = (
-        "import sys; from pathlib import Path; from halfwatt.records import *; from halfwatt.dialogue import *;"
+        "import sys; from pathlib import Path; from halfwatt.core.json_records import from_json;"
+        "from halfwatt.formats.artifact import Artifact; from halfwatt.runtimes.base import OperatingPoint;"
+        "from halfwatt.models.sampling import Sampling; from halfwatt.dialogues.dialogue import Dialogue, Message;"
         "from halfwatt.runtimes.llamacpp import LlamaCpp;"
         f"a = from_json(Path({str(artifact.path / 'artifact.json')!r}).read_bytes(), Artifact)\n"
         "with LlamaCpp().open(a, OperatingPoint(threads=1)) as s:\n"

@@ -262,7 +262,7 @@ TWO = """
 import sys, torch
 sys.path.insert(0, {root!r})
 from tests.compress.training.test_loop import SETTINGS, by_labels, network, told, weights
-from halfwatt.training import (train)
+from halfwatt.compress.training.loop import train
 torch.set_num_threads(1)
 module = network()
 found = train(module, by_labels, told(), SETTINGS)
