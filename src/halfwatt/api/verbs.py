@@ -247,7 +247,7 @@ def _listed(recipe: str | Path | Recipe | None, searching: bool) -> tuple[Recipe
 def _rate(replies_per_hour: float | None) -> float | None:
     """The given one, if it can be one."""
     if replies_per_hour is not None and not 0 < replies_per_hour < math.inf:
-        raise BadInput("--replies-per-hour is above 0", found=f"{replies_per_hour:g}", hint="leave it out if unknown")
+        raise BadInput("--replies-per-hour is above 0", got=f"{replies_per_hour:g}", hint="leave it out if unknown")
     return replies_per_hour
 
 

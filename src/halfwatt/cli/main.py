@@ -371,7 +371,7 @@ def _share(text: str | None) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 < value < 0.5:
-        raise BadInput("--max-loss is a share between 0 and 50 %", found=text, hint="type --max-loss 1%")
+        raise BadInput("--max-loss is a share between 0 and 50 %", got=text, hint="type --max-loss 1%")
     return value
 
 

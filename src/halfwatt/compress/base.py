@@ -104,7 +104,7 @@ def require(step: Step, model: ChatModel) -> None:
     """
     problems = step.problems(model)
     if problems:
-        raise ModelError(f"{step.name} cannot be applied", found="; ".join(problems))
+        raise ModelError(f"{step.name} cannot be applied", got="; ".join(problems))
 
 
 @runtime_checkable

@@ -253,7 +253,7 @@ class Distil:
         if wanted != found:
             raise BadInput(
                 "teacher and student do not have the same vocabulary",
-                found=f"{found} and {wanted} tokens",
+                got=f"{found} and {wanted} tokens",
                 hint="trim the teacher with the same keep-set; a recipe does so by itself",
             )
         return context.original

@@ -43,7 +43,7 @@ class Adopt:
         folder = model_folder.find(self.folder)
         found = model_folder.fingerprint(folder, model_folder.weight_files(folder), None)  # as `load` names it
         if self.sha256 not in ("", found):
-            raise BadInput(f"{self.folder} holds another model than the recipe says", found=found[:12])
+            raise BadInput(f"{self.folder} holds another model than the recipe says", got=found[:12])
         object.__setattr__(self, "sha256", found)
 
     def problems(self, model: ChatModel) -> list[str]:

@@ -83,9 +83,9 @@ def read_recipe(path: Path) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"{path} cannot be read", found=error.strerror) from error
+        raise BadInput(f"{path} cannot be read", got=error.strerror) from error
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not TOML", found=str(error)) from error
+        raise BadInput(f"{path} is not TOML", got=str(error)) from error
     return from_toml(text, str(path), path.stem)
 
 
@@ -98,7 +98,7 @@ def from_toml(text: str, where: str, name: str = "") -> Recipe:
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{where} is not TOML", found=str(error)) from error
+        raise BadInput(f"{where} is not TOML", got=str(error)) from error
     rows = found.pop("step", [])
     name = str(found.pop("name", name))
     faults = [f"unknown entry '{key}'; there are name and [[step]]" for key in found]
@@ -113,7 +113,7 @@ def from_toml(text: str, where: str, name: str = "") -> Recipe:
     if not faults:
         faults = out_of_order(steps)
     if faults:
-        raise BadInput(f"{where} is not a recipe", found="; ".join(faults), hint="see docs/recipes.md")
+        raise BadInput(f"{where} is not a recipe", got="; ".join(faults), hint="see docs/recipes.md")
     return Recipe(name, tuple(steps))
 
 

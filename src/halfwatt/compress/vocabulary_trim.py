@@ -187,7 +187,7 @@ class Trim:
             before, after = _ids(old, dialogue), _ids(made, dialogue)
             total += len(after)
             if all(i in new for i in before) and [new[i] for i in before] != after:
-                raise ModelError("the trimmed tokenizer reads a text otherwise", found=f"dialogue {dialogue.id}")
+                raise ModelError("the trimmed tokenizer reads a text otherwise", got=f"dialogue {dialogue.id}")
         return total
 
 

@@ -20,17 +20,17 @@ from typing import ClassVar
 
 
 class HalfwattError(Exception):
-    """Base of the tree: ``what`` is wrong, ``found`` instead, ``hint`` = what to do or type.
+    """Base of the tree: ``what`` is wrong, ``got`` instead, ``hint`` = what to do or type.
 
-    >>> str(BadInput("no chat template", found="base model", hint="pass --chat-template FILE"))
+    >>> str(BadInput("no chat template", got="base model", hint="pass --chat-template FILE"))
     'no chat template (found: base model); pass --chat-template FILE'
     """
 
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, what: str, *, found: str | None = None, hint: str | None = None) -> None:
-        self.what, self.found, self.hint = what, found, hint
-        line = what if found is None else f"{what} (found: {found})"
+    def __init__(self, what: str, *, got: str | None = None, hint: str | None = None) -> None:
+        self.what, self.got, self.hint = what, got, hint
+        line = what if got is None else f"{what} (found: {got})"
         super().__init__(line if hint is None else f"{line}; {hint}")
 
 

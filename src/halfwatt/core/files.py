@@ -85,11 +85,11 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise RunLocked(
-                f"{folder} is in use by another process", found=holder, hint="wait for it, or choose another -o folder"
+                f"{folder} is in use by another process", got=holder, hint="wait for it, or choose another -o folder"
             ) from None
         except OSError as error:
             raise EnvironmentFault(
-                f"{folder} cannot be locked", found=str(error), hint="choose an -o folder on a local disk"
+                f"{folder} cannot be locked", got=str(error), hint="choose an -o folder on a local disk"
             ) from error
         file.truncate(0)  # "a+" appends, so that a refused process never wipes the holder's name
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
@@ -108,7 +108,7 @@ def turn(what: str, progress: Callable[[str], None] = lambda _: None) -> Iterato
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise EnvironmentFault(f"{path} cannot be opened", found=str(error), hint="set TMPDIR, or remove it") from error
+        raise EnvironmentFault(f"{path} cannot be opened", got=str(error), hint="set TMPDIR, or remove it") from error
     with os.fdopen(handle, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,7 +147,7 @@ def require_space(folder: Path, need_b: int) -> None:
     if free_b < need_b:
         raise EnvironmentFault(
             f"{folder} needs {need_b / 1e6:,.0f} MB",
-            found=f"{free_b / 1e6:,.0f} MB free",
+            got=f"{free_b / 1e6:,.0f} MB free",
             hint="free some space, or choose another -o folder",
         )
 

@@ -45,7 +45,7 @@ def log_ratio(base: Sequence[float], cand: Sequence[float]) -> Estimate:
     """
     a, b = np.asarray(base, float), np.asarray(cand, float)
     if (a <= 0).any() or (b <= 0).any():
-        raise BadInput("a ratio needs positive figures", found=f"{min(a.min(), b.min()):.3g}")
+        raise BadInput("a ratio needs positive figures", got=f"{min(a.min(), b.min()):.3g}")
     centre, half = _mean_and_half(np.log(a / b))
     return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), "x", len(a))
 
@@ -68,7 +68,7 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 def _mean_and_half(values: Floats) -> tuple[float, float]:
     n = len(values)
     if n < 2:
-        raise BadInput("an interval needs two or more repeats", found=str(n))
+        raise BadInput("an interval needs two or more repeats", got=str(n))
     half = float(stats.t.ppf(1 - ALPHA / 2, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
     return float(values.mean()), half
 
@@ -127,9 +127,9 @@ def clustered_ratio(x: Floats, size: Floats) -> Clustered:
     """
     n, total = len(x), float(size.sum())
     if n < 2:
-        raise BadInput("the gate needs two or more dialogues", found=str(n))
+        raise BadInput("the gate needs two or more dialogues", got=str(n))
     if not (np.isfinite(x).all() and np.isfinite(size).all()) or total <= 0:
-        raise BadInput("the gate was given figures that are not finite or empty", found=f"sum {total:.3g}")
+        raise BadInput("the gate was given figures that are not finite or empty", got=f"sum {total:.3g}")
     r = float(x.sum()) / total
     return Clustered(r, math.sqrt(n / (n - 1) * float(((x - r * size) ** 2).sum())) / total, n)
 
@@ -158,6 +158,6 @@ def jackknife(whole: float, without: Floats) -> Clustered:
     """
     n = len(without)
     if n < 2:
-        raise BadInput("the gate needs two or more dialogues", found=str(n))
+        raise BadInput("the gate needs two or more dialogues", got=str(n))
     spread = float(((without - without.mean()) ** 2).sum())
     return Clustered(whole, math.sqrt((n - 1) / n * spread), n)

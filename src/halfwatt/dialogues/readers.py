@@ -72,7 +72,7 @@ def _faulty(path: Path, faults: Sequence[str], rows: int, skip_bad: bool) -> Dia
     elif len(faults) <= MAX_SKIPPED * rows:
         hint += ", or leave them out with --skip-bad"
     return DialogueError(
-        f"{len(faults)} of {rows} rows of {path} cannot be used", found="; ".join(faults[:SHOWN]) + more, hint=hint
+        f"{len(faults)} of {rows} rows of {path} cannot be used", got="; ".join(faults[:SHOWN]) + more, hint=hint
     )
 
 
@@ -90,7 +90,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             yield from _array(path, file) if start.startswith(b"[") else _lines(file)
     except (OSError, EOFError, zlib.error) as error:
         raise DialogueError(
-            f"{path} cannot be read to its end", found=str(error), hint="fetch or write it again"
+            f"{path} cannot be read to its end", got=str(error), hint="fetch or write it again"
         ) from error
 
 
@@ -109,7 +109,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
 def _array(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
     found = _parsed(file.read())
     if isinstance(found, _Fault):
-        raise DialogueError(f"{path} is not one JSON array", found=str(found), hint="write one JSON object a line")
+        raise DialogueError(f"{path} is not one JSON array", got=str(found), hint="write one JSON object a line")
     yield from ((f" item {i}", row) for i, row in enumerate(found, start=1))
 
 

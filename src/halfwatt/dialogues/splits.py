@@ -59,7 +59,7 @@ class SealedSplit:
         if any(found.get(key) != value for key, value in wanted.items()):
             raise BadInput(
                 "the test split was opened already, and judges one winner only",
-                found=f"opened {found.get('opened')} for {found.get('winner')}, now asked for {winner}",
+                got=f"opened {found.get('opened')} for {found.get('winner')}, now asked for {winner}",
                 hint="its verdict stands; for a new one choose another -o folder and dialogues not seen yet",
             )
         return self._dialogues

@@ -73,7 +73,7 @@ def measure(
     """
     dialogues, sampling = workload.dialogues, workload.greedy
     if len(dialogues) < 2:
-        raise BadInput("measuring needs two or more dialogues", found=str(len(dialogues)))
+        raise BadInput("measuring needs two or more dialogues", got=str(len(dialogues)))
     with ExitStack() as stack:
         bench = _Bench(plan, tools, progress, workload.seed)
         bench.idle("bare_idle")

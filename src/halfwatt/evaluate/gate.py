@@ -126,7 +126,7 @@ def _paired(
         raise BadInput(f"{len(reference)} replies of the reference against {len(candidate)} of the candidate")
     for ref, cand in zip(reference, candidate, strict=True):
         if _prompt(ref) != _prompt(cand):
-            raise BadInput("replies are not paired", found=f"{_prompt(ref)} against {_prompt(cand)}")
+            raise BadInput("replies are not paired", got=f"{_prompt(ref)} against {_prompt(cand)}")
     pairs = sorted(zip(reference, candidate, strict=True), key=lambda pair: pair[0].dialogue)
     return [list(group) for _, group in groupby(pairs, key=lambda pair: pair[0].dialogue)]
 

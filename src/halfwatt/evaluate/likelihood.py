@@ -35,7 +35,7 @@ def teacher_score(
     if reference.shape != candidate.shape or len(reference) != len(tokens.ids):
         raise BadInput(
             f"logits of {dialogue} do not belong together",
-            found=f"{reference.shape} and {candidate.shape} for {len(tokens.ids)} tokens",
+            got=f"{reference.shape} and {candidate.shape} for {len(tokens.ids)} tokens",
         )
     ref, cand = (one_sided(dialogue, tokens, logits, eos_ids) for logits in (reference, candidate))
     rows = np.flatnonzero(np.array(tokens.reply)[1:])

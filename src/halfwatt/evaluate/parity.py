@@ -56,7 +56,7 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
     longest = context_length(model.network.config)
     fitting = [cut for d in dialogues if (cut := _cut(d, ours, longest)) is not None]
     if not fitting:
-        raise BadInput("parity needs dialogues with a reply that fits the context", found=f"{len(dialogues)} dialogues")
+        raise BadInput("parity needs dialogues with a reply that fits the context", got=f"{len(dialogues)} dialogues")
     templates = [stored.template]
     stops = [str(list(stored.eos_ids))]
     tokenizers: dict[str, Callable[[str], list[int]]] = {"the artifact's tokenizer": stored.encode}

@@ -121,7 +121,7 @@ def _architecture(network: PreTrainedModel) -> gguf.MODEL_ARCH:
     name = type(network).__name__
     if name not in ARCHITECTURES:
         raise ModelError(
-            "no GGUF export for this architecture", found=name, hint=f"there are: {', '.join(ARCHITECTURES)}"
+            "no GGUF export for this architecture", got=name, hint=f"there are: {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]
 
@@ -175,27 +175,25 @@ def kv_b_per_token(config: PretrainedConfig) -> int:
 
 def _check_gpt2(config: PretrainedConfig) -> None:
     if config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
-        raise ModelError("llama.cpp's gpt2 computes gelu_new", found=config.activation_function)
+        raise ModelError("llama.cpp's gpt2 computes gelu_new", got=config.activation_function)
     if config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights or config.add_cross_attention:
-        raise ModelError("llama.cpp's gpt2 has plain attention only", found="another scaling, or cross-attention")
+        raise ModelError("llama.cpp's gpt2 has plain attention only", got="another scaling, or cross-attention")
 
 
 def _check_gated(config: PretrainedConfig, arch: gguf.MODEL_ARCH) -> None:
     """Refuse what llama.cpp would compute differently."""
     if config.hidden_act != "silu":
-        raise ModelError("llama.cpp computes SiLU in this architecture", found=config.hidden_act)
+        raise ModelError("llama.cpp computes SiLU in this architecture", got=config.hidden_act)
     rope = config.rope_parameters
     allowed = ("default", "linear", "llama3") if arch == gguf.MODEL_ARCH.LLAMA else ("default", "linear")
     if rope.get("rope_type", "default") not in allowed:
         raise ModelError(
             "this rope scaling is not exported to GGUF",
-            found=rope["rope_type"],
+            got=rope["rope_type"],
             hint=f"supported: {', '.join(allowed)}",
         )
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelError(
-            "llama.cpp rotates whole heads", found=f"partial_rotary_factor {rope['partial_rotary_factor']}"
-        )
+        raise ModelError("llama.cpp rotates whole heads", got=f"partial_rotary_factor {rope['partial_rotary_factor']}")
     if "sliding_attention" in (getattr(config, "layer_types", None) or []) and config.model_type != "mistral":
         raise ModelError("llama.cpp's qwen has no sliding window", hint="set use_sliding_window to false")
 
@@ -221,7 +219,7 @@ def _tensors(model: ChatModel, arch: gguf.MODEL_ARCH) -> Iterator[Tensor]:
         stem, _, suffix = name.rpartition(".")
         mapped = names.get_name(stem)
         if mapped is None:
-            raise ModelError("a tensor that this architecture does not have in GGUF", found=name)
+            raise ModelError("a tensor that this architecture does not have in GGUF", got=name)
         order = _row_order(stem, parameter.shape[0], config) if arch == gguf.MODEL_ARCH.LLAMA else None
         if name in matrices:
             data, kind = _matrix(matrices[name], model.grid.get(name), order)
@@ -250,7 +248,7 @@ def _matrix(weight: Weight, grid: GridTensor | None, order: torch.Tensor | None)
         return pack(rows).numpy(force=True), Type.Q8_0 if grid.bits == 8 else Type.Q4_0
     values = _ordered(weight.rows(), order)
     if not torch.isfinite(values).all():
-        raise ModelError("a weight is not finite", found=weight.name)
+        raise ModelError("a weight is not finite", got=weight.name)
     if weight.role == "positions":
         return values.float().numpy(force=True), Type.F32
     if float(values.abs().max()) <= _F16_MAX:

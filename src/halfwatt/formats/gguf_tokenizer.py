@@ -112,15 +112,15 @@ def _family(described: Mapping[str, Any]) -> str:
     kind = model.get("type", "?")
     if kind != "BPE":
         raise ModelError(
-            "GGUF cannot hold this tokenizer", found=kind, hint="supported: BPE, byte-level or byte-fallback"
+            "GGUF cannot hold this tokenizer", got=kind, hint="supported: BPE, byte-level or byte-fallback"
         )
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise ModelError("GGUF cannot hold this tokenizer", found="BPE with marks on the parts of words")
+        raise ModelError("GGUF cannot hold this tokenizer", got="BPE with marks on the parts of words")
     if not model.get("byte_fallback"):
         return "gpt2"
     missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in model["vocab"]]
     if missing:
-        raise ModelError("byte fallback without its 256 byte tokens", found=f"{missing[0]} is missing")
+        raise ModelError("byte fallback without its 256 byte tokens", got=f"{missing[0]} is missing")
     return "llama"
 
 
@@ -141,15 +141,13 @@ def _tokens(described: Mapping[str, Any], rows: int, *, byte_tokens: bool) -> tu
         types[described["model"]["vocab"][unk]] = int(TokenType.UNKNOWN)
     complete = tuple(f"[unused {i}]" if text is None else text for i, text in enumerate(texts))
     if len(set(complete)) < rows:  # llama.cpp would abort the process
-        raise ModelError("two token ids stand for the same text", found=repr(Counter(complete).most_common(1)[0][0]))
+        raise ModelError("two token ids stand for the same text", got=repr(Counter(complete).most_common(1)[0][0]))
     return complete, tuple(types)
 
 
 def _place(texts: list[str | None], token: int, text: str) -> None:
     if token >= len(texts):
-        raise ModelError(
-            "the tokenizer has more ids than the embedding has rows", found=f"id {token}, {len(texts)} rows"
-        )
+        raise ModelError("the tokenizer has more ids than the embedding has rows", got=f"id {token}, {len(texts)} rows")
     texts[token] = text
 
 

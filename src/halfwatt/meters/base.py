@@ -102,6 +102,6 @@ def align(meter: EnergyMeter, timeout_s: float = 5.0) -> Reading:
         time.sleep(pause_s)
     raise MeterError(
         f"{meter.info.name} did not move in {max(timeout_s, 20 * period_s):.0f} s",
-        found=f"{first.joules:.3f} J",
+        got=f"{first.joules:.3f} J",
         hint="the counter is stuck: run 'halfwatt doctor'",
     )

@@ -78,7 +78,7 @@ class Counter:
         if rise > limit_j:
             raise MeterError(
                 f"{self.name} rose by {rise:.1f} J in {seconds:.3f} s, more than its source can draw",
-                found=f"limit {self.max_w:.0f} W",
+                got=f"limit {self.max_w:.0f} W",
                 hint="the counter jumped: measure again",
             )
         return rise

@@ -76,7 +76,7 @@ def open_sensor(sensor: Sensor, clock: Clock = REAL) -> EnergyMeter:
     if not sensor.power:
         tick = tick_of(sensor.look, poll_s=0.001, clock=clock)
         if tick is None:
-            raise MeterError(f"the counter {sensor.name} stands still", found=f"{sensor.look():.3f} J")
+            raise MeterError(f"the counter {sensor.name} stands still", got=f"{sensor.look():.3f} J")
         return CounterMeter(_info(sensor, tick.period_s, tick.step), sensor.look, clock)
     tick = tick_of(sensor.look, poll_s=0.01, limit_s=_WATCH_S, clock=clock)  # a steady load may show no change
     return PowerMeter(_info(sensor, max(SAMPLE_S, tick.period_s if tick else _WATCH_S), 0.0), sensor.look, clock)
@@ -148,7 +148,7 @@ def _discharge_w(folders: Sequence[Path], read_text: ReadText) -> float:
     feeding = [folder for folder, state in states.items() if state == "Discharging"]
     if not feeding:
         shown = ", ".join(f"{folder.name} {state or 'silent'}" for folder, state in states.items())
-        raise MeterError("no battery feeds the machine", found=shown, hint="unplug the charger")
+        raise MeterError("no battery feeds the machine", got=shown, hint="unplug the charger")
     watts = sum(_battery_w(folder, read_text) for folder in feeding)
     if watts == 0:
         raise MeterError("the battery feeds the machine but shows 0 W", hint="wait for its gauge, then try again")
@@ -224,7 +224,7 @@ def _number(path: Path, read_text: ReadText) -> float:
     except PermissionError:
         raise MeterError(f"{path} may not be read", hint=f"type: sudo chmod a+r {path}") from None
     except (OSError, ValueError) as error:
-        raise MeterError(f"{path} cannot be read", found=str(error), hint="run 'halfwatt doctor'") from error
+        raise MeterError(f"{path} cannot be read", got=str(error), hint="run 'halfwatt doctor'") from error
 
 
 def _text(path: Path, read_text: ReadText) -> str:

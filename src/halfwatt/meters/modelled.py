@@ -76,7 +76,7 @@ def modelled_joules(usage: Usage, cores: int, coefficients: Coefficients = DERIV
         MeterError: a figure of ``usage`` is negative or not finite.
     """
     if not all(math.isfinite(x) and x >= 0 for x in (usage.cpu_s, usage.wall_s, usage.bytes_b)):
-        raise MeterError("the use of the process under test is not known", found=str(usage))
+        raise MeterError("the use of the process under test is not known", got=str(usage))
     return (
         coefficients.static_w * cores * usage.wall_s
         + coefficients.active_w * usage.cpu_s

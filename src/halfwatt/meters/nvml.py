@@ -106,7 +106,7 @@ class NvmlMeter:
             ) from error
         except self._nvml.NVMLError as error:
             raise MeterError(
-                f"nvml:{self._index} cannot be read", found=str(error), hint="run nvidia-smi to see its state"
+                f"nvml:{self._index} cannot be read", got=str(error), hint="run nvidia-smi to see its state"
             ) from error
 
     def _refuse_slices(self) -> None:
@@ -199,7 +199,7 @@ def index_of(ordinal: int, visible: str | None, pci_order: bool) -> int:
     if visible is not None:
         entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
     if ordinal >= len(entries):
-        raise MeterError(f"there is no CUDA device {ordinal}", found=f"CUDA_VISIBLE_DEVICES={visible or ''}")
+        raise MeterError(f"there is no CUDA device {ordinal}", got=f"CUDA_VISIBLE_DEVICES={visible or ''}")
     entry = entries[ordinal]
     if not entry.isdigit():
         matching = [i for i, (uuid, _) in enumerate(boards) if uuid.startswith(entry)]
@@ -212,7 +212,7 @@ def index_of(ordinal: int, visible: str | None, pci_order: bool) -> int:
     if len(names) > 1 and not pci_order:
         raise MeterError(
             "CUDA and NVML may count the boards of this machine differently",
-            found=" and ".join(sorted(names)),
+            got=" and ".join(sorted(names)),
             hint="export CUDA_DEVICE_ORDER=PCI_BUS_ID",
         )
     return int(entry)
@@ -263,7 +263,7 @@ def _boards() -> list[tuple[str, str]]:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
         return [(str(nvml.nvmlDeviceGetUUID(h)), str(nvml.nvmlDeviceGetName(h))) for h in handles]
     except nvml.NVMLError as error:
-        raise MeterError("a board does not answer", found=str(error), hint="run nvidia-smi") from error
+        raise MeterError("a board does not answer", got=str(error), hint="run nvidia-smi") from error
     finally:
         nvml.nvmlShutdown()
 
@@ -295,6 +295,6 @@ def _library() -> Any:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         raise MeterError(
-            "no NVIDIA driver answers", found=str(error), hint="install the driver, then run nvidia-smi"
+            "no NVIDIA driver answers", got=str(error), hint="install the driver, then run nvidia-smi"
         ) from None
     return nvml

@@ -199,7 +199,7 @@ def _name(folder: Path, read_text: ReadText) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise MeterError(f"{folder / 'name'} cannot be read", found=error.strerror, hint=_permission(folder)) from error
+        raise MeterError(f"{folder / 'name'} cannot be read", got=error.strerror, hint=_permission(folder)) from error
 
 
 def _micro(path: Path, read_text: ReadText) -> float | None:
@@ -219,7 +219,7 @@ def _raw_j(zone: Zone, read_text: ReadText) -> float:
     except FileNotFoundError:
         raise MeterError(f"{path} is gone", hint="was a driver unloaded? type: sudo modprobe intel_rapl_msr") from None
     except (OSError, ValueError) as error:
-        raise MeterError(f"{path} cannot be read", found=str(error), hint="run 'halfwatt doctor'") from error
+        raise MeterError(f"{path} cannot be read", got=str(error), hint="run 'halfwatt doctor'") from error
 
 
 def _tick(zone: Zone, read_text: ReadText, clock: Clock) -> Tick | None:
@@ -234,7 +234,7 @@ def _moving(zone: Zone, read_text: ReadText, clock: Clock) -> Tick:
     if tick is None:
         raise MeterError(
             f"the counter of {zone.name} stands still",
-            found=f"{_raw_j(zone, read_text):.3f} J in {zone.path / 'energy_uj'}",
+            got=f"{_raw_j(zone, read_text):.3f} J in {zone.path / 'energy_uj'}",
             hint="virtual machines show such counters: measure on the host",
         )
     return tick

@@ -77,7 +77,7 @@ def load(path: Path) -> Trace:
         readings = tuple(Reading(float(row["t_s"]), float(row["joules"])) for row in rows)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise BadInput(
-            f"{path} is not a trace", found=str(error), hint="record one: python -m halfwatt.meters.replay --help"
+            f"{path} is not a trace", got=str(error), hint="record one: python -m halfwatt.meters.replay --help"
         ) from error
     _check(path, readings)
     return Trace(info, readings)
@@ -106,10 +106,10 @@ def record(meter: EnergyMeter, seconds: float, to: Path, period_s: float | None 
 
 def _check(path: Path, readings: Sequence[Reading]) -> None:
     if len(readings) < 2 or readings[0] != Reading(0.0, 0.0):
-        raise BadInput(f"{path} is not a trace", found=f"{len(readings)} readings, or a start other than 0 s and 0 J")
+        raise BadInput(f"{path} is not a trace", got=f"{len(readings)} readings, or a start other than 0 s and 0 J")
     for line, (a, b) in enumerate(pairwise(readings), start=3):
         if not (b.t_s > a.t_s and b.joules >= a.joules):
-            raise BadInput(f"{path}:{line} runs backwards", found=f"{b.t_s} s, {b.joules} J", hint="record it again")
+            raise BadInput(f"{path}:{line} runs backwards", got=f"{b.t_s} s, {b.joules} J", hint="record it again")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         meter = next((m for m in meters if m.info.name == asked.record), None)
         if meter is None:
             here = ", ".join(m.info.name for m in meters) or "none"
-            raise BadInput(f"there is no meter {asked.record} here", found=here, hint="run 'halfwatt doctor'")
+            raise BadInput(f"there is no meter {asked.record} here", got=here, hint="run 'halfwatt doctor'")
         record(meter, asked.seconds, asked.out, asked.period)
     except HalfwattError as error:
         sys.stderr.write(f"{error}\n")

@@ -63,7 +63,7 @@ def resolved(info: MeterInfo, joules: float, seconds: float) -> float:
     if seconds < MIN_UPDATES * info.period_s:
         raise MeterError(
             f"unresolved: {seconds:.2f} s hold fewer than {MIN_UPDATES} updates of {info.name}",
-            found=f"one update every {info.period_s:.3g} s",
+            got=f"one update every {info.period_s:.3g} s",
             hint=f"measure for {MIN_UPDATES * info.period_s:.3g} s or longer",
         )
     if not joules > 0:

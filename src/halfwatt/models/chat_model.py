@@ -168,7 +168,7 @@ def torch_dtype(name: str) -> torch.dtype | None:
         BadInput: unknown name.
     """
     if name != "auto" and name not in _DTYPES:
-        raise BadInput("unknown --dtype", found=name, hint="use auto, bf16, fp16 or fp32")
+        raise BadInput("unknown --dtype", got=name, hint="use auto, bf16, fp16 or fp32")
     return _DTYPES.get(name)
 
 
@@ -182,12 +182,12 @@ def torch_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise BadInput("unknown --device", found=name, hint="use cpu, cuda, cuda:1 or mps") from error
+        raise BadInput("unknown --device", got=name, hint="use cpu, cuda, cuda:1 or mps") from error
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= there.get(device.type, 0):
         raise EnvironmentFault(
             f"there is no device {name} here",
-            found=f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
+            got=f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
             hint="use --device cpu, or install a torch build for this device",
         )
     return device
@@ -202,7 +202,7 @@ def read_template(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"the chat template {path} cannot be read", found=str(error)) from error
+        raise ModelError(f"the chat template {path} cannot be read", got=str(error)) from error
 
 
 @contextmanager
@@ -236,7 +236,7 @@ def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTraine
         raise
     except Exception as error:  # a stranger's config can trip transformers anywhere
         found = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ModelError(f"transformers cannot load {folder}", found=found) from error
+        raise ModelError(f"transformers cannot load {folder}", got=found) from error
     _check_complete(folder, info)
     loaded: PreTrainedModel = network.eval()
     return loaded
@@ -248,7 +248,7 @@ def _check_size(folder: Path, numbers: int) -> None:
     if wanted > 2 * numbers:
         raise ModelError(
             f"config.json and the weights of {folder} do not fit together",
-            found=f"{wanted:,} numbers asked for, {numbers:,} stored",
+            got=f"{wanted:,} numbers asked for, {numbers:,} stored",
         )
 
 
@@ -271,7 +271,7 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise ModelError(
-                f"the weights of {folder} {fault}", found=", ".join(sorted(names)[:5]) + more, hint="fetch them again"
+                f"the weights of {folder} {fault}", got=", ".join(sorted(names)[:5]) + more, hint="fetch them again"
             )
 
 
@@ -282,9 +282,9 @@ def _check_vocabulary(network: PreTrainedModel, tokenizer: ChatTokenizer) -> Non
     if rows < tokenizer.vocab_size:
         raise ModelError(
             "the tokenizer has more tokens than the model has embeddings",
-            found=f"{tokenizer.vocab_size} tokens, {rows} embeddings",
+            got=f"{tokenizer.vocab_size} tokens, {rows} embeddings",
             hint="use the tokenizer that the model was trained with",
         )
     beyond = [i for i in tokenizer.eos_ids if i >= rows]
     if beyond:
-        raise ModelError("a stop token lies outside the vocabulary", found=f"{beyond[0]}, {rows} embeddings")
+        raise ModelError("a stop token lies outside the vocabulary", got=f"{beyond[0]}, {rows} embeddings")

@@ -103,7 +103,7 @@ def pack(grid: GridTensor) -> torch.Tensor:
     """
     low, high = int(grid.q.min()), int(grid.q.max())
     if low < _LOWEST[grid.bits] or high > _HIGHEST[grid.bits]:
-        raise ModelError(f"integers do not fit the int{grid.bits} grid", found=f"{low} to {high}")
+        raise ModelError(f"integers do not fit the int{grid.bits} grid", got=f"{low} to {high}")
     rows = grid.q.shape[0]
     scale = grid.scale.contiguous().view(torch.uint8).reshape(rows, -1, 2)
     q = grid.q.reshape(rows, -1, GROUP)
@@ -123,7 +123,7 @@ def unpack(blocks: torch.Tensor, bits: Bits) -> GridTensor:
     """
     rows, size = blocks.shape
     if size % BLOCK_BYTES[bits]:
-        raise ModelError(f"a row is not made of int{bits} blocks of {BLOCK_BYTES[bits]} bytes", found=f"{size} bytes")
+        raise ModelError(f"a row is not made of int{bits} blocks of {BLOCK_BYTES[bits]} bytes", got=f"{size} bytes")
     block = blocks.reshape(rows, -1, BLOCK_BYTES[bits])
     scale = block[..., :2].contiguous().view(torch.float16).reshape(rows, -1)
     body = block[..., 2:].contiguous()
@@ -134,12 +134,12 @@ def unpack(blocks: torch.Tensor, bits: Bits) -> GridTensor:
 def _check(weight: torch.Tensor) -> None:
     if weight.ndim != 2 or weight.shape[1] % GROUP or not weight.numel():
         shape = " x ".join(map(str, weight.shape))
-        raise ModelError(f"the rows of this weight do not divide into groups of {GROUP}", found=shape)
+        raise ModelError(f"the rows of this weight do not divide into groups of {GROUP}", got=shape)
     finite = torch.isfinite(weight)
     if not finite.all():
         row, column = (int(i) for i in (~finite).nonzero()[0])
         value = float(weight[row, column])
-        raise ModelError("a weight is not finite", found=f"{value} at row {row}, column {column}")
+        raise ModelError("a weight is not finite", got=f"{value} at row {row}, column {column}")
 
 
 def _importance_per_group(importance: torch.Tensor, shape: torch.Size) -> torch.Tensor:
@@ -174,7 +174,7 @@ def _as_fp16(scale: torch.Tensor) -> torch.Tensor:
     shrunk = (rounded.abs() < scale.abs()) & (scale.abs() < _FP16_NORMAL)
     rounded = torch.where(shrunk, rounded + torch.sign(scale).to(torch.float16) * _FP16_STEP, rounded)
     if not torch.isfinite(rounded).all():
-        raise ModelError("a scale leaves fp16's range", found=f"{float(scale.abs().max()):.6g}, at most 65504")
+        raise ModelError("a scale leaves fp16's range", got=f"{float(scale.abs().max()):.6g}, at most 65504")
     return rounded
 
 

@@ -42,4 +42,4 @@ def read_origin(folder: Path) -> Origin | None:
     try:
         return from_json(path.read_bytes(), Origin)
     except ValueError as error:
-        raise ModelError(f"{path} is not what halfwatt wrote", found=str(error).splitlines()[0]) from error
+        raise ModelError(f"{path} is not what halfwatt wrote", got=str(error).splitlines()[0]) from error

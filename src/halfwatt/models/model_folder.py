@@ -92,7 +92,7 @@ def _snapshot(hub_id: str, offline: bool, revision: str | None) -> Path:
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise EnvironmentFault(
-            f"{hub_id} cannot be fetched", found=type(error).__name__, hint="check the network, or give a model folder"
+            f"{hub_id} cannot be fetched", got=type(error).__name__, hint="check the network, or give a model folder"
         ) from error
     return Path(found)
 
@@ -104,7 +104,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelError: it is not; names what was found and what is supported.
     """
     if not (folder / "config.json").exists():
-        raise ModelError(f"{folder} is not a model folder", found="no config.json", hint="give a Hugging Face folder")
+        raise ModelError(f"{folder} is not a model folder", got="no config.json", hint="give a Hugging Face folder")
     _inside(folder, "config.json")
     config = read_json(folder / "config.json")
     if (folder / "adapter_config.json").exists():
@@ -116,7 +116,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
         raise ModelError(
             f"{folder} is quantized already",
-            found=f"quant_method {method}",
+            got=f"quant_method {method}",
             hint="give the model that it was made from",
         )
     names = config.get("architectures")
@@ -124,12 +124,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if name not in ARCHITECTURES:
         raise ModelError(
             f"the architecture of {folder} is not supported",
-            found=str(name or config.get("model_type") or "none named"),
+            got=str(name or config.get("model_type") or "none named"),
             hint="supported are " + ", ".join(ARCHITECTURES),
         )
     if config.get("model_type") != ARCHITECTURES[name]:
         raise ModelError(
-            f"config.json of {folder} contradicts itself", found=f"{name} with model_type {config.get('model_type')!r}"
+            f"config.json of {folder} contradicts itself", got=f"{name} with model_type {config.get('model_type')!r}"
         )
     return config
 
@@ -152,16 +152,16 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if pickles:
         raise ModelError(
             f"{folder} holds its weights only as pickles, which can run code when they are opened",
-            found=", ".join(pickles[:3]),
+            got=", ".join(pickles[:3]),
             hint="convert it to safetensors where you trust it (transformers: save_pretrained)",
         )
-    raise ModelError(f"{folder} holds no weights", found=f"neither {SINGLE} nor {INDEX}")
+    raise ModelError(f"{folder} holds no weights", got=f"neither {SINGLE} nor {INDEX}")
 
 
 def _inside(folder: Path, name: str) -> Path:
     """The file ``name`` of ``folder``; a symlink may only lead into the folder or its Hugging Face cache's blobs."""
     if name != Path(name).name or name in ("", ".", ".."):
-        raise ModelError(f"{folder} names a file outside itself", found=name, hint="do not trust this model")
+        raise ModelError(f"{folder} names a file outside itself", got=name, hint="do not trust this model")
     path = folder / name
     if not path.exists():
         raise ModelError(f"{path} is missing", hint="fetch the model again")
@@ -170,7 +170,7 @@ def _inside(folder: Path, name: str) -> Path:
         homes.append(folder.absolute().parent.parent.resolve() / "blobs")
     if not any(path.resolve().is_relative_to(home) for home in homes):
         raise ModelError(
-            f"{path} is a link that leaves the folder", found=str(path.resolve()), hint="copy the file into the folder"
+            f"{path} is a link that leaves the folder", got=str(path.resolve()), hint="copy the file into the folder"
         )
     return path
 
@@ -191,10 +191,10 @@ def check_tensors(files: Sequence[Path]) -> int:
                     numbers += tensor.numel()
                     faults += _faults(name, tensor)
         except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"{path} is not sound safetensors", found=str(error), hint="fetch it again") from error
+            raise ModelError(f"{path} is not sound safetensors", got=str(error), hint="fetch it again") from error
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ModelError("the weights are damaged", found="; ".join(faults[:5]) + more, hint="fetch or train it again")
+        raise ModelError("the weights are damaged", got="; ".join(faults[:5]) + more, hint="fetch or train it again")
     return numbers
 
 

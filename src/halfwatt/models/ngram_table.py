@@ -100,4 +100,4 @@ def read_table(path: Path) -> NgramTable:
     try:
         return NgramTable.of_arrays(load_file(path))
     except (OSError, SafetensorError, KeyError, ValueError, IndexError) as error:
-        raise ModelError(f"{path} holds no draft table", found=str(error), hint="export the model again") from error
+        raise ModelError(f"{path} holds no draft table", got=str(error), hint="export the model again") from error

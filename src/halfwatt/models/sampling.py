@@ -44,8 +44,8 @@ def read_sampling(folder: Path) -> Sampling:
             max_new_tokens=int(found.get("max_new_tokens", 256)),
         )
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{path} holds a value that is not a number", found=str(error)) from error
+        raise ModelError(f"{path} holds a value that is not a number", got=str(error)) from error
     sound = made.temperature >= 0 and made.top_k >= 0 and 0 < made.top_p <= 1 and 0 <= made.min_p <= 1
     if not (sound and made.repetition_penalty > 0 and made.max_new_tokens > 0):
-        raise ModelError(f"{path} asks for sampling that cannot be", found=str(made))
+        raise ModelError(f"{path} asks for sampling that cannot be", got=str(made))
     return made

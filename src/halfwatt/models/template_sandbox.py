@@ -41,17 +41,17 @@ def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str,
     try:
         rendered: Any = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **names)
     except SecurityError as error:
-        raise ModelError("the chat template tries to leave its sandbox", found=str(error)) from error
+        raise ModelError("the chat template tries to leave its sandbox", got=str(error)) from error
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
         raise ModelError(
             f"the chat template does not render dialogue {dialogue.id or '(unnamed)'}",
-            found=f"{type(error).__name__}: {error}"[:300],
+            got=f"{type(error).__name__}: {error}"[:300],
             hint="pass another one with --chat-template FILE, or change the dialogue",
         ) from error
     text: str = rendered[0][0]
     allowed = MAX_OVERHEAD + 4 * sum(len(m.content) for m in dialogue.messages)
     if len(text) > allowed:
-        raise ModelError("the chat template makes too much text", found=f"{len(text)}, at most {allowed} characters")
+        raise ModelError("the chat template makes too much text", got=f"{len(text)}, at most {allowed} characters")
     return text
 
 
@@ -77,10 +77,10 @@ def _probe(order: str, limit_s: int) -> None:
     if child.returncode == 0:
         return
     if child.returncode == _REFUSED:
-        raise ModelError("the chat template was refused", found=child.stdout.strip())
+        raise ModelError("the chat template was refused", got=child.stdout.strip())
     raise ModelError(
         "the chat template was stopped",
-        found=f"more than {limit_s} s of CPU time or {PROBE_B >> 30} GB for a short dialogue",
+        got=f"more than {limit_s} s of CPU time or {PROBE_B >> 30} GB for a short dialogue",
         hint="pass another one with --chat-template FILE",
     )
 
@@ -112,6 +112,6 @@ def _probe_child() -> None:
 
 def _check_template(template: str) -> None:
     if len(template) > MAX_TEMPLATE:
-        raise ModelError("the chat template is too long", found=f"{len(template)}, at most {MAX_TEMPLATE} characters")
+        raise ModelError("the chat template is too long", got=f"{len(template)}, at most {MAX_TEMPLATE} characters")
     if inner := _INTERNALS.search(template):  # the sandbox would block it; a template that tries is not to be trusted
-        raise ModelError("the chat template tries to leave its sandbox", found=inner.group(), hint="do not trust it")
+        raise ModelError("the chat template tries to leave its sandbox", got=inner.group(), hint="do not trust it")

@@ -123,7 +123,7 @@ class ChatTokenizer:
         if not any(end):
             raise ModelError(
                 f"dialogue {dialogue.id}: no reply can be told apart in the rendered text",
-                found="no assistant turn of the template ends in one of the stop tokens "
+                got="no assistant turn of the template ends in one of the stop tokens "
                 + ", ".join(repr(self.hf.convert_ids_to_tokens(i)) for i in self.eos_ids),
                 hint="check the chat template and the eos_token_id list of generation_config.json",
             )
@@ -178,10 +178,10 @@ def _hf_tokenizer(folder: Path) -> Any:
     try:
         hf = from_pretrained(factory, folder)
     except Exception as error:  # the tokenizers library raises bare Exception for a faulty file
-        raise ModelError(f"the tokenizer of {folder} cannot be read", found=_first_line(error)) from error
+        raise ModelError(f"the tokenizer of {folder} cannot be read", got=_first_line(error)) from error
     if not getattr(hf, "is_fast", False):
         raise ModelError(
-            f"the tokenizer of {folder} has no fast form", found=type(hf).__name__, hint="add its tokenizer.json"
+            f"the tokenizer of {folder} has no fast form", got=type(hf).__name__, hint="add its tokenizer.json"
         )
     return hf
 
@@ -196,7 +196,7 @@ def stored_template(folder: Path, hf: Any) -> str | None:
         try:
             return path.read_bytes().decode()
         except UnicodeDecodeError as error:
-            raise ModelError(f"{path} is not UTF-8", found=str(error)) from error
+            raise ModelError(f"{path} is not UTF-8", got=str(error)) from error
     stored = hf.chat_template
     if isinstance(stored, dict):
         stored = stored.get("default")
@@ -210,7 +210,7 @@ def _eos_ids(folder: Path, hf: Any) -> tuple[int, ...]:
         if found is not None:
             ids = found if isinstance(found, list) else [found]
             if not ids or not all(type(i) is int and i >= 0 for i in ids):
-                raise ModelError(f"eos_token_id of {path} is not a token id or a list of them", found=repr(found))
+                raise ModelError(f"eos_token_id of {path} is not a token id or a list of them", got=repr(found))
             return tuple(dict.fromkeys(ids))
     if hf.eos_token_id is None:
         raise ModelError(f"{folder} names no stop token", hint="set eos_token_id in its generation_config.json")
@@ -228,9 +228,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON", found=_first_line(error)) from error
+        raise ModelError(f"{path} is not JSON", got=_first_line(error)) from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path} does not hold a JSON object", found=type(found).__name__)
+        raise ModelError(f"{path} does not hold a JSON object", got=type(found).__name__)
     return found
 
 

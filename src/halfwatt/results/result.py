@@ -153,11 +153,11 @@ def parse(text: str | bytes) -> Result:
         raise BadInput("this is not a result.json", hint="give the file that 'halfwatt optimize' wrote") from None
     if found != SCHEMA:
         raise BadInput(
-            f"this halfwatt reads results of schema {SCHEMA}", found=str(found), hint="use the version that wrote it"
+            f"this halfwatt reads results of schema {SCHEMA}", got=str(found), hint="use the version that wrote it"
         )
     try:
         return from_json(text, Result)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BadInput(f"result.json is damaged at {where}", found=str(first["msg"])) from None
+        raise BadInput(f"result.json is damaged at {where}", got=str(first["msg"])) from None

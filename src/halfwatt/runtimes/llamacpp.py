@@ -82,14 +82,14 @@ class LlamaCpp:
         """
         _check_device(self.device)
         if at.batch > 1 and at.speculation is not None:
-            raise BadInput("llamacpp guesses ahead for one dialogue at a time", found=f"batch {at.batch}")
+            raise BadInput("llamacpp guesses ahead for one dialogue at a time", got=f"batch {at.batch}")
         gguf = artifact.path / GGUF
         if not gguf.exists():
             raise ModelError(f"no {GGUF} in {artifact.path}", hint="export the model again")
         if (digest := sha256_file(gguf)) != artifact.sha256:
             raise ModelError(
                 f"{gguf} is not the file that was exported",
-                found=f"sha256 {digest[:12]}",
+                got=f"sha256 {digest[:12]}",
                 hint="export the model again",
             )
         on_gpu = self.device == "cuda"
@@ -111,13 +111,13 @@ def _table(artifact: Artifact, at: OperatingPoint) -> ngram_table.NgramTable | N
     if artifact.draft is None or not path.exists():
         raise BadInput(f"{artifact.path} holds no table of drafts", hint="add the step draft to its recipe")
     if (digest := sha256_file(path)) != artifact.draft:
-        raise ModelError(f"{path} is not the file that was exported", found=f"sha256 {digest[:12]}")
+        raise ModelError(f"{path} is not the file that was exported", got=f"sha256 {digest[:12]}")
     return ngram_table.read_table(path)
 
 
 def _check_device(device: str) -> None:
     if device not in ("cpu", "cuda"):
-        raise BadInput("llamacpp runs on cpu or cuda", found=device)
+        raise BadInput("llamacpp runs on cpu or cuda", got=device)
     if device == "cuda" and not llama.llama_supports_gpu_offload():
         raise EnvironmentFault("this build of llama-cpp-python has no GPU support", hint=_GPU_BUILD)
 

@@ -136,7 +136,7 @@ class BatchedSession(LlamaCppSession):
         code = llama.llama_decode(self._context, batch)
         if code != 0:
             self.reset()
-            raise EnvironmentFault(f"llama_decode failed with code {code}", found=self._log.last())
+            raise EnvironmentFault(f"llama_decode failed with code {code}", got=self._log.last())
         for slot, ids in parts:
             self._held[slot] += ids
         self._count(sum(len(self._held[slot]) for slot, _ in parts))

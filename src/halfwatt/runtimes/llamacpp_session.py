@@ -139,7 +139,7 @@ class LlamaCppSession:
         room = (llama.llama_token * (len(raw) + 8))()
         count = llama.llama_tokenize(self._vocabulary, raw, len(raw), room, len(room), False, True)
         if count < 0:
-            raise ModelError("llama.cpp could not tokenise a text", found=f"{len(raw)} bytes need {-count} tokens")
+            raise ModelError("llama.cpp could not tokenise a text", got=f"{len(raw)} bytes need {-count} tokens")
         return list(room[:count])
 
     def stored(self, key: str) -> str | None:
@@ -263,7 +263,7 @@ class LlamaCppSession:
         code = llama.llama_decode(self._context, batch)
         if code != 0:
             self._forget()
-            raise EnvironmentFault(f"llama_decode failed with code {code}", found=self._log.last())
+            raise EnvironmentFault(f"llama_decode failed with code {code}", got=self._log.last())
         self._cached.extend(ids)
         self._count(len(self._cached))
 
@@ -288,14 +288,14 @@ class LlamaCppSession:
         params.n_gpu_layers = -1 if self._gpu else 0
         model = llama.llama_model_load_from_file(gguf.encode(), params)
         if not model:
-            raise ModelError(f"llama.cpp cannot load {gguf}", found=self._log.last())
+            raise ModelError(f"llama.cpp cannot load {gguf}", got=self._log.last())
         return model
 
     def _check_room(self, tokens: int) -> None:
         if tokens > self._longest:
             raise BadInput(
                 f"a dialogue of {tokens - 1} tokens does not fit",
-                found=f"a context of {self._longest}",
+                got=f"a context of {self._longest}",
                 hint="shorten the dialogue",
             )
 
@@ -310,7 +310,7 @@ class LlamaCppSession:
         self._context = llama.llama_init_from_model(self._model, self._parameters())
         if not self._context:
             llama.llama_model_free(self._model)
-            raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", found=self._log.last())
+            raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", got=self._log.last())
 
     def _forget(self) -> None:
         """The context is empty."""

@@ -20,4 +20,4 @@ def by_name(name: str, *, device: str = "cpu", dtype: str = "auto") -> Runtime:
         from halfwatt.runtimes.llamacpp import LlamaCpp
 
         return LlamaCpp(device=device)
-    raise BadInput("no such runtime", found=name, hint="there are: torch_eager, llamacpp")
+    raise BadInput("no such runtime", got=name, hint="there are: torch_eager, llamacpp")

@@ -180,7 +180,7 @@ class ServingProcess(AbstractContextManager["ServingProcess"]):
         code = self._process.wait()
         self._log.seek(0)
         lines = self._log.read().strip().splitlines()
-        return EnvironmentFault(f"the worker process ended with code {code}", found=lines[-1] if lines else None)
+        return EnvironmentFault(f"the worker process ended with code {code}", got=lines[-1] if lines else None)
 
 
 def open_session(spec: ServingSpec) -> AbstractContextManager[Session]:

@@ -87,11 +87,9 @@ class TransformersEager:
         """
         device = torch_device(self.device)
         if at.kv_bits != 16:
-            raise BadInput(
-                "torch_eager keeps its KV cache as it computes it", found=f"{at.kv_bits} bits", hint="use 16"
-            )
+            raise BadInput("torch_eager keeps its KV cache as it computes it", got=f"{at.kv_bits} bits", hint="use 16")
         if at.speculation is not None:
-            raise BadInput("torch_eager does not guess ahead", found=at.speculation.kind, hint="leave speculation out")
+            raise BadInput("torch_eager does not guess ahead", got=at.speculation.kind, hint="leave speculation out")
         files = model_folder.weight_files(artifact.path)
         if model_folder.fingerprint(artifact.path, files, None) != artifact.sha256:
             raise ModelError(f"{artifact.path} is not the model that was exported", hint="export it again")
@@ -221,7 +219,7 @@ class TransformersSession:
         if tokens > self._longest:
             raise BadInput(
                 f"a dialogue of {tokens} tokens does not fit",
-                found=f"a context of {self._longest}",
+                got=f"a context of {self._longest}",
                 hint="shorten the dialogue",
             )
 

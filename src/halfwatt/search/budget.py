@@ -28,7 +28,7 @@ def parse_budget(text: str) -> Budget:
     parts = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|h|J|kJ|MJ|trials)?", text.strip())
     amount = float(parts[1]) if parts else 0.0
     if parts is None or not amount or (parts[2] in (None, "trials") and amount % 1):
-        raise BadInput("--budget is a time, joules or a number of trials", found=text, hint="type --budget 10m")
+        raise BadInput("--budget is a time, joules or a number of trials", got=text, hint="type --budget 10m")
     if parts[2] in (None, "trials"):
         return Budget(trials=int(amount))
     scaled = amount * _UNITS[parts[2]]

@@ -73,5 +73,5 @@ def find(keys: Sequence[str]) -> tuple[Hardware, ...]:
     known = {h.key: h for h in TABLE}
     strange = [key for key in keys if key not in known]
     if strange:
-        raise BadInput("unknown --hardware", found=strange[0], hint=meant(strange[0], known))
+        raise BadInput("unknown --hardware", got=strange[0], hint=meant(strange[0], known))
     return tuple(known[key] for key in keys)

@@ -153,7 +153,7 @@ def plan(
         BadInput: no dialogues, a batch below 1, or two recipes of one name. ModelError: a recipe does not fit.
     """
     if batch < 1:
-        raise BadInput("--batch is 1 or more", found=str(batch))
+        raise BadInput("--batch is 1 or more", got=str(batch))
     twice = [name for name, count in Counter(recipe.name for recipe in recipes).items() if count > 1]
     if twice:
         raise BadInput(f"two recipes are called {twice[0]}", hint="give one of them another name = in its file")

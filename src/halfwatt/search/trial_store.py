@@ -196,9 +196,7 @@ class _Journal(JournalFileBackend):
         try:
             super().append_logs(logs)
         except OSError as error:
-            raise EnvironmentFault(
-                f"{self._path} cannot be written", found=str(error), hint="free some space"
-            ) from error
+            raise EnvironmentFault(f"{self._path} cannot be written", got=str(error), hint="free some space") from error
 
 
 def mend(path: Path) -> None:
@@ -223,10 +221,10 @@ def _opened(where: str | Path) -> BaseStorage:
         except HalfwattError:
             raise
         except ImportError as error:
-            raise EnvironmentFault(f"no driver for {where}", found=str(error), hint="pip install psycopg") from error
+            raise EnvironmentFault(f"no driver for {where}", got=str(error), hint="pip install psycopg") from error
         except Exception as error:  # each database has errors of its own
             if not patience:
-                raise EnvironmentFault(f"{where} cannot be opened", found=str(error).splitlines()[0]) from error
+                raise EnvironmentFault(f"{where} cannot be opened", got=str(error).splitlines()[0]) from error
             time.sleep(patience)
     raise AssertionError("the last one returns or raises")
 
@@ -240,7 +238,7 @@ def _storage(where: str | Path) -> BaseStorage:
         return JournalStorage(_Journal(path))
     except ValueError as error:  # json's too
         raise BadInput(
-            f"{path} is damaged: a line in its middle is torn", found=str(error), hint="move it away; results stay"
+            f"{path} is damaged: a line in its middle is torn", got=str(error), hint="move it away; results stay"
         ) from error
 
 

@@ -171,7 +171,7 @@ class Quantize:
         if len({d.messages for d in context.dialogues}) < MIN_CALIBRATION:
             raise BadInput(
                 f"gptq needs {MIN_CALIBRATION} or more different dialogues to calibrate on",
-                found=str(len({d.messages for d in context.dialogues})),
+                got=str(len({d.messages for d in context.dialogues})),
                 hint="pass --dialogues FILE, or use --method rtn",
             )
         targets = {id(w.parameter): w for w in weights(network) if _unfit(w) is None and w.role in ("body", "head")}
@@ -187,7 +187,7 @@ class Quantize:
         try:
             return RoundedWeight(quantize(rows, self._bits(weight), self.scale_search), rows, rows)
         except ModelError as fault:
-            raise ModelError(f"{weight.name}: {fault.what}", found=fault.found, hint=fault.hint) from fault
+            raise ModelError(f"{weight.name}: {fault.what}", got=fault.found, hint=fault.hint) from fault
 
 
 def calibration(model: ChatModel, dialogues: Sequence[Dialogue]) -> list[Calibration]:

@@ -83,7 +83,7 @@ def rows(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, longest: int) 
         if any(tokens.reply[1:longest]):
             made.append(Row(dialogue.id, tokens.ids[:longest], tokens.reply[:longest]))
     if not made:
-        raise BadInput("there is no reply to learn from", found=f"{len(dialogues)} dialogues", hint="give dialogues")
+        raise BadInput("there is no reply to learn from", got=f"{len(dialogues)} dialogues", hint="give dialogues")
     return made
 
 

@@ -280,7 +280,7 @@ class _Run:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         raise TrainingDiverged(
             f"the {what} of step {self.step + 1} is not finite",
-            found="dialogues " + ", ".join(names[:8]) + more,
+            got="dialogues " + ", ".join(names[:8]) + more,
             hint="lower the learning rate, or look at these dialogues; the weights before this step are kept",
         )
 
