@@ -106,7 +106,7 @@ def _probe_child() -> None:
             render(order["template"], dialogue, prompt=False, tokens=order["tokens"])
             render(order["template"], dialogue.before(2 * exchanges - 1), prompt=True, tokens=order["tokens"])
         except ModelError as error:
-            print(error.found or error.what)  # noqa: T201 - the pipe to the parent
+            print(error.got or error.what)  # noqa: T201 - the pipe to the parent
             sys.exit(_REFUSED)
 
 

@@ -187,7 +187,7 @@ class Quantize:
         try:
             return RoundedWeight(quantize(rows, self._bits(weight), self.scale_search), rows, rows)
         except ModelError as fault:
-            raise ModelError(f"{weight.name}: {fault.what}", got=fault.found, hint=fault.hint) from fault
+            raise ModelError(f"{weight.name}: {fault.what}", got=fault.got, hint=fault.hint) from fault
 
 
 def calibration(model: ChatModel, dialogues: Sequence[Dialogue]) -> list[Calibration]:
