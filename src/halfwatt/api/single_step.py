@@ -24,7 +24,7 @@ from halfwatt.formats.artifact import Artifact
 from halfwatt.models.access import load_model, training_device
 from halfwatt.models.chat_model import ChatModel, torch_device
 from halfwatt.results.result import Made
-from halfwatt.search import build
+from halfwatt.search.build import build_artifact
 
 
 def transform(
@@ -68,7 +68,8 @@ def quantize_to(
         traffic = requests.make_workload(chosen(model, dialogues), ChatFormat.by(loaded), settings.requests)
         told = () if dialogues is None and model != "demo" else for_training(model, dialogues).dialogues
         context = replace(context, dialogues=told, original=loaded, shared=None)
-        artifact = build.build(loaded, Recipe("quantized", (step,)), traffic.dialogues, cache, "cpu", context)
+        proof = traffic.dialogues[: settings.protocol.parity_dialogues]
+        artifact = build_artifact(loaded, Recipe("quantized", (step,)), proof, cache, context)
         artifact.path.rename(out)
     return replace(artifact, path=out)
 

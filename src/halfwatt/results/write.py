@@ -48,8 +48,8 @@ def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
         provenance=made,
         meters=outcome.final.meters,
         unavailable=tuple(unavailable),
-        baselines=Baselines(outcome.climb.b0, outcome.climb.b1),
-        trials=tuple(rung.trial for rung in outcome.climb.rungs),
+        baselines=Baselines(outcome.selection.b0, outcome.selection.b1),
+        trials=tuple(c.trial for c in outcome.selection.candidates),
         winner=outcome.delivered.name,
         winner_path=WINNER,
         final=outcome.measured,
@@ -60,13 +60,13 @@ def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
             windows=outcome.final.windows,
             quality_inputs=outcome.inputs,
             special_tokens=job.model.tokenizer.special_tokens,
-            trials=tuple(rung.readings for rung in outcome.climb.rungs),
+            trials=tuple(c.readings for c in outcome.selection.candidates),
         ),
         events=(*outcome.notes, *outcome.final.events),
         examples=_examples(outcome, outcome.test),
         outside=outcome.outside,
         profile=workload_profile(outcome.test, job.settings.search.users, job.settings.search.replies_per_hour),
-        took=outcome.took,
+        took=outcome.cost,
     )
 
 

@@ -1,22 +1,15 @@
-"""The search beyond a fixed list: ask for a recipe, assess it, tell what it came to, until the budget is spent."""
+"""What a search may cost, and when another trial is worth it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 
-from optuna.trial import FixedTrial, FrozenTrial, Trial
-
-from halfwatt.compress.recipe import Recipe
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Budget
-from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
-
-REPEATS = 30  # proposals of what was tried before, one after the other: then nothing new is to be expected
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "J": 1.0, "kJ": 1e3, "MJ": 1e6}
+from halfwatt.search.trial_store import TrialStore
 
 YEAR_H = 24 * 365
-Propose = Callable[[Trial | FixedTrial], Recipe]
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "J": 1.0, "kJ": 1e3, "MJ": 1e6}
 
 
 def parse_budget(text: str) -> Budget:
@@ -35,9 +28,13 @@ def parse_budget(text: str) -> Budget:
     return Budget(joules=scaled) if parts[2].endswith("J") else Budget(seconds=scaled)
 
 
-def is_spent(budget: Budget, study: TrialStore) -> bool:
+def is_spent(budget: Budget, store: TrialStore) -> bool:
     """Is there nothing left?"""
-    used = ((study.seconds(), budget.seconds), (study.joules(), budget.joules), (len(study.done()), budget.trials))
+    used = (
+        (store.seconds(), budget.seconds),
+        (store.joules(), budget.joules),
+        (len(store.completed()), budget.trials),
+    )
     return any(limit is not None and have >= limit for have, limit in used)
 
 
@@ -48,50 +45,3 @@ def repays(trial_s: float, left_s: float, replies_per_hour: float) -> bool:
     (True, False)
     """
     return trial_s < left_s * replies_per_hour * YEAR_H
-
-
-def explore(
-    study: TrialStore,
-    propose: Propose,
-    assess: Callable[[Recipe], TrialOutcome],
-    budget: Budget,
-    joules: Callable[[], float | None] = lambda: None,
-    go_on: Callable[[], bool] = lambda: True,
-) -> list[Recipe]:
-    """Try recipes until the budget is spent or nothing new comes; all that were finished, earlier sittings' too.
-
-    Args:
-        propose: a recipe from the decisions of a trial.
-        assess: what a recipe comes to. A fault in it fails the trial and ends the search.
-        joules: a cumulative counter; None where none measures.
-        go_on: asked before every trial; False ends the search.
-    """
-    repeats = 0
-    while not is_spent(budget, study) and repeats < REPEATS and go_on():
-        with study.trial() as trial:
-            recipe, before = propose(trial), joules()
-            known = study.told(recipe.name)
-            repeats = 0 if known is None else repeats + 1
-            trial.set_user_attr(RECIPE, recipe.name)
-            found = assess(recipe) if known is None else known
-            after = joules()
-            study.tell(trial, found, None if before is None or after is None else after - before)
-    return finished(study, propose)
-
-
-def finished(study: TrialStore, propose: Propose) -> list[Recipe]:
-    """All recipes that were tried, in every sitting and by every worker, each once."""
-    return [propose(again(trial)) for trial in _distinct(study)]
-
-
-def again(trial: FrozenTrial) -> FixedTrial:
-    """Something that decides as it was decided then."""
-    fixed = FixedTrial(trial.params)
-    for name, value in trial.user_attrs.items():
-        fixed.set_user_attr(name, value)
-    return fixed
-
-
-def _distinct(study: TrialStore) -> Sequence[FrozenTrial]:
-    """A trial of every recipe."""
-    return list({trial.user_attrs[RECIPE]: trial for trial in study.done()}.values())

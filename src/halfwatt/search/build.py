@@ -1,4 +1,4 @@
-"""From a recipe to an artifact on disk, built once."""
+"""From a recipe to an artifact on disk: steps, export, parity; built once."""
 
 from __future__ import annotations
 
@@ -11,58 +11,45 @@ from halfwatt.compress.base import StepContext
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import from_json, to_json
-from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate.examine import prove
-from halfwatt.evaluate.records import ScoredReply
-from halfwatt.evaluate.replies import generate_replies
-from halfwatt.evaluate.requests import Workload
-from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.artifact import ARTIFACT, Artifact
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.serving_process import ServingSpec
-from halfwatt.search.stages import StageStore
 
 
-def build(
+def build_artifact(
     model: ChatModel,
     recipe: Recipe,
-    dialogues: Sequence[Dialogue],
+    proof: Sequence[Dialogue],
     cache: Path,
-    device: str,
     context: StepContext | None = None,
+    device: str = "cpu",
 ) -> Artifact:
-    """Apply the steps, export, and prove the export in its own runtime. Made once per fingerprint.
+    """Apply the steps, export for llama.cpp, and prove the export in its own runtime.
+
+    The artifact's folder in ``cache`` is named by the fingerprint of all that it depends on, so it is built once.
 
     Args:
-        dialogues: real dialogues for the parity check (gate G0); the first 64 are used.
+        proof: real dialogues for the parity check (gate G0).
         context: what the steps may use, such as dialogues to train on.
+        device: that will serve it, which may be another than the steps learn on.
 
     Raises:
         ModelError: a step cannot be applied to this model; every reason is named.
     """
     context = context or StepContext()
     folder = cache / f"{recipe.slug}-{recipe.fingerprint(model.sha256, context.fingerprint)}"
-    record = folder / "artifact.json"
+    record = folder / ARTIFACT
     if record.exists():
-        found = from_json(record.read_bytes(), Artifact)
-        if found.parity is not None:
-            return found
-    shutil.rmtree(folder, ignore_errors=True)  # an export whose parity was not finished is made anew
-    made = run(model, recipe, context)
-    exported = LlamaCpp(device=device).export(made, folder)
-    artifact = prove(made, ServingSpec(exported, OperatingPoint(), device), dialogues)
+        artifact = from_json(record.read_bytes(), Artifact)
+        if artifact.parity is not None:
+            return artifact
+    shutil.rmtree(folder, ignore_errors=True)  # an export whose parity was not finished is written anew
+    product = run(model, recipe, context)
+    exported = LlamaCpp(device=device).export(product, folder)
+    artifact = prove(product, ServingSpec(exported, OperatingPoint(), device), proof)
     write_atomic(record, to_json(artifact).encode())
     return artifact
-
-
-def reference_replies(
-    spec: ServingSpec, found: Workload, journal: StageStore, split: str, progress: Progress
-) -> tuple[ScoredReply, ...]:
-    """The reference's replies to one split, made once per run."""
-    return journal.once(
-        f"reference-{split}",
-        tuple[ScoredReply, ...],
-        lambda: generate_replies(spec, found.prompts(), progress, f"original's replies, {split} split"),
-    )

@@ -1,12 +1,13 @@
-"""A candidate made in a process of its own: rounding and training may crash or run out of memory, and keep memory.
+"""A candidate built in a process of its own: rounding and training may crash or run out of memory, and keep memory.
 
-    search   maker (python -m halfwatt.search.build_process)
-      order  ->  load the model, run the recipe, export, prove
-             <-  what it is doing, line by line
-             <-  the artifact, or the error
-      (the order's pipe ends: the maker goes with the search)
+    search   builder (python -m halfwatt.search.build_process)
+      request ->  load the model, apply the recipe, export, prove
+              <-  what it is doing, line by line
+              <-  the artifact, or the error
+      (the request's pipe ends: the builder goes with the search)
 
-One JSON object a line. Both ends are in this file.
+One JSON object a line. Both ends are in this file. Not a pool of Python's own: that would run a user's script, which
+may have no guard around its main part, once more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +25,19 @@ from typing import IO, Any
 from halfwatt.core.child_process import error_of_record, error_record, protocol_stream
 from halfwatt.core.errors import EnvironmentFault
 from halfwatt.core.settings import Access
+from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 
 
 @dataclass(frozen=True, slots=True)
-class BuildOrder:
-    """What to make.
+class BuildRequest:
+    """What to build, and what with.
 
     model, access:  as the user named it, and how it is reached
-    sha256:         of the model that the search has: the maker's must be the same
+    sha256:         of the model that the search has: the builder's must be the same
     recipe:         as TOML
-    proved_on:      dialogues of the parity check
+    proof:          dialogues of the parity check
     learned_from:   dialogues for the steps
     """
 
@@ -44,7 +45,7 @@ class BuildOrder:
     access: Access
     sha256: str
     recipe: str
-    proved_on: tuple[Dialogue, ...]
+    proof: tuple[Dialogue, ...]
     learned_from: tuple[Dialogue, ...]
     out: Path
     seed: int
@@ -58,11 +59,11 @@ class BuildProcessDied(EnvironmentFault):
 # --- the search's end -------------------------------------------------------------------------------------------------
 
 
-def build_in_process(order: BuildOrder, progress: Callable[[str], None]) -> Artifact:
-    """The artifact, made once: its folder is named after all that it hangs on.
+def build_in_process(request: BuildRequest, progress: Progress) -> Artifact:
+    """The artifact, built once: its folder is named after all that it hangs on.
 
     Raises:
-        MakerDied: out of memory, for instance. Else what `pipeline.build` raises.
+        BuildProcessDied: out of memory, for instance. Else what `build_artifact` raises.
     """
     from pydantic import TypeAdapter
 
@@ -76,7 +77,7 @@ def build_in_process(order: BuildOrder, progress: Callable[[str], None]) -> Arti
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(TypeAdapter(BuildOrder).dump_json(order).decode() + "\n")
+            process.stdin.write(TypeAdapter(BuildRequest).dump_json(request).decode() + "\n")
             process.stdin.flush()
             for line in process.stdout:
                 answer = json.loads(line)
@@ -85,63 +86,65 @@ def build_in_process(order: BuildOrder, progress: Callable[[str], None]) -> Arti
                 elif "error" in answer:
                     raise error_of_record(answer)
                 else:
-                    return TypeAdapter(Artifact).validate_python(answer["made"])
+                    return TypeAdapter(Artifact).validate_python(answer["artifact"])
         except BrokenPipeError:
             pass  # it died, see below
         finally:
             process.kill()
     hint = "out of memory? see the system's log" if process.returncode == -9 else None
-    raise BuildProcessDied(f"the process that made it ended with code {process.returncode}", hint=hint)
+    raise BuildProcessDied(f"the process that built it ended with code {process.returncode}", hint=hint)
 
 
-# --- the maker's end --------------------------------------------------------------------------------------------------
+# --- the builder's end ------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Make what stdin orders."""
+    """Build what stdin asks for."""
     from pydantic import TypeAdapter
 
     out = protocol_stream()
-    order = TypeAdapter(BuildOrder).validate_json(sys.stdin.readline())
+    request = TypeAdapter(BuildRequest).validate_json(sys.stdin.readline())
     threading.Thread(target=_leave_with, args=(sys.stdin,), daemon=True).start()
     try:
-        artifact = _build(order, lambda text: _say(out, {"doing": text}))
-        _say(out, {"made": TypeAdapter(Artifact).dump_python(artifact, mode="json")})
+        artifact = _build(request, lambda text: _answer(out, {"doing": text}))
+        _answer(out, {"artifact": TypeAdapter(Artifact).dump_python(artifact, mode="json")})
     except Exception as error:  # noqa: BLE001 - the process boundary: every error travels to the search
-        _say(out, error_record(error))
+        _answer(out, error_record(error))
 
 
-def _build(order: BuildOrder, progress: Callable[[str], None]) -> Artifact:
-    from halfwatt.compress import recipe
+def _build(request: BuildRequest, progress: Progress) -> Artifact:
     from halfwatt.compress.base import StepContext
+    from halfwatt.compress.recipe import from_toml
     from halfwatt.evaluate.instruments import instruments
     from halfwatt.models.access import load_model
-    from halfwatt.search import build
+    from halfwatt.search.build import build_artifact
 
-    model, device = load_model(order.model, order.access), order.access.device
-    if model.sha256 != order.sha256:
-        raise EnvironmentFault(f"{order.model} has changed since the search began", hint="begin again with another -o")
-    with closing(instruments(device, rapl_root=order.rapl_root)) as tools:
+    model, device = load_model(request.model, request.access), request.access.device
+    if model.sha256 != request.sha256:
+        raise EnvironmentFault(
+            f"{request.model} has changed since the search began", hint="begin again with another -o"
+        )
+    with closing(instruments(device, rapl_root=request.rapl_root)) as tools:
         context = StepContext(
-            order.learned_from,
-            work=order.out / "training",
+            request.learned_from,
+            work=request.out / "training",
             device=device,
-            seed=order.seed,
+            seed=request.seed,
             meter=tools.primary,
             progress=progress,
         )
-        chain = recipe.from_toml(order.recipe, "the search's recipe")
-        return build.build(model, chain, order.proved_on, order.out / "artifacts", device, context)
+        recipe = from_toml(request.recipe, "the search's recipe")
+        return build_artifact(model, recipe, request.proof, request.out / "artifacts", context, device)
 
 
-def _leave_with(orders: IO[str]) -> None:
+def _leave_with(requests: IO[str]) -> None:
     """End when the search does: it closes the pipe, or the system does."""
-    orders.read()
+    requests.read()
     os._exit(1)
 
 
-def _say(out: IO[str], answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), file=out)
+def _answer(out: IO[str], record: dict[str, Any]) -> None:
+    print(json.dumps(record), file=out)
 
 
 if __name__ == "__main__":

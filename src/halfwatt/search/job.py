@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from halfwatt.compress.base import StepContext
 from halfwatt.compress.pretrained import Adopt
 from halfwatt.compress.recipe import Recipe, default_recipes
+from halfwatt.core.files import turn
+from halfwatt.core.machine import cores
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
@@ -40,3 +44,39 @@ class Job:
     def adopted(self) -> tuple[Adopt, ...]:
         """Smaller models that a search may begin with."""
         return tuple(Adopt(str(folder)) for folder in self.settings.search.candidates)
+
+    def step_context(self) -> StepContext:
+        """What the steps of a recipe may use: the training split and nothing of the other two."""
+        return StepContext(
+            dialogues=() if self.train is None else self.train.dialogues,
+            work=self.out / "training",
+            device=self.settings.access.device,
+            seed=self.settings.seed,
+            meter=self.tools.primary,
+            progress=self.settings.progress,
+        )
+
+    def turn(self) -> AbstractContextManager[None]:
+        """A device is measured on by one process at a time; the processor also builds what is measured."""
+        return turn(self.settings.access.device.replace(":", "-"), self.settings.progress)
+
+    def identity(self) -> dict[str, str]:
+        """What makes two runs the same run."""
+        settings = self.settings
+        return {
+            "model": self.model.sha256,
+            "recipes": repr(self.recipes),
+            "budget": repr(settings.search.budget),
+            "candidates": repr(self.adopted),
+            "train": "none" if self.train is None else self.train.sha256,
+            "tune": self.tune.sha256,
+            "test": self.test.sha256,
+            "outside": " ".join(other.sha256 for other in self.outside.values()),
+            "margins": repr(settings.margins),
+            "seed": str(settings.seed),
+            "users": str(settings.search.users),
+            "device": settings.access.device,
+            "dtype": settings.access.dtype,
+            "meter": "none" if self.tools.info is None else self.tools.info.name,
+            "cores": str(cores()),
+        }

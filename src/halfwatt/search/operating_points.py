@@ -7,6 +7,7 @@ from dataclasses import replace
 from halfwatt.formats.artifact import Artifact
 from halfwatt.runtimes.base import OperatingPoint, Speculation
 
+PLAIN_KV_BITS = 16  # of a KV cache as the runtime computes it
 _DRAFTS = ((3, 0.5), (4, 0.3))  # of a table: tokens at most, probability that all of them are right at least
 
 

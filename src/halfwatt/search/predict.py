@@ -168,8 +168,8 @@ def plan(
         return Prediction(name, device, widened(ratio, own.error))
 
     read_b = {"original": original.read_b, **{name: s.read_b for name, s in shapes.items()}}
-    found = tuple(prediction(name, device) for device in hardware for name in shapes)
-    return PredictionTable(str(model.source.name), batch, exchange, read_b, found)
+    rows = tuple(prediction(name, device) for device in hardware for name in shapes)
+    return PredictionTable(str(model.source.name), batch, exchange, read_b, rows)
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------

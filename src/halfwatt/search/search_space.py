@@ -94,8 +94,8 @@ class StudentSpace:
     @classmethod
     def of(cls, model: ChatModel, adopted: Sequence[Adopt], teaching: Teaching) -> StudentSpace:
         """Whoever reads the original's tokens can learn from it."""
-        made = {step.folder: Parent.of(outline(step.folder), step) for step in adopted if _reads_alike(model, step)}
-        return cls(teaching, made | {ORIGINAL: Parent.of(model)})
+        parents = {step.folder: Parent.of(outline(step.folder), step) for step in adopted if _reads_alike(model, step)}
+        return cls(teaching, parents | {ORIGINAL: Parent.of(model)})
 
     def first(self) -> list[dict[str, Any]]:
         """Decisions to begin with: not more than a first round is planned for, and then the safest of each parent."""
@@ -165,9 +165,9 @@ class Space:
             for cut in ([] if self.school is None else self.school.first())
         ]
         safe = begun[-1] | untrimmed | plain | {"numbers": "int8"}
-        made = [base | untrimmed | daring for base in begun]
-        guessing = [made[0] | {"draft": True, "draft.order": 4}] if self.learned else []
-        return [*made, safe, *guessing, *students]
+        bold = [base | untrimmed | daring for base in begun]
+        guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned else []
+        return [*bold, safe, *guessing, *students]
 
     def recipe(self, choose: Chooser) -> Recipe:
         """One recipe; the same decisions make the same one, under the same name."""
@@ -184,8 +184,8 @@ class Space:
 
     def _bases(self) -> dict[str, tuple[Step, ...]]:
         """By name; the original comes last among those that are made already."""
-        made: dict[str, tuple[Step, ...]] = {step.folder: (step,) for step in self.adopted}
-        return made | {ORIGINAL: ()} | ({} if self.school is None else {STUDENT: ()})
+        adopted: dict[str, tuple[Step, ...]] = {step.folder: (step,) for step in self.adopted}
+        return adopted | {ORIGINAL: ()} | ({} if self.school is None else {STUDENT: ()})
 
     def _trim(self, base: str, choose: Chooser) -> list[Step]:
         if base != ORIGINAL or not self.trims or not choose.suggest_categorical("trim", (True, False)):

@@ -1,57 +1,361 @@
-"""Finished stages of a run, one file each, so that an interrupted run goes on where it stopped.
+"""The five stages of a candidate, each from a frozen order to a frozen outcome.
 
-A stage is written whole (temp, fsync, rename) or not at all, so after a crash it is either there or computed again.
+    build    a recipe                 -> an artifact, exported and proved, or why there is none
+    screen   an artifact              -> what it saves, about, and its likelihood; given up here if it cannot win
+    tune     an artifact              -> the operating points that were tried, the cheapest first
+    measure  artifacts at their points -> windows, interleaved
+    judge    a candidate, a reference -> the gate's report on the same dialogues
+
+`Lab.run` keeps every outcome on disk under the hash of its order, so that a run that was killed goes on at the stage
+where it stopped. B0, B1, every candidate and the winner pass through these and nothing else.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from statistics import fmean
 
-from halfwatt.core.errors import BadInput
-from halfwatt.core.files import write_atomic
-from halfwatt.core.json_records import from_json, to_json
-from halfwatt.meters.base import EnergyMeter
-from halfwatt.meters.cost import RunCost
+from halfwatt.compress.recipe import Recipe, from_toml
+from halfwatt.compress.registry import learns
+from halfwatt.core.errors import BadInput, HalfwattError
+from halfwatt.core.estimate import Estimate
+from halfwatt.core.machine import cores
+from halfwatt.core.settings import Margins, MeasurePlan
+from halfwatt.evaluate import energy_analysis
+from halfwatt.evaluate.energy_protocol import Run
+from halfwatt.evaluate.energy_protocol import measure as measure_arms
+from halfwatt.evaluate.examine import examine, teacher_forced
+from halfwatt.evaluate.gate import by_likelihood, likelihood_among
+from halfwatt.evaluate.gate import judge as judge_inputs
+from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
+from halfwatt.evaluate.replies import generate_replies
+from halfwatt.formats.artifact import Artifact
+from halfwatt.meters.base import MeterInfo
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
+from halfwatt.runtimes.transformers_eager import TransformersEager
+from halfwatt.search import operating_points
+from halfwatt.search.build import build_artifact
+from halfwatt.search.build_process import BuildProcessDied, BuildRequest, build_in_process
+from halfwatt.search.lab import Contender, Lab
+from halfwatt.search.operating_points import PLAIN_KV_BITS
+from halfwatt.search.trial import Served
 
-T = TypeVar("T")
+AS_COMMONLY_RUN = "transformers_folder"
+KV_NOISE = 1.03  # a coarser KV cache changes replies: it has to save more than noise does
+NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where something else was not passed
 
 
-class StageStore:
-    """The folder of finished stages of one run, and what they took together.
+# --- build ------------------------------------------------------------------------------------------------------------
 
-    Raises:
-        BadInput: the folder holds the stages of another run (other model, dialogues, margin, seed or version).
+
+@dataclass(frozen=True, slots=True)
+class BuildOrder:
+    """A recipe as TOML ("" = the original as it is), the model it begins with and what its steps learn from."""
+
+    name: str
+    recipe: str
+    model_sha256: str
+    learned_from: str = ""
+    format: str = "gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOutcome:
+    """The artifact, or what was wrong with its recipe."""
+
+    artifact: Artifact | None
+    fault: str | None = None
+
+
+def build(lab: Lab, order: BuildOrder) -> BuildOutcome:
+    """Apply the steps, export, and prove the export in its own runtime.
+
+    A fault of the recipe ends its candidate, not the run. Steps that learn count their cost themselves.
+    """
+    lab.say(f"{order.name}: building it")
+    steps = from_toml(order.recipe, "the search's recipe").steps if order.recipe else ()
+    counted_by_itself = any(map(learns, steps))
+    try:
+        with lab.store.cost.aside() if counted_by_itself else nullcontext():
+            return BuildOutcome(_build(lab, Recipe(order.name, steps), order))
+    except (BadInput, BuildProcessDied) as error:
+        return BuildOutcome(None, str(error))
+
+
+def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
+    job, proof = lab.job, lab.workload.dialogues[: lab.job.settings.protocol.parity_dialogues]
+    context, settings = job.step_context(), job.settings
+    if order.format == AS_COMMONLY_RUN:
+        return TransformersEager(settings.access.device, settings.access.dtype).export(
+            job.model, job.out / "artifacts" / order.name.lower()
+        )
+    if job.name is None or not recipe.steps:
+        return build_artifact(job.model, recipe, proof, job.out / "artifacts", context, context.device)
+    request = BuildRequest(
+        model=job.name,
+        access=settings.access,
+        sha256=order.model_sha256,
+        recipe=order.recipe,
+        proof=proof,
+        learned_from=context.dialogues,
+        out=job.out,
+        seed=settings.seed,
+        rapl_root=settings.rapl_root,
+    )
+    return build_in_process(request, lab.say)
+
+
+# --- screen -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Incumbent:
+    """What a candidate of a search has to beat: the best saving that passed so far; None = nothing has.
+
+    hope: times more that its operating point may save than a first look shows
     """
 
-    def __init__(self, folder: Path, identity: dict[str, str], meter: EnergyMeter | None = None) -> None:
-        self.folder, self.tally = folder, RunCost(folder / "sittings", meter)
-        folder.mkdir(parents=True, exist_ok=True)
-        stamp = folder / "run.json"
-        if not stamp.exists():
-            write_atomic(stamp, json.dumps(identity, indent=1).encode())
-        found = json.loads(stamp.read_text())
-        changed = sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k))
-        if changed:
-            raise BadInput(
-                f"{folder.parent} holds a run with another {', '.join(changed)}",
-                hint="choose another -o folder, or remove this one",
-            )
+    saving: Estimate | None = None
+    hope: float = 1.0
 
-    def has(self, stage: str) -> bool:
-        """Is this stage finished?"""
-        return self._path(stage).exists()
 
-    def once(self, stage: str, kind: type[T], compute: Callable[[], T]) -> T:
-        """The stored result of ``stage``; computed and stored when there is none yet."""
-        if self.has(stage):
-            return from_json(self._path(stage).read_bytes(), kind)
-        result = compute()
-        write_atomic(self._path(stage), to_json(result).encode())
-        self.tally.note()
-        return result
+@dataclass(frozen=True, slots=True)
+class ScreenOrder:
+    """A candidate beside the reference, at the reference's operating point.
 
-    def _path(self, stage: str) -> Path:
-        return self.folder / f"{stage}.json"
+    incumbent:   None = whatever it comes to, it goes on
+    likelihood:  read it too, not only the cost
+    """
+
+    reference: Contender
+    candidate: Contender
+    plan: MeasurePlan
+    margins: Margins
+    incumbent: Incumbent | None
+    likelihood: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Screening:
+    """What a first look shows: reference's cost over the candidate's; why it goes no further, None = it goes on.
+
+    over: nats a token by which it misses the likelihood's margin
+    """
+
+    windows: tuple[Window, ...] = ()
+    saving: Estimate | None = None
+    reason: str | None = None
+    over: float = 0.0
+
+
+def screen(lab: Lab, order: ScreenOrder) -> Screening:
+    """Give up what cannot beat the incumbent, or fails the gate's G1 or G2 whatever its replies say."""
+    if order.incumbent is None:
+        return Screening()
+    lab.say(f"{order.candidate.name}: a first look at what it saves")
+    run = measure(lab, MeasureOrder((order.reference, order.candidate), order.plan))
+    saving = saving_of(order.reference.name, order.candidate.name, run)
+    best = order.incumbent.saving
+    if best is not None and order.incumbent.hope * saving.hi < best.lo:
+        reason = f"saves {_in_words(saving)} where the best so far saves {_in_words(best)}"
+        return _given_up(lab, order, Screening(run.windows, saving, reason, NOT_PASSED))
+    if not order.likelihood:
+        return Screening(run.windows, saving)
+    checks = by_likelihood(likelihoods(lab, order.reference, order.candidate), order.margins)
+    failed = [check for check in checks if check.verdict == "FAIL"]
+    if not failed:
+        return Screening(run.windows, saving)
+    reason = "; ".join(f"{c.layer} {c.name} is {_in_words(c.estimate)}, {c.margin}" for c in failed if c.estimate)
+    over = max(nats_over_margin(checks, order.margins), NOT_PASSED)
+    return _given_up(lab, order, Screening(run.windows, saving, reason, over))
+
+
+def _given_up(lab: Lab, order: ScreenOrder, screening: Screening) -> Screening:
+    lab.say(f"{order.candidate.name}: {screening.reason}")
+    return screening
+
+
+def _in_words(e: Estimate) -> str:
+    return f"{e.mean:.3g} [{e.lo:.3g}, {e.hi:.3g}] {e.unit}"
+
+
+def likelihoods(lab: Lab, reference: Contender, candidate: Contender) -> tuple[TeacherScore, ...]:
+    """Both models over the same turns; read once, whether for the screen or for the gate."""
+    pair = (reference.with_all_threads(), candidate.with_all_threads())
+    specs = lab.spec(pair[0]), lab.spec(pair[1])
+    return lab.store.run(
+        "likelihood",
+        (lab.split, pair),
+        tuple[TeacherScore, ...],
+        lambda: teacher_forced(*specs, lab.workload, lab.say),
+    )
+
+
+# --- tune -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOrder:
+    """An artifact whose cheapest operating point is asked for.
+
+    fixed:    serve it as it is ordered: as commonly run
+    coarser:  a KV cache of fewer bits may be chosen, which changes replies
+    """
+
+    candidate: Contender
+    plan: MeasurePlan
+    users: int = 1
+    fixed: bool = False
+    coarser: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The operating points that were tried, the one to choose first."""
+
+    ways: tuple[Served, ...]
+
+    @property
+    def best(self) -> OperatingPoint:
+        """The cheapest."""
+        return self.ways[0].at
+
+    @property
+    def plain(self) -> OperatingPoint:
+        """The cheapest that keeps its KV cache as it computes it."""
+        return next(way.at for way in self.ways if way.at.kv_bits == PLAIN_KV_BITS)
+
+
+def tune(lab: Lab, order: TuneOrder) -> Tuning:
+    """Try threads, and with the best of these what else can be chosen."""
+    contender = order.candidate
+    if order.fixed:
+        return Tuning((Served(contender.at, 1.0),))
+    lab.say(f"{contender.name}: searching the operating point")
+    ways = sorted(_try_points(lab, order, operating_points.by_threads(cores())), key=lambda way: way.share)
+    first = ways[0]
+    for further in (
+        operating_points.by_guesses(contender.artifact, first.at),
+        operating_points.by_batches(first.at, order.users, cores()),
+        _caches(lab, contender, first.at) if order.coarser else [],
+    ):
+        if len(further) > 1:
+            shares = _try_points(lab, order, further)[1:]
+            ways += [replace(way, share=way.share * first.share) for way in shares]
+    return Tuning(tuple(sorted(ways, key=_share_with_noise)))
+
+
+def _try_points(lab: Lab, order: TuneOrder, points: list[OperatingPoint]) -> list[Served]:
+    """Each with its share of the first one's cost."""
+    contenders = tuple(Contender(str(n), order.candidate.artifact, at) for n, at in enumerate(points))
+    costs = _costs(measure(lab, MeasureOrder(contenders, order.plan)), contenders)
+    return [Served(at, cost / costs[0]) for at, cost in zip(points, costs, strict=True)]
+
+
+def _costs(run: Run, contenders: tuple[Contender, ...]) -> list[float]:
+    """Of a reply, by what operating points are chosen by."""
+    arms, figure = energy_analysis.Arms.of(run.windows), cost_of(run.meter)
+    return [fmean(arms.per_block(contender.name, figure).values()) for contender in contenders]
+
+
+def _caches(lab: Lab, contender: Contender, at: OperatingPoint) -> list[OperatingPoint]:
+    points = operating_points.by_caches(at)
+    return [way for way in points if way == at or _can_serve(lab.spec(replace(contender, at=way)))]
+
+
+def _can_serve(spec: ServingSpec) -> bool:
+    """Only the runtime knows whether it can keep its cache so: the size of a head decides, for one."""
+    try:
+        with ServingProcess(spec):
+            return True
+    except HalfwattError:
+        return False
+
+
+def _share_with_noise(way: Served) -> float:
+    return way.share * (1.0 if way.at.kv_bits == PLAIN_KV_BITS else KV_NOISE)
+
+
+# --- measure ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureOrder:
+    """Who is measured against each other, and how long."""
+
+    contenders: tuple[Contender, ...]
+    plan: MeasurePlan
+
+
+def measure(lab: Lab, order: MeasureOrder) -> Run:
+    """All of them interleaved, on the replies to the lab's workload."""
+    arms = [lab.arm(contender) for contender in order.contenders]
+    return measure_arms(arms, lab.workload, order.plan, lab.job.tools, lab.say)
+
+
+def saving_of(reference: str, candidate: str, run: Run) -> Estimate:
+    """Reference over candidate, by what operating points are chosen by; the model's own error is the same for both."""
+    return energy_analysis.ratio(reference, candidate, run.windows, cost_of(run.meter))
+
+
+def cost_of(meter: MeterInfo | None) -> energy_analysis.Figure:
+    """What an operating point is chosen by: joules, or measured CPU-seconds where joules would only be modelled.
+
+    The model's error is largest between thread counts, and it knows nothing of what a pass over several tokens costs.
+    """
+    if meter is None or meter.kind == "modelled":
+        return energy_analysis.cpu_s_per_reply
+    return energy_analysis.joules(meter)
+
+
+# --- judge ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeOrder:
+    """A candidate against the reference. screened: its likelihoods were read by the screen already."""
+
+    reference: Contender
+    candidate: Contender
+    margins: Margins
+    screened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the gate read, and what it says of it."""
+
+    inputs: QualityInputs
+    report: QualityReport
+
+
+def judge(lab: Lab, order: JudgeOrder) -> Judgement:
+    """The gate's report: likelihoods and replies in the runtime that will serve the candidate."""
+    reference, candidate = lab.spec(order.reference), lab.spec(order.candidate)
+    scores = likelihoods(lab, order.reference, order.candidate) if order.screened else ()
+    inputs = examine(reference, candidate, lab.workload, reference_replies(lab, order.reference), lab.say, scores)
+    special, seed = lab.job.model.tokenizer.special_tokens, lab.job.settings.seed
+    report = judge_inputs(inputs, split=lab.split, margins=order.margins, special=special, seed=seed)
+    return Judgement(inputs, report)
+
+
+def nats_over_margin(checks: Sequence[GateCheck], margins: Margins) -> float:
+    """Nats a token by which the likelihood's upper bound misses its margin."""
+    check = likelihood_among(checks)
+    return (check.estimate.hi if check and check.estimate else 1.0) - math.log1p(margins.perplexity)
+
+
+def reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]:
+    """The reference's replies to the lab's workload, generated once."""
+    return lab.store.run(
+        "reference-replies",
+        (lab.split, reference),
+        tuple[ScoredReply, ...],
+        lambda: generate_replies(
+            lab.spec(reference), lab.workload.prompts(), lab.say, f"original's replies, {lab.split} split"
+        ),
+    )

@@ -43,22 +43,22 @@ class StudentRound:
 
     decisions: Mapping[str, Any]
     round: int
-    found: TrialOutcome
+    outcome: TrialOutcome
     seconds: float
 
 
-def planned(seconds: float, s_per_token: float, tokens: int) -> Teaching | None:
+def plan_teaching(seconds: float, s_per_token: float, tokens: int) -> Teaching | None:
     """What a budget of ``seconds`` and these dialogues allow; None = too little for anyone to learn from.
 
     Args:
         s_per_token: of training a student.
         tokens: of the dialogues to learn from.
 
-    >>> planned(7200, 1e-4, 1_600_000)
+    >>> plan_teaching(7200, 1e-4, 1_600_000)
     Teaching(epochs=1.0, rounds=3)
-    >>> planned(1200, 1e-4, 1_600_000)
+    >>> plan_teaching(1200, 1e-4, 1_600_000)
     Teaching(epochs=0.75, rounds=2)
-    >>> planned(60, 1e-4, 1_600_000) is planned(7200, 1e-4, 30_000) is None
+    >>> plan_teaching(60, 1e-4, 1_600_000) is plan_teaching(7200, 1e-4, 30_000) is None
     True
     """
     for rounds in (3, 2):
@@ -70,53 +70,55 @@ def planned(seconds: float, s_per_token: float, tokens: int) -> Teaching | None:
     return None
 
 
-def promoted(taught: Sequence[StudentRound], rounds: int, bar: float | None, left_s: float) -> list[StudentRound]:
+def promote(
+    students: Sequence[StudentRound], rounds: int, least_cost: float | None, left_s: float
+) -> list[StudentRound]:
     """Who goes on to the next round and has not yet, those of later rounds first. Whose next round would not fit into
     the time is out of the contest.
 
     Args:
-        bar: the least cost that keeps the constraint so far; None = nothing does.
+        least_cost: the least cost that keeps the constraint so far; None = nothing does.
         left_s: seconds of the budget.
     """
-    found, gained = [], gains(taught, rounds)
+    promotions, gains = list[StudentRound](), mean_gains(students, rounds)
     for number in reversed(range(rounds - 1)):
-        here = [t for t in taught if t.round == number]
-        gone = [t.decisions for t in taught if t.round == number + 1]
-        able = [t for t in here if _worth_it(t, bar) and (t.decisions in gone or RATE * t.seconds <= left_s)]
-        found += [t for t in ranked(able, gained)[: len(here) // RATE] if t.decisions not in gone]
-    return found
+        here = [t for t in students if t.round == number]
+        gone = [t.decisions for t in students if t.round == number + 1]
+        able = [t for t in here if _worth_it(t, least_cost) and (t.decisions in gone or RATE * t.seconds <= left_s)]
+        promotions += [t for t in rank_students(able, gains)[: len(here) // RATE] if t.decisions not in gone]
+    return promotions
 
 
-def gains(taught: Sequence[StudentRound], rounds: int) -> list[float]:
+def mean_gains(students: Sequence[StudentRound], rounds: int) -> list[float]:
     """By how much less students missed the constraint after each round than after the one before, on the mean; a round
     that nobody has been through is taken to be worth as much as the one before it, the first of them nothing."""
-    found = [0.0]
+    gains = [0.0]
     for number in range(1, rounds):
         pairs = [
-            before.found.violation - after.found.violation
-            for after in taught
-            for before in taught
+            before.outcome.violation - after.outcome.violation
+            for after in students
+            for before in students
             if (before.round, after.round) == (number - 1, number) and before.decisions == after.decisions
         ]
-        found.append(fmean(pairs) if pairs else found[-1])
-    return found
+        gains.append(fmean(pairs) if pairs else gains[-1])
+    return gains
 
 
-def ranked(taught: Sequence[StudentRound], gained: Sequence[float]) -> list[StudentRound]:
-    """The best first, see above. gained: by each round, see `gains`."""
+def rank_students(students: Sequence[StudentRound], gains: Sequence[float]) -> list[StudentRound]:
+    """The best first, see above. gains: by each round, see `mean_gains`."""
 
-    def rank(t: StudentRound) -> tuple[float, float]:
-        in_the_end = t.found.violation - sum(gained[t.round + 1 :])
-        return t.found.violation if in_the_end > 0 else 0.0, _cost(t)
+    def key(t: StudentRound) -> tuple[float, float]:
+        in_the_end = t.outcome.violation - sum(gains[t.round + 1 :])
+        return t.outcome.violation if in_the_end > 0 else 0.0, _cost(t)
 
-    return sorted(taught, key=rank)
+    return sorted(students, key=key)
 
 
 def _cost(t: StudentRound) -> float:
-    assert t.found.cost is not None, "what has none is not worth it"
-    return t.found.cost
+    assert t.outcome.cost is not None, "what has none is not worth it"
+    return t.outcome.cost
 
 
-def _worth_it(t: StudentRound, bar: float | None) -> bool:
-    cost = t.found.cost
-    return cost is not None and t.found.violation > 0 and (bar is None or cost < bar)
+def _worth_it(t: StudentRound, least_cost: float | None) -> bool:
+    cost = t.outcome.cost
+    return cost is not None and t.outcome.violation > 0 and (least_cost is None or cost < least_cost)

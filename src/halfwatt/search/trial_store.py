@@ -70,19 +70,19 @@ class TrialStore:
             self._storage.remove_session()
             self._storage.engine.dispose()
 
-    def first(self, decisions: dict[str, Any], settled: dict[str, Any] | None = None) -> None:
+    def enqueue(self, decisions: dict[str, Any], user_attrs: dict[str, Any] | None = None) -> None:
         """Let these decisions be taken before the sampler takes its own; once, whoever asks for it again.
 
-        settled: of the trial's user_attrs, for what is not the sampler's to decide
+        user_attrs: of the trial, for what is not the sampler's to decide
         """
-        wanted = settled or {}
+        wanted = user_attrs or {}
         asked = [t for t in self._study.get_trials(deepcopy=False) if wanted.items() <= t.user_attrs.items()]
         if decisions not in [t.system_attrs.get("fixed_params", t.params) for t in asked]:
             self._study.enqueue_trial(decisions, user_attrs=wanted)
 
     @contextmanager
     def trial(self) -> Iterator[Trial]:
-        """The next trial; `tell` ends it, an error inside fails it. It is known to be alive while the block runs."""
+        """The next trial; `finish` ends it, an error inside fails it. It is known to be alive while the block runs."""
         self._recover()
         trial = self._study.ask()
         trial.set_user_attr(_WORKER, _me())
@@ -99,29 +99,29 @@ class TrialStore:
             over.set()
             beats.join()
 
-    def tell(self, trial: Trial, found: TrialOutcome, joules: float | None = None) -> None:
+    def finish(self, trial: Trial, outcome: TrialOutcome, joules: float | None = None) -> None:
         """End a trial. joules: that it took, where they were measured."""
         trial.set_user_attr(_JOULES, joules)
-        if found.cost is None:
+        if outcome.cost is None:
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        trial.set_constraint(_GATE, found.violation)
-        self._study.tell(trial, found.cost)
+        trial.set_constraint(_GATE, outcome.violation)
+        self._study.tell(trial, outcome.cost)
 
-    def told(self, recipe: str) -> TrialOutcome | None:
+    def outcome_of_recipe(self, recipe: str) -> TrialOutcome | None:
         """What a recipe of this name came to, where it was tried before; disqualified ones too."""
         for trial in self._ended():
             if trial.user_attrs.get(RECIPE) == recipe and _JOULES in trial.user_attrs:
                 return outcome_of(trial)
         return None
 
-    def done(self) -> list[FrozenTrial]:
+    def completed(self) -> list[FrozenTrial]:
         """Trials with a cost, those that break the constraint too, in the order in which they were begun."""
         return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
     def best(self) -> FrozenTrial | None:
         """The cheapest trial that keeps the constraint; None = there is none."""
-        able = [t for t in self.done() if t.constraints[_GATE] <= 0]
+        able = [t for t in self.completed() if t.constraints[_GATE] <= 0]
         return min(able, key=lambda t: float(t.value or 0.0)) if able else None
 
     def seconds(self) -> float:

@@ -1,0 +1,159 @@
+"""The search beyond a fixed list: ask for a recipe, try it, say what it came to, until the budget is spent."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from os import getpid
+from statistics import fmean
+
+from optuna.trial import FixedTrial, FrozenTrial, Trial
+
+from halfwatt.compress.recipe import Recipe
+from halfwatt.core.files import write_atomic
+from halfwatt.core.json_records import to_json
+from halfwatt.core.settings import Budget
+from halfwatt.search.budget import is_spent, repays
+from halfwatt.search.candidate import CandidateResult, Rivals, try_candidate
+from halfwatt.search.job import Job
+from halfwatt.search.lab import Contender, Lab
+from halfwatt.search.search_space import Space
+from halfwatt.search.stages import Incumbent
+from halfwatt.search.teaching import enqueue_next_rounds, teaching_of
+from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
+
+BEST_SO_FAR = "best-so-far.json"  # of a search that goes on or was cut off: a trial that the tune split let through
+REPEATS = 30  # proposals of what was tried before, one after the other: then nothing new is to be expected
+
+Propose = Callable[[Trial | FixedTrial], Recipe]
+
+
+def explore(
+    store: TrialStore,
+    propose: Propose,
+    assess: Callable[[Recipe], TrialOutcome],
+    budget: Budget,
+    joules: Callable[[], float | None] = lambda: None,
+    go_on: Callable[[], bool] = lambda: True,
+) -> list[Recipe]:
+    """Try recipes until the budget is spent or nothing new comes; all that were finished, earlier sittings' too.
+
+    Args:
+        propose: a recipe from the decisions of a trial.
+        assess: what a recipe comes to. A fault in it fails the trial and ends the search.
+        joules: a cumulative counter; None where none measures.
+        go_on: asked before every trial; False ends the search.
+    """
+    repeats = 0
+    while not is_spent(budget, store) and repeats < REPEATS and go_on():
+        with store.trial() as trial:
+            recipe, before = propose(trial), joules()
+            known = store.outcome_of_recipe(recipe.name)
+            repeats = 0 if known is None else repeats + 1
+            trial.set_user_attr(RECIPE, recipe.name)
+            outcome = assess(recipe) if known is None else known
+            after = joules()
+            store.finish(trial, outcome, None if before is None or after is None else after - before)
+    return finished_recipes(store, propose)
+
+
+def finished_recipes(store: TrialStore, propose: Propose) -> list[Recipe]:
+    """All recipes that were tried, in every sitting and by every worker, each once."""
+    distinct = {trial.user_attrs[RECIPE]: trial for trial in store.completed()}
+    return [propose(same_decisions(trial)) for trial in distinct.values()]
+
+
+def same_decisions(trial: FrozenTrial) -> FixedTrial:
+    """Something that decides as it was decided then."""
+    fixed = FixedTrial(trial.params)
+    for name, value in trial.user_attrs.items():
+        fixed.set_user_attr(name, value)
+    return fixed
+
+
+class Assessor:
+    """Tries the recipes of one search, each against the best that passed before it, in earlier sittings too."""
+
+    def __init__(self, lab: Lab, reference: Contender) -> None:
+        self._lab, self._reference = lab, reference
+        self._passed: list[CandidateResult] = []
+        self._cpu_s: list[float] = []
+
+    @property
+    def best(self) -> CandidateResult | None:
+        """The one that passed and saves most."""
+        return max(self._passed, key=lambda result: result.saving.mean if result.saving else 0.0, default=None)
+
+    def remember(self, recipes: Sequence[Recipe]) -> None:
+        """Take in what earlier sittings tried here."""
+        for recipe in recipes:
+            self._keep(try_candidate(self._lab, recipe, Rivals(self._reference)))
+
+    def assess(self, recipe: Recipe) -> TrialOutcome:
+        """Try one, and write down the best so far."""
+        job, cost, best = self._lab.job, self._lab.store.cost, self.best
+        before_s = cost.total().cpu_s
+        incumbent = Incumbent(None if best is None else best.saving)
+        with job.turn():
+            result = try_candidate(self._lab, recipe, Rivals(self._reference, incumbent))
+        self._keep(result)
+        if self.best is result:
+            write_atomic(job.out / BEST_SO_FAR, to_json(result.trial).encode())
+        self._cpu_s.append(cost.total().cpu_s - before_s)
+        return result.outcome
+
+    def repays(self) -> bool:
+        """Could another trial be repaid by the user's traffic? Where that is not known, it may be."""
+        rate, best = self._lab.job.settings.search.replies_per_hour, self.best
+        if rate is None or best is None or best.trial.energy is None or not self._cpu_s:
+            return True
+        if repays(fmean(self._cpu_s), best.trial.energy.cpu_s_per_reply.mean, rate):
+            return True
+        self._lab.say(f"another trial would not repay itself within a year at {rate:g} replies an hour")
+        return False
+
+    def _keep(self, result: CandidateResult) -> None:
+        if result.passed:
+            self._passed.append(result)
+
+
+def search_recipes(lab: Lab, reference: Contender) -> list[Recipe]:
+    """What Optuna proposed and was tried here, and the best of what other workers tried; none without a budget."""
+    job, budget = lab.job, lab.job.settings.search.budget
+    if budget is None:
+        return []
+    teaching = teaching_of(lab, budget)
+    space = Space.of(job.model, job.adopted, job.train is not None, teaching)
+    assessor = Assessor(lab, reference)
+
+    def tried_here(recipe: Recipe) -> bool:
+        return lab.store.has(f"candidate-{recipe.slug}")
+
+    with closing(_open_trials(job)) as trials:
+        for decisions in space.first():
+            trials.enqueue(decisions)
+        assessor.remember([recipe for recipe in finished_recipes(trials, space.recipe) if tried_here(recipe)])
+        counter = job.tools.primary
+        joules = (lambda: None) if counter is None else (lambda: counter.read().joules)
+
+        def go_on() -> bool:
+            if teaching is not None:
+                enqueue_next_rounds(trials, teaching, budget)
+            return assessor.repays()
+
+        recipes = explore(trials, space.recipe, assessor.assess, budget, joules, go_on)
+        best = trials.best()
+    winner = None if best is None else best.user_attrs[RECIPE]
+    return [recipe for recipe in recipes if recipe.name == winner or tried_here(recipe)]
+
+
+def _open_trials(job: Job) -> TrialStore:
+    """The trials of this search, whatever its budget; workers that share them need a seed each."""
+    search = job.settings.search
+    same = replace(job, settings=replace(job.settings, search=replace(search, budget=None)))
+    name = hashlib.sha256(repr(same.identity()).encode()).hexdigest()[:12]
+    if search.storage is None:
+        return TrialStore(job.out / "stages" / "search.journal", name, job.settings.seed)
+    return TrialStore(search.storage, name, getpid())

@@ -1,0 +1,72 @@
+"""Where candidates are tried: a job, its finished stages, and the workload of one split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar, get_type_hints
+
+from halfwatt.dialogues.dialogue import DialogueSet
+from halfwatt.evaluate.energy_protocol import Arm
+from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
+from halfwatt.formats.artifact import Artifact
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.serving_process import ServingSpec
+from halfwatt.search.job import Job
+from halfwatt.search.stage_store import StageStore
+
+Order = TypeVar("Order")
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """An artifact at an operating point: what can be measured and judged."""
+
+    name: str
+    artifact: Artifact
+    at: OperatingPoint
+
+    def with_all_threads(self) -> Contender:
+        """For work that is prefill only, such as likelihoods."""
+        return replace(self, at=replace(self.at, threads=None, threads_prefill=None))
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """One split of a job's dialogues, on which stages are run."""
+
+    job: Job
+    store: StageStore
+    workload: Workload
+    split: str
+
+    @classmethod
+    def of(cls, job: Job, store: StageStore, dialogues: DialogueSet, split: str) -> Lab:
+        """On these dialogues, cut to what the job's model can read.
+
+        Raises:
+            BadInput: none of them fits.
+        """
+        settings = job.settings
+        workload = make_workload(dialogues, ChatFormat.by(job.model), settings.requests, settings.seed)
+        return cls(job, store, workload, split)
+
+    def run(self, stage: Callable[[Lab, Order], Outcome], order: Order) -> Outcome:
+        """What a stage came to for this order: as it is stored, or computed and stored."""
+        kind: type[Outcome] = get_type_hints(stage)["return"]
+        return self.store.run(stage.__name__, (self.split, order), kind, lambda: stage(self, order))
+
+    def arm(self, contender: Contender) -> Arm:
+        """As something to be measured."""
+        return Arm(contender.name, self.spec(contender))
+
+    def spec(self, contender: Contender) -> ServingSpec:
+        """As something to be served."""
+        settings = self.job.settings
+        command = settings.commands.get(contender.artifact.runtime, ())
+        return ServingSpec(contender.artifact, contender.at, settings.access.device, settings.access.dtype, command)
+
+    def say(self, text: str) -> None:
+        """Tell the user what is being done."""
+        self.job.settings.progress(text)
