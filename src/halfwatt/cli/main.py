@@ -10,10 +10,10 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from halfwatt.cli.options import (
@@ -40,6 +40,8 @@ from halfwatt.core.errors import BadInput, HalfwattError
 
 if TYPE_CHECKING:
     from halfwatt.core.settings import RunSettings
+
+BASE: ContextVar[RunSettings | None] = ContextVar("BASE", default=None)  # what `main` was called with
 
 app = typer.Typer(
     help="Make a chat model answer as well for a fraction of the joules, and prove it on this machine.",
@@ -286,8 +288,9 @@ def main(base: RunSettings | None = None) -> None:
 
     base: settings that no flag changes, such as a shorter protocol
     """
+    BASE.set(base)
     try:
-        code = app(standalone_mode=False, obj=base)  # returns the code of a typer.Exit
+        code = app(standalone_mode=False)  # returns the code of a typer.Exit
     except HalfwattError as error:
         _complain(str(error))
         code = error.exit_code
@@ -349,7 +352,7 @@ def _options(access: dict[str, Any] | None, seed: int, rapl_root: str | None) ->
     from halfwatt.core.settings import Access, RunSettings
 
     return dataclasses.replace(
-        click.get_current_context().obj or RunSettings(),
+        BASE.get() or RunSettings(),
         access=Access(**access),
         seed=seed,
         rapl_root=rapl_root,
