@@ -18,12 +18,14 @@ from halfwatt.compress.recipe import Recipe, to_toml
 from halfwatt.core.errors import BadInput, EnvironmentFault
 from halfwatt.core.settings import Access
 from halfwatt.models.chat_model import load
-from halfwatt.search import build, build_process
-from halfwatt.search.build_process import BuildOrder, BuildProcessDied
+from halfwatt.search import build_process
+from halfwatt.search.build import build_artifact
+from halfwatt.search.build_process import BuildProcessDied, BuildRequest
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
 
-TOLD = tuple(taught.dialogues()[:12])
+DIALOGUES = tuple(taught.dialogues()[:12])
+PROOF = DIALOGUES[:4]
 CUT = Recipe("cut", (Prune(drop=1), Quantize(8)))
 
 
@@ -32,21 +34,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.folder(tmp_path_factory.mktemp("model"))
 
 
-def order(folder: Path, out: Path, *steps: Step) -> BuildOrder:
+def order(folder: Path, out: Path, *steps: Step) -> BuildRequest:
     chain = to_toml(Recipe("cut", steps or CUT.steps))
-    return BuildOrder(str(folder), Access(), load(str(folder)).sha256, chain, TOLD[:4], TOLD, out, 0)
+    return BuildRequest(str(folder), Access(), load(str(folder)).sha256, chain, PROOF, DIALOGUES, out, 0)
 
 
-def test_it_makes_what_this_process_would_have_made(folder: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    found = build_process.build_in_process(order(folder, tmp_path / "a"), said.append)
-    assert any("dropped block" in line for line in said)
-    context = StepContext(TOLD, work=tmp_path / "b" / "training")
-    here = build.build(load(str(folder)), CUT, TOLD[:4], tmp_path / "b" / "artifacts", "cpu", context)
-    assert found.path.name == here.path.name
-    assert replace(found, path=here.path) == here
-    assert found.parity is not None
-    assert build_process.build_in_process(order(folder, tmp_path / "a"), said.append) == found, "made once"
+def test_it_builds_what_this_process_would_have_built(folder: Path, tmp_path: Path) -> None:
+    progress: list[str] = []
+    artifact = build_process.build_in_process(order(folder, tmp_path / "a"), progress.append)
+    assert any("dropped block" in line for line in progress)
+    context = StepContext(DIALOGUES, work=tmp_path / "b" / "training")
+    here = build_artifact(load(str(folder)), CUT, PROOF, tmp_path / "b" / "artifacts", context)
+    assert artifact.path.name == here.path.name
+    assert replace(artifact, path=here.path) == here
+    assert artifact.parity is not None
+    assert build_process.build_in_process(order(folder, tmp_path / "a"), progress.append) == artifact, "built once"
 
 
 def test_its_errors_keep_their_class(folder: Path, tmp_path: Path) -> None:
@@ -72,7 +74,7 @@ def test_it_goes_when_the_search_goes(folder: Path, tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(TypeAdapter(BuildOrder).dump_json(asked).decode() + "\n")
+        process.stdin.write(TypeAdapter(BuildRequest).dump_json(asked).decode() + "\n")
         process.stdin.flush()
         assert "doing" in process.stdout.readline()
         process.stdin.close()

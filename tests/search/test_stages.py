@@ -1,74 +1,58 @@
-"""Stages are computed once, survive a crash, and belong to one run."""
+"""The stages of a candidate one by one."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from halfwatt.core.errors import BadInput
-from halfwatt.core.estimate import Estimate
-from halfwatt.meters.cost import RunCost
-from halfwatt.search.stages import StageStore
+from halfwatt.core.settings import MeasurePlan
+from halfwatt.evaluate.energy_analysis import cpu_s_per_reply
+from halfwatt.evaluate.energy_protocol import Run
+from halfwatt.meters import modelled
+from halfwatt.search.lab import Lab
+from halfwatt.search.stages import MeasureOrder, TuneOrder, Tuning, _can_serve, cost_of, tune
+from tests.search.conftest import PLAIN, Ground
+from tests.support.scripted_lab import ScriptedStore, run_of
 
-WHOLE = Estimate(1.0, 0.5, 1.5, "J", 3)
-
-
-def test_a_finished_stage_is_not_computed_again(tmp_path: Path) -> None:
-    calls: list[int] = []
-
-    def compute() -> Estimate:
-        calls.append(1)
-        return WHOLE
-
-    for _ in range(2):  # the second time as another process would: from the disk
-        assert StageStore(tmp_path / "stages", {"model": "a"}).once("one", Estimate, compute) == WHOLE
-    assert len(calls) == 1
+PLAN = MeasurePlan(2, 2)
 
 
-def test_a_stage_that_failed_is_computed_again(tmp_path: Path) -> None:
-    journal = StageStore(tmp_path / "stages", {"model": "a"})
-
-    def broken() -> Estimate:
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError):
-        journal.once("one", Estimate, broken)
-    assert not (tmp_path / "stages" / "one.json").exists()
-    assert journal.once("one", Estimate, lambda: WHOLE) == WHOLE
+def test_an_operating_point_is_chosen_by_what_was_measured() -> None:
+    counter = replace(modelled.INFO, name="rapl", kind="measured", grade="B")
+    assert cost_of(None) is cost_of(modelled.INFO) is cpu_s_per_reply
+    assert cost_of(counter) is not cpu_s_per_reply
 
 
-def test_another_run_is_refused_by_name(tmp_path: Path) -> None:
-    StageStore(tmp_path / "stages", {"model": "a", "seed": "0"})
-    with pytest.raises(BadInput, match="another seed"):
-        StageStore(tmp_path / "stages", {"model": "a", "seed": "1"})
+def costs_by_cache(shares: dict[int, float]) -> Callable[[MeasureOrder], Run]:
+    return lambda order: run_of({each.name: shares[each.at.kv_bits] for each in order.contenders})
 
 
-def test_the_tally_adds_sittings_counts_children_and_leaves_trainings_aside(tmp_path: Path) -> None:
-    burn = "import time\nwhile time.process_time() < {}: pass"
-    first = RunCost(tmp_path)
-    subprocess.run([sys.executable, "-c", burn.format(0.3)], check=True)
-    with first.aside():
-        subprocess.run([sys.executable, "-c", burn.format(0.6)], check=True)
-    first.note()
-    alone = first.total()
-    assert 0.25 < alone.cpu_s < 0.6, "the child counts, what was aside does not"
-    assert alone.joules is None, "there is no meter"
-    second = RunCost(tmp_path)
-    second.note()
-    second.note()  # the same sitting again
-    assert alone.cpu_s <= second.total().cpu_s < alone.cpu_s + 0.2
+def tuned(ground: Ground, folder: Path, shares: dict[int, float], *, coarser: bool) -> Tuning:
+    store = ScriptedStore(folder, {"measure": costs_by_cache(shares)})
+    lab = Lab(ground.job, store, ground.lab(folder).workload, "tune")
+    return lab.run(tune, TuneOrder(ground.b1, PLAN, coarser=coarser))
 
 
-def test_whatever_a_run_finishes_is_noted(tmp_path: Path) -> None:
-    journal = StageStore(tmp_path, {})
-    assert journal.tally.total().wall_s == 0
-    journal.once("stage", int, lambda: time.sleep(0.05) or 3)  # type: ignore[func-returns-value]
-    took = journal.tally.total().wall_s
-    assert took >= 0.05
-    again = StageStore(tmp_path, {})
-    assert again.once("stage", int, lambda: 4) == 3
-    assert again.tally.total().wall_s == took, "nothing was done in this sitting"
+def test_a_coarser_cache_must_save_more_than_noise(
+    ground: Ground,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = ground.lab(tmp_path).spec(replace(ground.b1, at=replace(PLAIN, kv_bits=8)))
+    assert not _can_serve(spec), "heads of 16"
+    monkeypatch.setattr("halfwatt.search.stages._can_serve", lambda _: True)
+    noisy = tuned(ground, tmp_path / "a", {16: 1.0, 8: 0.99, 4: 1.2}, coarser=True)
+    assert noisy.best.kv_bits == 16
+    assert {way.at.kv_bits for way in noisy.ways} == {16, 8, 4}
+    clear = {16: 1.0, 8: 0.9, 4: 1.2}
+    assert tuned(ground, tmp_path / "b", clear, coarser=True).best.kv_bits == 8
+    assert tuned(ground, tmp_path / "b", clear, coarser=True).plain.kv_bits == 16
+    assert tuned(ground, tmp_path / "c", clear, coarser=False).best.kv_bits == 16, "B1 is the reference"
+
+
+def test_what_is_as_commonly_run_is_served_as_it_is(ground: Ground, tmp_path: Path) -> None:
+    lab = ground.lab(tmp_path, {"measure": lambda _: pytest.fail("nothing to choose")})
+    assert lab.run(tune, TuneOrder(ground.b1, PLAN, fixed=True)).best == ground.b1.at

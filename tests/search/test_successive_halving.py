@@ -21,10 +21,18 @@ from halfwatt.compress.recipe import Recipe, out_of_order
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.settings import Budget
 from halfwatt.models.chat_model import load, write
-from halfwatt.search import optimize
-from halfwatt.search.budget import explore
+from halfwatt.search.exploration import explore
 from halfwatt.search.search_space import ORIGINAL, ROUND, STUDENT, Parent, Space, StudentSpace
-from halfwatt.search.successive_halving import RATE, StudentRound, Teaching, gains, planned, promoted, ranked
+from halfwatt.search.successive_halving import (
+    RATE,
+    StudentRound,
+    Teaching,
+    mean_gains,
+    plan_teaching,
+    promote,
+    rank_students,
+)
+from halfwatt.search.teaching import enqueue_next_rounds
 from halfwatt.search.trial_store import TrialOutcome, TrialStore, outcome_of
 from tests.support import taught_students as taught
 
@@ -44,35 +52,35 @@ def names(taught: list[StudentRound]) -> list[str]:
 
 def test_the_best_are_the_cheapest_that_would_keep_the_constraint_in_the_end() -> None:
     small, middle, large = student("small", -3, 0.5), student("middle", -2, 0.3), student("large", -1, 0.2)
-    assert names(ranked([small, middle, large], [0.0, 0.0])) == ["large", "middle", "small"]
-    assert names(ranked([small, middle, large], [0.0, 0.35])) == ["middle", "large", "small"]
-    assert names(ranked([small, middle, large], [0.0, 0.35, 0.2])) == ["small", "middle", "large"]
+    assert names(rank_students([small, middle, large], [0.0, 0.0])) == ["large", "middle", "small"]
+    assert names(rank_students([small, middle, large], [0.0, 0.35])) == ["middle", "large", "small"]
+    assert names(rank_students([small, middle, large], [0.0, 0.35, 0.2])) == ["small", "middle", "large"]
 
 
 def test_what_a_round_gained_is_told_by_those_who_went_through_it() -> None:
     taught = [student("a", -3, 0.5), student("b", -2, 0.4), student("c", -1, 0.3)]
-    assert gains(taught, 3) == [0.0, 0.0, 0.0]
+    assert mean_gains(taught, 3) == [0.0, 0.0, 0.0]
     taught += [student("b", -2, 0.2, number=1), student("c", -1, 0.2, number=1)]
-    assert gains(taught, 3) == pytest.approx([0.0, 0.15, 0.15]), "the last one, unknown, counts as the one before"
-    assert gains([*taught, student("c", -1, 0.15, number=2)], 3) == pytest.approx([0.0, 0.15, 0.05])
+    assert mean_gains(taught, 3) == pytest.approx([0.0, 0.15, 0.15]), "the last one, unknown, counts as the one before"
+    assert mean_gains([*taught, student("c", -1, 0.15, number=2)], 3) == pytest.approx([0.0, 0.15, 0.05])
 
 
 def test_a_third_goes_on_once_and_nobody_before_there_are_three() -> None:
     three = [student("a", -3, 0.5), student("b", -2, 0.6), student("c", -1, 0.7)]
-    assert promoted(three[:2], 3, None, math.inf) == []
-    assert names(promoted(three, 3, None, math.inf)) == ["a"]
-    assert promoted([*three, student("a", -3, 0.45, number=1)], 3, None, math.inf) == []
+    assert promote(three[:2], 3, None, math.inf) == []
+    assert names(promote(three, 3, None, math.inf)) == ["a"]
+    assert promote([*three, student("a", -3, 0.45, number=1)], 3, None, math.inf) == []
 
 
 def test_the_last_round_is_the_last() -> None:
     last = [student(name, -1, 0.5, number=2) for name in "abc"]
-    assert promoted(last, 3, None, math.inf) == []
+    assert promote(last, 3, None, math.inf) == []
 
 
 def test_later_rounds_come_first() -> None:
     first = [student(name, -1 - n / 10, 0.5) for n, name in enumerate("abcdefghi")]
     second = [student(name, -1 - n / 10, 0.3, number=1) for n, name in enumerate("ghi")]
-    found = promoted([*first, *second], 3, None, math.inf)
+    found = promote([*first, *second], 3, None, math.inf)
     assert [(t.decisions["name"], t.round) for t in found] == [("i", 1)]
 
 
@@ -87,26 +95,26 @@ def test_later_rounds_come_first() -> None:
 )
 def test_what_cannot_pay_does_not_go_on(bar: float | None, left_s: float, expected: list[str]) -> None:
     three = [student("a", -3, 0.5), student("b", -2, 0.6), student("c", -1, 0.7)]
-    assert names(promoted(three, 3, bar, left_s)) == expected
+    assert names(promote(three, 3, bar, left_s)) == expected
 
 
 def test_who_has_no_time_left_makes_room_for_who_has() -> None:
     three = [student("a", -3, 0.5, seconds=20.0), student("b", -2, 0.6), student("c", -1, 0.7)]
-    assert names(promoted(three, 3, None, 59.0)) == ["b"]
-    assert promoted([*three, student("a", -3, 0.45, number=1)], 3, None, 59.0) == [], "its place is taken"
+    assert names(promote(three, 3, None, 59.0)) == ["b"]
+    assert promote([*three, student("a", -3, 0.45, number=1)], 3, None, 59.0) == [], "its place is taken"
 
 
 def test_once_the_large_one_passes_the_smallest_that_may_follow_is_taught_on() -> None:
     """First the one nearest to the constraint; what it gained says whom the same would bring there."""
     three = [student("a", -3, 0.9), student("b", -2, 0.5), student("c", -1, 0.3)]
-    assert names(promoted(three, 3, None, math.inf)) == ["c"]
+    assert names(promote(three, 3, None, math.inf)) == ["c"]
     passed = student("c", -1, -0.01, number=1)
-    assert names(promoted([*three, passed], 3, -1.0, math.inf)) == ["b"], "0.31 in each of two rounds"
+    assert names(promote([*three, passed], 3, -1.0, math.inf)) == ["b"], "0.31 in each of two rounds"
 
 
 def test_what_passed_is_finished_and_what_failed_is_none() -> None:
     three = [student("passed", -3, -0.1), student("failed", None, 0.0), student("b", -2, 0.4)]
-    assert names(promoted(three, 3, None, math.inf)) == ["b"]
+    assert names(promote(three, 3, None, math.inf)) == ["b"]
 
 
 # --- what a budget allows ---------------------------------------------------------------------------------------------
@@ -114,7 +122,7 @@ def test_what_passed_is_finished_and_what_failed_is_none() -> None:
 
 @given(seconds=st.floats(60, 1e6), pace=st.floats(1e-7, 1e-2), tokens=st.integers(10_000, 10**9))
 def test_a_plan_keeps_within_its_budget(seconds: float, pace: float, tokens: int) -> None:
-    plan = planned(seconds, pace, tokens)
+    plan = plan_teaching(seconds, pace, tokens)
     if plan is None:
         assert min(0.6 * seconds / pace / 6, 6 * tokens) < 1_000_001
         return
@@ -220,10 +228,10 @@ def taught_to(recipe: Recipe) -> TrialOutcome:
 def test_a_small_student_is_found_that_only_the_last_round_makes_good_enough(tmp_path: Path, seed: int) -> None:
     study, space, budget = TrialStore(tmp_path / "journal", "planted", seed), Space(school=SCHOOL), Budget(trials=60)
     for decisions in space.first():
-        study.first(decisions)
+        study.enqueue(decisions)
 
     def ready() -> bool:
-        optimize._teach_on(study, SCHOOL.teaching, Budget(seconds=1e9))
+        enqueue_next_rounds(study, SCHOOL.teaching, Budget(seconds=1e9))
         return True
 
     explore(study, space.recipe, taught_to, budget, go_on=ready)

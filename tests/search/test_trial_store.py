@@ -24,15 +24,15 @@ from halfwatt.search.trial_store import TrialOutcome, TrialStore
 # A worker: says that it has begun, takes its time, and ends what it began.
 WORKER = """
 import os, sys, time
-from halfwatt.study import (Found, Study)
+from halfwatt.search.trial_store import TrialOutcome, TrialStore
 where, seconds, count = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-study = Study(where, "shared", seed=os.getpid())
+study = TrialStore(where, "shared", seed=os.getpid())
 for _ in range(count):
     with study.trial() as trial:
         x = trial.suggest_float("x", -1, 1)
         print("begun", trial.number, flush=True)
         time.sleep(seconds)
-        study.tell(trial, Found(x * x))
+        study.finish(trial, TrialOutcome(x * x))
 """
 
 
@@ -60,7 +60,7 @@ def begun(process: subprocess.Popen[str]) -> int:
 def one(study: TrialStore, cost: float | None = 1.0) -> int:
     with study.trial() as trial:
         trial.suggest_float("x", -1, 1)
-        study.tell(trial, TrialOutcome(cost))
+        study.finish(trial, TrialOutcome(cost))
         return trial.number
 
 
@@ -115,7 +115,7 @@ def test_of_two_workers_one_is_killed_and_its_trial_is_done_again(where: str) ->
             for _ in range(2):
                 one(study)
             trials = {t.number: t for t in study._study.get_trials()}
-            done = study.done()
+            done = study.completed()
         assert trials[lost].state == TrialState.FAIL
         assert len(done) == 6
         assert sum(t.params == trials[lost].params for t in done) == 1, "its decisions were taken again, once"
@@ -128,10 +128,10 @@ def test_of_two_workers_one_is_killed_and_its_trial_is_done_again(where: str) ->
 
 def test_two_workers_share_what_they_find(where: str) -> None:
     with closing(TrialStore(where, "shared")) as study:
-        before = len(study.done())
+        before = len(study.completed())
         pair = [worker(where, 0.0, 6) for _ in range(2)]
         assert [ended(p) for p in pair] == [0, 0]
-        done = study.done()
+        done = study.completed()
     assert len(done) == before + 12
     assert len({t.number for t in done}) == len(done)
 
@@ -171,7 +171,7 @@ def test_a_working_trial_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (running,) = TrialStore(tmp_path / "journal", "a")._study.get_trials(states=(TrialState.RUNNING,))
         assert running.datetime_start is not None
         assert running.user_attrs["beat"] > running.datetime_start.timestamp() + 0.2
-        study.tell(trial, TrialOutcome(1.0))
+        study.finish(trial, TrialOutcome(1.0))
 
 
 @pytest.mark.parametrize("torn", [b'{"op_code":5,"wor', b"{", b'{"a": 1}'])
@@ -223,10 +223,10 @@ def test_a_disqualified_trial_is_never_the_best_and_known_all_the_same(tmp_path:
     study = TrialStore(tmp_path / "journal", "a")
     with study.trial() as trial:
         trial.set_user_attr(trial_store.RECIPE, "broken")
-        study.tell(trial, TrialOutcome(None))
+        study.finish(trial, TrialOutcome(None))
     assert study.best() is None
-    assert study.told("broken") == TrialOutcome(None)
-    assert study.told("other") is None
+    assert study.outcome_of_recipe("broken") == TrialOutcome(None)
+    assert study.outcome_of_recipe("other") is None
 
 
 def test_a_database_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from halfwatt.runtimes import llamacpp_session
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.serving_process import ServingSpec
-from halfwatt.search import build
+from halfwatt.search.build import build_artifact
 
 REPEAT_BONUS = 3.0  # logits
 
@@ -79,7 +79,7 @@ class Bench:
 
 
 def exported(model: ChatModel, recipe: Recipe, traffic: Workload, folder: Path) -> ServingSpec:
-    return ServingSpec(build.build(model, recipe, traffic.dialogues, folder, "cpu"), OperatingPoint(threads=1))
+    return ServingSpec(build_artifact(model, recipe, traffic.dialogues[:64], folder), OperatingPoint(threads=1))
 
 
 # --- the damages ---------------------------------------------------------------------------------------------------

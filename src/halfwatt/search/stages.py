@@ -157,7 +157,7 @@ def screen(lab: Lab, order: ScreenOrder) -> Screening:
     if order.incumbent is None:
         return Screening()
     lab.say(f"{order.candidate.name}: a first look at what it saves")
-    run = measure(lab, MeasureOrder((order.reference, order.candidate), order.plan))
+    run = lab.run(measure, MeasureOrder((order.reference, order.candidate), order.plan))
     saving = saving_of(order.reference.name, order.candidate.name, run)
     best = order.incumbent.saving
     if best is not None and order.incumbent.hope * saving.hi < best.lo:
@@ -252,7 +252,7 @@ def tune(lab: Lab, order: TuneOrder) -> Tuning:
 def _try_points(lab: Lab, order: TuneOrder, points: list[OperatingPoint]) -> list[Served]:
     """Each with its share of the first one's cost."""
     contenders = tuple(Contender(str(n), order.candidate.artifact, at) for n, at in enumerate(points))
-    costs = _costs(measure(lab, MeasureOrder(contenders, order.plan)), contenders)
+    costs = _costs(lab.run(measure, MeasureOrder(contenders, order.plan)), contenders)
     return [Served(at, cost / costs[0]) for at, cost in zip(points, costs, strict=True)]
 
 
