@@ -32,7 +32,7 @@ class Ground:
     job: Job
     b1: Contender
 
-    def lab(self, folder: Path, script: Script | None = None, interrupt: str | None = None) -> Lab:
+    def lab(self, folder: Path, script: Script | None = None, interrupt: tuple[str, int] | None = None) -> Lab:
         """A lab with a store of its own."""
         return Lab.of(self.job, ScriptedStore(folder / "stages", script, interrupt), self.job.tune, "tune")
 

@@ -163,9 +163,9 @@ def test_a_search_that_goes_on_remembers_what_it_has_to_beat(tmp_path: Path) -> 
         trial = Trial(name, (), "done", None, None, OperatingPoint(), None, None)
         return CandidateResult(trial, TrialReadings(name, (), None), saving, -0.1)
 
+    job = searching(tmp_path, Budget(trials=2))
     for trials in (2, 3):  # a sitting each
-        job = searching(tmp_path / "model", Budget(trials=trials))
-        job = replace(job, out=tmp_path)
+        job = replace(job, settings=replace(job.settings, search=SearchSettings(Budget(trials=trials))))
         search_recipes(Lab.of(job, AssumingStore(tmp_path / "stages", assumed), job.tune, "tune"), NOBODY)
     assert len(names) == 3
     assessor = Assessor(Lab.of(job, AssumingStore(tmp_path / "stages", assumed), job.tune, "tune"), NOBODY)

@@ -18,9 +18,9 @@ Script = Mapping[str, Callable[[Any], Any]]
 
 class ScriptedStore(StageStore):
     """Stages named in ``script`` are not run: the script says what they come to. ``computed`` lists all that were not
-    found on disk; ``interrupt`` is a stage at which the process "dies"."""
+    found on disk; ``interrupt``: a stage at which the process "dies", and the how manieth of its kind."""
 
-    def __init__(self, folder: Path, script: Script | None = None, interrupt: str | None = None) -> None:
+    def __init__(self, folder: Path, script: Script | None = None, interrupt: tuple[str, int] | None = None) -> None:
         super().__init__(folder, {})
         self.script, self.interrupt = script or {}, interrupt
         self.computed: list[str] = []
@@ -29,7 +29,7 @@ class ScriptedStore(StageStore):
         """As scripted, or as it is."""
 
         def scripted() -> T:
-            if stage == self.interrupt:
+            if self.interrupt == (stage, 1 + self.computed.count(stage)):
                 raise KeyboardInterrupt
             outcome: T = self.script[stage](order[1]) if stage in self.script else compute()
             self.computed.append(stage)

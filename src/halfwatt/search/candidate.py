@@ -158,7 +158,7 @@ def _measure_and_judge(lab: Lab, trial: Trial, rivals: Rivals) -> CandidateResul
     contender = Contender(trial.name, trial.artifact, trial.at)
     lab.say(f"{trial.name}: measuring against {reference.name}")
     run = lab.run(measure, MeasureOrder((reference, contender), settings.protocol.paired))
-    screened = rivals.incumbent is not None and trial.at.kv_bits == PLAIN_KV_BITS
+    screened = rivals.incumbent is not None
     judgement = lab.run(judge, JudgeOrder(reference, contender, settings.margins, screened))
     report, windows = judgement.report, run.windows
     judged = replace(

@@ -27,9 +27,9 @@ class Contender:
     artifact: Artifact
     at: OperatingPoint
 
-    def with_all_threads(self) -> Contender:
-        """For work that is prefill only, such as likelihoods."""
-        return replace(self, at=replace(self.at, threads=None, threads_prefill=None))
+    def for_likelihood(self) -> Contender:
+        """As it is asked for logits: all threads, no guesses; only the bits of its KV cache change what it says."""
+        return replace(self, at=OperatingPoint(kv_bits=self.at.kv_bits))
 
 
 @dataclass(frozen=True, slots=True)

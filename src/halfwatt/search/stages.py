@@ -185,7 +185,7 @@ def _in_words(e: Estimate) -> str:
 
 def likelihoods(lab: Lab, reference: Contender, candidate: Contender) -> tuple[TeacherScore, ...]:
     """Both models over the same turns; read once, whether for the screen or for the gate."""
-    pair = (reference.with_all_threads(), candidate.with_all_threads())
+    pair = (reference.for_likelihood(), candidate.for_likelihood())
     specs = lab.spec(pair[0]), lab.spec(pair[1])
     return lab.store.run(
         "likelihood",
