@@ -16,7 +16,7 @@ from halfwatt.evaluate import disturbances, energy_protocol
 from halfwatt.evaluate.disturbances import Snapshot
 from halfwatt.evaluate.energy_protocol import Arm, measure
 from halfwatt.evaluate.instruments import Instruments, UsageBox
-from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
+from halfwatt.evaluate.requests import Workload, balanced_chunks, prompts_of
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import MeterInfo, Reading, Usage
 from halfwatt.models.sampling import Sampling
@@ -140,13 +140,13 @@ def test_arms_are_interleaved_and_mirrored_on_the_same_prompts(quiet: object) ->
 
 def test_a_half_is_like_the_whole_in_whatever_order_the_dialogues_come() -> None:
     told = [dialogue(f"{'long' if i < 40 else 'short'} {i}", turns=8 if i < 40 else 1) for i in range(120)]
-    chunks = _chunks(prompts_of(told), 9.0, random.Random(0))
+    chunks = balanced_chunks(prompts_of(told), 9.0, random.Random(0))
     assert len({id(p) for chunk in chunks for p in chunk}) == sum(map(len, chunks)) == 40 * 4 + 80
     longs = [len({p.id for p in chunk if p.id.startswith("long")}) for chunk in chunks]
     assert min(longs) >= 1
     assert max(longs) <= 3
-    assert chunks != _chunks(prompts_of(told), 9.0, random.Random(1))
-    assert chunks == _chunks(prompts_of(told), 9.0, random.Random(0))
+    assert chunks != balanced_chunks(prompts_of(told), 9.0, random.Random(1))
+    assert chunks == balanced_chunks(prompts_of(told), 9.0, random.Random(0))
 
 
 def test_modelled_joules_belong_to_the_window_alone(quiet: object) -> None:

@@ -14,7 +14,7 @@ import pytest
 from halfwatt.core.errors import EnvironmentFault, ModelError
 from halfwatt.core.settings import Access, RequestSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
-from halfwatt.evaluate.examine import teacher_forced
+from halfwatt.evaluate.examine import teacher_scores
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat, make_workload, reply_requests
 from halfwatt.formats.artifact import read_artifact
@@ -94,10 +94,10 @@ def test_a_program_of_another_environment_may_be_the_worker(
     program = "from halfwatt.runtimes.serving_process import main, open_session; main(lambda spec: open_session(spec))"
     foreign = replace(spec, command=(sys.executable, "-c", program))
     found = DialogueSet.of(taught.dialogues()[:4], split="tune", licence="")
-    seen = make_workload(found, ChatFormat.by(load(model)), RequestSettings())
+    seen = make_workload(found, ChatFormat.of_model(load(model)), RequestSettings())
     with ServingProcess(spec) as own, ServingProcess(foreign) as other:
         assert own.replies(asked, [GREEDY] * len(asked)) == other.replies(asked, [GREEDY] * len(asked))
-    assert teacher_forced(spec, foreign, seen, print) == teacher_forced(spec, spec, seen, print)
+    assert teacher_scores(spec, foreign, seen, print) == teacher_scores(spec, spec, seen, print)
     with pytest.raises(EnvironmentFault, match="ended with code 3"):
         ServingProcess(replace(spec, command=(sys.executable, "-c", "raise SystemExit(3)")))
 

@@ -28,7 +28,7 @@ from halfwatt.core.settings import Margins
 from halfwatt.evaluate import examine
 from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs, QualityReport, ScoredReply
-from halfwatt.evaluate.replies import as_scored, generate_replies, special_ids
+from halfwatt.evaluate.replies import generate_replies, scored_reply, special_ids
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats import gguf
 from halfwatt.formats.artifact import Artifact
@@ -58,7 +58,7 @@ class Bench:
     def of(cls, model: ChatModel, traffic: Workload, work: Path) -> Bench:
         """Export the model as it is and let it answer."""
         reference = exported(model, Recipe("B1"), traffic, work / "reference")
-        return cls(model, traffic, reference, generate_replies(reference, traffic.prompts()), work)
+        return cls(model, traffic, reference, generate_replies(reference, traffic.requests()), work)
 
     def judged(self, candidate: ServingSpec) -> QualityReport:
         """The gate's report on a candidate."""
@@ -206,12 +206,12 @@ def repeat_bonus(bench: Bench) -> QualityReport:
     )  # greedy, by a sampler
     with sampled, LlamaCpp().open(*_opening(bench.reference)) as session:
         replies = [
-            as_scored(p, session.reply([p.dialogue.before(p.turn)], p.sampling)[0], special)
-            for rows in bench.traffic.prompts()
+            scored_reply(p, session.reply([p.dialogue.before(p.turn)], p.sampling)[0], special)
+            for rows in bench.traffic.requests()
             for p in rows
         ]
     assert bench.reference.artifact.parity is not None
-    scores = examine.teacher_forced(bench.reference, bench.reference, bench.traffic, lambda _: None)
+    scores = examine.teacher_scores(bench.reference, bench.reference, bench.traffic, lambda _: None)
     return bench.report(QualityInputs(bench.reference.artifact.parity, scores, bench.replies, tuple(replies)))
 
 

@@ -31,7 +31,7 @@ from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import disturbances, energy_analysis
 from halfwatt.evaluate.instruments import Instruments
 from halfwatt.evaluate.records import Phase, Window
-from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
+from halfwatt.evaluate.requests import Workload, balanced_chunks, prompts_of
 from halfwatt.meters.base import MeterInfo, Reading, Usage
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.serving_process import RunCounts, ServingProcess, ServingSpec
@@ -81,7 +81,7 @@ def measure(
             progress(f"loading {arm.name}")
             bench.workers[arm.name] = stack.enter_context(ServingProcess(arm.spec))
         replies = bench.window_s / bench.warm_up(dialogues, sampling)
-        chunks = cycle(_chunks(prompts_of(dialogues), replies, random.Random(workload.seed)))
+        chunks = cycle(balanced_chunks(prompts_of(dialogues), replies, random.Random(workload.seed)))
         bench.idle("loaded_idle")
         names, began = [arm.name for arm in arms], time.monotonic()
         for block in range(plan.max_blocks):

@@ -47,7 +47,7 @@ def examine(
     """Read everything that the gate needs, in the runtime that will serve the candidate.
 
     Args:
-        scores: what `teacher_forced` gives, where it was asked before.
+        scores: what `teacher_scores` gives, where it was asked before.
 
     Raises:
         ModelError: the candidate's artifact was never checked for parity.
@@ -58,8 +58,8 @@ def examine(
     proof = against_reference(proof, found, candidate.artifact.path)
     if proof.problems or not proof.finite:
         return QualityInputs(proof, (), (), ())  # the gate fails it on G0 alone
-    replies = generate_replies(candidate, found.prompts(), progress, "candidate's replies")
-    scores = scores or teacher_forced(reference, candidate, found, progress)
+    replies = generate_replies(candidate, found.requests(), progress, "candidate's replies")
+    scores = scores or teacher_scores(reference, candidate, found, progress)
     return QualityInputs(proof, scores, replies_ref, replies)
 
 
@@ -101,7 +101,7 @@ def _rendered_ids(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[int]:
     return tokenizer.encode(tokenizer.render(dialogue, prompt=False))
 
 
-def teacher_forced(
+def teacher_scores(
     reference: ServingSpec, candidate: ServingSpec, found: Workload, progress: Progress
 ) -> tuple[TeacherScore, ...]:
     """Both models over the same turns in lockstep, so that no logits have to be stored."""

@@ -44,13 +44,13 @@ def judge(inputs: QualityInputs, *, split: str, margins: Margins, special: Seque
     Raises:
         BadInput: replies or scores that are not paired, or not finite.
     """
-    checks = integrity(inputs.parity, margins)
+    checks = integrity_checks(inputs.parity, margins)
     if all(check.verdict == "PASS" for check in checks):
-        checks += statistics(inputs, margins, special)
+        checks += statistical_checks(inputs, margins, special)
     tokens = sum(t.tokens if t.compared is None else t.compared for t in inputs.teacher)
     return QualityReport(
         split=split,
-        verdict=overall([check.verdict for check in checks]),
+        verdict=overall_verdict([check.verdict for check in checks]),
         checks=tuple(checks),
         dialogues=len(inputs.teacher),
         replies=len(inputs.replies_cand),
@@ -70,7 +70,7 @@ def likelihood_among(checks: Sequence[GateCheck]) -> GateCheck | None:
     return next((c for c in checks if c.layer == "G1" and c.estimate is not None), None)
 
 
-def overall(verdicts: Sequence[Verdict]) -> Verdict:
+def overall_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     """PASS where every check passed, FAIL where one failed or none was made."""
     if "FAIL" in verdicts or not verdicts:
         return "FAIL"
@@ -80,7 +80,7 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
 # --- G0: exact -----------------------------------------------------------------------------------------------------
 
 
-def integrity(parity: Parity, margins: Margins) -> list[GateCheck]:
+def integrity_checks(parity: Parity, margins: Margins) -> list[GateCheck]:
     """Is the artifact what it claims to be? Separates an export bug from a loss by compression."""
     exact = {
         "tensors are finite": parity.finite,
@@ -101,13 +101,13 @@ def integrity(parity: Parity, margins: Margins) -> list[GateCheck]:
 # --- G1 to G5 ------------------------------------------------------------------------------------------------------
 
 
-def statistics(inputs: QualityInputs, margins: Margins, special: Sequence[str]) -> list[GateCheck]:
+def statistical_checks(inputs: QualityInputs, margins: Margins, special: Sequence[str]) -> list[GateCheck]:
     """G1 to G5; `judge` asks for them once G0 holds."""
     if len(inputs.teacher) < 2 or len(inputs.replies_ref) < 2:
         return [GateCheck("G1", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
     pairs = _paired(inputs.replies_ref, inputs.replies_cand)
     return [
-        *by_likelihood(inputs.teacher, margins),
+        *teacher_checks(inputs.teacher, margins),
         _failures(pairs, margins, special),
         _length(pairs, margins),
         *_content(pairs, margins),
@@ -135,7 +135,7 @@ def _prompt(reply: ScoredReply) -> tuple[str, int, int | None, int]:
     return reply.dialogue, reply.turn, reply.seed, reply.cap
 
 
-def by_likelihood(scores: Sequence[TeacherScore], margins: Margins) -> list[GateCheck]:
+def teacher_checks(scores: Sequence[TeacherScore], margins: Margins) -> list[GateCheck]:
     """G1 and G2: the checks that need no replies, only both models' probabilities of the human ones."""
     return [*_likelihood(scores, margins), *_stopping(scores, margins)]
 

@@ -67,10 +67,10 @@ def special_ids(tokenizer: ChatTokenizer) -> frozenset[int]:
 
 def _scored(worker: ServingProcess, rows: Sequence[ReplyRequest], special: frozenset[int]) -> list[ScoredReply]:
     replies = worker.replies([p.dialogue.before(p.turn) for p in rows], [p.sampling for p in rows])
-    return [as_scored(prompt, reply, special) for prompt, reply in zip(rows, replies, strict=True)]
+    return [scored_reply(prompt, reply, special) for prompt, reply in zip(rows, replies, strict=True)]
 
 
-def as_scored(prompt: ReplyRequest, reply: Reply, special: frozenset[int]) -> ScoredReply:
+def scored_reply(prompt: ReplyRequest, reply: Reply, special: frozenset[int]) -> ScoredReply:
     """A reply with what the gate needs to judge it."""
     inside = reply.token_ids[:-1] if reply.stopped else reply.token_ids
     return ScoredReply(

@@ -54,7 +54,7 @@ def prompts_of(dialogues: Sequence[Dialogue]) -> list[list[Dialogue]]:
     return [[d.before(turn) for turn in d.assistant_turns] for d in dialogues]
 
 
-def _chunks(prompts: Sequence[Sequence[Dialogue]], replies: float, draw: random.Random) -> list[list[Dialogue]]:
+def balanced_chunks(prompts: Sequence[Sequence[Dialogue]], replies: float, draw: random.Random) -> list[list[Dialogue]]:
     """Whole dialogues in groups of about ``replies`` replies, two dialogues or more; each group is like the whole.
 
     The order in which dialogues come says nothing: files are often sorted by source. Ranked by length and dealt out at
@@ -80,12 +80,12 @@ class ChatFormat:
     context: int
 
     @classmethod
-    def by(cls, model: ChatModel) -> ChatFormat:
+    def of_model(cls, model: ChatModel) -> ChatFormat:
         """Of a model in memory."""
         return cls(model.tokenizer, model.generation, model.context)
 
     @classmethod
-    def of(cls, artifact: Artifact) -> ChatFormat:
+    def of_artifact(cls, artifact: Artifact) -> ChatFormat:
         """Read from an artifact's folder.
 
         Raises:
@@ -102,7 +102,7 @@ class Workload:
 
     dialogues: tuple[Dialogue, ...]
     tokenizer: ChatTokenizer
-    own: Sampling  # the model's own generation settings
+    generation: Sampling  # the model's own generation settings
     cap: int  # the most tokens a reply may take
     notes: tuple[str, ...]  # what had to be cut or left out, in words
     seeds: tuple[int, ...] = ()  # of the sampled replies beside the greedy one
@@ -111,11 +111,11 @@ class Workload:
     @property
     def greedy(self) -> Sampling:
         """How replies are made inside energy windows: greedy, so that every arm can be asked the same again."""
-        return Sampling(max_new_tokens=self.cap, repetition_penalty=self.own.repetition_penalty)
+        return Sampling(max_new_tokens=self.cap, repetition_penalty=self.generation.repetition_penalty)
 
-    def prompts(self) -> list[list[ReplyRequest]]:
+    def requests(self) -> list[list[ReplyRequest]]:
         """The replies that the gate asks for, per dialogue."""
-        return reply_requests(self.dialogues, self.own, cap=self.cap, seeds=self.seeds)
+        return reply_requests(self.dialogues, self.generation, cap=self.cap, seeds=self.seeds)
 
 
 def make_workload(found: DialogueSet, speech: ChatFormat, settings: RequestSettings, seed: int = 0) -> Workload:
