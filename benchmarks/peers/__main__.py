@@ -35,7 +35,7 @@ from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis, examine, requests
 from halfwatt.evaluate.claim import energy_ratio
 from halfwatt.evaluate.energy_protocol import Run, measure
-from halfwatt.evaluate.gate import likelihood_among, overall_verdict, statistical_checks
+from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.records import GateCheck, QualityInputs
 from halfwatt.evaluate.replies import generate_replies
@@ -203,7 +203,7 @@ def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
     artifact, cost = artifact_of(each), energy_analysis.measurement(each.name, run.windows, run.meter)
     reference, itself = each.name == "B1", each.name == "winner"
     checks = judged(field.arena, each) if field.judged and not reference else []
-    change = likelihood_among(checks)
+    change = likelihood_check(checks)
     verdict = "reference" if reference else overall_verdict([c.verdict for c in checks]) if checks else "not judged"
     figure = energy_analysis.cpu_s_per_reply
     return {

@@ -28,7 +28,7 @@ from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.energy_protocol import measure as measure_arms
 from halfwatt.evaluate.examine import examine, teacher_scores
-from halfwatt.evaluate.gate import teacher_checks, likelihood_among
+from halfwatt.evaluate.gate import teacher_checks, likelihood_check
 from halfwatt.evaluate.gate import judge as judge_inputs
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
 from halfwatt.evaluate.replies import generate_replies
@@ -345,7 +345,7 @@ def judge(lab: Lab, order: JudgeOrder) -> Judgement:
 
 def nats_over_margin(checks: Sequence[GateCheck], margins: Margins) -> float:
     """Nats a token by which the likelihood's upper bound misses its margin."""
-    check = likelihood_among(checks)
+    check = likelihood_check(checks)
     return (check.estimate.hi if check and check.estimate else 1.0) - math.log1p(margins.perplexity)
 
 
