@@ -96,7 +96,7 @@ def swapped(inputs: QualityInputs) -> QualityInputs:
     [
         swapped,
         lambda x: replace(x, replies_cand=x.replies_cand[:-1]),
-        lambda x: replace(inputs, replies_cand=(replace(inputs.replies_cand[0], seed=9), *inputs.replies_cand[1:])),
+        lambda x: replace(x, replies_cand=(replace(x.replies_cand[0], seed=9), *x.replies_cand[1:])),
         lambda x: replace(x, teacher=(replace(x.teacher[0], nll_cand=math.nan), *x.teacher[1:])),
         lambda x: replace(x, teacher=(replace(x.teacher[0], p_eos_cand=math.inf), *x.teacher[1:])),
     ],
