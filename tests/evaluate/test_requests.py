@@ -60,14 +60,12 @@ def test_a_reply_may_take_four_times_what_people_write_between_the_least_and_hal
 def test_what_does_not_fit_the_context_is_cut_or_left_out_and_said(chat_format: ChatFormat) -> None:
     short, long = dialogue("short", turns=1), dialogue("long", turns=4)
     huge = Dialogue("huge", (Message("user", "light " * 300), Message("assistant", "ok")))
-    room = len(chat_format.tokenizer.scored(long.before(4)).ids)
-    small, settings = replace(chat_format, context=room + 20), RequestSettings(min_cap=20)
-    small = replace(small, context=room + min(max(20, 4 * 5), small.context // 2))
+    fits = len(chat_format.tokenizer.scored(long.before(4)).ids)  # two of its four turns
+    small, settings = replace(chat_format, context=fits + 60), RequestSettings(min_cap=60)
     workload = make_workload(tune(short, long, huge, skipped=("chats.jsonl:3: not JSON",)), small, settings)
     assert [d.id for d in workload.dialogues] == ["short", "long"]
-    fits = small.context - workload.cap
-    assert all(len(chat_format.tokenizer.scored(d).ids) <= fits for d in workload.dialogues)
-    assert 0 < len(workload.dialogues[1].assistant_turns) < 4
+    assert workload.cap == 60
+    assert [len(d.assistant_turns) for d in workload.dialogues] == [1, 2]
     assert workload.notes == (
         "1 faulty row was left out: chats.jsonl:3: not JSON",
         f"tune: 2 of 3 dialogues were cut to what fits {fits} tokens",
