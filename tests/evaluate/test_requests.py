@@ -61,10 +61,10 @@ def test_what_does_not_fit_the_context_is_cut_or_left_out_and_said(chat_format: 
     short, long = dialogue("short", turns=1), dialogue("long", turns=4)
     huge = Dialogue("huge", (Message("user", "light " * 300), Message("assistant", "ok")))
     fits = len(chat_format.tokenizer.scored(long.before(4)).ids)  # two of its four turns
-    small, settings = replace(chat_format, context=fits + 60), RequestSettings(min_cap=60)
+    small, settings = replace(chat_format, context=fits + 50), RequestSettings(min_cap=50)
     workload = make_workload(tune(short, long, huge, skipped=("chats.jsonl:3: not JSON",)), small, settings)
     assert [d.id for d in workload.dialogues] == ["short", "long"]
-    assert workload.cap == 60
+    assert workload.cap == 50
     assert [len(d.assistant_turns) for d in workload.dialogues] == [1, 2]
     assert workload.notes == (
         "1 faulty row was left out: chats.jsonl:3: not JSON",

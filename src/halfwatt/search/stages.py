@@ -28,8 +28,8 @@ from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.energy_protocol import measure as measure_arms
 from halfwatt.evaluate.examine import examine, teacher_scores
-from halfwatt.evaluate.gate import teacher_checks, likelihood_check
 from halfwatt.evaluate.gate import judge as judge_inputs
+from halfwatt.evaluate.gate import likelihood_check, teacher_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import Artifact
