@@ -16,6 +16,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -196,15 +197,13 @@ def _check_order(messages: Sequence[Message]) -> None:
     turns = roles[1:] if roles[0] == "system" else roles
     if "assistant" not in turns:
         raise _Fault("no assistant turn; remove the dialogue")
-    for i, role in enumerate(turns):
-        if role == ("assistant" if i % 2 else "user"):
-            continue
-        at = len(roles) - len(turns) + i + 1
+    if turns[0] == "assistant":
+        raise _Fault("the assistant speaks first; begin with a user turn")
+    for at, (before, role) in enumerate(pairwise(roles), start=2):
         if role == "system":
             raise _Fault(f"message {at}: a system message after the first; put it first or remove it")
-        if i == 0:
-            raise _Fault("the assistant speaks first; begin with a user turn")
-        raise _Fault(f"message {at}: two {role} turns in a row; join them or add the missing turn")
+        if role == before:
+            raise _Fault(f"message {at}: two {role} turns in a row; join them or add the missing turn")
     if turns[-1] != "assistant":
         raise _Fault("the last message is the user's; add the reply or remove the message")
 

@@ -14,10 +14,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from halfwatt.core.errors import ModelError
 from halfwatt.core.types import Progress
@@ -31,6 +27,7 @@ from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.models.vocabulary_map import VocabularyMap
+from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_session
 
 
@@ -128,13 +125,7 @@ def teacher_scores(
     return tuple(scores)
 
 
-class _HasLogits(Protocol):
-    """Half a `Session`."""
-
-    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]: ...
-
-
-def _open_logits(spec: ServingSpec) -> AbstractContextManager[_HasLogits]:
+def _open_logits(spec: ServingSpec) -> AbstractContextManager[Session] | AbstractContextManager[ServingProcess]:
     """In this process, where the artifact can be loaded here."""
     return ServingProcess(_on_all_cores(spec)) if spec.command else open_session(_on_all_cores(spec))
 
