@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.planner
 
 Prints the error of a predicted ratio of energies for every device, for bytes alone and for operations alone beside it,
-and the coefficients that src/halfwatt/planner.py holds. Then what the planner, given the demo model and the recipes of
+and the coefficients that src/halfwatt/search/predict.py holds. Then what the planner, given the demo model and the recipes of
 docs/ladder.json, says of the CPU time that was measured there. The last line is JSON.
 
 Taken are lean runtimes (vLLM, llama.cpp) on one device with dense models at a known batch. Left out: mixtures of
