@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers --winner OUT/winner --out OUT/peers [--toolkits openvino,torchao]
     python -m benchmarks.peers --shape 135M --out OUT/peers        a model with random weights: what runtimes cost
-    python -m benchmarks.peers --show                              the tables of README.md
+    python -m benchmarks.peers --show                              the tables of docs/peers.md
 
 OUT/winner is the folder that ``halfwatt optimize demo`` delivered. Each toolkit lives in an environment of its own,
 OUT/environments, made on first use from requirements/. Every peer is served at the operating point that is the best for
@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.ladder import gate, markdown, number, plain, say
 from benchmarks.peers import llamacpp, shapes, torchao
-from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, written
+from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, write_texts
 from halfwatt import demo
 from halfwatt.compress.recipe import Recipe, default_recipes
 from halfwatt.core.files import locked, turn, write_atomic
@@ -35,7 +35,7 @@ from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis, examine, requests
 from halfwatt.evaluate.claim import energy_ratio
 from halfwatt.evaluate.energy_protocol import Run, measure
-from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks
+from halfwatt.evaluate.gate import likelihood_among, overall, statistics
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.records import GateCheck, QualityInputs
 from halfwatt.evaluate.replies import generate_replies
@@ -65,24 +65,24 @@ def main() -> None:
     what.add_argument("--show", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("out/peers"))
     parser.add_argument("--toolkits", default=",".join(EVERY), help="some of: %(default)s")
-    given = parser.parse_args()
-    if given.show:
+    args = parser.parse_args()
+    if args.show:
         show()
         return
-    names = given.toolkits.split(",")
+    names = args.toolkits.split(",")
     if unknown := set(names) - set(EVERY):
         parser.error(f"no such toolkit: {', '.join(sorted(unknown))}; there are: {', '.join(EVERY)}")
-    with locked(given.out), turn("cpu", say), closing(instruments("cpu")) as tools:
-        shops = workshops(names, given.out / "environments", say)
-        made = on_demo(given.winner, given.out, tools, shops) if given.winner else of_shape(given, tools, shops)
-        rows = met(made, names, shops)
-    found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-    if given.shape:
-        known = found.setdefault("shapes", {}).get(given.shape, [])
-        found["shapes"][given.shape] = list({row["name"]: row for row in (*known, *rows)}.values())
+    with locked(args.out), turn("cpu", say), closing(instruments("cpu")) as tools:
+        shops = workshops(names, args.out / "environments", say)
+        field = on_demo(args.winner, args.out, tools, shops) if args.winner else of_shape(args, tools, shops)
+        rows = run_field(field, names, shops)
+    document = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    if args.shape:
+        known = document.setdefault("shapes", {}).get(args.shape, [])
+        document["shapes"][args.shape] = list({row["name"]: row for row in (*known, *rows)}.values())
     else:
-        found |= {"peers": rows[:-1], "winner": rows[-1]}
-    write_atomic(RESULT, (json.dumps(found, indent=1) + "\n").encode())
+        document |= {"peers": rows[:-1], "winner": rows[-1]}
+    write_atomic(RESULT, (json.dumps(document, indent=1) + "\n").encode())
     print(json.dumps([{"name": r["name"], "verdict": r["verdict"], **(r["cpu_s_ratio"] or {})} for r in rows]))
 
 
@@ -107,48 +107,50 @@ class Field:
 def on_demo(folder: Path, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Field:
     """The demo model, the winner that a search of it delivered, and the test split."""
     model = load(demo.path())
-    seen = requests.make_workload(demo.dialogues("test"), ChatFormat.of_model(model), RequestSettings())
+    workload = requests.make_workload(demo.dialogues("test"), ChatFormat.by(model), RequestSettings())
     winner = replace(trial("winner", read_artifact(folder)), at=read_operating_point(folder))
-    return Field(arena_of(model, seen, out, tools, shops), winner, PLAN, judged=True)
+    return Field(arena_of(model, workload, out, tools, shops), winner, PLAN, judged=True)
 
 
-def of_shape(given: argparse.Namespace, tools: Instruments, shops: Sequence[Workshop]) -> Field:
+def of_shape(args: argparse.Namespace, tools: Instruments, shops: Sequence[Workshop]) -> Field:
     """Random weights, a few dialogues, short replies."""
-    out = given.out / given.shape
-    model = load(shapes.made(given.shape, out / "model"))
+    out = args.out / args.shape
+    model = load(shapes.random_model(args.shape, out / "model"))
     test = demo.dialogues("test")
     few = DialogueSet.of(test.dialogues[:: len(test) // shapes.DIALOGUES], split="test", licence=test.licence)
-    seen = replace(
-        requests.make_workload(few, ChatFormat.of_model(model), RequestSettings()), cap=shapes.LONGEST[given.shape]
+    workload = replace(
+        requests.make_workload(few, ChatFormat.by(model), RequestSettings()), cap=shapes.LONGEST[args.shape]
     )
-    arena = arena_of(model, seen, out, tools, shops)
+    arena = arena_of(model, workload, out, tools, shops)
     int4 = next(recipe for recipe in default_recipes() if recipe.name == "int4")
-    own = build.build(model, int4, seen.dialogues, out / "artifacts", "cpu")
+    own = build.build(model, int4, workload.dialogues, out / "artifacts", "cpu")
     winner = replace(trial("winner", own), at=shapes.SERVED)
     return Field(arena, winner, SHAPE_PLAN, judged=False, at=shapes.SERVED)
 
 
-def arena_of(model: ChatModel, seen: Workload, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Evaluator:
+def arena_of(
+    model: ChatModel, workload: Workload, out: Path, tools: Instruments, shops: Sequence[Workshop]
+) -> Evaluator:
     """B1, and the workers that serve the others."""
     test = demo.dialogues("test")
     serve = {shop.toolkit.module: shop.serves for shop in shops}
     sealed = SealedSplit(test, out / "unused.json")
     job = Job(model, demo.dialogues("tune"), sealed, out, tools, RunSettings(commands=serve, progress=say))
-    exported = build.build(model, Recipe("B1"), seen.dialogues, out / "artifacts", "cpu")
-    return Evaluator(job, StageStore(out / "stages", {"model": model.sha256}), trial("B1", exported), seen)
+    exported = build.build(model, Recipe("B1"), workload.dialogues, out / "artifacts", "cpu")
+    return Evaluator(job, StageStore(out / "stages", {"model": model.sha256}), trial("B1", exported), workload)
 
 
-def met(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[dict[str, Any]]:
+def run_field(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[dict[str, Any]]:
     """A row for each peer, B1 and the winner."""
-    field = replace(field, arena=replace(field.arena, b1=served(field, field.arena.b1)))
+    field = replace(field, arena=replace(field.arena, b1=at_its_best(field, field.arena.b1)))
     arena = field.arena
     others = own(field) if "llamacpp" in names else []
-    others += [each for shop in shops for each in made_by(shop, field)]
+    others += [each for shop in shops for each in toolkit_trials(shop, field)]
     everyone = [*others, arena.b1, field.winner]
     arms = [arm(arena.job, each) for each in everyone]
-    seen, told = arena.traffic, "-".join(names)
-    stage = f"duel-{told}-{artifact_of(field.winner).sha256[:12]}"
-    run = arena.journal.once(stage, Run, lambda: measure(arms, seen, field.plan, arena.job.tools, say))
+    workload, label = arena.traffic, "-".join(names)
+    stage = f"duel-{label}-{artifact_of(field.winner).sha256[:12]}"
+    run = arena.journal.once(stage, Run, lambda: measure(arms, workload, field.plan, arena.job.tools, say))
     return [row(field, each, run) for each in everyone]
 
 
@@ -158,22 +160,22 @@ def met(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[d
 def own(field: Field) -> list[Trial]:
     """llama.cpp's own integers, in the runtime that halfwatt serves with."""
     original, folder = artifact_of(field.arena.b1), field.arena.job.out / "artifacts"
-    made = {kind: llamacpp.quantized(original, kind, folder / kind.lower()) for kind in llamacpp.KINDS}
-    return [served(field, trial(f"llama.cpp {kind}", artifact)) for kind, artifact in made.items()]
+    artifacts = {kind: llamacpp.quantize(original, kind, folder / kind.lower()) for kind in llamacpp.KINDS}
+    return [at_its_best(field, trial(f"llama.cpp {kind}", artifact)) for kind, artifact in artifacts.items()]
 
 
-def made_by(shop: Workshop, field: Field) -> list[Trial]:
+def toolkit_trials(shop: Workshop, field: Field) -> list[Trial]:
     """All that a toolkit makes of the original; what is judged with care too, on the demo's training dialogues."""
     original, job = artifact_of(field.arena.b1), field.arena.job
-    told = demo.dialogues("train").dialogues if field.judged else ()
-    texts = written(told, job.model.tokenizer, job.out / "texts.jsonl")
-    found = []
+    dialogues = demo.dialogues("train").dialogues if field.judged else ()
+    texts = write_texts(dialogues, job.model.tokenizer, job.out / "texts.jsonl")
+    trials = []
     for kind in (*shop.toolkit.kinds, *(shop.toolkit.careful if field.judged else ())):
         name = f"{shop.toolkit.name} {kind}"
         say(f"{name}: making it")
         folder = job.out / "artifacts" / Recipe(name).slug
-        found.append(served(field, trial(name, shop.made(kind, job.model.source, original, texts, folder))))
-    return found
+        trials.append(at_its_best(field, trial(name, shop.build(kind, job.model.source, original, texts, folder))))
+    return trials
 
 
 def trial(name: str, artifact: Artifact) -> Trial:
@@ -181,7 +183,7 @@ def trial(name: str, artifact: Artifact) -> Trial:
     return Trial(name, (), "done", None, artifact, OperatingPoint(), None, None)
 
 
-def served(field: Field, each: Trial) -> Trial:
+def at_its_best(field: Field, each: Trial) -> Trial:
     """At its operating point."""
     arena = field.arena
     if field.at is not None:
@@ -202,9 +204,9 @@ def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
     """Its cost over the winner's, and what the gate says."""
     artifact, cost = artifact_of(each), energy_analysis.measurement(each.name, run.windows, run.meter)
     reference, itself = each.name == "B1", each.name == "winner"
-    checks = judged(field.arena, each) if field.judged and not reference else []
-    change = likelihood_check(checks)
-    verdict = "reference" if reference else overall_verdict([c.verdict for c in checks]) if checks else "not judged"
+    checks = gate_checks(field.arena, each) if field.judged and not reference else []
+    change = likelihood_among(checks)
+    verdict = "reference" if reference else overall([c.verdict for c in checks]) if checks else "not judged"
     figure = energy_analysis.cpu_s_per_reply
     return {
         "name": each.name,
@@ -224,8 +226,8 @@ def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
 
 def show() -> None:
     """Markdown: on the demo model, cheapest first, and on every shape."""
-    found = json.loads(RESULT.read_text(encoding="utf-8"))
-    for name, rows in {"demo": [*found["peers"], found["winner"]], **found.get("shapes", {})}.items():
+    document = json.loads(RESULT.read_text(encoding="utf-8"))
+    for name, rows in {"demo": [*document["peers"], document["winner"]], **document.get("shapes", {})}.items():
         ordered = sorted(rows, key=lambda row: row["cpu_s_per_reply"]["mean"])
         heads = ["toolkit", "MB/token", "threads", "CPU-ms/reply", "CPU time, it over halfwatt's", "nats/token", "gate"]
         print(f"\n## {name}\n\n{markdown([heads, *map(_cells, ordered)])}")
@@ -243,23 +245,23 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def judged(arena: Evaluator, each: Trial) -> list[GateCheck]:
+def gate_checks(arena: Evaluator, each: Trial) -> list[GateCheck]:
     """G1 to G5 against the original, on the split that was measured. The same weights, eager and compiled, are judged
     once, eager, which comes first."""
     artifact = artifact_of(each)
 
     def inputs() -> QualityInputs:
-        reference, own, seen = arm(arena.job, arena.b1).spec, arm(arena.job, each).spec, arena.traffic
-        asked = build.reference_replies(reference, seen, arena.journal, "test", say)
+        reference, own, workload = arm(arena.job, arena.b1).spec, arm(arena.job, each).spec, arena.traffic
+        reference_replies = build.reference_replies(reference, workload, arena.journal, "test", say)
         threads = each.at.threads or 1  # AutoRound's kernels take five times as long on one
-        replies = generate_replies(own, seen.requests(), say, f"{each.name}: replies", threads=threads)
+        replies = generate_replies(own, workload.prompts(), say, f"{each.name}: replies", threads=threads)
         proof = reference.artifact.parity
         assert proof is not None  # the original's own: G1 to G5 do not look at it
-        return QualityInputs(proof, examine.teacher_scores(reference, own, seen, say), asked, replies)
+        return QualityInputs(proof, examine.teacher_forced(reference, own, workload, say), reference_replies, replies)
 
     stage = f"quality-{Recipe(each.name.removesuffix(torchao.COMPILED)).slug}-{artifact.sha256[:12]}"
-    found = arena.journal.once(stage, QualityInputs, inputs)
-    return statistical_checks(found, arena.job.settings.margins, arena.job.model.tokenizer.special_tokens)
+    quality_inputs = arena.journal.once(stage, QualityInputs, inputs)
+    return statistics(quality_inputs, arena.job.settings.margins, arena.job.model.tokenizer.special_tokens)
 
 
 if __name__ == "__main__":
