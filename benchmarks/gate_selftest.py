@@ -33,7 +33,7 @@ from tests.support.damage import Bench
 
 def main() -> None:
     """Judge everything and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dialogues", type=int, default=360)
     parser.add_argument("--seeds", type=int, default=20)
     args = parser.parse_args()

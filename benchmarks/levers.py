@@ -179,7 +179,7 @@ def _interval(values: Sequence[float], unit: str) -> dict[str, float]:
 
 def main() -> None:
     """Climb and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--traffic", choices=SOURCES, default="mix")
     parser.add_argument("--data", type=Path)

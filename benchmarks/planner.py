@@ -13,6 +13,7 @@ runs whose concurrency is only known to be about 8.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -173,6 +174,7 @@ def fitted(rows: Sequence[Published], off: Mapping[str, Sequence[float]]) -> Coe
 
 def main() -> None:
     """Print them."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     coefficients = {}
     bytes_only = partial(modelled_cost, own=Coefficients(0, 0, 0, 0))
     for name, rows in (("gpu", of_kind(cpu=False)), ("cpu", of_kind(cpu=True))):

@@ -28,7 +28,7 @@ SCHOOL = School(width=128, layers=4, steps=500, lr=2e-3)
 
 def main() -> None:
     """Teach, optimize, verify and print a row each."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/second"))
     args = parser.parse_args()
     print(json.dumps([_row(arch, args.out / arch) for arch in ARCHS]))

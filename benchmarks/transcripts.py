@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +27,7 @@ SOURCES = {"home": "Smart home", "service": "Task dialogues", "support": "Custom
 
 def main() -> None:
     """Print the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("# Twelve conversations with the demo model\n")
     print(HOW + "\n")
     with TemporaryDirectory() as cache:

@@ -27,7 +27,7 @@ TEXT = "steps for order 650841823: open\n\n2. pay 5"
 CORPUS = ["steps for order 650841823: open the door.\n\n2. pay 5 dollars", "123 456 1234567"] * 20
 
 
-def made():
+def train():
     """Byte-level BPE whose splitter takes digits three at a time and line ends together."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(r"\p{N}{1,3}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"), "isolated")
@@ -40,7 +40,7 @@ def made():
     return tokenizer
 
 
-tokenizer, equal, told = made(), [], []
+tokenizer, equal, lines = train(), [], []
 for name in ("GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizerFast"):
     os.makedirs(name, exist_ok=True)
     tokenizer.save(f"{name}/tokenizer.json")
@@ -48,16 +48,16 @@ for name in ("GPT2Tokenizer", "Qwen2Tokenizer", "PreTrainedTokenizerFast"):
     json.dump({"model_type": "llama"}, open(f"{name}/config.json", "w"))
     ids = AutoTokenizer.from_pretrained(name)(TEXT, add_special_tokens=False)["input_ids"]
     equal.append(ids == tokenizer.encode(TEXT, add_special_tokens=False).ids)
-    told.append(f"{name}: {len(ids)}, {'the file' + chr(39) + 's own' if equal[-1] else 'others'}")
-print(transformers.__version__, " " + ". ".join(told))
+    lines.append(f"{name}: {len(ids)}, " + ("the file's own" if equal[-1] else "others"))
+print(transformers.__version__, " " + ". ".join(lines))
 sys.exit(equal != [sys.argv[1] == "all", sys.argv[1] == "all", True])
 PY
 
 same=yes
 for version in 4.57.6:all 5.23.0:one; do
   python3 -m venv "$work/${version%:*}"
-  "$work/${version%:*}/bin/python" -m pip install --quiet --disable-pip-version-check "transformers==${version%:*}"
-  "$work/${version%:*}/bin/python" ids.py "${version#*:}" 2> /dev/null || same=no
+  "$work/${version%:*}/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "transformers==${version%:*}"
+  "$work/${version%:*}/bin/python" ids.py "${version#*:}" 2> words || { cat words >&2; same=no; }
 done
 if [ "$same" = no ]; then echo "this has changed"; exit 1; fi
 echo "still so"

@@ -15,7 +15,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchao==0.18.0 numpy==2.4.6
+"$work/venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0 torchao==0.18.0 numpy==2.4.6
 cd "$work"
 cat > widths.py <<'PY'
 import logging
@@ -46,9 +46,9 @@ def outcome(config, how):
             print(f"{how}: refused")
             return "refused"
     int4 = sum("Int4" in type(layer.weight).__name__ + type(layer.weight.data).__name__ for layer in network)
-    said = len(words) + len(caught)
-    print(f"{how}: {int4} of {len(network)} layers int4, warnings {said}")
-    return int4, said
+    warned = len(words) + len(caught)
+    print(f"{how}: {int4} of {len(network)} layers int4, warnings {warned}")
+    return int4, warned
 
 
 group = PerGroup(128)
@@ -64,4 +64,4 @@ same = [
 print("still so" if same else "this has changed")
 sys.exit(not same)
 PY
-"$work/venv/bin/python" widths.py 2> /dev/null
+"$work/venv/bin/python" widths.py 2> words || { cat words >&2; exit 1; }

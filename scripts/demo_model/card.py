@@ -150,7 +150,7 @@ def _row(stage: int, row: dict[str, float]) -> str:
 
 def main() -> None:
     """Write README.md into the folder, and the curves where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--curves", type=Path)
     args = parser.parse_args()
