@@ -164,7 +164,7 @@ def of_kind(cpu: bool) -> list[Published]:
 
 
 def fitted(rows: Sequence[Published], off: Mapping[str, Sequence[float]]) -> Coefficients:
-    """As planner.FITTED holds them: of all rows, with the error of devices left out (`left_out`)."""
+    """As `predict.FITTED` holds them: of all rows, with the error of devices left out (`left_out`)."""
     everyone = [factor for factors in off.values() for factor in factors]
     return replace(fit(rows), error=float(np.quantile(everyone, 0.95)) - 1)
 

@@ -35,8 +35,8 @@ from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.claim import energy_ratio
 from halfwatt.evaluate.energy_protocol import Run
-from halfwatt.evaluate.examine import teacher_forced
-from halfwatt.evaluate.gate import likelihood_among, overall, statistics
+from halfwatt.evaluate.examine import teacher_scores
+from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.records import GateCheck, QualityInputs
 from halfwatt.evaluate.replies import generate_replies
@@ -193,8 +193,8 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
     cost = energy_analysis.measurement(name, run.windows, run.meter)
     reference, itself = name == "B1", name == "winner"
     checks = gate_checks(field, contender) if field.judged and not reference else []
-    change = likelihood_among(checks)
-    verdict = "reference" if reference else overall([c.verdict for c in checks]) if checks else "not judged"
+    change = likelihood_check(checks)
+    verdict = "reference" if reference else overall_verdict([c.verdict for c in checks]) if checks else "not judged"
     figure = energy_analysis.cpu_s_per_reply
     return {
         "name": name,
@@ -242,14 +242,14 @@ def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
         ours, theirs, proof = lab.spec(candidate), lab.spec(reference), reference.artifact.parity
         assert proof is not None  # the original's own: G1 to G5 do not look at it
         threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
-        replies = generate_replies(ours, lab.workload.prompts(), say, f"{candidate.name}: replies", threads=threads)
-        scores = teacher_forced(theirs, ours, lab.workload, say)
+        replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
+        scores = teacher_scores(theirs, ours, lab.workload, say)
         return QualityInputs(proof, scores, reference_replies(lab, reference), replies)
 
     weights = candidate.name.removesuffix(torchao.COMPILED)
     stage = f"quality-{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"
     quality_inputs = lab.store.once(stage, QualityInputs, inputs)
-    return statistics(quality_inputs, lab.job.settings.margins, lab.job.model.tokenizer.special_tokens)
+    return statistical_checks(quality_inputs, lab.job.settings.margins, lab.job.model.tokenizer.special_tokens)
 
 
 if __name__ == "__main__":
