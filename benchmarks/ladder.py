@@ -43,12 +43,12 @@ from halfwatt.dialogues.splits import SealedSplit, by_source
 from halfwatt.evaluate.gate import likelihood_check
 from halfwatt.evaluate.instruments import instruments
 from halfwatt.models.chat_model import load
-from halfwatt.results.payback import Payback, paybacks
+from halfwatt.results.payback import Payback
 from halfwatt.results.provenance import provenance
 from halfwatt.results.report.formatting import ABSENT
 from halfwatt.results.result import Result, parse
-from halfwatt.results.tables import arms, champion, meter
-from halfwatt.results.write import deliver
+from halfwatt.results.tables import champion, meter, paybacks, proven
+from halfwatt.results.write import write_results
 from halfwatt.search import optimize
 from halfwatt.search.budget import parse_budget
 from halfwatt.search.job import Job
@@ -193,7 +193,7 @@ def measure_traffic(command: str, traffic: str, data: Path, out: Path, prepared:
             dialogues=f"demo, {' and '.join(sources)}",
             sha256=sha256,
         )
-        result = deliver(outcome, job, origin)
+        result = write_results(outcome, job, origin)
     print(json.dumps({"traffic": traffic, "rungs": rows(result, traffic), "claim": result.claim.verdict}))
 
 
@@ -230,13 +230,7 @@ def rows(result: Result, traffic: str) -> list[dict[str, Any]]:
     repaid = {p.trial: p for p in paybacks(result)}
     table_rows = [_row(trial, traffic, result, repaid.get(trial.name)) for trial in result.trials]
     if any(trial.name == result.claim.about for trial in result.trials):
-        sealed = replace(
-            champion(result),
-            energy=arms(result)["winner"],
-            quality=result.final_quality,
-            cpu_s_ratio_vs_B1=result.claim.cpu_s_ratio_vs_B1,
-            energy_ratio_vs_B1=result.claim.energy_ratio_vs_B1,
-        )
+        sealed = proven(result, champion(result))
         table_rows.append(_row(sealed, traffic, result, repaid.get(sealed.name)))
     return table_rows
 

@@ -27,6 +27,7 @@ from halfwatt.search import hardware, predict
 from halfwatt.search.predict import Coefficients, Exchange, Shape
 from tests.support import tiny_models as tiny
 from tests.support.command_line import halfwatt
+from tests.support.terminal import plain
 
 RECIPES = (
     Recipe("original"),
@@ -149,7 +150,7 @@ def test_the_table_tells_how_far_it_may_be_off(tmp_path: Path) -> None:
     plan = predict.plan(
         outline(tiny.folder(tmp_path, "llama")), default_recipes(), hardware.find(["tpu-v5e", "rpi5"]), tiny.dialogues()
     )
-    text = " ".join(console.plain(console.plan_view(replace(plan, model="tiny")), 120).split())
+    text = " ".join(plain(console.plan_view(replace(plan, model="tiny")), 120).split())
     assert "PREDICTED (grade E, modelled): ratios only, no joules" in text
     assert (
         "tpu: each within a factor of 1.42, as on a device left out of 35 measurements of GPUs, none of a TPU" in text

@@ -98,14 +98,14 @@ def make(energy: Energy = "modelled", verdict: ClaimVerdict = "PASS", seed: int 
     final = tuple(energy_analysis.measurement(arm, windows, info) for arm in ("B0", "B1", "winner"))
     candidates = [_candidate(name, info, rng) for name in LOSSES]
     b1 = replace(_trial("B1", OperatingPoint(1, 4)), energy=final[1])
-    glanced, glance = _rejected(info, rng)
-    found = Result(
+    rejected, rejected_readings = _rejected(info, rng)
+    result = Result(
         schema=SCHEMA,
         provenance=_provenance(),
         meters=meters,
         unavailable=UNAVAILABLE,
         baselines=Baselines(replace(_trial("B0", OperatingPoint(reuse_prefix=False)), energy=final[0]), b1),
-        trials=(*(trial for trial, _ in candidates), _failed(), glanced),
+        trials=(*(trial for trial, _ in candidates), _failed(), rejected),
         winner=about if verdict == "PASS" else "B1",
         winner_path="winner",
         final=final,
@@ -116,7 +116,7 @@ def make(energy: Energy = "modelled", verdict: ClaimVerdict = "PASS", seed: int 
             windows,
             _inputs(),
             ("<|im_start|>", "<|im_end|>"),
-            (*(read for _, read in candidates), TrialReadings("int2", (), None), glance),
+            (*(read for _, read in candidates), TrialReadings("int2", (), None), rejected_readings),
         ),
         events=("B0: warm-up of 7 passes, first 0.412, last 0.131 s/reply",),
         examples=examples(),
@@ -124,7 +124,17 @@ def make(energy: Energy = "modelled", verdict: ClaimVerdict = "PASS", seed: int 
         outside=() if about == "B1" else (Outside("service", _report("outside: service", "FAIL", 2.1), _inputs()),),
         took=Cost(wall_s=1700.0, cpu_s=2500.0),
     )
-    return replace(found, repaid=ledger(found))
+    return replace(result, repaid=ledger(about, result.trials, final, result.took, None))
+
+
+def trained(result: Result, training: Cost) -> Result:
+    """The same result, its int8 and int4 candidates trained at this cost."""
+
+    def with_cost(trial: Trial) -> Trial:
+        spent = (training,) if trial.name in ("int8", "int4") else ()
+        return trial if trial.artifact is None else replace(trial, artifact=replace(trial.artifact, spent=spent))
+
+    return replace(result, trials=tuple(map(with_cost, result.trials)))
 
 
 def examples() -> tuple[Example, ...]:

@@ -23,7 +23,7 @@ from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models.access import load_model, training_device
 from halfwatt.models.chat_model import ChatModel, torch_device
-from halfwatt.results.result import Made
+from halfwatt.results.result import TransformedModel
 from halfwatt.search.build import build_artifact
 
 
@@ -34,7 +34,7 @@ def transform(
     dialogues: str | Path | DialogueSet | None,
     teacher: Path | None,
     settings: RunSettings,
-) -> Made:
+) -> TransformedModel:
     """Apply one step and write the model folder.
 
     Args:
@@ -51,7 +51,7 @@ def transform(
         made = apply.apply(step, loaded, replace(context, dialogues=told, original=original))
         made.save(out)
     sizes = tuple(sum(p.numel() for p in m.network.parameters()) for m in (loaded, made))
-    return Made(out, (sizes[0], sizes[1]), made.lineage, made.spent)
+    return TransformedModel(out, (sizes[0], sizes[1]), made.lineage, made.spent)
 
 
 def quantize_to(

@@ -35,7 +35,7 @@ from halfwatt.models.chat_model import ChatModel, load, outline
 from halfwatt.models.grid import Bits, ScaleSearch
 from halfwatt.results.provenance import Provenance, provenance
 from halfwatt.results.result import Comparison, Measured, Result
-from halfwatt.results.write import deliver
+from halfwatt.results.write import write_results
 from halfwatt.runtimes.servable import RuntimeChoice, servable
 from halfwatt.runtimes.serving_process import ServingSpec
 from halfwatt.search.budget import parse_budget
@@ -117,7 +117,7 @@ def optimize(  # noqa: PLR0913 - one name for each flag of the verb
             recipes=_listed(recipe, limit is not None),
             name=None if isinstance(model, ChatModel) or limit is None else name,
         )
-        return deliver(run_search(job), job, _searched(settings, name, job, origin(dialogues), split))
+        return write_results(run_search(job), job, _searched(settings, name, job, origin(dialogues), split))
 
 
 def measure(

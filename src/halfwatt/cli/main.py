@@ -85,7 +85,7 @@ def optimize(
 
     def work(settings: RunSettings) -> int:
         from halfwatt.api import verbs
-        from halfwatt.results.report.console import emit, show
+        from halfwatt.results.report.console import emit, result_view
 
         found = verbs.optimize(
             model,
@@ -101,7 +101,7 @@ def optimize(
             out=out,
             settings=settings,
         )
-        emit(found, json, lambda: show(found, out))
+        emit(found, lambda result: result_view(result, out), json)
         return 0 if found.claim.verdict == "PASS" else 1
 
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
@@ -125,10 +125,10 @@ def measure(
 
     def work(settings: RunSettings) -> int:
         from halfwatt.api import verbs
-        from halfwatt.results.report.console import emit, show_measured
+        from halfwatt.results.report.console import emit, measured_view
 
         found = verbs.measure(model, dialogues, runtime=runtime.value, settings=settings)
-        emit(found, json, lambda: show_measured(found))
+        emit(found, measured_view, json)
         return 0
 
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
@@ -156,10 +156,10 @@ def compare(
 
     def work(settings: RunSettings) -> int:
         from halfwatt.api import verbs
-        from halfwatt.results.report.console import emit, show_comparison
+        from halfwatt.results.report.console import comparison_view, emit
 
         found = verbs.compare(a, b, dialogues, max_loss=share, runtime=runtime.value, settings=settings)
-        emit(found, json, lambda: show_comparison(found))
+        emit(found, comparison_view, json)
         return 0 if found.quality.verdict == "PASS" else 1
 
     _run(work, _access(device, dtype, offline, chat_template), seed, debug, rapl_root)
@@ -181,11 +181,11 @@ def plan(
 
     def work(settings: RunSettings) -> int:
         from halfwatt.api import verbs
-        from halfwatt.results.report.console import emit, show_plan
+        from halfwatt.results.report.console import emit, plan_view
 
         names = [name.strip() for name in hardware.split(",") if name.strip()]
         found = verbs.plan(model, names, dialogues, recipes=recipe or (), batch=batch, settings=settings)
-        emit(found, json, lambda: show_plan(found))
+        emit(found, plan_view, json)
         return 0
 
     _run(work, _access(Device.cpu, Dtype.auto, offline, chat_template), 0, debug, None)
@@ -246,15 +246,9 @@ def doctor(rapl_root: RaplRoot = None, json: Json = False, seed: Seed = 0, debug
 
     def work(_: RunSettings) -> int:
         from halfwatt.meters.discover import findings
-        from halfwatt.results.report.console import show_doctor
+        from halfwatt.results.report.console import doctor_view, emit
 
-        found = findings(rapl_root=rapl_root)
-        if json:
-            import dataclasses
-
-            _json_line({"meters": [dataclasses.asdict(finding) for finding in found]})
-        else:
-            show_doctor(found)
+        emit({"meters": findings(rapl_root=rapl_root)}, lambda found: doctor_view(found["meters"]), json)
         return 0
 
     _run(work, None, seed, debug, rapl_root)
@@ -270,11 +264,11 @@ def verify(
     """Recompute every figure of a result from the raw readings in it. Exit 0 when all agree, else 1."""
 
     def work(_: RunSettings) -> int:
-        from halfwatt.results.report.console import emit, show_verification
+        from halfwatt.results.report.console import emit, verification_view
         from halfwatt.results.verify import verify_file
 
         found = verify_file(result)
-        emit(found, json, lambda: show_verification(found))
+        emit(found, verification_view, json)
         return 0 if not found.differences else 1
 
     _run(work, None, seed, debug, None)

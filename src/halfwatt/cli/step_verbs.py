@@ -19,7 +19,7 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.registry import STEPS
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Precision, RunSettings
-from halfwatt.results.report.console import emit, show_artifact, show_made
+from halfwatt.results.report.console import artifact_view, emit, transformed_view
 
 Method = Literal["rtn", "hqq", "gptq", "qat"]
 
@@ -81,7 +81,7 @@ def _transforming(step: type[Step], given: dict[str, Any]) -> _Work:
         made = single_step.transform(
             given["model"], chosen, given["out"], given["dialogues"], given.get("teacher"), _trained(settings, given)
         )
-        emit(made, given["json"], lambda: show_made(made))
+        emit(made, transformed_view, given["json"])
         return 0
 
     return work
@@ -98,7 +98,7 @@ def _quantizing(given: dict[str, Any]) -> _Work:
         made = single_step.quantize_to(
             given["model"], given["out"], chosen, given["dialogues"], _trained(settings, given)
         )
-        emit(made, given["json"], lambda: show_artifact(made))
+        emit(made, artifact_view, given["json"])
         return 0
 
     return work

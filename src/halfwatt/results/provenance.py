@@ -29,16 +29,7 @@ class Provenance:
 def provenance(
     *, command: str, seed: int, model: str, model_sha256: str, dialogues: str, sha256: Mapping[str, str]
 ) -> Provenance:
-    """Describe this run. ``sha256`` maps each split to the hash of its dialogues."""
-    return Provenance(
-        halfwatt=halfwatt.__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
-        seed=seed,
-        model=model,
-        model_sha256=model_sha256,
-        dialogues=dialogues,
-        dialogues_sha256=dict(sha256),
-        machine=_machine(),
-        versions=_versions(),
-    )
+    """Of a run that begins now on this machine. ``sha256``: of the dialogues, by split."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    inputs = (command, seed, model, model_sha256, dialogues, dict(sha256))
+    return Provenance(halfwatt.__version__, created, *inputs, _machine(), _versions())

@@ -1,9 +1,12 @@
-"""``result.json``: what a verb came to, as one record each."""
+"""``result.json`` and what the other verbs print: one record each, and the reader of the file."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
@@ -14,21 +17,12 @@ from halfwatt.evaluate.records import Claim, Measurement, Outside, Profile, Qual
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import Finding, MeterInfo
 from halfwatt.meters.cost import Cost
+from halfwatt.results.payback import Ledger
 from halfwatt.results.provenance import Provenance
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.trial import Trial, TrialReadings
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A model folder that a step wrote."""
-
-    path: Path
-    parameters: tuple[int, int]  # before and after; tied ones count once
-    lineage: tuple[str, ...]
-    spent: tuple[Cost, ...]  # by each training in its lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,33 +53,8 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """When it is repaid, at so many replies an hour."""
-
-    replies_per_hour: float
-    days: Estimate
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """What it took to find a candidate, in CPU-seconds, against what it saves. None: not measured, or no saving."""
-
-    about: str
-    training_s: float | None  # of all candidates; None: a part of it ran on another device
-    search_s: float
-    joules: float | None  # of the search, where a meter saw it
-    replies: Estimate | None  # until both are repaid, or the search alone where training ran elsewhere
-    due: tuple[Due, ...]  # as days, at the user's replies an hour or at some
-
-    @property
-    def spent_s(self) -> float:
-        """All that has to be repaid: without the training where it ran on another device."""
-        return self.search_s + (self.training_s or 0.0)
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
-    """What ``optimize`` found."""
+    """What ``optimize`` comes to: the whole of result.json."""
 
     schema: int
     provenance: Provenance
@@ -104,13 +73,13 @@ class Result:
     examples: tuple[Example, ...] = ()
     outside: tuple[Outside, ...] = ()  # of `Claim.about`, on other kinds of dialogue than it was made for
     profile: Profile | None = None  # of the test split
-    took: Cost | None = None  # making, measuring and judging all of it, trainings aside, which their artifacts tell
+    took: Cost | None = None  # building, measuring and judging all of it; trainings stand in their artifacts
     repaid: Ledger | None = None  # None: the claim is about B1, or the run did not write down what it took
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What ``measure`` found."""
+    """What ``measure`` comes to."""
 
     provenance: Provenance
     meters: tuple[MeterInfo, ...]
@@ -123,7 +92,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What ``compare`` found: A is the reference, B the candidate; ratios are A over B."""
+    """What ``compare`` comes to: A is the reference, B the candidate; ratios are A over B."""
 
     provenance: Provenance
     meters: tuple[MeterInfo, ...]
@@ -137,23 +106,29 @@ class Comparison:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TransformedModel:
+    """A model folder that ``trim``, ``prune`` or ``distil`` wrote."""
+
+    path: Path
+    parameters: tuple[int, int]  # before and after; tied ones count once
+    lineage: tuple[str, ...]
+    spent: tuple[Cost, ...]  # by each training in its lineage
+
+
 def parse(text: str | bytes) -> Result:
     """Read a ``result.json``.
 
     Raises:
         BadInput: it is not one, or one of another schema version.
     """
-    import json
-
-    from pydantic import ValidationError
-
     try:
-        found = json.loads(text).get("schema")
+        schema = json.loads(text).get("schema")
     except (ValueError, AttributeError):
         raise BadInput("this is not a result.json", hint="give the file that 'halfwatt optimize' wrote") from None
-    if found != SCHEMA:
+    if schema != SCHEMA:
         raise BadInput(
-            f"this halfwatt reads results of schema {SCHEMA}", got=str(found), hint="use the version that wrote it"
+            f"this halfwatt reads results of schema {SCHEMA}", got=str(schema), hint="use the version that wrote it"
         )
     try:
         return from_json(text, Result)

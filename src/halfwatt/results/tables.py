@@ -1,44 +1,22 @@
-"""Figures derived from a result for display. Pure."""
+"""Figures derived from a result for display: its rows, paybacks, phases, duty cycle and timeline. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
 from halfwatt.core.estimate import Estimate
+from halfwatt.core.statistics import difference, mean
 from halfwatt.evaluate import energy_analysis
-from halfwatt.evaluate.records import Measurement, QualityReport, Window
+from halfwatt.evaluate.records import Measurement, Window
 from halfwatt.meters.base import MeterInfo
+from halfwatt.results.payback import Payback, payback
 from halfwatt.results.result import Result
 from halfwatt.search.trial import Trial, TrialReadings
 
-_DUTIES = (1.0, 10.0, 100.0, 1000.0)  # replies per hour
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table.
-
-    ``energy_vs_B1`` and ``cpu_s_vs_B1`` say how much of B1's this row takes, paired within one run (0.5 = half as
-    much); None for B1 itself and where nothing was measured. Candidates that did not reach the final run were measured
-    in a run of their own against B1 ("tune"), so only their ratios may be compared with other rows. Of those that a
-    search rejected after a glance at their CPU time there is that ratio alone.
-    """
-
-    trial: Trial
-    title: str
-    run: Literal["final", "tune"]
-    energy: Measurement | None
-    energy_vs_B1: Estimate | None
-    cpu_s_vs_B1: Estimate | None
-    quality: QualityReport | None
-    winner: bool
-
-
-def rows(result: Result) -> tuple[Row, ...]:
-    """B0, B1, then the candidates in the order in which they were tried."""
-    return (_b0(result), _b1(result), *(_candidate(result, trial) for trial in result.trials))
+_RATES = (1.0, 10.0, 100.0, 1000.0)  # replies per hour
 
 
 def arms(result: Result) -> dict[str, Measurement]:
@@ -48,14 +26,16 @@ def arms(result: Result) -> dict[str, Measurement]:
 
 def champion(result: Result) -> Trial:
     """The trial that the claim is about: the delivered one, unless the gate refused it."""
-    everyone = (*result.trials, result.baselines.B1)
-    return next(t for t in everyone if t.name == result.claim.about)
+    return _trial(result, result.claim.about)
 
 
 def delivered(result: Result) -> Trial:
     """The trial in the winner's folder."""
-    everyone = (*result.trials, result.baselines.B1)
-    return next(t for t in everyone if t.name == result.winner)
+    return _trial(result, result.winner)
+
+
+def _trial(result: Result, name: str) -> Trial:
+    return next(trial for trial in (*result.trials, result.baselines.B1) if trial.name == name)
 
 
 def readings(result: Result) -> dict[str, TrialReadings]:
@@ -64,80 +44,103 @@ def readings(result: Result) -> dict[str, TrialReadings]:
 
 
 def replies_per_hour(result: Result) -> float | None:
-    """Of the traffic, as the user said; None = nobody did."""
+    """Of the user's traffic; None = unknown."""
     return result.profile.replies_per_hour if result.profile else None
 
 
 def meter(result: Result) -> MeterInfo | None:
     """The meter that the joules of the final run come from; None when there was none (grade F)."""
-    names = {m.meter for m in result.final}
-    return next((info for info in result.meters if info.name in names), None)
+    return meter_of(result.final[0], result.meters)
 
 
-def absolute_joules(measurement: Measurement | None) -> Estimate | None:
-    """J/reply where joules may be stated as such.
+def meter_of(measurement: Measurement, meters: Sequence[MeterInfo]) -> MeterInfo | None:
+    """The one among ``meters`` that its joules come from."""
+    return next((info for info in meters if info.name == measurement.meter), None)
 
-    A model claims ratios only: grade E has no known absolute error on a CPU, grade D is stated as a ratio +-30 %.
+
+def absolute_joules(m: Measurement) -> Estimate | None:
+    """J/reply where joules may be stated: a model claims ratios only, since its absolute error is not known."""
+    return None if m.kind == "modelled" else m.j_per_reply
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: a trial with the figures of the run that it is shown by.
+
+    Candidates that did not reach the final run were measured in a run of their own against B1 ("tune"), so only their
+    ratios may be compared with other rows. Of those that a search rejected after a glance at their CPU time there is
+    that ratio alone.
     """
-    if measurement is None or measurement.kind == "modelled":
-        return None
-    return measurement.j_per_reply
+
+    trial: Trial
+    title: str
+    run: Literal["final", "tune"]
+    winner: bool
+
+    @property
+    def energy_vs_B1(self) -> Estimate | None:
+        """How much of B1's it takes, paired within one run: 0.5 = half as much. None: B1 itself, or not measured."""
+        return _inverse(self.trial.energy_ratio_vs_B1)
+
+    @property
+    def cpu_s_vs_B1(self) -> Estimate | None:
+        return _inverse(self.trial.cpu_s_ratio_vs_B1)
 
 
-def inverse(ratio: Estimate | None, unit: str) -> Estimate | None:
+def _inverse(ratio: Estimate | None) -> Estimate | None:
     """Baseline over candidate turned into candidate over baseline."""
-    return None if ratio is None else Estimate(1 / ratio.mean, 1 / ratio.hi, 1 / ratio.lo, unit, ratio.n)
+    return None if ratio is None else Estimate(1 / ratio.mean, 1 / ratio.hi, 1 / ratio.lo, "of B1", ratio.n)
 
 
-def _b0(result: Result) -> Row:
-    info, windows = meter(result), result.raw.windows
-    return Row(
-        trial=result.baselines.B0,
-        title="original, as commonly run",
-        run="final",
-        energy=arms(result).get("B0"),
-        energy_vs_B1=None if info is None else energy_analysis.energy_ratio("B0", "B1", windows, info),
-        cpu_s_vs_B1=energy_analysis.ratio("B0", "B1", windows, energy_analysis.cpu_s_per_reply),
-        quality=None,
-        winner=False,
+def rows(result: Result) -> tuple[Row, ...]:
+    """B0, B1, then the candidates in the order in which they were tried."""
+    info, windows, b1 = meter(result), result.raw.windows, result.baselines.B1
+    b0 = replace(
+        result.baselines.B0,
+        energy_ratio_vs_B1=None if info is None else energy_analysis.energy_ratio("B1", "B0", windows, info),
+        cpu_s_ratio_vs_B1=energy_analysis.ratio("B1", "B0", windows, energy_analysis.cpu_s_per_reply),
     )
-
-
-def _b1(result: Result) -> Row:
-    return Row(
-        trial=result.baselines.B1,
-        title="original, best runtime",
-        run="final",
-        energy=arms(result).get("B1"),
-        energy_vs_B1=None,
-        cpu_s_vs_B1=None,
-        quality=None,
-        winner=result.winner == result.baselines.B1.name,
+    return (
+        Row(b0, "original, as commonly run", "final", winner=False),
+        Row(b1, "original, best runtime", "final", winner=result.winner == b1.name),
+        *(_candidate(result, trial) for trial in result.trials),
     )
 
 
 def _candidate(result: Result, trial: Trial) -> Row:
     """A candidate as the tune split saw it, or as the final run did if it got there."""
-    final = trial.name == result.claim.about
-    claim = result.claim
-    return Row(
-        trial=trial,
-        title="candidate",
-        run="final" if final else "tune",
-        energy=arms(result).get("winner") if final else trial.energy,
-        energy_vs_B1=inverse(claim.energy_ratio_vs_B1 if final else trial.energy_ratio_vs_B1, "of B1"),
-        cpu_s_vs_B1=inverse(claim.cpu_s_ratio_vs_B1 if final else _saved(result, trial), "of B1"),
-        quality=result.final_quality if final else trial.quality,
-        winner=trial.name == result.winner,
+    winner = trial.name == result.winner
+    if trial.name == result.claim.about:
+        return Row(proven(result, trial), "candidate", "final", winner)
+    if trial.cpu_s_ratio_vs_B1 is None and (windows := readings(result)[trial.name].windows):
+        ratio = energy_analysis.ratio("B1", trial.name, windows, energy_analysis.cpu_s_per_reply)
+        trial = replace(trial, cpu_s_ratio_vs_B1=ratio)
+    return Row(trial, "candidate", "tune", winner)
+
+
+def proven(result: Result, trial: Trial) -> Trial:
+    """What the claim is about, with its figures of the final run and the sealed split."""
+    return replace(
+        trial,
+        energy=arms(result)["winner"],
+        quality=result.final_quality,
+        cpu_s_ratio_vs_B1=result.claim.cpu_s_ratio_vs_B1,
+        energy_ratio_vs_B1=result.claim.energy_ratio_vs_B1,
     )
 
 
-def _saved(result: Result, trial: Trial) -> Estimate | None:
-    """B1's CPU-seconds over the trial's on the tune split, where it got no further than a glance too."""
-    if trial.cpu_s_ratio_vs_B1 is not None:
-        return trial.cpu_s_ratio_vs_B1
-    windows = readings(result)[trial.name].windows
-    return energy_analysis.ratio("B1", trial.name, windows, energy_analysis.cpu_s_per_reply) if windows else None
+def paybacks(result: Result) -> tuple[Payback, ...]:
+    """Of every trial that was trained and measured, from the run that measured it against B1."""
+    reads, final, info = readings(result), arms(result), meter(result)
+    cores, paid = int(result.provenance.machine["cores"]), []
+    for trial in result.trials:
+        if trial.artifact is None or not trial.artifact.spent or trial.energy is None:
+            continue
+        pair = final["B1"], final["winner"]
+        if trial.name != result.claim.about:
+            pair = energy_analysis.measurement("B1", reads[trial.name].windows, info), trial.energy
+        paid.append(payback(trial.name, trial.artifact.spent, pair, cores, info))
+    return tuple(paid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,24 +155,15 @@ class Phases:
 
 def phases(result: Result) -> tuple[Phases, ...]:
     """Prefill against decode, for the arms whose prefill had windows of its own."""
-    found = []
+    windows, split = energy_analysis.Arms.of(result.raw.windows), []
     for m in result.final:
+        prefill_s = list(windows.per_block(m.arm, energy_analysis.cpu_s_per_reply, "prefill").values())
         if m.kind != "modelled" and m.j_prefill is not None and m.j_decode is not None:
-            found.append(Phases(m.arm, m.j_prefill, m.j_decode, "J"))
-            continue
-        blocks = energy_analysis.Arms.of(result.raw.windows).per_block(
-            m.arm, energy_analysis.cpu_s_per_reply, "prefill"
-        )
-        if len(blocks) >= 2:
-            found.append(_cpu_phases(m, list(blocks.values())))
-    return tuple(found)
-
-
-def _cpu_phases(m: Measurement, prefill_s: list[float]) -> Phases:
-    from halfwatt.core.statistics import difference, mean
-
-    prefill = mean(prefill_s, "CPU-s/reply")
-    return Phases(m.arm, prefill, difference(m.cpu_s_per_reply, prefill), "CPU-s")
+            split.append(Phases(m.arm, m.j_prefill, m.j_decode, "J"))
+        elif len(prefill_s) >= 2:
+            prefill = mean(prefill_s, "CPU-s/reply")
+            split.append(Phases(m.arm, prefill, difference(m.cpu_s_per_reply, prefill), "CPU-s"))
+    return tuple(split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +184,11 @@ def idle_watts(result: Result) -> float | None:
 
 
 def duties(result: Result) -> tuple[float, ...]:
-    """Replies an hour at which idle is told: the user's own among some others."""
-    said = replies_per_hour(result)
-    if said is None:
-        return _DUTIES
-    return tuple(sorted({said, *(rate for rate in _DUTIES if not said / 2 < rate < said * 2)}))
+    """Replies an hour at which idle is shown: the user's own among some others."""
+    own = replies_per_hour(result)
+    if own is None:
+        return _RATES
+    return tuple(sorted({own, *(rate for rate in _RATES if not own / 2 < rate < own * 2)}))
 
 
 def duty_cycle(result: Result) -> tuple[Duty, ...]:
@@ -202,20 +196,16 @@ def duty_cycle(result: Result) -> tuple[Duty, ...]:
 
     Without interval: idle is read a few times only. One copy that answers one reply at a time is assumed.
     """
-    idle, rates = idle_watts(result), duties(result)
-    if idle is None:
+    idle_w, rates = idle_watts(result), duties(result)
+    if idle_w is None:
         return ()
-    return tuple(
-        Duty(m.arm, m.j_per_reply_net.mean, tuple(_at_duty(m, m.j_per_reply_net.mean, idle, r) for r in rates))
-        for m in result.final
-        if m.j_per_reply_net is not None
-    )
-
-
-def _at_duty(m: Measurement, net_j: float, idle_w: float, replies_per_h: float) -> float | None:
-    if m.s_per_reply.mean * replies_per_h > 3600:
-        return None
-    return net_j + idle_w * 3600 / replies_per_h
+    lines = []
+    for m in result.final:
+        if m.j_per_reply_net is not None:
+            net_j, s = m.j_per_reply_net.mean, m.s_per_reply.mean
+            j_per_reply = tuple(net_j + idle_w * 3600 / rate if s * rate <= 3600 else None for rate in rates)
+            lines.append(Duty(m.arm, net_j, j_per_reply))
+    return tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,27 +220,17 @@ class Point:
 def timeline(result: Result) -> dict[str, tuple[Point, ...]]:
     """Per arm, every window of whole replies in the order in which they ran."""
     windows = [w for w in result.raw.windows if w.phase == "reply" and w.replies]
-    if not windows:
-        return {}
-    begin = min(w.start_s for w in windows)
-    found: dict[str, tuple[Point, ...]] = {}
+    begin_s = min((w.start_s for w in windows), default=0.0)
+    lines: dict[str, tuple[Point, ...]] = {}
     for arm in dict.fromkeys(w.arm for w in windows):
-        mine = [w for w in windows if w.arm == arm]
-        clean = [_cpu_s_per_token(w) for w in mine if not w.discarded]
+        own = [w for w in windows if w.arm == arm]
+        clean = [_cpu_s_per_token(w) for w in own if not w.discarded]
         if clean:
-            found[arm] = tuple(_point(w, begin, fmean(clean)) for w in mine)
-    return found
-
-
-def _point(w: Window, begin: float, mean: float) -> Point:
-    return Point((w.start_s - begin) / 60, _cpu_s_per_token(w) / mean, w.discarded)
+            level = fmean(clean)
+            lines[arm] = tuple(Point((w.start_s - begin_s) / 60, _cpu_s_per_token(w) / level, w.discarded) for w in own)
+    return lines
 
 
 def _cpu_s_per_token(w: Window) -> float:
     """Per token read or written: windows of different replies can be compared by it."""
     return (w.usage[1].cpu_s - w.usage[0].cpu_s) / (w.tokens_in - w.tokens_cached + w.tokens_out)
-
-
-def disturbed(result: Result) -> tuple[Window, ...]:
-    """Windows that something disturbed, those that were kept included."""
-    return tuple(w for w in result.raw.windows if w.taints or w.discarded)

@@ -22,7 +22,7 @@ from halfwatt.evaluate.records import QualityInputs, QualityReport
 from halfwatt.meters.base import MeterInfo
 from halfwatt.results.payback import ledger
 from halfwatt.results.result import Result, parse
-from halfwatt.results.tables import readings
+from halfwatt.results.tables import readings, replies_per_hour
 
 TOLERANCE = 1e-9  # relative: the same arithmetic on the same readings
 
@@ -81,7 +81,10 @@ def _pairs(result: Result) -> Iterator[tuple[str, Any, Any]]:
     yield from _leaves("claim", result.claim, make_claim(run, report, result.claim.about))
     yield from _trial_pairs(result, meter)
     if result.repaid is not None:
-        yield from _leaves("repaid", result.repaid, ledger(result))
+        rate = replies_per_hour(result)
+        yield from _leaves(
+            "repaid", result.repaid, ledger(result.claim.about, result.trials, result.final, result.took, rate)
+        )
 
 
 def _trial_pairs(result: Result, meter: MeterInfo | None) -> Iterator[tuple[str, Any, Any]]:

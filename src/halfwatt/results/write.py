@@ -1,16 +1,15 @@
-"""What the user gets: the winner's folder, ``result.json``, ``report.html``. Written last, each whole or not at all."""
+"""What the user gets: the winner's folder, ``report.html``, ``result.json``. Written last, each whole or not at all."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from halfwatt.compress.recipe import to_toml
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import new_folder, write_atomic
 from halfwatt.core.json_records import to_json
-from halfwatt.evaluate.records import ScoredReply
+from halfwatt.evaluate.records import QualityInputs
 from halfwatt.evaluate.requests import Workload, workload_profile
 from halfwatt.formats.artifact import ARTIFACT
 from halfwatt.meters.discover import findings
@@ -27,29 +26,30 @@ WINNER, RECIPE = "winner", "recipe.toml"
 EXAMPLES = 8
 
 
-def deliver(outcome: Outcome, job: Job, made: Provenance) -> Result:
-    """Write everything into the job's folder and return what was written.
+def write_results(outcome: Outcome, job: Job, provenance: Provenance) -> Result:
+    """Write everything into the job's folder and return what stands in result.json.
 
     Raises:
         BadInput: the winner's artifact is gone.
     """
-    found = _result(outcome, job, made)
-    result = replace(found, repaid=ledger(found))
+    result = _make_result(outcome, job, provenance)
     _copy_winner(outcome, job.out / WINNER, model_card(result, licence=licence_of(job.model.source)))
     write_atomic(job.out / "report.html", render_html(result).encode())
     write_atomic(job.out / "result.json", to_json(result).encode())  # last: its presence says that the rest is there
     return result
 
 
-def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
-    unavailable = [f for f in findings(rapl_root=job.settings.rapl_root) if not f.available]
+def _make_result(outcome: Outcome, job: Job, provenance: Provenance) -> Result:
+    """The record of a finished search."""
+    selection, final, search = outcome.selection, outcome.final, job.settings.search
+    trials = tuple(candidate.trial for candidate in selection.candidates)
     return Result(
         schema=SCHEMA,
-        provenance=made,
-        meters=outcome.final.meters,
-        unavailable=tuple(unavailable),
-        baselines=Baselines(outcome.selection.b0, outcome.selection.b1),
-        trials=tuple(c.trial for c in outcome.selection.candidates),
+        provenance=provenance,
+        meters=final.meters,
+        unavailable=tuple(f for f in findings(rapl_root=job.settings.rapl_root) if not f.available),
+        baselines=Baselines(selection.b0, selection.b1),
+        trials=trials,
         winner=outcome.delivered.name,
         winner_path=WINNER,
         final=outcome.measured,
@@ -57,34 +57,33 @@ def _result(outcome: Outcome, job: Job, made: Provenance) -> Result:
         claim=outcome.claim,
         margins=job.settings.margins,
         raw=Raw(
-            windows=outcome.final.windows,
+            windows=final.windows,
             quality_inputs=outcome.inputs,
             special_tokens=job.model.tokenizer.special_tokens,
-            trials=tuple(c.readings for c in outcome.selection.candidates),
+            trials=tuple(candidate.readings for candidate in selection.candidates),
         ),
-        events=(*outcome.notes, *outcome.final.events),
-        examples=_examples(outcome, outcome.test),
+        events=(*outcome.notes, *final.events),
+        examples=_examples(outcome.inputs, outcome.test),
         outside=outcome.outside,
-        profile=workload_profile(outcome.test, job.settings.search.users, job.settings.search.replies_per_hour),
+        profile=workload_profile(outcome.test, search.users, search.replies_per_hour),
         took=outcome.cost,
+        repaid=ledger(outcome.claim.about, trials, outcome.measured, outcome.cost, search.replies_per_hour),
     )
 
 
-def _examples(outcome: Outcome, test: Workload) -> tuple[Example, ...]:
+def _examples(inputs: QualityInputs, test: Workload) -> tuple[Example, ...]:
     """Greedy replies side by side, spread evenly over the test split: not picked."""
-    pairs = zip(outcome.inputs.replies_ref, outcome.inputs.replies_cand, strict=True)
+    pairs = zip(inputs.replies_ref, inputs.replies_cand, strict=True)
     greedy = [(ref, cand) for ref, cand in pairs if ref.seed is None]
-    by_id = {d.id: d for d in test.dialogues}
+    by_id = {dialogue.id: dialogue for dialogue in test.dialogues}
     step = max(1, len(greedy) // EXAMPLES)
-
-    def example(ref: ScoredReply, cand: ScoredReply) -> Example:
-        return Example(by_id[ref.dialogue].before(ref.turn), ref.text, cand.text)
-
-    return tuple(example(*pair) for pair in greedy[::step][:EXAMPLES])
+    return tuple(
+        Example(by_id[ref.dialogue].before(ref.turn), ref.text, cand.text) for ref, cand in greedy[::step][:EXAMPLES]
+    )
 
 
 def _copy_winner(outcome: Outcome, to: Path, card: str) -> None:
-    """The artifact, how it was made and is served, and its card, as one folder that can be moved anywhere."""
+    """The artifact, its recipe and operating point, and its card, as one folder that can be moved anywhere."""
     trial = outcome.delivered
     if trial.artifact is None or not (trial.artifact.path / ARTIFACT).exists():
         raise BadInput(f"the artifact of {trial.name} is gone", hint="remove the output folder and run again")

@@ -1,4 +1,4 @@
-"""Tables for the terminal. ``*_view`` builds what rich can print; ``show*`` prints it for the command line.
+"""Tables for the terminal. ``*_view`` builds what rich can print; `emit` prints it, or the record as JSON.
 
 Text from outside (model names, reasons, replies) is printed as it is and never read as rich's markup.
 """
@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from io import StringIO
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from halfwatt.core.estimate import Estimate
 from halfwatt.core.json_records import to_json
 from halfwatt.evaluate.records import Measurement, QualityReport
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import Finding
-from halfwatt.results.payback import paybacks
 from halfwatt.results.report import formatting
 from halfwatt.results.report.formatting import Figure
-from halfwatt.results.result import Comparison, Made, Measured, Result
-from halfwatt.results.tables import Row, meter, rows
+from halfwatt.results.result import Comparison, Measured, Result, TransformedModel
+from halfwatt.results.tables import Row, meter, meter_of, rows
 
 if TYPE_CHECKING:
     from halfwatt.results.verify import Verification
@@ -39,320 +38,234 @@ VERDICT_STYLE = {
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
+Record = TypeVar("Record")
 
-def emit(record: Any, as_json: bool, show: Callable[[], None]) -> None:
-    """One record for the reader that was asked for: a JSON document, or what ``show`` prints."""
+
+def emit(record: Record, view: Callable[[Record], RenderableType], as_json: bool) -> None:
+    """One record for the reader that was asked for: a JSON document, or its view for people."""
     if as_json:
         sys.stdout.write(to_json(record) + "\n")
     else:
-        show()
-
-
-def render_table(result: Result, out: Path = Path("out"), width: int = 80) -> str:
-    """The end of ``optimize`` as plain text, ``width`` columns wide."""
-    return plain(result_view(result, out), width)
-
-
-def plain(view: RenderableType, width: int = 80) -> str:
-    """Any view without colours."""
-    buffer = StringIO()
-    Console(file=buffer, width=width, color_system=None, legacy_windows=False).print(view)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
-
-
-def show(result: Result, out: Path) -> None:
-    """Print the table, the verdict and where the files are."""
-    _print(result_view(result, out))
-
-
-def show_measured(found: Measured) -> None:
-    """Print what ``measure`` found."""
-    _print(measured_view(found))
-
-
-def show_comparison(found: Comparison) -> None:
-    """Print what ``compare`` found."""
-    _print(comparison_view(found))
-
-
-def show_artifact(made: Artifact) -> None:
-    """Print what ``quantize`` wrote."""
-    _print(artifact_view(made))
-
-
-def show_made(made: Made) -> None:
-    """Print what a step wrote."""
-    _print(made_view(made))
-
-
-def show_plan(found: PredictionTable) -> None:
-    """Print what ``plan`` predicts."""
-    _print(plan_view(found))
-
-
-def show_doctor(found: Sequence[Finding]) -> None:
-    """Print the meters of this machine."""
-    _print(doctor_view(found))
-
-
-def show_verification(found: Verification) -> None:
-    """Print what ``verify`` recomputed."""
-    _print(verification_view(found))
-
-
-def _print(view: RenderableType) -> None:
-    console = Console()
-    console.print(view)
-
-
-# --- optimize ---------------------------------------------------------------------------------------------------------
+        Console().print(view(record))
 
 
 def result_view(result: Result, out: Path) -> Group:
     """Table, remarks, verdict in words, files."""
-    everyone, told = rows(result), result.repaid
-    claim = result.claim
+    everyone = rows(result)
+    reasons = (f"{trial.name} {trial.status}: {trial.reason}" for trial in result.trials if trial.reason)
+    remarks = (formatting.run_remark(everyone), *reasons, *formatting.payback_lines(result))
+    files = [("model", result.winner_path), ("result", "result.json"), ("report", "report.html")]
     return Group(
-        _ladder(everyone, formatting.energy_unit(result.final)),
-        *_remarks(everyone),
-        *(_line((formatting.price(paid), "dim")) for paid in paybacks(result)),
-        *((_line((formatting.cost_of_search(told), "dim")),) if told else ()),
+        _rows_table(everyone, formatting.energy_unit(result.final)),
+        *(_text(remark, "dim") for remark in remarks if remark),
         *_outside(result),
         Text(),
         _ratios(result),
-        _line((claim.verdict, VERDICT_STYLE[claim.verdict]), (f": {claim.sentence}", "")),
-        _line((formatting.origin_line(meter(result)), "")),
-        _files(result, out),
+        _verdict(result.claim.verdict, result.claim.sentence),
+        _text(formatting.origin_line(meter(result))),
+        *(_text(f"{name:<7} {out / file}") for name, file in files),
     )
 
 
-def _ladder(everyone: Sequence[Row], energy_head: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("model", overflow="fold", min_width=18)
-    heads = (energy_head.replace(" (", "\n("), "CPU-ms\n/reply", "tokens\n/reply", "s\n/reply", "MB")
-    for head in heads:
-        table.add_column(head, justify="right", overflow="fold")
-    table.add_column("gate", overflow="fold")
+def _rows_table(everyone: Sequence[Row], energy_unit: str) -> Table:
+    numbers = (energy_unit.replace(" (", "\n("), "CPU-ms\n/reply", "tokens\n/reply", "s\n/reply", "MB")
+    table = _table("model", *numbers, "gate", right=slice(1, -1))
+    table.columns[0].min_width = 18
     for row in everyone:
-        table.add_row(*_cells(row), style="bold" if row.winner else None)
+        artifact, energy, unit = row.trial.artifact, formatting.energy(row), formatting.per_reply(row.trial.energy)
+        about = row.title.replace(", ", ",\n")
+        if row.title == "candidate":
+            about = "winner" if row.winner else ""
+        table.add_row(
+            _stacked(f"{'> ' * row.winner}{row.trial.name}", about),
+            _number_cell(energy, f"{energy.value} {energy.origin}"),
+            _number_cell(unit["CPU-ms"], unit["CPU-ms"].value),
+            unit["tokens"].value,
+            unit["seconds"].value,
+            formatting.megabytes(artifact.size_b if artifact else None),
+            _gate_cell(row),
+            style="bold" if row.winner else None,
+        )
     return table
 
 
-def _cells(row: Row) -> tuple[Text, ...]:
-    m, artifact = row.energy, row.trial.artifact
-    name = _line((f"{'> ' if row.winner else ''}{row.trial.name}", ""), (f"\n{_about(row)}", "dim"))
-    return (
-        name,
-        _cell(formatting.energy(row)),
-        _cell(formatting.cpu_ms(m), show_origin=False),
-        Text(formatting.short(m.tokens_per_reply if m else None)),
-        Text(formatting.short(m.s_per_reply if m else None)),
-        Text(formatting.megabytes(artifact.size_b if artifact else None)),
-        _gate(row),
-    )
+def _number_cell(figure: Figure, value: str) -> Text:
+    """A value above its interval, or why there is none."""
+    if figure.absent:
+        return _stacked(figure.value, figure.origin)
+    return _stacked(value, figure.interval.replace(" to ", formatting.DASH))
 
 
-def _about(row: Row) -> str:
-    if row.title != "candidate":
-        return row.title.replace(", ", ",\n")
-    return "winner" if row.winner else ""
-
-
-def _cell(shown: Figure, show_origin: bool = True) -> Text:
-    """Value and grade above, interval below."""
-    if shown.absent:
-        return _line((shown.value, ""), (f"\n{shown.origin}", "dim"))
-    first = f"{shown.value} {shown.origin}" if show_origin else shown.value
-    return _line((first, ""), ("\n" + shown.interval.replace(" to ", formatting.DASH) if shown.interval else "", "dim"))
-
-
-def _gate(row: Row) -> Text:
+def _gate_cell(row: Row) -> Text:
+    quality = row.trial.quality
     if row.trial.status != "done":
         return Text(row.trial.status, style="red")
-    if row.quality is None:
+    if quality is None:
         return Text("reference" if row.title != "candidate" else formatting.ABSENT, style="dim")
-    verdict = row.quality.verdict
-    return _line((verdict, VERDICT_STYLE[verdict]), (f"\n{row.quality.split} split", "dim"))
+    return _stacked(quality.verdict, f"{quality.split} split", VERDICT_STYLE[quality.verdict])
 
 
-def _remarks(everyone: Sequence[Row]) -> Iterable[Text]:
-    if any(row.run == "tune" and row.energy for row in everyone):
-        yield Text(
-            "Rows judged on the tune split were measured in a run of their own against B1; "
-            "all others together, interleaved, on the sealed test split.",
-            style="dim",
-        )
-    for row in everyone:
-        if row.trial.reason:
-            yield _line((f"{row.trial.name} {row.trial.status}: {row.trial.reason}", "dim"))
-
-
-def _outside(result: Result) -> Iterable[Text]:
+def _outside(result: Result) -> Iterator[Text]:
     """What a model made for this traffic is no longer good for."""
     if result.outside:
-        yield _line((f"{result.claim.about} on other kinds of dialogue, against B1:", "bold"))
-    for met in result.outside:
-        yield _line((f"  {formatting.outside(met)}", VERDICT_STYLE[met.quality.verdict].removeprefix("bold ")))
+        yield _text(f"{result.claim.about} on other kinds of dialogue, against B1:", "bold")
+    for outside in result.outside:
+        style = VERDICT_STYLE[outside.quality.verdict].removeprefix("bold ")
+        yield _text(f"  {formatting.outside_line(outside)}", style)
 
 
 def _ratios(result: Result) -> Text:
     """The headline; ratios of a refused candidate are called measured, not claimed."""
-    claim = result.claim
-    pairs = (
-        ("energy", claim.energy_ratio_vs_B1, claim.energy_ratio_vs_B0, claim.grade),
-        ("CPU time", claim.cpu_s_ratio_vs_B1, claim.cpu_s_ratio_vs_B0, None),
-    )
-    text = Text()
-    for name, vs_b1, vs_b0, grade in pairs:
-        b1, b0 = formatting.times(vs_b1, grade, claim.kind), formatting.times(vs_b0, grade, claim.kind)
-        text.append(f"{name:<9} B1 / {claim.about}  {b1.line}\n          B0 / {claim.about}  {b0.line}\n")
+    claim, text = result.claim, Text()
+    for ratio in formatting.ratios(claim):
+        quantity = ratio.quantity if ratio.base == "B1" else ""
+        text.append(_clean(f"{quantity:<9} {ratio.base} / {claim.about}  {ratio.figure.line}\n"))
     if claim.verdict != "PASS":
         text.append("These ratios were measured; they are not claimed as a saving.\n", style="dim")
     return text
 
 
-def _files(result: Result, out: Path) -> Text:
-    lines = [("model", out / result.winner_path), ("result", out / "result.json"), ("report", out / "report.html")]
-    return _line(*((f"{name:<7} {_clean(str(path))}\n", "") for name, path in lines))
-
-
-# --- the other verbs --------------------------------------------------------------------------------------------------
-
-
-def measured_view(found: Measured) -> Group:
+def measured_view(measured: Measured) -> Group:
     """What one model uses per reply."""
-    info = next((i for i in found.meters if i.name == found.measurement.meter), None)
     return Group(
-        _figures((found.measurement,)),
-        _line((formatting.origin_line(info), "")),
-        Text(formatting.served(found.at) + f", {found.artifact.precision}"),
-        *(Text(_clean(note), style="dim") for note in found.notes),
+        _arms_table((measured.measurement,)),
+        _text(formatting.origin_line(meter_of(measured.measurement, measured.meters))),
+        _text(f"{formatting.operating_point(measured.at)}, {measured.artifact.precision}"),
+        *(_text(note, "dim") for note in measured.notes),
     )
 
 
-def comparison_view(found: Comparison) -> Group:
+def comparison_view(comparison: Comparison) -> Group:
     """Two models side by side, their ratios, and the gate."""
-    info = next((i for i in found.meters if i.name == found.measurements[0].meter), None)
-    grade, kind = (info.grade, info.kind) if info else (None, None)
-    verdict = found.quality.verdict
+    quality, info = comparison.quality, meter_of(comparison.measurements[0], comparison.meters)
     return Group(
-        _figures(found.measurements),
-        _line((f"energy    A / B  {formatting.times(found.energy_ratio, grade, kind).line}", "")),
-        _line((f"CPU time  A / B  {formatting.times(found.cpu_s_ratio, None, None).line}", "")),
-        _line((formatting.origin_line(info), "")),
-        gate_view(found.quality),
-        _line((verdict, VERDICT_STYLE[verdict]), (f": B against A on {found.quality.dialogues} dialogues", "")),
-        *(Text(_clean(note), style="dim") for note in found.notes),
+        _arms_table(comparison.measurements),
+        _text(f"energy    A / B  {formatting.energy_ratio(comparison.energy_ratio, info).line}"),
+        _text(f"CPU time  A / B  {formatting.measured(comparison.cpu_s_ratio).line}"),
+        _text(formatting.origin_line(info)),
+        gate_view(quality),
+        _verdict(quality.verdict, f"B against A on {quality.dialogues} dialogues"),
+        *(_text(note, "dim") for note in comparison.notes),
     )
+
+
+def _arms_table(measurements: Sequence[Measurement]) -> Table:
+    """One column per arm, one line per figure."""
+    table = _table("per reply", *(m.arm for m in measurements), right=slice(1, None))
+    cells = [
+        {"energy, J": formatting.joules(m), "net of idle, J": formatting.joules(m, net=True), **formatting.per_reply(m)}
+        for m in measurements
+    ]
+    for name in cells[0]:
+        table.add_row(name, *(_text(cell[name].line) for cell in cells))
+    return table
 
 
 def gate_view(report: QualityReport) -> Table:
     """Every check of the gate: estimate, interval, margin, verdict."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    for head in ("gate", "check", "estimate, 95 % bounds", "margin", "verdict"):
-        table.add_column(head, overflow="fold")
+    table = _table("gate", "check", "estimate, 95 % bounds", "margin", "verdict")
     for check in formatting.gate_lines(report):
-        shown, remark = formatting.check_figure(check), formatting.remarks(check)
-        table.add_row(
-            check.layer,
-            _line((check.name, ""), (f"\n{remark}" if remark else "", "dim")),
-            Text(formatting.ABSENT if shown.absent else shown.line),
-            Text(check.margin),
-            Text(check.verdict, style=VERDICT_STYLE[check.verdict]),
-        )
+        estimate = formatting.ABSENT if check.estimate.absent else check.estimate.line
+        verdict = Text(check.verdict, style=VERDICT_STYLE[check.verdict])
+        table.add_row(check.layer, _stacked(check.name, check.remark), _text(estimate), _text(check.margin), verdict)
     return table
 
 
-def made_view(made: Made) -> RenderableType:
-    """How a model folder was made, and what that took."""
-    before, after = made.parameters
-    lines = [f"[b]{made.path}[/b]  {after / 1e6:.2f}M parameters, {after / before:.0%} of {before / 1e6:.2f}M"]
-    lines += [f"  {line}" for line in made.lineage]
-    for spent in made.spent:
-        energy = "energy not measured" if spent.joules is None else f"{spent.joules:,.0f} J by {spent.meter}"
-        here = spent.device in (None, "cpu")
-        time = f"{spent.cpu_s:,.0f} CPU-s" if here else f"{spent.wall_s:,.0f} s on {spent.device}"
-        lines.append(f"  training took {spent.tokens:,} tokens, {time}, {energy}")
-    return "\n".join(lines)
+def transformed_view(model: TransformedModel) -> Group:
+    """How a model folder came to be, and what that took."""
+    before, after = model.parameters
+    size = f"{after / 1e6:.2f}M parameters, {after / before:.0%} of {before / 1e6:.2f}M"
+    lines = [f"  {step}" for step in model.lineage]
+    for cost in model.spent:
+        time = f"{cost.cpu_s:,.0f} CPU-s" if cost.device in (None, "cpu") else f"{cost.wall_s:,.0f} s on {cost.device}"
+        energy = "energy not measured" if cost.joules is None else f"{cost.joules:,.0f} J by {cost.meter}"
+        lines.append(f"  training took {cost.tokens:,} tokens, {time}, {energy}")
+    return Group(Text.assemble((_clean(str(model.path)), "bold"), f"  {size}"), *map(_text, lines))
 
 
-def artifact_view(made: Artifact) -> Group:
+def artifact_view(artifact: Artifact) -> Group:
     """What was written, and what stayed at higher precision."""
+    size = formatting.megabytes(artifact.size_b)
     return Group(
-        _line((f"{made.path}: {made.precision}, {formatting.megabytes(made.size_b)} MB, for {made.runtime}", "")),
-        *(_line((line, "dim")) for line in formatting.kept(made.kept)),
+        _text(f"{artifact.path}: {artifact.precision}, {size} MB, for {artifact.runtime}"),
+        *(_text(line, "dim") for line in formatting.kept_lines(artifact.kept)),
     )
 
 
-def doctor_view(found: Sequence[Finding]) -> Group:
+def doctor_view(findings: Sequence[Finding]) -> Group:
     """The meters of this machine, what would enable the others, and what may be set by hand."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    for head in ("meter", "grade", "here", "covers, or why not"):
-        table.add_column(head, overflow="fold")
-    for f in found:
+    table = _table("meter", "grade", "here", "covers, or why not")
+    for f in findings:
         here = Text("yes", style="green") if f.available else Text("no", style="dim")
-        table.add_row(_line((f.name, "")), f.grade, here, _line((f.covers if f.available else f.reason or "", "")))
-    advice = [_line((f"{f.name}: {f.advice}", "")) for f in found if f.advice]
-    return Group(table, *advice)
+        table.add_row(_text(f.name), f.grade, here, _text(f.covers if f.available else f.reason or ""))
+    return Group(table, *(_text(f"{f.name}: {f.advice}") for f in findings if f.advice))
 
 
-def verification_view(found: Verification) -> Group:
-    """Figures that could not be made again from the raw readings."""
-    if not found.differences:
-        return Group(
-            Text(
-                f"all {found.figures} figures follow from the raw readings "
-                f"({found.windows} windows, {found.replies} replies)",
-                style="green",
-            )
-        )
+def verification_view(verification: Verification) -> Group:
+    """Figures that could not be computed again from the raw readings."""
+    figures, differences = verification.figures, verification.differences
+    if not differences:
+        evidence = f"{verification.windows} windows, {verification.replies} replies"
+        return Group(_text(f"all {figures} figures follow from the raw readings ({evidence})", "green"))
     return Group(
-        Text(f"{len(found.differences)} of {found.figures} figures do not follow from the raw readings", style="red"),
-        *(_line((f"  {d.where}: stored {d.stored}, recomputed {d.recomputed}", "")) for d in found.differences),
+        _text(f"{len(differences)} of {figures} figures do not follow from the raw readings", "red"),
+        *(_text(f"  {d.where}: stored {d.stored}, recomputed {d.recomputed}") for d in differences),
     )
 
 
-def plan_view(found: PredictionTable) -> Group:
+def plan_view(table: PredictionTable) -> Group:
     """Devices down, recipes across; the error, which is one factor for all of a kind, in words below."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    table.add_column("energy, original f16 over it", overflow="fold")
-    names = [name for name in found.read_b if name != "original"]
-    for name in names:
-        table.add_column(_line((name, "")), justify="right", overflow="fold")
-    for hardware in dict.fromkeys(p.hardware for p in found.predictions):
-        cells = [f"{p.energy_ratio.mean:.2f}x" for p in found.predictions if p.hardware == hardware]
-        table.add_row(hardware.name, *cells)
-    table.add_section()
-    table.add_row("MB of weights a token", *(formatting.megabytes(found.read_b[name]) for name in names))
-    exchange = found.exchange
-    told = f"{exchange.fresh:.0f} new tokens of prompt and {exchange.reply:.0f} of reply, {found.batch} at a time"
+    names = [name for name in table.read_b if name != "original"]
+    view = _table("energy, original f16 over it", *names, right=slice(1, None))
+    view.padding = (0, 1)
+    for hardware in dict.fromkeys(p.hardware for p in table.predictions):
+        ratios = [p.energy_ratio.mean for p in table.predictions if p.hardware == hardware]
+        view.add_row(hardware.name, *(f"{ratio:.2f}x" for ratio in ratios))
+    view.add_section()
+    view.add_row("MB of weights a token", *(formatting.megabytes(table.read_b[name]) for name in names))
+    exchange, original = table.exchange, formatting.megabytes(table.read_b["original"])
     return Group(
-        table,
-        Text(f"a reply is {told}; {formatting.megabytes(found.read_b['original'])} MB a token as f16"),
-        *(Text(line) for line in formatting.plan_errors(found)),
+        view,
+        _text(
+            f"a reply is {exchange.fresh:.0f} new tokens of prompt and {exchange.reply:.0f} of reply, "
+            f"{table.batch} at a time; {original} MB a token as f16"
+        ),
+        _text(f"PREDICTED (grade {table.grade}, {table.kind}): ratios only, no joules"),
+        *map(_text, _prediction_errors(table)),
     )
 
 
-def _figures(measurements: Sequence[Measurement]) -> Table:
-    """One column per arm, one line per figure."""
+def _prediction_errors(table: PredictionTable) -> Iterator[str]:
+    """How far the ratios may be off, for each kind of device."""
+    ratios: dict[str, Estimate] = {}
+    for prediction in table.predictions:
+        ratios.setdefault(prediction.hardware.kind, prediction.energy_ratio)
+    for kind, ratio in ratios.items():
+        evidence = f"{ratio.n} measurements" + (" of GPUs, none of a TPU" if kind == "tpu" else "")
+        yield f"{kind}: each within a factor of {ratio.hi / ratio.mean:.2f}, as on a device left out of {evidence}"
+
+
+def _table(*heads: str, right: slice = slice(0)) -> Table:
+    """right: the columns of numbers"""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("per reply")
-    for m in measurements:
-        table.add_column(_line((m.arm, "")), justify="right", overflow="fold")
-    lines = {
-        "energy, J": [formatting.joules(m) for m in measurements],
-        "net of idle, J": [formatting.joules(m, net=True) for m in measurements],
-        "CPU-ms": [formatting.cpu_ms(m) for m in measurements],
-        "tokens": [formatting.measured(m.tokens_per_reply) for m in measurements],
-        "seconds": [formatting.measured(m.s_per_reply) for m in measurements],
-    }
-    for name, cells in lines.items():
-        table.add_row(name, *(_line((cell.line, "")) for cell in cells))
+    for head in heads:
+        table.add_column(_text(head), overflow="fold")
+    for column in table.columns[right]:
+        column.justify = "right"
     return table
 
 
-def _line(*parts: tuple[str, str]) -> Text:
-    return Text.assemble(*((_clean(text), style) for text, style in parts))
+def _stacked(above: str, below: str, style: str = "") -> Text:
+    """A value with what belongs to it, dim, on the line below."""
+    return Text.assemble((_clean(above), style), (f"\n{_clean(below)}" if below else "", "dim"))
+
+
+def _verdict(verdict: str, sentence: str) -> Text:
+    return Text.assemble((verdict, VERDICT_STYLE[verdict]), f": {_clean(sentence)}")
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(_clean(text), style=style)
 
 
 def _clean(text: str) -> str:
