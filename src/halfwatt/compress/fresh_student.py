@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from halfwatt.compress.base import Stage, StepContext
+from halfwatt.compress.base import Stage, Step, StepContext
 from halfwatt.compress.prune import WIDTH
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.chat_model import ChatModel
@@ -20,7 +20,7 @@ from halfwatt.models.surgery import resized, resized_config
 
 
 @dataclass(frozen=True, slots=True)
-class Student:
+class Student(Step):
     """Begin anew with a smaller network; what is None stays as in the original.
 
     layers:    blocks
@@ -81,7 +81,7 @@ class Student:
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Draw the weights, by the context's seed, as transformers draws them."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
+            torch.manual_seed(context.settings.seed)
             network = resized(model.network, self.sizes(model))
         count = sum(p.numel() for p in network.parameters())
         summary = f"a new student of {count / 1e6:.2f}M parameters"

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from halfwatt.compress.base import Stage, StepContext
+from halfwatt.compress.base import Stage, Step, StepContext
 from halfwatt.compress.search_ranges import OneOf
 from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Batch, Predictor, in_batches
@@ -150,7 +150,7 @@ def divergences_without(model: ChatModel, batches: Sequence[Batch], live: Sequen
 
 
 @dataclass(frozen=True, slots=True)
-class Prune:
+class Prune(Step):
     """Make a network of the same kind with fewer neurons, heads or blocks. Not all can be cut in every architecture.
 
     width:     share of the residual channels (hidden size) that stays, rounded to multiples of 64
@@ -236,7 +236,7 @@ class Prune:
         for k in range(self.drop):
             divergences = divergences_without(model, few, live)
             gone = live.pop(min(range(len(live)), key=divergences.__getitem__))
-            context.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {min(divergences):.3f} nats")
+            context.settings.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {min(divergences):.3f} nats")
         dropped = sorted(set(range(config.num_hidden_layers)) - set(live))
         changes: dict[str, Any] = {"num_hidden_layers": len(live)}
         if getattr(config, "layer_types", None) is not None:
@@ -282,7 +282,7 @@ class Prune:
 
 
 @dataclass(frozen=True, slots=True)
-class Sparsify:
+class Sparsify(Step):
     """Set weights to zero and save nothing: Wanda's masks on every matrix of the blocks, to be measured.
 
     pattern:  "unstructured" zeroes ``share`` of each row, "2:4" two of every four

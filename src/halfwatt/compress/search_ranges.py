@@ -16,7 +16,7 @@ Value = bool | int | float | str | None
 
 
 class Chooser(Protocol):
-    """Who decides: an Optuna trial, or a test. ``user_attrs``: what was settled before anything was asked."""
+    """Who decides: an Optuna trial, or a test. ``user_attrs``: what was settled before any question."""
 
     @property
     def user_attrs(self) -> Mapping[str, Any]: ...
@@ -39,9 +39,8 @@ class OneOf:
     def __init__(self, *values: Value) -> None:
         object.__setattr__(self, "values", values)
 
-    def chosen(self, name: str, choose: Chooser) -> Any:
-        """Ask for one."""
-        return choose.suggest_categorical(name, self.values)
+    def suggest(self, name: str, chooser: Chooser) -> Any:
+        return chooser.suggest_categorical(name, self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +51,22 @@ class Between:
     high: float
     log: bool = False
 
-    def chosen(self, name: str, choose: Chooser) -> Any:
-        """Ask for one."""
-        return choose.suggest_float(name, self.low, self.high, log=self.log)
+    def suggest(self, name: str, chooser: Chooser) -> Any:
+        return chooser.suggest_float(name, self.low, self.high, log=self.log)
 
 
 def ranges(step: type[Step]) -> dict[str, OneOf | Between]:
     """The fields of a step that a search may vary."""
     hints = get_type_hints(step, include_extras=True)
-    found = {}
-    for field in dataclasses.fields(step):  # type: ignore[arg-type]
-        told = [x for x in getattr(hints[field.name], "__metadata__", ()) if isinstance(x, OneOf | Between)]
-        if told:
-            found[field.name] = told[0]
-    return found
-
-
-def chosen(step: type[Step], choose: Chooser, **fixed: Any) -> Step:
-    """A step whose fields were asked for, but for the ``fixed`` ones; what has no range keeps its default."""
-    asked = {
-        name: found.chosen(f"{step.name}.{name}", choose) for name, found in ranges(step).items() if name not in fixed
+    return {
+        field.name: hint
+        for field in dataclasses.fields(step)  # type: ignore[arg-type]
+        for hint in getattr(hints[field.name], "__metadata__", ())
+        if isinstance(hint, OneOf | Between)
     }
-    return step(**asked, **fixed)
+
+
+def suggest_step(step: type[Step], chooser: Chooser, **fixed: Any) -> Step:
+    """A step whose fields the chooser decides, but for the ``fixed`` ones; what has no range keeps its default."""
+    free = {name: span for name, span in ranges(step).items() if name not in fixed}
+    return step(**{name: span.suggest(f"{step.name}.{name}", chooser) for name, span in free.items()}, **fixed)

@@ -84,13 +84,14 @@ def untie(network: PreTrainedModel) -> None:
     network.config.tie_word_embeddings = False
 
 
-def _own_head(network: PreTrainedModel) -> str:
+def head_name(network: PreTrainedModel) -> str:
     """The name that a head's weight has, or would have once untied."""
     head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     return next(f"{name}.weight" for name, module in network.named_modules() if module is head)
 
 
-def _unfit(weight: Weight) -> str | None:
+def misfit(weight: Weight) -> str | None:
+    """The reason why this weight cannot go on the grid, or None."""
     if weight.role == "positions":
         return "position embedding: one row a token is read, nothing to save"
     columns = weight.rows().shape[1]
@@ -101,7 +102,7 @@ def _unfit(weight: Weight) -> str | None:
 
 def fits(weight: Weight) -> bool:
     """Can this weight go on the grid?"""
-    return _unfit(weight) is None
+    return misfit(weight) is None
 
 
 def put(network: PreTrainedModel, rows: Mapping[str, torch.Tensor]) -> None:

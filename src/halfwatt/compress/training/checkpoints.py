@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from halfwatt.core.files import new_folder, require_space
 
@@ -46,9 +47,35 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor], counters: Mapping[s
 
 def newest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """(tensors, counters) of the newest whole checkpoint, wherever a crash has left it; None if there is none."""
-    for name in _NAMES:
-        if (folder / name / _COMPLETE).exists():
-            return load_file(folder / name / "state.safetensors"), json.loads(
-                (folder / name / "counters.json").read_text()
-            )
+    for path in (folder / name for name in _NAMES):
+        if (path / _COMPLETE).exists():
+            return load_file(path / "state.safetensors"), json.loads((path / "counters.json").read_text())
     return None
+
+
+def state_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """All that training changes, by names that a file may have."""
+    tensors = {f"model.{name}": value for name, value in _unshared(module).items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+    return tensors
+
+
+@torch.no_grad()
+def restore(tensors: Mapping[str, torch.Tensor], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put `state_tensors` back, in place."""
+    for name, value in _unshared(module).items():
+        value.copy_(tensors[f"model.{name}"])
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, index, slot = name.split(".")
+            slots.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _unshared(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and saved buffer once, by its first name: tied ones share their memory."""
+    state = module.state_dict(keep_vars=True)
+    first = {id(value): name for name, value in reversed(state.items())}
+    return {name: value for name, value in state.items() if first[id(value)] == name}
