@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from halfwatt.compress import apply
+from halfwatt.compress.apply import StepCache, apply_recipe
 from halfwatt.compress.base import Step, StepContext
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.prune import Prune
@@ -40,11 +40,11 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *steps: type[Step]) -> None:
 def test_a_recipe_that_begins_alike_makes_only_what_is_new(
     model: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = StepContext(TOLD, work=tmp_path / "work")
-    first = apply.run(model, Recipe("student", STUDENT), context)
+    context = StepContext(TOLD, cache=tmp_path / "work")
+    first = apply_recipe(model, Recipe("student", STUDENT), context)
     forbid(monkeypatch, Trim, Prune, Distil)
-    second = apply.run(model, Recipe("int8 student", (*STUDENT, Quantize(8))), context)
-    again = apply.run(model, Recipe("student", STUDENT), context)
+    second = apply_recipe(model, Recipe("int8 student", (*STUDENT, Quantize(8))), context)
+    again = apply_recipe(model, Recipe("student", STUDENT), context)
 
     numbers = first.network.state_dict(), again.network.state_dict()
     assert numbers[0].keys() == numbers[1].keys()
@@ -61,23 +61,26 @@ def test_a_recipe_that_begins_alike_makes_only_what_is_new(
 def test_other_dialogues_or_another_field_are_made_anew(
     model: ChatModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = StepContext(TOLD, work=tmp_path / "work")
-    apply.run(model, Recipe("student", STUDENT[:2]), context)
+    context = StepContext(TOLD, cache=tmp_path / "work")
+    apply_recipe(model, Recipe("student", STUDENT[:2]), context)
     forbid(monkeypatch, Prune)
     for steps, told in ((STUDENT[:2], TOLD[1:]), ((STUDENT[0], Prune(ffn=0.5)), TOLD)):
         with pytest.raises(AssertionError, match="made before"):
-            apply.run(model, Recipe("student", steps), StepContext(told, work=tmp_path / "work"))
+            apply_recipe(model, Recipe("student", steps), StepContext(told, cache=tmp_path / "work"))
 
 
 def test_half_of_a_folder_is_not_taken_for_a_model(model: ChatModel, tmp_path: Path) -> None:
-    assert apply.find_step(tmp_path / "made", model) is None
-    model.save(tmp_path / "made")
-    (tmp_path / "made" / "halfwatt.json").unlink()  # as if it had not been written yet
-    assert apply.find_step(tmp_path / "made", model) is None
+    cache = StepCache(tmp_path / "step")
+    assert cache.read(model) is None
+    cache.write(model)
+    assert cache.read(model) is not None
+    (tmp_path / "step" / "model" / "halfwatt.json").unlink()  # as if it had not been written yet
+    assert cache.read(model) is None
 
 
 def test_two_processes_that_make_the_same_keep_one(model: ChatModel, tmp_path: Path) -> None:
-    apply.keep_step(model, tmp_path / "made")
-    before = (tmp_path / "made" / "halfwatt.json").stat().st_ino
-    apply.keep_step(model, tmp_path / "made")
-    assert (tmp_path / "made" / "halfwatt.json").stat().st_ino == before
+    cache, record = StepCache(tmp_path / "step"), tmp_path / "step" / "model" / "halfwatt.json"
+    cache.write(model)
+    before = record.stat().st_ino
+    cache.write(model)
+    assert record.stat().st_ino == before

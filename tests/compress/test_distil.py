@@ -6,21 +6,20 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from halfwatt.compress.base import Step, StepContext
-from halfwatt.compress.distil import Distil, Kind, divergence, retold, sample, share
+from halfwatt.compress.distil import Distil, Kind, answer_anew, divergence, sample, training_dialogues
 from halfwatt.compress.fresh_student import Student
 from halfwatt.compress.prune import Prune
 from halfwatt.compress.quantize.qat import TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
-from halfwatt.compress.training.batches import Predictor, collate, rows
-from halfwatt.compress.training.loop import Settings
+from halfwatt.compress.training.batches import Predictor, collate, encode_rows
 from halfwatt.compress.training.losses import forward_kl, label_nll
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RunSettings
 from halfwatt.models.chat_model import ChatModel, load
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
@@ -44,7 +43,7 @@ def context(teacher: ChatModel) -> StepContext:
 
 
 def apart(teacher: ChatModel, student: ChatModel) -> float:
-    batch = collate(rows(TOLD[::3], teacher.tokenizer, 512), teacher.tokenizer.pad_id)
+    batch = collate(encode_rows(TOLD[::3], teacher.tokenizer, 512))
     with torch.no_grad():
         wanted = Predictor(teacher.network)(batch.ids, batch.reply)
         return float(forward_kl(wanted, Predictor(student.network)(batch.ids, batch.reply)).mean())
@@ -61,18 +60,11 @@ def test_every_kind_brings_the_student_nearer(kind: Kind, teacher: ChatModel, pr
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.network.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("step", "room"), [(Distil(epochs=1), "distil"), (TrainOnGrid(4, start="rtn"), "quantize.qat")]
-)
-def test_the_context_says_in_which_precision_a_step_trains(
-    step: Step, room: str, teacher: ChatModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def seen(_module: Any, _objective: Any, _rows: Any, settings: Settings, *_: Any) -> None:
-        raise RuntimeError(settings.precision)
-
-    monkeypatch.setattr(f"halfwatt.compress.{room}.train", seen)
-    with pytest.raises(RuntimeError, match="fp16"):
-        step.apply(teacher, replace(context(teacher), precision="fp16"))
+@pytest.mark.parametrize("step", [Distil(epochs=1), TrainOnGrid(4, start="rtn")], ids=["distil", "qat"])
+def test_the_settings_say_in_which_precision_a_step_trains(step: Step, teacher: ChatModel) -> None:
+    """No processor trains in fp16, which its gradients would overflow."""
+    with pytest.raises(ValueError, match="fp16 mixed precision requires a GPU"):
+        step.apply(teacher, replace(context(teacher), settings=RunSettings(precision="fp16")))
 
 
 def test_a_student_with_random_weights_learns(teacher: ChatModel) -> None:
@@ -111,7 +103,7 @@ def test_sampled_replies_end_and_are_the_same_for_the_same_seed(teacher: ChatMod
 
 
 def test_retold_dialogues_keep_the_users_words(teacher: ChatModel) -> None:
-    found, spent = retold(teacher, TOLD[:12], 24, context(teacher))
+    found, spent = answer_anew(teacher, TOLD[:12], 24, context(teacher))
     assert found
     assert spent.tokens > len(found)
     assert spent.cpu_s > 0
@@ -156,27 +148,27 @@ def test_a_teacher_that_was_asked_once_teaches_the_same(teacher: ChatModel, prun
 def test_less_than_an_epoch_is_one_of_fewer_dialogues(teacher: ChatModel, pruned: ChatModel) -> None:
     """And the teacher is asked about no others."""
     told = context(teacher)
-    assert share(told, 1.0) is TOLD
-    fifth, again, third = share(told, 0.2), share(told, 0.2), share(told, 1 / 3)
+    assert training_dialogues(told, 1.0) is TOLD
+    fifth, again, third = training_dialogues(told, 0.2), training_dialogues(told, 0.2), training_dialogues(told, 1 / 3)
     assert len(fifth) == math.ceil(0.2 * len(TOLD))
     assert fifth == again
     assert {d.id for d in fifth} - {d.id for d in third}, "another lesson"
-    assert share(replace(told, seed=1), 0.2) != fifth
+    assert training_dialogues(replace(told, settings=RunSettings(seed=1)), 0.2) != fifth
     made = Distil(epochs=0.2, batch_tokens=1024, temperature=1.0, cached=8).apply(pruned, told)
-    once = sum(len(row.ids) for row in rows(fifth, teacher.tokenizer, 512))
+    once = sum(len(row.ids) for row in encode_rows(fifth, teacher.tokenizer, 512))
     assert 2 * once <= made.spent[-1].tokens <= 3 * once, "asked once and learned once, padding included"
 
 
 def test_the_answers_are_kept_and_asked_for_once(teacher: ChatModel, pruned: ChatModel, tmp_path: Path) -> None:
     said: list[str] = []
     step = Distil(epochs=1, lr=1e-3, batch_tokens=1024, temperature=1.0, cached=8)
-    told = replace(context(teacher), work=tmp_path, shared=tmp_path, progress=said.append)
+    told = replace(context(teacher), checkpoints=tmp_path, cache=tmp_path, settings=RunSettings(progress=said.append))
     first = step.apply(pruned, told)
-    asked = sum(len(row.ids) for row in rows(TOLD, teacher.tokenizer, 512))
+    asked = sum(len(row.ids) for row in encode_rows(TOLD, teacher.tokenizer, 512))
     assert first.spent[-1].tokens >= 2 * asked, "the teacher's pass is part of the price"
     assert any("asking the teacher" in line for line in said)
     said.clear()
-    shutil.rmtree(tmp_path / "distil" / "checkpoint")
+    shutil.rmtree(tmp_path / "checkpoint")
     again = step.apply(pruned, told)
     assert again.spent[-1].tokens == first.spent[-1].tokens
     assert not any("asking the teacher" in line for line in said)

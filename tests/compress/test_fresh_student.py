@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from halfwatt.compress.apply import apply
+from halfwatt.compress.apply import apply_step
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.fresh_student import Student
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.core.errors import ModelError
+from halfwatt.core.settings import RunSettings
 from halfwatt.models.chat_model import load
 from tests.support import tiny_models as tiny
 
@@ -30,7 +31,7 @@ def test_it_has_the_sizes(arch: tiny.Arch, tmp_path: Path) -> None:
 def test_the_seed_draws_the_weights(tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, "llama"))
     before = torch.random.get_rng_state()
-    first, again, other = (Student(layers=1).apply(model, StepContext(seed=s)) for s in (1, 1, 2))
+    first, again, other = (Student(layers=1).apply(model, StepContext(settings=RunSettings(seed=s))) for s in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before), "nobody else's draw is changed"
     drawn = [next(m.network.parameters()) for m in (first, again, other)]
     assert torch.equal(drawn[0], drawn[1])
@@ -48,4 +49,4 @@ def test_sizes_that_cannot_be_are_named(tmp_path: Path) -> None:
         (Student(), Quantize(8).apply(llama, StepContext()), "on the integer grid already"),
     ):
         with pytest.raises(ModelError, match=reason):
-            apply(step, model)
+            apply_step(step, model)

@@ -20,7 +20,7 @@ from halfwatt.compress.prune import (
     multiple_of_64,
     wanda,
 )
-from halfwatt.compress.training.batches import collate, rows
+from halfwatt.compress.training.batches import collate, encode_rows
 from halfwatt.core.errors import BadInput
 from halfwatt.models.chat_model import ChatModel, load
 from tests.support import tiny_models as tiny
@@ -134,15 +134,17 @@ def test_a_block_that_adds_nothing_goes_first_and_is_not_missed(arch: tiny.Arch,
 def test_importance_reads_the_assistants_tokens_only(tmp_path: Path) -> None:
     base = model(tmp_path, "llama")
     modules = [b.get_submodule("mlp.down_proj") for b in base.architecture.blocks(base.network)]
-    batch = collate(rows(tiny.dialogues(), base.tokenizer, 512), base.tokenizer.pad_id)
-    padded = collate(rows(tiny.dialogues(), base.tokenizer, 512), base.tokenizer.encode("x")[0])
+    rows = encode_rows(tiny.dialogues(), base.tokenizer, 512)
+    batch, padded = collate(rows), collate(rows)
+    for k, row in enumerate(rows):
+        padded.ids[k, len(row.ids) :] = base.tokenizer.encode("x")[0]
     first, second = importances(base.network, [batch], modules), importances(base.network, [padded], modules)
     assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(first, second, strict=True))
 
 
 def test_a_divergence_without_a_block_is_the_divergence_without_the_block(tmp_path: Path) -> None:
     base = model(tmp_path, "llama", layers=3)
-    batch = collate(rows(tiny.dialogues(), base.tokenizer, 512), base.tokenizer.pad_id)
+    batch = collate(encode_rows(tiny.dialogues(), base.tokenizer, 512))
     divergences = divergences_without(base, [batch], [0, 1, 2])
     short: Any = copy.deepcopy(base.network)
     blocks = base.architecture.blocks(short)

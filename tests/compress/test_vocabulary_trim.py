@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from halfwatt.compress.base import StepContext
-from halfwatt.compress.vocabulary_trim import Trim, trim, why_not
+from halfwatt.compress.vocabulary_trim import Trim, trim, untrimmable
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import parity
@@ -44,8 +44,8 @@ def test_bytes_specials_and_what_tokens_are_made_of_stay(llama: ChatModel) -> No
     words = cut.spec["model"]["vocab"]
     assert len({w for w in words if len(w) == 1}) == 256
     assert set(tiny.SPECIAL) <= words.keys()
-    assert len(cut.kept) % 64 == 0
-    assert sorted(words.values()) == list(range(len(cut.kept)))
+    assert len(cut.ids) % 64 == 0
+    assert sorted(words.values()) == list(range(len(cut.ids)))
     for a, b in (m if isinstance(m, list) else m.split(" ") for m in cut.spec["model"]["merges"]):
         assert {a, b, a + b} <= words.keys()
     longer = [w for w in words if len(w) > 1 and w not in tiny.SPECIAL]
@@ -105,8 +105,8 @@ def test_stops_are_renumbered_everywhere_and_llama_cpp_reads_the_same_ids(llama:
 def test_what_cannot_be_is_said_before_any_work(llama: ChatModel) -> None:
     assert Trim(0.0).problems(llama) == ["coverage lies above 0 and at most at 1, not 0"]
     assert Trim().problems(llama) == []
-    assert "only BPE" in str(why_not({"model": {"type": "Unigram"}}))
-    assert "byte-level" in str(why_not({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}))
+    assert "only BPE" in str(untrimmable({"model": {"type": "Unigram"}}))
+    assert "byte-level" in str(untrimmable({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}))
     with pytest.raises(BadInput, match="needs dialogues"):
         Trim().apply(llama, StepContext())
     assert replace(Trim(), coverage=0.5).coverage == 0.5

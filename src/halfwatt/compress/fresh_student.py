@@ -7,7 +7,7 @@ cut of the original has.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +42,7 @@ class Student(Step):
 
     def problems(self, model: ChatModel) -> list[str]:
         """Sizes that cannot be, here or in llama.cpp."""
-        given: dict[str, int] = {n: size for n in self.__slots__ if (size := getattr(self, n)) is not None}
+        given: dict[str, int] = {f.name: size for f in fields(self) if (size := getattr(self, f.name)) is not None}
         problems = [f"{name} must be above 0, not {size}" for name, size in given.items() if size <= 0]
         if problems:
             return problems

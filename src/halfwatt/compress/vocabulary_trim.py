@@ -219,7 +219,9 @@ def _network(network: Any, ids: Mapping[int, int]) -> Any:
     }
 
     def renumbered(config: Any) -> dict[str, Any]:
-        special = {name: getattr(config, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        special: dict[str, Any] = {
+            name: getattr(config, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
         return {
             name: [ids[i] for i in value if i in ids] if isinstance(value, list) else ids.get(value)
             for name, value in special.items()

@@ -14,15 +14,16 @@ from halfwatt.compress.quantize.gptq import (
     HeadStatistics,
     Walk,
     gptq,
-    gptq_head,
     inverse_factor,
     own_hessian,
-    rounded,
+    round_head,
+    round_weight,
 )
-from halfwatt.compress.quantize.quantize import Quantize, calibration
-from halfwatt.compress.training.batches import Predictor, collate, rows
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.compress.training.batches import Predictor, collate, encode_rows, in_batches
 from halfwatt.compress.training.losses import forward_kl
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.chat_model import load
 from halfwatt.models.grid import GROUP, GridTensor, dequantize, quantize, round_to
@@ -98,11 +99,11 @@ def skewed_head() -> tuple[torch.Tensor, torch.Tensor]:
     return weight, 0.1 * weight[said] + 0.2 * (torch.randn(3000, 1, 8) @ directions[said % 4]).squeeze(1)
 
 
-@pytest.mark.parametrize("how", [GptqSettings(4), GptqSettings(4, sweeps=8)], ids=repr)
-def test_a_head_whose_rows_look_at_their_own_tokens_says_the_same_more_exactly(how: GptqSettings) -> None:
+@pytest.mark.parametrize("settings", [GptqSettings(4), GptqSettings(4, sweeps=8)], ids=repr)
+def test_a_head_whose_rows_look_at_their_own_tokens_says_the_same_more_exactly(settings: GptqSettings) -> None:
     weight, states = skewed_head()
-    asked = HeadStatistics.of(weight, states)
-    alike, own = rounded(weight, asked.hessian, how), gptq_head(weight, asked, how)
+    head = HeadStatistics.of(weight, states)
+    alike, own = round_weight(weight, head.hessian, settings), round_head(weight, head, settings)
     assert alike is not None
     assert own is not None
 
@@ -132,18 +133,18 @@ def test_a_rows_own_hessian_is_the_softmaxs_curvature() -> None:
 def test_nothing_seen_or_not_finite_gives_no_factor() -> None:
     assert inverse_factor(torch.zeros(32, 32), 0.01) is None
     assert inverse_factor(torch.full((32, 32), float("nan")), 0.01) is None
-    assert rounded(torch.randn(4, 32), torch.zeros(32, 32), GptqSettings(4)) is None
+    assert round_weight(torch.randn(4, 32), torch.zeros(32, 32), GptqSettings(4)) is None
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_walk_is_the_networks_own_forward_pass(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch))
-    batches = calibration(model, told(4))
+    batches = in_batches(told(4), model.tokenizer, 512)
     walk = Walk(model.network, batches)
     for block in walk.blocks:
         walk.advance(block)
     found = walk.final(model.network)
-    batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
+    batch = collate(encode_rows(told(4), model.tokenizer, 512))
     with torch.no_grad():
         states = model.network.base_model(input_ids=batch.ids).last_hidden_state[:, :-1][batch.reply[:, 1:]]
     assert found.shape == states.shape
@@ -154,13 +155,13 @@ def test_the_walk_is_the_networks_own_forward_pass(arch: tiny.Arch, tmp_path: Pa
 def test_a_network_loses_less_of_what_it_says(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch, tied=False))
     context = StepContext(dialogues=told(12))
-    batches = calibration(model, told(12))
+    batches = in_batches(told(12), model.tokenizer, 512)
 
     def apart(step: Quantize) -> float:
         made = step.apply(model, context)
         with torch.no_grad():
             found = [
-                (made.network(input_ids=b.ids).logits - model.network(input_ids=b.ids).logits)[b.counted]
+                (made.network(input_ids=b.ids).logits - model.network(input_ids=b.ids).logits)[b.predicting]
                 for b in batches
             ]
         return float(torch.cat(found).square().mean())
@@ -175,7 +176,7 @@ def test_a_network_loses_less_of_what_it_says(arch: tiny.Arch, tmp_path: Path) -
 def test_a_model_that_has_learned_something_loses_much_less(tmp_path: Path) -> None:
     model = load(taught.folder(tmp_path, "llama", taught.dialogues()))
     context = StepContext(dialogues=tuple(taught.dialogues()))
-    batch = collate(rows(taught.dialogues()[::2], model.tokenizer, 512), model.tokenizer.pad_id)
+    batch = collate(encode_rows(taught.dialogues()[::2], model.tokenizer, 512))
 
     def apart(step: Quantize) -> float:
         with torch.no_grad():
@@ -188,7 +189,7 @@ def test_a_model_that_has_learned_something_loses_much_less(tmp_path: Path) -> N
 
 def test_going_downhill_after_it_loses_less_still(tmp_path: Path) -> None:
     model = load(taught.folder(tmp_path, "llama", taught.dialogues()))
-    batch = collate(rows(taught.dialogues()[::2], model.tokenizer, 512), model.tokenizer.pad_id)
+    batch = collate(encode_rows(taught.dialogues()[::2], model.tokenizer, 512))
 
     def apart(sweeps: int, seed: int) -> float:
         told = tuple(taught.dialogues()[5 * seed : 5 * seed + 45])
@@ -216,9 +217,9 @@ def _rows(model: object, name: str) -> torch.Tensor:
 def test_what_it_calibrates_on_is_drawn_from_all_kinds_of_dialogues() -> None:
     """A user's file may be sorted by kind: its first dialogues speak for one kind alone."""
     given = told(100)
-    context = StepContext(dialogues=given, seed=1)
+    context = StepContext(dialogues=given, settings=RunSettings(seed=1))
     drawn = context.some(100)
     assert len(set(drawn)) == 100
     assert 30 <= len(set(drawn) & set(given[150:])) <= 70
-    assert drawn == context.some(100) != StepContext(dialogues=given, seed=2).some(100)
+    assert drawn == context.some(100) != StepContext(dialogues=given, settings=RunSettings(seed=2)).some(100)
     assert context.some(300) == given

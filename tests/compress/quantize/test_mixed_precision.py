@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.quantize.mixed_precision import Mixed, Option, frontier, within
 from halfwatt.compress.quantize.quantize import Method, Quantize
-from halfwatt.compress.training.batches import Predictor, collate, rows
+from halfwatt.compress.training.batches import Predictor, collate, encode_rows
 from halfwatt.compress.training.losses import forward_kl
 from halfwatt.core.errors import BadInput
 from halfwatt.models.chat_model import ChatModel, load
@@ -91,7 +91,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
 def test_mixed_loses_less_than_int4_and_reads_less_than_int8(method: Method, learned: ChatModel) -> None:
     context = StepContext(dialogues=TOLD)
     before = [p.detach().clone() for p in learned.network.parameters()]
-    batch = collate(rows(TOLD[::4], learned.tokenizer, 512), learned.tokenizer.pad_id)
+    batch = collate(encode_rows(TOLD[::4], learned.tokenizer, 512))
 
     def apart(made: ChatModel) -> float:
         with torch.no_grad():

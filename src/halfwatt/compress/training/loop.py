@@ -47,7 +47,7 @@ class TrainingDiverged(HalfwattError):
 class Objective(Protocol):
     """What to lower."""
 
-    def __call__(self, model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+    def __call__(self, model: Callable[..., Any], batch: Batch, /) -> torch.Tensor:
         """Nats of every learned position, [n], with a gradient. ``model`` is the module given to `train`, prepared."""
         ...
 
