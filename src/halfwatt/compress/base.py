@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -84,12 +84,15 @@ class Step(Protocol):
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
-    source: ClassVar[str]  # where the method comes from
     trains: ClassVar[bool] = False  # weights: such a step is metered, and its model's ``spent`` tells what it took
 
     def problems(self, model: ChatModel, /) -> list[str]:
         """Every reason why this step cannot be applied, before any work is done; empty = it can."""
         ...
+
+    def sizes(self, model: ChatModel, dialogues: Sequence[Dialogue], /) -> dict[str, Any]:  # noqa: ARG002 - for some
+        """The entries of the config that it will change; weights are not looked at."""
+        return {}
 
     def apply(self, model: ChatModel, context: StepContext, /) -> ChatModel:
         """A new model; the one given stays as it was."""
@@ -105,12 +108,3 @@ def require(step: Step, model: ChatModel) -> None:
     problems = step.problems(model)
     if problems:
         raise ModelError(f"{step.name} cannot be applied", got="; ".join(problems))
-
-
-@runtime_checkable
-class Structural(Step, Protocol):
-    """A step that changes the network's shapes."""
-
-    def sizes(self, model: ChatModel, dialogues: Sequence[Dialogue], /) -> dict[str, Any]:
-        """The entries of the config that it will change; weights are not looked at."""
-        ...

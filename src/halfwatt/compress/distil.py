@@ -43,22 +43,14 @@ Tensor = torch.Tensor
 _PROMPTS_AT_ONCE = 32
 
 
-# --- pure ----------------------------------------------------------------------------------------------------------
-
-
 def divergence(kind: Divergence, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """D of two [n, vocabulary] logits, [n]; the skewed ones and jsd are defined at temperature 1."""
-    match kind:
-        case "forward_kl":
-            return losses.forward_kl(teacher, student, temperature)
-        case "reverse_kl":
-            return losses.reverse_kl(teacher, student, temperature)
-        case "skewed_kl":
-            return losses.skewed_kl(teacher, student)
-        case "skewed_reverse_kl":
-            return losses.skewed_reverse_kl(teacher, student)
-        case "jsd":
-            return losses.jsd(teacher, student)
+    if kind == "forward_kl":
+        return losses.forward_kl(teacher, student, temperature)
+    if kind == "reverse_kl":
+        return losses.reverse_kl(teacher, student, temperature)
+    untempered = {"skewed_kl": losses.skewed_kl, "skewed_reverse_kl": losses.skewed_reverse_kl, "jsd": losses.jsd}
+    return untempered[kind](teacher, student)
 
 
 def training_dialogues(context: StepContext, epochs: float) -> tuple[Dialogue, ...]:
@@ -66,9 +58,6 @@ def training_dialogues(context: StepContext, epochs: float) -> tuple[Dialogue, .
     lesson is not the first one again. No teacher is asked about the rest.
     """
     return context.some(math.ceil(epochs * len(context.dialogues)), round(epochs * 1e6))
-
-
-# --- replies to learn from -----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -144,9 +133,6 @@ def _ending_in_reply(messages: list[Message]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-# --- the step ------------------------------------------------------------------------------------------------------
-
-
 class _Pair(nn.Module):
     """Student and teacher as one module, for training them together: (student's logits, teacher's logits)."""
 
@@ -194,7 +180,6 @@ class Distil(Step):
 
     name: ClassVar[str] = "distil"
     stage: ClassVar[Stage] = Stage.RECOVERY
-    source: ClassVar[str] = "Hinton et al. 2015; Kim and Rush 2016; GKD, arXiv 2306.13649; arXiv 1706.00384"
     trains: ClassVar[bool] = True
 
     def problems(self, model: ChatModel) -> list[str]:

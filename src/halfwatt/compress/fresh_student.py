@@ -38,7 +38,6 @@ class Student(Step):
 
     name: ClassVar[str] = "student"
     stage: ClassVar[Stage] = Stage.STRUCTURE
-    source: ClassVar[str] = "Hinton et al. 2015: a student of any shape"
 
     def problems(self, model: ChatModel) -> list[str]:
         """Sizes that cannot be, here or in llama.cpp."""

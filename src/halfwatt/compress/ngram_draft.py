@@ -3,6 +3,7 @@
 A reply's next tokens are often certain: the rest of a word, of a phrase that every answer ends with, of a device's
 name. A table finds those for the price of a look into a dictionary, where a draft network would cost a pass of its own.
 It is learned from the model's own first choices on the dialogues, since they are what it has to foresee.
+Source: speculative decoding, arXiv 2211.17192, with the table as the draft.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ class Draft(Step):
 
     name: ClassVar[str] = "draft"
     stage: ClassVar[Stage] = Stage.DECODING
-    source: ClassVar[str] = "speculative decoding, arXiv 2211.17192, with an n-gram table as the draft"
 
     def __str__(self) -> str:
         return f"draft {self.order}"

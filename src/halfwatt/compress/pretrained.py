@@ -31,7 +31,6 @@ class Adopt(Step):
 
     name: ClassVar[str] = "adopt"
     stage: ClassVar[Stage] = Stage.STRUCTURE
-    source: ClassVar[str] = "a model made before"
 
     def __post_init__(self) -> None:
         """Pin the content.

@@ -166,7 +166,6 @@ class Prune(Step):
 
     name: ClassVar[str] = "prune"
     stage: ClassVar[Stage] = Stage.STRUCTURE
-    source: ClassVar[str] = "Minitron, arXiv 2407.14679; SLEB, arXiv 2402.09025"
 
     def __str__(self) -> str:
         return f"width {self.width:g}, FFN {self.ffn:g}"
@@ -293,16 +292,11 @@ class Sparsify(Step):
 
     name: ClassVar[str] = "sparsify"
     stage: ClassVar[Stage] = Stage.STRUCTURE
-    source: ClassVar[str] = "Wanda, arXiv 2306.11695"
 
     def problems(self, model: ChatModel) -> list[str]:
         """A share that cannot be, or a model on the grid."""
         problems = [] if 0 < self.share < 1 else [f"share lies between 0 and 1, not {self.share:g}"]
         return [*problems, "the model is on the integer grid already"] if model.grid else problems
-
-    def sizes(self, _model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
-        """None changes: that is what there is to be measured."""
-        return {}
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Mask a float32 copy.

@@ -6,6 +6,7 @@
 The pre-tokenizer stays, so a GGUF file names the same one, and merges keep their order. A text whose tokens are all
 kept is encoded as before: each merge that made its tokens is kept, and among fewer merges the first is still the first.
 Any other text falls into shorter pieces, never into "unknown". Embedding and head lose the rows of what went.
+Source: Ushio et al., arXiv 2305.15020; the closure over merges is this project's.
 """
 
 from __future__ import annotations
@@ -30,9 +31,6 @@ from halfwatt.models.surgery import rebuilt
 from halfwatt.models.tokenizer import ChatTokenizer
 
 MULTIPLE = 64  # rows of the head: what kernels like
-
-
-# --- pure ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +120,6 @@ def untrimmable(spec: Mapping[str, Any]) -> str | None:
     return None
 
 
-# --- the step ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Trim(Step):
     """Keep the tokens that the dialogues use.
@@ -136,7 +131,6 @@ class Trim(Step):
 
     name: ClassVar[str] = "trim"
     stage: ClassVar[Stage] = Stage.STRUCTURE
-    source: ClassVar[str] = "Ushio et al., arXiv 2305.15020; own closure over merges"
 
     def __str__(self) -> str:
         return f"trim {self.coverage:g}"

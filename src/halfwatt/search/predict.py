@@ -23,7 +23,7 @@ from math import ceil
 
 import torch
 
-from halfwatt.compress.base import Step, Structural, require
+from halfwatt.compress.base import Stage, Step, require
 from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.qat import TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
@@ -182,7 +182,7 @@ def shape(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue]) -> Sh
     """
     rounding: Step | None = None
     for step in recipe.steps:
-        if isinstance(step, Structural):
+        if step.stage is Stage.STRUCTURE:
             require(step, model)
             with torch.device("meta"):
                 network = resized(model.network, step.sizes(model, dialogues))

@@ -37,9 +37,6 @@ _TINY = 1e-30
 _FURTHEST = 64.0  # from 1, that a column is scaled: fp16 scales and norms in 16 bits keep their digits
 
 
-# --- pure ----------------------------------------------------------------------------------------------------------
-
-
 def expected_error(weight: Tensor, p: Tensor, d: Tensor, c: Tensor) -> float:
     """E(c) above. weight: [rows, columns]; p: [rows]; d, c: [columns]."""
     steps = (weight * c).reshape(len(weight), -1, GROUP).abs().amax(2).square()
@@ -66,9 +63,6 @@ def balance(weight: Tensor, p: Tensor, factor: Tensor) -> Tensor:
 def _candidate(d: Tensor, rms: Tensor, a: float, b: float) -> Tensor:
     log = a / 2 * d.log() - b * rms.log()
     return (log - log.mean()).exp().clamp(1 / _FURTHEST, _FURTHEST)
-
-
-# --- in a network --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,6 @@ _PRIOR = 0.1
 _ROWS_AT_ONCE = 64
 
 
-# --- pure ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class GptqSettings:
     """bits: of the grid; damping: of H's factor, a share of its mean diagonal; sweeps: of descent after it, or 0."""
@@ -175,9 +172,6 @@ def round_head(weight: Tensor, head: HeadStatistics, settings: GptqSettings) -> 
         if own is not None:
             grid.q[some], grid.scale[some], compensated[some] = own[0].q, own[0].scale, own[1]
     return grid, compensated
-
-
-# --- the layers' inputs --------------------------------------------------------------------------------------------
 
 
 class Walk:

@@ -30,9 +30,6 @@ from halfwatt.models.weights import Weight, fits, put, weights
 _DIALOGUES, _LONGEST = 48, 256
 
 
-# --- pure ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Option:
     """One weight on either grid: bytes read a token, and what the model then loses, in nats a token."""
@@ -91,9 +88,6 @@ def _unbeaten(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-# --- the step ------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def sensitivities(
     network: Any, batches: Sequence[Batch], targets: Sequence[Weight], int4: Mapping[str, RoundedWeight]
@@ -132,7 +126,6 @@ class Mixed(Step):
 
     name: ClassVar[str] = "mixed"
     stage: ClassVar[Stage] = Stage.NUMERICS
-    source: ClassVar[str] = "Shoham and Gersho 1988; sensitivities by KL, one weight at a time"
 
     def __str__(self) -> str:
         return f"mixed {self.extra:.3g}{' GPTQ' if self.method == 'gptq' else ''}"

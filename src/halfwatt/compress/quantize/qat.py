@@ -117,9 +117,6 @@ RATE = 2e-5  # the best of three at 16M parameters (docs/log.md); QAD's paper ha
 _FLOOR = 0.01  # the last rate, as a share of the highest: weights near the edge of a step must come to rest
 
 
-# --- the step ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class TrainOnGrid(Step):
     """Quantization-aware training, distilling from the model's own unrounded self.
@@ -149,7 +146,6 @@ class TrainOnGrid(Step):
 
     name: ClassVar[str] = "train on the grid"
     stage: ClassVar[Stage] = Stage.NUMERICS
-    source: ClassVar[str] = "LSQ, arXiv 1902.08153; QAD, arXiv 2601.20088"
     trains: ClassVar[bool] = True
 
     def problems(self, model: ChatModel) -> list[str]:

@@ -1,4 +1,4 @@
-"""The step that puts a network on the int8 or int4 grid, rounded to nearest or by GPTQ."""
+"""The step that puts a network on the int8 or int4 grid of llama.cpp's Q8_0 and Q4_0, rounded to nearest or by GPTQ."""
 
 from __future__ import annotations
 
@@ -73,7 +73,6 @@ class Quantize(Step):
 
     name: ClassVar[str] = "quantize"
     stage: ClassVar[Stage] = Stage.NUMERICS
-    source: ClassVar[str] = "round to nearest, symmetric, 32 weights a scale: llama.cpp's Q8_0 and Q4_0"
 
     def __str__(self) -> str:
         head = "" if self.head_bits is None else f" + int{self.head_bits} head"

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -44,12 +44,9 @@ class TrainingDiverged(HalfwattError):
     exit_code = 1
 
 
-class Objective(Protocol):
-    """What to lower."""
-
-    def __call__(self, model: Callable[..., Any], batch: Batch, /) -> torch.Tensor:
-        """Nats of every learned position, [n], with a gradient. ``model`` is the module given to `train`, prepared."""
-        ...
+Objective = Callable[[Callable[..., Any], Batch], torch.Tensor]
+"""What to lower: (the module given to `train`, prepared; a batch) -> nats of every learned position, [n], with a
+gradient."""
 
 
 def learn_labels(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
