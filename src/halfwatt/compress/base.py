@@ -35,30 +35,30 @@ class TrainingBudget:
 
     tokens: int | None = None
     minutes: float | None = None
-    joules: float | None = None
-    """Needs a meter that measures."""
+    joules: float | None = None  # needs a meter that measures
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What a step may use besides the model."""
+    """What a step may use besides the model.
+
+    dialogues:    to calibrate and train on: never those that choose or judge
+    original:     the model that the recipe began with, for steps that distil from it
+    settings:     the run's, for its seed, precision and progress
+    device:       where to train, "auto" decided
+    cache:        folder of what other recipes can use too: finished steps, a teacher's answers; None = nothing is kept
+    checkpoints:  folder of this step's training, which goes on from what is there; None = none are written
+    """
 
     dialogues: tuple[Dialogue, ...] = ()
-    """To calibrate and train on: never those that choose or judge."""
     original: ChatModel | None = None
-    """The model that the recipe began with, for steps that distil from it."""
     settings: RunSettings = field(default_factory=RunSettings)
-    """The run's, for its seed, precision and progress."""
     device: str = "cpu"
-    """Where to train, "auto" decided."""
     meter: EnergyMeter | None = None
     budget: TrainingBudget = field(default_factory=TrainingBudget)
     cache: Path | None = None
-    """Folder of what other recipes can use too: finished steps, a teacher's answers; None = nothing is kept."""
     checkpoints: Path | None = None
-    """Folder of this step's training, which goes on from what it finds there; None = none are written."""
-    checkpoint_s: float = 120.0
-    """Between two checkpoints."""
+    checkpoint_s: float = 120.0  # between two
 
     @property
     def fingerprint(self) -> str:
@@ -90,7 +90,7 @@ class Step(Protocol):
         """Every reason why this step cannot be applied, before any work is done; empty = it can."""
         ...
 
-    def sizes(self, model: ChatModel, dialogues: Sequence[Dialogue], /) -> dict[str, Any]:  # noqa: ARG002 - for some
+    def sizes(self, _model: ChatModel, _dialogues: Sequence[Dialogue], /) -> dict[str, Any]:
         """The entries of the config that it will change; weights are not looked at."""
         return {}
 

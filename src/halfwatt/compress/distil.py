@@ -66,11 +66,10 @@ def sample(
 ) -> list[list[int]]:
     """One sampled continuation of each prompt, a stop token included where there is one."""
     network: Any = model.network
-    device = next(network.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        flipped = [torch.tensor(list(reversed(p))) for p in prompts]  # padded on the left, as `generate` wants it
-        ids = pad_sequence(flipped, batch_first=True, padding_value=-1).flip(1).to(device)
+        rows = [torch.tensor(prompt) for prompt in prompts]
+        ids = pad_sequence(rows, batch_first=True, padding_value=-1, padding_side="left").to(network.device)
         sequences = network.generate(
             input_ids=ids.clamp_min(0) + (ids < 0) * model.tokenizer.pad_id,
             attention_mask=(ids >= 0).long(),
@@ -82,11 +81,9 @@ def sample(
             eos_token_id=list(model.tokenizer.eos_ids),
             pad_token_id=model.tokenizer.pad_id,
         )
-    return [_until_stop(row.tolist(), model.tokenizer.eos_ids) for row in sequences[:, ids.shape[1] :]]
-
-
-def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
-    return ids[: next((k for k, token in enumerate(ids, start=1) if token in stops), len(ids))]
+    replies: list[list[int]] = sequences[:, ids.shape[1] :].tolist()
+    ends = (next((k for k, i in enumerate(ids, start=1) if i in model.tokenizer.eos_ids), None) for ids in replies)
+    return [ids[:end] for ids, end in zip(replies, ends, strict=True)]
 
 
 def answer_anew(
@@ -98,39 +95,34 @@ def answer_anew(
     Comes with what it took, a pass over the weights for each token of the longest reply of a batch.
     """
     cost_meter, tokens, passes = CostMeter(context.meter, context.device), 0, 0
-    messages: list[list[Message]] = [[] for _ in dialogues]
+    messages: list[tuple[Message, ...]] = [() for _ in dialogues]
     live = list(range(len(dialogues)))
     for turn in range(max(len(d.assistant_turns) for d in dialogues)):
         ready = [i for i in live if turn < len(dialogues[i].assistant_turns)]
         live = []
         for start in range(0, len(ready), _PROMPTS_AT_ONCE):
             some = ready[start : start + _PROMPTS_AT_ONCE]
+            prompts = []
             for i in some:
-                before, at = (-1, *dialogues[i].assistant_turns)[turn : turn + 2]
-                messages[i] += dialogues[i].messages[before + 1 : at]
-            prompts = [model.tokenizer.prompt_ids(Dialogue(dialogues[i].id, tuple(messages[i]))) for i in some]
-            replies = sample(model, prompts, 0.8, cap, seed=context.settings.seed + 1009 * turn + start)
+                last, at = (-1, *dialogues[i].assistant_turns)[turn : turn + 2]
+                prompts.append(Dialogue(dialogues[i].id, (*messages[i], *dialogues[i].messages[last + 1 : at])))
+            ids = [model.tokenizer.prompt_ids(prompt) for prompt in prompts]
+            replies = sample(model, ids, 0.8, cap, seed=context.settings.seed + 1009 * turn + start)
             tokens, passes = tokens + sum(map(len, replies)), passes + max(map(len, replies))
-            for i, ids in zip(some, replies, strict=True):
-                text = model.tokenizer.decode(ids)
-                if ids and ids[-1] in model.tokenizer.eos_ids and text.strip():
-                    messages[i].append(Message("assistant", text))
+            for i, prompt, reply in zip(some, prompts, replies, strict=True):
+                text = model.tokenizer.decode(reply)
+                if reply and reply[-1] in model.tokenizer.eos_ids and text.strip():
+                    messages[i] = (*prompt.messages, Message("assistant", text))
                     live.append(i)
             context.settings.progress(f"teacher's replies, turn {turn + 1}: {start + len(some)} of {len(ready)}")
-    answered = [Dialogue(d.id, _ending_in_reply(messages[i]), d.source) for i, d in enumerate(dialogues)]
+    answered = [Dialogue(d.id, own, d.source) for d, own in zip(dialogues, messages, strict=True) if own]
     weights_b = sum(p.nbytes for p in model.network.parameters())
-    return [d for d in answered if d.messages], cost_meter.lap(tokens, passes * weights_b)
+    return answered, cost_meter.lap(tokens, passes * weights_b)
 
 
 def _before_last_reply(ids: list[int], reply: list[bool]) -> list[int]:
     end = len(reply) - reply[::-1].index(True)
     return ids[: next((k for k in range(end, 0, -1) if not reply[k - 1]), 0)]
-
-
-def _ending_in_reply(messages: list[Message]) -> tuple[Message, ...]:
-    while messages and messages[-1].role != "assistant":
-        messages = messages[:-1]
-    return tuple(messages)
 
 
 class _Pair(nn.Module):

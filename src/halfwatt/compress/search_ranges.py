@@ -21,13 +21,9 @@ class Chooser(Protocol):
     @property
     def user_attrs(self) -> Mapping[str, Any]: ...
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
-        """One of ``choices``."""
-        ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any: ...
 
-    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
-        """A number from ``low`` to ``high``."""
-        ...
+    def suggest_float(self, name: str, low: float, high: float, /) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -45,28 +41,20 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Any number from ``low`` to ``high``; ``log``: equal ratios are equally far apart."""
+    """Any number from ``low`` to ``high``."""
 
     low: float
     high: float
-    log: bool = False
 
     def suggest(self, name: str, chooser: Chooser) -> Any:
-        return chooser.suggest_float(name, self.low, self.high, log=self.log)
-
-
-def ranges(step: type[Step]) -> dict[str, OneOf | Between]:
-    """The fields of a step that a search may vary."""
-    hints = get_type_hints(step, include_extras=True)
-    return {
-        field.name: hint
-        for field in dataclasses.fields(step)  # type: ignore[arg-type]
-        for hint in getattr(hints[field.name], "__metadata__", ())
-        if isinstance(hint, OneOf | Between)
-    }
+        return chooser.suggest_float(name, self.low, self.high)
 
 
 def suggest_step(step: type[Step], chooser: Chooser, **fixed: Any) -> Step:
     """A step whose fields the chooser decides, but for the ``fixed`` ones; what has no range keeps its default."""
-    free = {name: span for name, span in ranges(step).items() if name not in fixed}
-    return step(**{name: span.suggest(f"{step.name}.{name}", chooser) for name, span in free.items()}, **fixed)
+    hints, values = get_type_hints(step, include_extras=True), dict(fixed)
+    for name in (f.name for f in dataclasses.fields(step) if f.name not in fixed):  # type: ignore[arg-type]
+        for span in getattr(hints[name], "__metadata__", ()):
+            if isinstance(span, OneOf | Between):
+                values[name] = span.suggest(f"{step.name}.{name}", chooser)
+    return step(**values)

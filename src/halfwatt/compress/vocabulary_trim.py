@@ -114,9 +114,7 @@ def untrimmable(spec: Mapping[str, Any]) -> str | None:
     if "ByteLevel" not in json.dumps(spec.get("pre_tokenizer")):
         return "only byte-level BPE vocabularies can be trimmed: others have no token for every text"
     if spec["model"].get("ignore_merges"):
-        return (
-            "this tokenizer looks whole words up before it merges, so fewer tokens would encode other texts otherwise"
-        )
+        return "this tokenizer looks whole words up before it merges, so fewer tokens would encode texts otherwise"
     return None
 
 

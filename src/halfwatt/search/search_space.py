@@ -8,7 +8,7 @@
     draft     none, or an n-gram table; a student has none
 
 Decisions are asked for one after the other, those that an earlier one rules out not at all, and every field by the
-range that its own type names (steps/ranges.py).
+range that its own type names (compress/search_ranges.py).
 """
 
 from __future__ import annotations

@@ -90,10 +90,10 @@ def test_it_closes_most_of_the_gap_to_its_unrounded_self(learned: ChatModel) -> 
     context = StepContext(dialogues=tuple(taught.dialogues()))
     batch = collate(encode_rows(taught.dialogues()[::2], learned.tokenizer, 512))
 
-    def apart(made: ChatModel) -> float:
+    def apart(quantized: ChatModel) -> float:
         with torch.no_grad():
-            wanted = Predictor(learned.network)(batch.ids, batch.reply)
-            return float(forward_kl(wanted, Predictor(made.network)(batch.ids, batch.reply)).mean())
+            expected = Predictor(learned.network)(batch.ids, batch.reply)
+            return float(forward_kl(expected, Predictor(quantized.network)(batch.ids, batch.reply)).mean())
 
     trained = TrainOnGrid(4, epochs=8, batch_tokens=1024).apply(learned, context)
     assert apart(trained) < 0.2 * apart(Quantize(4).apply(learned, context))
@@ -116,9 +116,9 @@ def test_the_export_says_what_training_saw(learned: ChatModel, tmp_path: Path) -
     trained = TrainOnGrid(4, epochs=1, lr=1e-3, batch_tokens=1024).apply(learned, context)
     artifact = LlamaCpp().export(trained, tmp_path / "artifact")
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
-        found = parity.check(trained, artifact, session, taught.dialogues()[:8])
-    assert found.problems == ()
-    assert found.kl_mean < 1e-4
+        report = parity.check(trained, artifact, session, taught.dialogues()[:8])
+    assert report.problems == ()
+    assert report.kl_mean < 1e-4
 
 
 def test_labels_teach_it_too_and_the_original_is_not_touched(learned: ChatModel) -> None:

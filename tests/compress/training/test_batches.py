@@ -39,10 +39,10 @@ def test_rows_of_like_length_share_a_batch() -> None:
 
 def test_what_is_learned_is_what_the_assistant_said(tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path))
-    found = encode_rows(tiny.dialogues(), model.tokenizer, longest=512)
-    batch = collate(found)
-    said = [t for row in found for t, mine in zip(row.ids, row.reply, strict=True) if mine]
-    assert batch.labels.tolist() == said
+    encoded = encode_rows(tiny.dialogues(), model.tokenizer, longest=512)
+    batch = collate(encoded)
+    replies = [t for row in encoded for t, mine in zip(row.ids, row.reply, strict=True) if mine]
+    assert batch.labels.tolist() == replies
     assert batch.ids.shape[1] % 32 == 0
     assert not batch.reply[:, 0].any()
 
@@ -58,8 +58,8 @@ def test_the_predictor_gives_the_networks_own_logits_where_they_are_asked(tmp_pa
 
 def test_long_dialogues_are_cut_and_ones_without_a_reply_left_out(tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path))
-    found = encode_rows(tiny.dialogues(), model.tokenizer, longest=40)
-    assert all(len(row.ids) <= 40 for row in found)
+    encoded = encode_rows(tiny.dialogues(), model.tokenizer, longest=40)
+    assert all(len(row.ids) <= 40 for row in encoded)
     with pytest.raises(BadInput, match="no reply to learn from"):
         encode_rows(tiny.dialogues(), model.tokenizer, longest=3)
 

@@ -7,9 +7,8 @@ The scale of a group of 32 is chosen when its first column is reached, on the we
 least squared error weighted with diag H. Source: Frantar et al., GPTQ, arXiv 2210.17323; group scales as in its code.
 
 The layers are rounded one block after the other, and each sees the activations that the rounded ones before it make.
-
 The output head is the last, and of small models with large vocabularies it costs most. An error in row v matters where
-its token is likely, p (1 - p) of the softmax's own curvature, so that the rows said most each get an H of their own:
+its token is likely, p (1 - p) of the softmax's own curvature, so that the likeliest rows each get an H of their own:
 
     H_v = (sum_t p_tv (1 - p_tv) x_t x_t^T  +  prior H) / (sum_t p_tv (1 - p_tv)  +  prior)
 
@@ -175,11 +174,9 @@ def round_head(weight: Tensor, head: HeadStatistics, settings: GptqSettings) -> 
 
 
 class Walk:
-    """Runs a network block by block on a calibration set; a block sees what the blocks before it have made by then.
+    """Runs a network block by block on a calibration set: for each of ``blocks`` `hessians`, then `advance`.
 
-    >>> walk = Walk(network, batches)                                           # doctest: +SKIP
-    >>> for block in walk.blocks:                                               # doctest: +SKIP
-    ...     hessians = walk.hessians(block, [block.mlp.down_proj]); ...; walk.advance(block)
+    A block sees what the blocks before it have made by then.
     """
 
     def __init__(self, network: PreTrainedModel, batches: Sequence[Batch]) -> None:

@@ -1,13 +1,12 @@
 """Mixed int4 and int8: spend the bytes where a byte saves most.
 
     loss(choice) ~ sum over weights of KL(model || model with this weight alone on that grid)
-    frontier     = for every price of a byte, the choice that minimises loss + price * bytes
+    choice       = that of least loss among all that read no more than so many bytes
 
-With a price each weight chooses for itself, so the whole frontier is one sort by (loss saved) / (bytes paid). Every
-point of it is the best of all choices that read no more bytes (the Lagrangian's property). Between two points lie
-choices that no price finds, and where one weight is a fifth of all, as a head can be, they matter: for a given number
-of bytes the best choice is found exactly. That losses add up is an assumption: good near the model, and only ever used
-to choose, never to judge. Source: Shoham and Gersho 1988 (Lagrangian bit allocation).
+Weight by weight, only choices are kept that no other beats in bytes and loss both (Nemhauser and Ullmann 1969); weights
+come in few sizes, so these are few, and the best is found exactly. A price of a byte (Shoham and Gersho 1988) finds
+fewer: where one weight is a fifth of all, as a head can be, good choices lie between those that any price finds. That
+losses add up is an assumption: good near the model, and only ever used to choose, never to judge.
 """
 
 from __future__ import annotations
@@ -40,51 +39,36 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One choice of the frontier: which weights are at int8."""
+class Choice:
+    """Which weights are at int8, and what that comes to."""
 
     bytes_b: int
     nats: float
     int8: tuple[str, ...]
 
 
-def frontier(options: Sequence[Option]) -> list[Point]:
-    """From everything at int4 to everything that gains by it at int8, one weight a step."""
-    gaining = [o for o in options if o.nats[0] > o.nats[1]]
-    points = [_all_int4(options)]
-    for option in sorted(gaining, key=lambda o: (o.nats[0] - o.nats[1]) / (o.bytes_b[1] - o.bytes_b[0]), reverse=True):
-        points.append(_at_int8(points[-1], option))
-    return points
+def byte_budget(options: Sequence[Option], extra: float) -> float:
+    """Bytes of all at int4, and a share ``extra`` of what int8 adds where it loses less."""
+    gains = [o.bytes_b[1] - o.bytes_b[0] for o in options if o.nats[0] > o.nats[1]]
+    return sum(o.bytes_b[0] for o in options) + extra * sum(gains)
 
 
-def within(options: Sequence[Option], bytes_b: float) -> Point:
-    """The choice that loses least of all that read no more than ``bytes_b``; all int4 where even that reads more.
-
-    Weight by weight, only choices are kept that no other beats in bytes and nats both (Nemhauser and Ullmann 1969); as
-    weights come in few sizes, these are few.
-    """
-    points = [_all_int4(options)]
+def within(options: Sequence[Option], bytes_b: float) -> Choice:
+    """The choice that loses least of all that read no more than ``bytes_b``; all int4 where even that reads more."""
+    choices = [Choice(sum(o.bytes_b[0] for o in options), sum(o.nats[0] for o in options), ())]
     for option in options:
-        more = (_at_int8(point, option) for point in points)
-        points = _unbeaten([*points, *(p for p in more if p.bytes_b <= bytes_b)])
-    return points[-1]
+        more_b, more_nats = option.bytes_b[1] - option.bytes_b[0], option.nats[1] - option.nats[0]
+        at_int8 = [Choice(c.bytes_b + more_b, c.nats + more_nats, (*c.int8, option.name)) for c in choices]
+        choices = _unbeaten([*choices, *(c for c in at_int8 if c.bytes_b <= bytes_b)])
+    return choices[-1]
 
 
-def _all_int4(options: Sequence[Option]) -> Point:
-    return Point(sum(o.bytes_b[0] for o in options), sum(o.nats[0] for o in options), ())
-
-
-def _at_int8(point: Point, option: Option) -> Point:
-    bytes_b, nats = option.bytes_b[1] - option.bytes_b[0], option.nats[1] - option.nats[0]
-    return Point(point.bytes_b + bytes_b, point.nats + nats, (*point.int8, option.name))
-
-
-def _unbeaten(points: Sequence[Point]) -> list[Point]:
+def _unbeaten(choices: Sequence[Choice]) -> list[Choice]:
     """Bytes rising, nats falling."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.bytes_b, p.nats)):
-        if not best or point.nats < best[-1].nats:
-            best.append(point)
+    best: list[Choice] = []
+    for choice in sorted(choices, key=lambda c: (c.bytes_b, c.nats)):
+        if not best or choice.nats < best[-1].nats:
+            best.append(choice)
     return best
 
 
@@ -142,10 +126,8 @@ class Mixed(Step):
             BadInput: no dialogues to measure them on.
         """
         options = self.options(model, context)
-        points = frontier(options)
-        least, most = points[0].bytes_b, points[-1].bytes_b
-        point = within(options, least + self.extra * (most - least))
-        return Quantize(4, method=self.method, int8=point.int8).apply(model, context)
+        choice = within(options, byte_budget(options, self.extra))
+        return Quantize(4, method=self.method, int8=choice.int8).apply(model, context)
 
     def options(self, model: ChatModel, context: StepContext) -> list[Option]:
         """What each weight of this model costs on either grid."""

@@ -163,16 +163,18 @@ class TrainOnGrid(Step):
         """
         start, results = self._rounding.round_model(model, context)
         network = start.network  # this call's own
-        # how near a weight is to its next integer is known to training
+        # the weights before rounding: training knows how near each is to its next integer
         put(network, {name: weight.compensated for name, weight in results.items()})
         fakes = attach(network, start.grid)
+        scales = tuple(fake.scale for fake in fakes.values())
+        others = tuple(p for p in network.parameters() if all(p is not scale for scale in scales))
         history = train(
             Predictor(network) if self.loss == "labels" else StatePredictor(network),
             learn_labels if self.loss == "labels" else self._to_itself(model, context.device),
             encode_rows(context.dialogues, model.tokenizer, min(self.longest, model.context)),
             TrainingSettings(self.lr, self.epochs, self.batch_tokens, floor=_FLOOR, weight_decay=0.0),
             context,
-            self._groups(network, fakes),
+            (Group(others), Group(scales, self.scale_lr)),
         )
         network.to("cpu")  # type: ignore[arg-type]
         grid = detach(network, fakes)
@@ -189,11 +191,6 @@ class TrainOnGrid(Step):
     def _rounding(self) -> Quantize:
         """No sweeps: few steps leave the minimum that descent ends in (log.md)."""
         return Quantize(self.bits, self.head_bits, self.embedding_bits, method=self.start, sweeps=0)
-
-    def _groups(self, network: nn.Module, fakes: Mapping[str, FakeGrid]) -> tuple[Group, ...]:
-        scales = tuple(fake.scale for fake in fakes.values())
-        own = {id(s) for s in scales}
-        return Group(tuple(p for p in network.parameters() if id(p) not in own)), Group(scales, self.scale_lr)
 
     def _to_itself(self, model: ChatModel, device: str) -> Objective:
         teacher = StatePredictor(copy.deepcopy(model.network)).to(device).eval().requires_grad_(False)

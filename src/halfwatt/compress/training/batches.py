@@ -96,22 +96,20 @@ def plan(lengths: Sequence[int], batch_tokens: int, seed: int, epoch: int) -> li
     A row longer than that makes a batch of its own.
     """
     draw = np.random.default_rng((seed, epoch))
-    order = [int(i) for i in draw.permutation(len(lengths))]
+    order: list[int] = draw.permutation(len(lengths)).tolist()
     pool = max(1, _POOL * batch_tokens // max(1, int(np.mean(lengths))))
     batches: list[list[int]] = []
     for start in range(0, len(order), pool):
-        batches += _pack(sorted(order[start : start + pool], key=lambda i: lengths[i]), lengths, batch_tokens)
-    return [batches[int(i)] for i in draw.permutation(len(batches))]
+        batches.append([])
+        for i in sorted(order[start : start + pool], key=lambda i: lengths[i]):
+            if batches[-1] and (len(batches[-1]) + 1) * _padded(lengths[i]) > batch_tokens:
+                batches.append([])
+            batches[-1].append(i)
+    return [batches[i] for i in draw.permutation(len(batches))]
 
 
-def _pack(order: Sequence[int], lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Cut rows sorted by length into batches."""
-    batches: list[list[int]] = [[]]
-    for i in order:
-        if batches[-1] and (len(batches[-1]) + 1) * _padded_length(lengths[i]) > batch_tokens:
-            batches.append([])
-        batches[-1].append(i)
-    return batches
+def _padded(length: int) -> int:
+    return -(-length // _STEP) * _STEP
 
 
 def collate(rows: Sequence[Row], *, of: Sequence[Row] | None = None) -> Batch:
@@ -121,7 +119,7 @@ def collate(rows: Sequence[Row], *, of: Sequence[Row] | None = None) -> Batch:
         of: the rows of the whole step, where ``rows`` is one process's share: all processes pad alike. An empty share
             becomes one row of padding, so that every process takes part.
     """
-    length = _padded_length(max(len(row.ids) for row in (of or rows)))
+    length = _padded(max(len(row.ids) for row in (of or rows)))
     ids = torch.zeros(max(1, len(rows)), length, dtype=torch.int64)
     reply = torch.zeros(ids.shape, dtype=torch.bool)
     for k, row in enumerate(rows):
@@ -132,14 +130,14 @@ def collate(rows: Sequence[Row], *, of: Sequence[Row] | None = None) -> Batch:
     return Batch(ids, reply, tuple(row.name for row in rows), TopK.joined(teacher) if teacher else None)
 
 
-def in_batches(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, longest: int, at_once: int = 16) -> list[Batch]:
-    """All dialogues, sorted by length, ``at_once`` to a batch: for reading activations, where the order is no matter.
+def in_batches(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, longest: int) -> list[Batch]:
+    """All dialogues, sorted by length, 16 to a batch: for reading activations, where the order is no matter.
 
     Raises:
         BadInput: no dialogue has a reply within ``longest`` tokens.
     """
     rows = sorted(encode_rows(dialogues, tokenizer, longest), key=lambda row: len(row.ids))
-    return [collate(rows[k : k + at_once]) for k in range(0, len(rows), at_once)]
+    return [collate(rows[k : k + 16]) for k in range(0, len(rows), 16)]
 
 
 def calibration(model: ChatModel, context: StepContext, purpose: str, count: int, longest: int = 512) -> list[Batch]:
@@ -151,10 +149,6 @@ def calibration(model: ChatModel, context: StepContext, purpose: str, count: int
     if not context.dialogues:
         raise BadInput(purpose, hint="pass --dialogues FILE")
     return in_batches(context.some(count), model.tokenizer, min(longest, model.context))
-
-
-def _padded_length(length: int) -> int:
-    return -(-length // _STEP) * _STEP
 
 
 class Predictor(nn.Module):

@@ -9,10 +9,9 @@
     until the steps are done or the budget of tokens, minutes or joules is spent
 
 Every position counts alike, whichever step it falls into: dialogues of one length share a batch, and if each step took
-the mean of its own positions, those of short replies, and the ends of them, would count for more. One process or
-several (``torchrun``): each takes its rows of every step, and the result does not depend on their number. A loss or
-gradient that is not finite stops the run before the weights have changed, with the step and the dialogues that did it.
-Left out: gradient accumulation, sharding.
+the mean of its own positions, those of short replies would count for more. One process or several (``torchrun``): each
+takes its rows of every step, and the result does not depend on their number. A loss or gradient that is not finite
+stops the run before the weights have changed. Left out: gradient accumulation, sharding.
 """
 
 from __future__ import annotations
@@ -59,27 +58,30 @@ class Group:
     """Parameters that share a learning rate and weight decay."""
 
     parameters: tuple[nn.Parameter, ...]
-    lr_factor: float = 1.0
-    """Of the rate in `TrainingSettings`."""
+    lr_factor: float = 1.0  # of the rate in `TrainingSettings`
     decay: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How to train. Precision is that of matrix products: softmax, losses and weights stay float32."""
+    """How to train, in the context's precision: of matrix products, for softmax, losses and weights stay float32.
+
+    lr:            the highest learning rate; see reference values beside each step that trains
+    batch_tokens:  of a step over all processes, padding included
+    warmup:        share of the steps over which the learning rate rises
+    floor:         the learning rate at the end, as a share of the highest
+    betas:         of AdamW
+    clip:          the longest gradient that is taken as it is
+    """
 
     lr: float
-    """The highest learning rate; see reference values beside each step that trains."""
     epochs: float = 1.0
     batch_tokens: int = 4096
-    """Tokens a step over all processes, padding included."""
     warmup: float = 0.02
-    """Share of the steps over which the learning rate rises."""
     floor: float = 0.1
-    """The learning rate at the end, as a share of the highest."""
     weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
-    """The longest gradient that is taken as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,9 @@ class History:
 def default_groups(module: nn.Module) -> tuple[Group, ...]:
     """Weight decay on matrices, none on norms and biases."""
     free = [p for p in module.parameters() if p.requires_grad]
-    matrices, vectors = tuple(p for p in free if p.ndim >= 2), tuple(p for p in free if p.ndim < 2)
-    return tuple(g for g in (Group(matrices), Group(vectors, decay=False)) if g.parameters)
+    matrices = Group(tuple(p for p in free if p.ndim >= 2))
+    vectors = Group(tuple(p for p in free if p.ndim < 2), decay=False)
+    return tuple(group for group in (matrices, vectors) if group.parameters)
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -190,7 +193,7 @@ class _Run:
         optimizer = torch.optim.AdamW(
             [{"params": list(g.parameters), "weight_decay": decay if g.decay else 0.0} for g in groups],
             lr=self.settings.lr,
-            betas=(0.9, 0.95),
+            betas=self.settings.betas,
             fused=True,
         )
         self.lr_factors = [group.lr_factor for group in groups]
@@ -212,7 +215,7 @@ class _Run:
             self.step += 1
             self.spent = together(self.spent, self.cost_meter.lap(sum(len(row.ids) for row in rows), self.step_b))
             now_s = time.monotonic()
-            if now_s - report_s > 2:
+            if now_s - report_s > 2 and self.accelerator.is_main_process:
                 self._report((self.spent.tokens - begin_tokens) / (now_s - begin_s))
                 report_s = now_s
             if now_s - checkpoint_s > self.context.checkpoint_s:
@@ -268,20 +271,15 @@ class _Run:
     def _share_spent(self) -> float:
         """How much of the tightest budget is used up; the same for all processes."""
         budget, spent = self.context.budget, self.spent
-        pairs = (
-            (budget.tokens, spent.tokens),
-            (None if budget.minutes is None else 60 * budget.minutes, spent.wall_s),
-            (budget.joules, spent.joules or 0.0),
-        )
-        share = max((used / limit for limit, used in pairs if limit), default=0.0)
+        limits = (budget.tokens, 60 * (budget.minutes or 0), budget.joules)
+        used = (spent.tokens, spent.wall_s, spent.joules or 0.0)
+        share = max((u / limit for u, limit in zip(used, limits, strict=True) if limit), default=0.0)
         if self.accelerator.num_processes > 1:
             shares = self.accelerator.gather(torch.tensor([share], device=self.accelerator.device))
             share = float(shares.max())
         return share
 
     def _report(self, tokens_per_s: float) -> None:
-        if not self.accelerator.is_main_process:
-            return
         recent = self.losses[-20:]
         cost = f"{self.spent.cpu_s:.0f} CPU-s" if self.spent.joules is None else f"{self.spent.joules:.0f} J"
         self.context.settings.progress(
@@ -310,7 +308,8 @@ class _Run:
             "spent": asdict(self.spent),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
-        checkpoints.write(folder, checkpoints.state_tensors(self.module, self.optimizer.optimizer), counters)
+        tensors = checkpoints.state_tensors(self.module, self.optimizer.optimizer)
+        checkpoints.write(folder, tensors, counters)
 
     def _resume(self) -> None:
         folder = self.context.checkpoints

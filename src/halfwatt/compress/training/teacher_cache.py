@@ -33,19 +33,17 @@ def with_teacher(rows: Sequence[Row], teacher: Predictor, k: int, context: StepC
 
     teacher:  in evaluation mode, on the context's device
     """
-    if context.cache is None:
-        predictions, cost = _predict(rows, teacher, k, context)
+    file = context.cache and context.cache / f"teacher-top-{k}-{_digest(rows, teacher)}.safetensors"
+    if file is not None and file.exists():
+        with safe_open(file, framework="pt") as stored:
+            cost = from_json(stored.metadata()["spent"], Cost)
+        predictions = TopK(**load_file(file))
     else:
-        file = context.cache / f"teacher-top-{k}-{_digest(rows, teacher)}.safetensors"
-        if file.exists():
-            with safe_open(file, framework="pt") as stored:
-                cost = from_json(stored.metadata()["spent"], Cost)
-            predictions = TopK(**load_file(file))
-        else:
-            predictions, cost = _predict(rows, teacher, k, context)
+        predictions, cost = _predict(rows, teacher, k, context)
+        if file is not None:
             tensors = {name: getattr(predictions, name) for name in TopK.__slots__}
-            context.cache.mkdir(parents=True, exist_ok=True)
-            require_space(context.cache, sum(t.nbytes for t in tensors.values()))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            require_space(file.parent, sum(t.nbytes for t in tensors.values()))
             write_atomic(file, save(tensors, metadata={"spent": to_json(cost)}))
     positions = [row.positions for row in rows]
     cuts = [getattr(predictions, name).split(positions) for name in TopK.__slots__]
