@@ -14,12 +14,12 @@ import gguf
 import pytest
 import torch
 
-from halfwatt.compress.apply import apply
+from halfwatt.compress.apply import apply_step
 from halfwatt.compress.base import Step, StepContext
 from halfwatt.compress.fresh_student import Student
 from halfwatt.compress.prune import Prune
 from halfwatt.compress.quantize.quantize import Quantize
-from halfwatt.compress.training.batches import Predictor, collate, rows
+from halfwatt.compress.training.batches import Predictor, collate, encode_rows
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.errors import ModelError
 from halfwatt.formats.artifact import Parity
@@ -91,7 +91,7 @@ class ArchitectureContract:
 
     def test_training_sees_the_networks_own_logits_and_lowers_the_loss(self, folder: Path) -> None:
         model = load(folder)
-        batch = collate(rows(tiny.dialogues(), model.tokenizer, 512), model.tokenizer.pad_id)
+        batch = collate(encode_rows(tiny.dialogues(), model.tokenizer, 512))
         predictor = Predictor(model.network)
         whole = model.network(input_ids=batch.ids).logits[:, :-1][batch.reply[:, 1:]]
         logits = predictor(batch.ids, batch.reply)
@@ -122,9 +122,9 @@ class ArchitectureContract:
         if cut in self.unprunable:
             assert [self.unprunable[cut] in problem for problem in step.problems(model)] == [True]
             with pytest.raises(ModelError, match=self.unprunable[cut]):
-                apply(step, model, CONTEXT)
+                apply_step(step, model, CONTEXT)
             return
-        smaller = apply(step, model, CONTEXT)
+        smaller = apply_step(step, model, CONTEXT)
         assert sum(p.numel() for p in smaller.network.parameters()) < sum(p.numel() for p in model.network.parameters())
         _exact(parity_in_llamacpp(smaller, tmp_path / "out"))
         smaller.save(tmp_path / "saved")
