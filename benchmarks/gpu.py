@@ -23,12 +23,12 @@ import torch
 
 from benchmarks.ladder import SOURCES, narrow, only, plain, say, training
 from halfwatt import demo
-from halfwatt.compress import apply
+from halfwatt.compress.apply import apply_step
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Predictor, in_batches
-from halfwatt.core.settings import MeasurePlan, Precision, RequestSettings
+from halfwatt.core.settings import MeasurePlan, Precision, RequestSettings, RunSettings
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import energy_analysis, requests
 from halfwatt.evaluate.claim import energy_ratio
@@ -100,14 +100,15 @@ def students(
     """The chain of the narrow ladder's recipe `CHAIN`, cut once and trained in each precision."""
     trim, prune, distil, grid = next(recipe.steps for recipe in narrow() if recipe.name == CHAIN)
     assert isinstance(distil, Distil)
-    context = StepContext(tuple(dialogues), device=args.device, meter=tools.primary, progress=say)
-    trimmed = apply.apply(trim, model, context)
-    pruned = apply.apply(prune, trimmed, context)
+    settings = RunSettings(progress=say)
+    context = StepContext(tuple(dialogues), device=args.device, meter=tools.primary, settings=settings)
+    trimmed = apply_step(trim, model, context)
+    pruned = apply_step(prune, trimmed, context)
     recovery = replace(distil, epochs=args.epochs)
     taught: dict[Precision, ChatModel] = {}
     for precision in PRECISIONS:
-        here = replace(context, original=trimmed, precision=precision)
-        taught[precision] = apply.apply(grid, apply.apply(recovery, pruned, here), here)
+        here = replace(context, original=trimmed, settings=replace(settings, precision=precision))
+        taught[precision] = apply_step(grid, apply_step(recovery, pruned, here), here)
         say(f"{precision}: {taught[precision].spent}")
     return taught
 

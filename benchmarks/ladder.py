@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from halfwatt import demo
-from halfwatt.compress import apply
+from halfwatt.compress.apply import apply_recipe
 from halfwatt.compress.base import Step, StepContext
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.prune import Prune, Sparsify
@@ -144,14 +144,14 @@ def make(traffic: str, data: Path, out: Path, part: str, device: str) -> None:
     number, of = map(int, part.split("/"))
     model = load(demo.path())
     dialogues = training(data, SOURCES[traffic]).dialogues
-    context = StepContext(dialogues, work=out / "training", device=device, progress=say)
+    context = StepContext(dialogues, settings=RunSettings(progress=say), device=device, cache=out / "training")
     groups: dict[str, list[Recipe]] = {}
     for recipe in RUNGS[traffic]():
         groups.setdefault(repr(recipe.steps[:2]), []).append(recipe)
     for group in list(groups.values())[number - 1 :: of]:
         for recipe in group:
             say(f"{recipe.name}: training")
-            apply.run(model, recipe, context)
+            apply_recipe(model, recipe, context)
 
 
 def listed_rungs(traffic: str) -> Callable[[Job], Job]:

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.ladder import SOURCES, only, training
 from halfwatt import demo
-from halfwatt.compress import apply
+from halfwatt.compress.apply import apply_recipe
 from halfwatt.compress.base import Step, StepContext
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.prune import Prune
@@ -38,6 +38,7 @@ from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Batch, Predictor, in_batches
 from halfwatt.core import statistics
 from halfwatt.core.files import write_atomic
+from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.chat_model import ChatModel, load
 
@@ -71,10 +72,9 @@ class Bench:
         """Dialogues drawn by this seed, and a folder for checkpoints."""
         order = np.random.default_rng(seed).permutation(len(self.pool))[:count]
         dialogues = tuple(self.pool[int(i)] for i in order)
-        work = self.file.parent / "training" / name
-        return StepContext(
-            dialogues, work=work, seed=seed, progress=lambda text: print(f"{name}: {text}", file=sys.stderr)
-        )
+        cache = self.file.parent / "training" / name
+        settings = RunSettings(seed=seed, progress=lambda text: print(f"{name}: {text}", file=sys.stderr))
+        return StepContext(dialogues, settings=settings, cache=cache)
 
     def once(self, name: str, make: Callable[[], ChatModel]) -> Scores:
         """The scores of a model, made and read once."""
@@ -91,7 +91,7 @@ class Bench:
     def step(self, name: str, steps: Sequence[Step], seed: int = 0, count: int = TRAINING_DIALOGUES) -> Scores:
         """The scores of a recipe."""
         context = self.context(seed, name.replace(" ", "-"), count)
-        return self.once(name, lambda: apply.run(self.model, Recipe(name, tuple(steps)), context))
+        return self.once(name, lambda: apply_recipe(self.model, Recipe(name, tuple(steps)), context))
 
     def options(self, method: Method, seed: int) -> list[Option]:
         """What each weight costs on either grid, seen on this seed's dialogues; measured once."""

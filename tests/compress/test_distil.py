@@ -6,79 +6,71 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from halfwatt.compress.base import Step, StepContext
-from halfwatt.compress.distil import Distil, Kind, divergence, retold, sample, share
+from halfwatt.compress.distil import Distil, Kind, answer_anew, divergence, sample, training_dialogues
 from halfwatt.compress.fresh_student import Student
 from halfwatt.compress.prune import Prune
 from halfwatt.compress.quantize.qat import TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
-from halfwatt.compress.training.batches import Predictor, collate, rows
-from halfwatt.compress.training.loop import Settings
+from halfwatt.compress.training.batches import Predictor, collate, encode_rows
 from halfwatt.compress.training.losses import forward_kl, label_nll
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RunSettings
 from halfwatt.models.chat_model import ChatModel, load
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
 
-TOLD = tuple(taught.dialogues())
+DIALOGUES = tuple(taught.dialogues())
 KINDS: tuple[Kind, ...] = ("labels", "logits", "sequence", "on_policy", "together")
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
-    return load(taught.folder(tmp_path_factory.mktemp("distil"), "llama", TOLD))
+    return load(taught.folder(tmp_path_factory.mktemp("distil"), "llama", DIALOGUES))
 
 
 @pytest.fixture(scope="module")
 def pruned(teacher: ChatModel) -> ChatModel:
-    return Prune(ffn=0.67, drop=1).apply(teacher, StepContext(dialogues=TOLD))
+    return Prune(ffn=0.67, drop=1).apply(teacher, StepContext(dialogues=DIALOGUES))
 
 
 def context(teacher: ChatModel) -> StepContext:
-    return StepContext(dialogues=TOLD, original=teacher)
+    return StepContext(dialogues=DIALOGUES, original=teacher)
 
 
 def apart(teacher: ChatModel, student: ChatModel) -> float:
-    batch = collate(rows(TOLD[::3], teacher.tokenizer, 512), teacher.tokenizer.pad_id)
+    batch = collate(encode_rows(DIALOGUES[::3], teacher.tokenizer, 512))
     with torch.no_grad():
-        wanted = Predictor(teacher.network)(batch.ids, batch.reply)
-        return float(forward_kl(wanted, Predictor(student.network)(batch.ids, batch.reply)).mean())
+        expected = Predictor(teacher.network)(batch.ids, batch.reply)
+        return float(forward_kl(expected, Predictor(student.network)(batch.ids, batch.reply)).mean())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_brings_the_student_nearer(kind: Kind, teacher: ChatModel, pruned: ChatModel) -> None:
     before = [p.detach().clone() for p in teacher.network.parameters()]
     step = Distil(kind, epochs=2 if kind == "on_policy" else 4, lr=2e-3, batch_tokens=1024, own_cap=16)
-    made = step.apply(pruned, context(teacher))
-    assert apart(teacher, made) < 0.5 * apart(teacher, pruned)
-    assert f"distilled ({kind}" in made.lineage[-1]
-    assert made.spent[-1].tokens > 0
+    student = step.apply(pruned, context(teacher))
+    assert apart(teacher, student) < 0.5 * apart(teacher, pruned)
+    assert f"distilled ({kind}" in student.lineage[-1]
+    assert student.spent[-1].tokens > 0
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.network.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(
-    ("step", "room"), [(Distil(epochs=1), "distil"), (TrainOnGrid(4, start="rtn"), "quantize.qat")]
-)
-def test_the_context_says_in_which_precision_a_step_trains(
-    step: Step, room: str, teacher: ChatModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def seen(_module: Any, _objective: Any, _rows: Any, settings: Settings, *_: Any) -> None:
-        raise RuntimeError(settings.precision)
-
-    monkeypatch.setattr(f"halfwatt.compress.{room}.train", seen)
-    with pytest.raises(RuntimeError, match="fp16"):
-        step.apply(teacher, replace(context(teacher), precision="fp16"))
+@pytest.mark.parametrize("step", [Distil(epochs=1), TrainOnGrid(4, start="rtn")], ids=["distil", "qat"])
+def test_the_settings_say_in_which_precision_a_step_trains(step: Step, teacher: ChatModel) -> None:
+    """No processor trains in fp16, which its gradients would overflow."""
+    with pytest.raises(ValueError, match="fp16 mixed precision requires a GPU"):
+        step.apply(teacher, replace(context(teacher), settings=RunSettings(precision="fp16")))
 
 
 def test_a_student_with_random_weights_learns(teacher: ChatModel) -> None:
     blank = Student(layers=1).apply(teacher, context(teacher))
-    made = Distil(epochs=6, lr=4e-3, batch_tokens=1024, label_weight=0.5).apply(blank, context(teacher))
-    assert apart(teacher, made) < 0.5 * apart(teacher, blank)
+    student = Distil(epochs=6, lr=4e-3, batch_tokens=1024, label_weight=0.5).apply(blank, context(teacher))
+    assert apart(teacher, student) < 0.5 * apart(teacher, blank)
 
 
 def test_together_with_a_teacher_that_stands_still_is_distillation(teacher: ChatModel, pruned: ChatModel) -> None:
@@ -100,7 +92,7 @@ def test_the_teacher_adapts_when_it_may(teacher: ChatModel, pruned: ChatModel) -
 
 
 def test_sampled_replies_end_and_are_the_same_for_the_same_seed(teacher: ChatModel) -> None:
-    prompts = [teacher.tokenizer.prompt_ids(d.before(d.assistant_turns[0])) for d in TOLD[:6]]
+    prompts = [teacher.tokenizer.prompt_ids(d.before(d.assistant_turns[0])) for d in DIALOGUES[:6]]
     first, again = (sample(teacher, prompts, 0.8, 24, seed=3) for _ in range(2))
     assert first == again
     assert sample(teacher, prompts, 2.0, 24, seed=4) != first
@@ -111,15 +103,15 @@ def test_sampled_replies_end_and_are_the_same_for_the_same_seed(teacher: ChatMod
 
 
 def test_retold_dialogues_keep_the_users_words(teacher: ChatModel) -> None:
-    found, spent = retold(teacher, TOLD[:12], 24, context(teacher))
-    assert found
-    assert spent.tokens > len(found)
+    answered, spent = answer_anew(teacher, DIALOGUES[:12], 24, context(teacher))
+    assert answered
+    assert spent.tokens > len(answered)
     assert spent.cpu_s > 0
-    originals = {d.id: d for d in TOLD}
-    for dialogue in found:
+    originals = {d.id: d for d in DIALOGUES}
+    for dialogue in answered:
         assert dialogue.messages[-1].role == "assistant"
-        said = [m.content for m in dialogue.messages if m.role == "user"]
-        assert said == [m.content for m in originals[dialogue.id].messages if m.role == "user"][: len(said)]
+        lines = [m.content for m in dialogue.messages if m.role == "user"]
+        assert lines == [m.content for m in originals[dialogue.id].messages if m.role == "user"][: len(lines)]
 
 
 def test_each_divergence_is_reached() -> None:
@@ -133,10 +125,10 @@ def test_each_divergence_is_reached() -> None:
 
 def test_without_an_original_or_with_another_vocabulary_it_is_refused(teacher: ChatModel, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no original"):
-        Distil().apply(teacher, StepContext(dialogues=TOLD))
+        Distil().apply(teacher, StepContext(dialogues=DIALOGUES))
     other = replace(teacher, network=tiny.network("llama", vocab_size=512))
     with pytest.raises(BadInput, match="same vocabulary"):
-        Distil().apply(teacher, StepContext(dialogues=TOLD, original=other))
+        Distil().apply(teacher, StepContext(dialogues=DIALOGUES, original=other))
 
 
 def test_what_cannot_be_is_said_before_any_work(teacher: ChatModel) -> None:
@@ -155,31 +147,32 @@ def test_a_teacher_that_was_asked_once_teaches_the_same(teacher: ChatModel, prun
 
 def test_less_than_an_epoch_is_one_of_fewer_dialogues(teacher: ChatModel, pruned: ChatModel) -> None:
     """And the teacher is asked about no others."""
-    told = context(teacher)
-    assert share(told, 1.0) is TOLD
-    fifth, again, third = share(told, 0.2), share(told, 0.2), share(told, 1 / 3)
-    assert len(fifth) == math.ceil(0.2 * len(TOLD))
+    own = context(teacher)
+    assert training_dialogues(own, 1.0) is DIALOGUES
+    fifth, again, third = training_dialogues(own, 0.2), training_dialogues(own, 0.2), training_dialogues(own, 1 / 3)
+    assert len(fifth) == math.ceil(0.2 * len(DIALOGUES))
     assert fifth == again
     assert {d.id for d in fifth} - {d.id for d in third}, "another lesson"
-    assert share(replace(told, seed=1), 0.2) != fifth
-    made = Distil(epochs=0.2, batch_tokens=1024, temperature=1.0, cached=8).apply(pruned, told)
-    once = sum(len(row.ids) for row in rows(fifth, teacher.tokenizer, 512))
-    assert 2 * once <= made.spent[-1].tokens <= 3 * once, "asked once and learned once, padding included"
+    assert training_dialogues(replace(own, settings=RunSettings(seed=1)), 0.2) != fifth
+    student = Distil(epochs=0.2, batch_tokens=1024, temperature=1.0, cached=8).apply(pruned, own)
+    once = sum(len(row.ids) for row in encode_rows(fifth, teacher.tokenizer, 512))
+    assert 2 * once <= student.spent[-1].tokens <= 3 * once, "asked once and learned once, padding included"
 
 
 def test_the_answers_are_kept_and_asked_for_once(teacher: ChatModel, pruned: ChatModel, tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     step = Distil(epochs=1, lr=1e-3, batch_tokens=1024, temperature=1.0, cached=8)
-    told = replace(context(teacher), work=tmp_path, shared=tmp_path, progress=said.append)
-    first = step.apply(pruned, told)
-    asked = sum(len(row.ids) for row in rows(TOLD, teacher.tokenizer, 512))
-    assert first.spent[-1].tokens >= 2 * asked, "the teacher's pass is part of the price"
-    assert any("asking the teacher" in line for line in said)
-    said.clear()
-    shutil.rmtree(tmp_path / "distil" / "checkpoint")
-    again = step.apply(pruned, told)
+    own = replace(context(teacher), checkpoints=tmp_path, cache=tmp_path, settings=RunSettings(progress=lines.append))
+    first = step.apply(pruned, own)
+    row_tokens = sum(len(row.ids) for row in encode_rows(DIALOGUES, teacher.tokenizer, 512))
+    assert first.spent[-1].tokens >= 2 * row_tokens, "the teacher's pass is part of the price"
+    assert any("asking the teacher" in line for line in lines)
+    lines.clear()
+    for checkpoint in tmp_path.glob("step-*"):
+        shutil.rmtree(checkpoint)
+    again = step.apply(pruned, own)
     assert again.spent[-1].tokens == first.spent[-1].tokens
-    assert not any("asking the teacher" in line for line in said)
+    assert not any("asking the teacher" in line for line in lines)
     pairs = zip(first.network.parameters(), again.network.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 

@@ -19,12 +19,11 @@ from tests.support import tiny_learner as learner
 
 def counters(work: Path) -> dict[str, Any]:
     """Of the newest whole checkpoint; {} before there is one."""
-    for found in work.glob("*/checkpoint/counters.json"):
-        try:
-            return dict(json.loads(found.read_text()))
-        except FileNotFoundError:  # replaced while we looked
-            pass
-    return {}
+    try:
+        checkpoint = max(work.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+        return dict(json.loads((checkpoint / "counters.json").read_text()))
+    except (ValueError, FileNotFoundError):  # none yet, or replaced while we looked
+        return {}
 
 
 def kill_at(step: int, folder: Path, name: str, work: Path) -> None:

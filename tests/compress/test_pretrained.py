@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from halfwatt.compress import apply
+from halfwatt.compress.apply import apply_recipe
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.pretrained import Adopt
@@ -28,8 +28,8 @@ from tests.support import tiny_models as tiny
 def student(tmp_path: Path) -> Path:
     """A trimmed and pruned model with a price, as `halfwatt distil` would write it."""
     model = load(tiny.folder(tmp_path / "original", "llama"))
-    made = apply.run(model, Recipe("", (Trim(0.9), Prune(ffn=0.7, drop=1))), StepContext(tiny.dialogues()))
-    replace(made, spent=(Cost(tokens=100, cpu_s=5.0),)).save(tmp_path / "student")
+    result = apply_recipe(model, Recipe("", (Trim(0.9), Prune(ffn=0.7, drop=1))), StepContext(tiny.dialogues()))
+    replace(result, spent=(Cost(tokens=100, cpu_s=5.0),)).save(tmp_path / "student")
     return tmp_path / "student"
 
 
@@ -39,14 +39,14 @@ def original(tmp_path: Path) -> Path:
 
 def test_it_comes_with_its_lineage_and_its_price(student: Path, tmp_path: Path) -> None:
     model = load(original(tmp_path))
-    made = apply.run(model, Recipe("", (Adopt(str(student)), Quantize(8))), StepContext())
+    result = apply_recipe(model, Recipe("", (Adopt(str(student)), Quantize(8))), StepContext())
     kept = load(student)
-    assert made.spent == (Cost(tokens=100, cpu_s=5.0),)
-    assert made.lineage[:-1] == kept.lineage
-    assert any("blocks" in line for line in made.lineage)
-    assert made.sha256 == model.sha256, "what it is compared with"
-    assert made.tokenizer.vocab_size == kept.tokenizer.vocab_size < model.tokenizer.vocab_size
-    theirs, own = kept.network.state_dict(), made.network.state_dict()
+    assert result.spent == (Cost(tokens=100, cpu_s=5.0),)
+    assert result.lineage[:-1] == kept.lineage
+    assert any("blocks" in line for line in result.lineage)
+    assert result.sha256 == model.sha256, "what it is compared with"
+    assert result.tokenizer.vocab_size == kept.tokenizer.vocab_size < model.tokenizer.vocab_size
+    theirs, own = kept.network.state_dict(), result.network.state_dict()
     name = "lm_head.weight"
     assert torch.allclose(own[name], theirs[name], atol=float(theirs[name].abs().max()) / 100)
 
@@ -74,10 +74,10 @@ def test_what_cannot_be_adopted_is_refused(student: Path, tmp_path: Path) -> Non
         Adopt(str(tmp_path / "nowhere"))
     gpt2 = load(tiny.folder(tmp_path / "other", "gpt2"))
     with pytest.raises(ModelError, match="is a LlamaForCausalLM, the model a GPT2LMHeadModel"):
-        apply.run(gpt2, Recipe("", (Adopt(str(student)),)), StepContext())
+        apply_recipe(gpt2, Recipe("", (Adopt(str(student)),)), StepContext())
     model = load(original(tmp_path))
     with pytest.raises(BadInput, match="same vocabulary"):
-        apply.run(model, Recipe("", (Adopt(str(student)), Distil())), StepContext(tiny.dialogues()))
+        apply_recipe(model, Recipe("", (Adopt(str(student)), Distil())), StepContext(tiny.dialogues()))
 
 
 def test_a_plan_knows_its_sizes(student: Path, tmp_path: Path) -> None:

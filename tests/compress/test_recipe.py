@@ -28,8 +28,8 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_steps_in_order_with_their_fields(tmp_path: Path) -> None:
     text = '[[step]]\nuse = "prune"\nffn = 0.7\n[[step]]\nuse = "train-on-grid"\nbits = 4\nhead_bits = 8\nepochs = 2\n'
-    found = read_recipe(written(tmp_path, text))
-    assert found == Recipe("recipe", (Prune(ffn=0.7), TrainOnGrid(4, 8, epochs=2.0)))
+    result = read_recipe(written(tmp_path, text))
+    assert result == Recipe("recipe", (Prune(ffn=0.7), TrainOnGrid(4, 8, epochs=2.0)))
     assert read_recipe(written(tmp_path, 'name = "a b"\n' + text)).slug == "a-b"
 
 
@@ -37,20 +37,20 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     text = 'colour = 1\n[[step]]\nuse = "prun"\n[[step]]\nuse = "distil"\ntemprature = 2\nepochs = "many"\n'
     with pytest.raises(BadInput) as fault:
         read_recipe(written(tmp_path, text))
-    said = str(fault.value)
-    assert "unknown entry 'colour'" in said
-    assert "step 1: unknown step use = 'prun'; did you mean prune?" in said
-    assert "step 2: distil has no 'temprature'; did you mean temperature?" in said
-    assert "step 2: distil.epochs" in said
+    message = str(fault.value)
+    assert "unknown entry 'colour'" in message
+    assert "step 1: unknown step use = 'prun'; did you mean prune?" in message
+    assert "step 2: distil has no 'temprature'; did you mean temperature?" in message
+    assert "step 2: distil.epochs" in message
     assert fault.value.exit_code == 2
-    assert "\n" not in said
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("[[step", "not TOML"), ("name = 'x'", "no \\[\\[step\\]\\]"), ("step = 3", "no")]
+    ("text", "message"), [("[[step", "not TOML"), ("name = 'x'", "no \\[\\[step\\]\\]"), ("step = 3", "no")]
 )
-def test_what_is_no_recipe_is_refused(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_what_is_no_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=message):
         read_recipe(written(tmp_path, text))
     with pytest.raises(BadInput, match="cannot be read"):
         read_recipe(tmp_path / "missing.toml")
@@ -68,8 +68,8 @@ def test_an_order_that_undoes_itself_is_refused_before_any_work(tmp_path: Path) 
 
 
 def test_distilling_has_a_kind_of_its_own(tmp_path: Path) -> None:
-    found = read_recipe(written(tmp_path, '[[step]]\nuse = "distil"\nkind = "labels"\n'))
-    assert found.steps == (Distil("labels"),)
+    result = read_recipe(written(tmp_path, '[[step]]\nuse = "distil"\nkind = "labels"\n'))
+    assert result.steps == (Distil("labels"),)
 
 
 def test_the_page_names_every_step_and_field() -> None:
@@ -87,10 +87,10 @@ def test_the_page_prints_recipes_that_can_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "made", [*ladders.narrow(), *ladders.mix(), *ladders.post_training("narrow")], ids=lambda r: r.slug
+    "original", [*ladders.narrow(), *ladders.mix(), *ladders.post_training("narrow")], ids=lambda r: r.slug
 )
-def test_a_recipe_that_is_written_is_read_again(made: Recipe, tmp_path: Path) -> None:
-    assert read_recipe(written(tmp_path, recipe.to_toml(made))) == made
+def test_a_recipe_that_is_written_is_read_again(original: Recipe, tmp_path: Path) -> None:
+    assert read_recipe(written(tmp_path, recipe.to_toml(original))) == original
 
 
 def test_the_fingerprint_sees_what_was_learned_from() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from halfwatt.compress import apply
+from halfwatt.compress.apply import apply_recipe
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.ngram_draft import Draft
 from halfwatt.compress.recipe import Recipe
@@ -110,9 +110,9 @@ def test_a_table_that_is_not_there_or_not_its_own_is_refused(artifact: Artifact,
 
 def test_the_step_learns_the_models_own_first_choices(tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, "llama"))
-    context = StepContext(tiny.dialogues(), work=tmp_path / "work")
-    made = apply.run(model, Recipe("", (Draft(order=3),)), context)
-    again = apply.run(model, Recipe("", (Draft(order=3),)), context)
+    context = StepContext(tiny.dialogues(), cache=tmp_path / "work")
+    made = apply_recipe(model, Recipe("", (Draft(order=3),)), context)
+    again = apply_recipe(model, Recipe("", (Draft(order=3),)), context)
     assert made.draft is not None
     assert again.draft == made.draft, "it is not lost where what the steps made is kept"
     artifact = LlamaCpp().export(made, tmp_path / "out")
@@ -128,6 +128,6 @@ def test_the_step_learns_the_models_own_first_choices(tmp_path: Path) -> None:
     assert known
     assert all(guess.share < 1 or guess.token == token for guess, token in known)
     with pytest.raises(BadInput, match="a draft needs dialogues"):
-        apply.run(model, Recipe("", (Draft(),)), StepContext())
+        apply_recipe(model, Recipe("", (Draft(),)), StepContext())
     with pytest.raises(ModelError, match="order must be above 0, not 0"):
-        apply.run(model, Recipe("", (Draft(order=0),)), context)
+        apply_recipe(model, Recipe("", (Draft(order=0),)), context)

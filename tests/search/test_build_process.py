@@ -43,7 +43,7 @@ def test_it_builds_what_this_process_would_have_built(folder: Path, tmp_path: Pa
     progress: list[str] = []
     artifact = build_process.build_in_process(order(folder, tmp_path / "a"), progress.append)
     assert any("dropped block" in line for line in progress)
-    context = StepContext(DIALOGUES, work=tmp_path / "b" / "training")
+    context = StepContext(DIALOGUES, cache=tmp_path / "b" / "training")
     here = build_artifact(load(str(folder)), CUT, PROOF, tmp_path / "b" / "artifacts", context)
     assert artifact.path.name == here.path.name
     assert replace(artifact, path=here.path) == here

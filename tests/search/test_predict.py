@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import planner as evidence
 from halfwatt.api import verbs
-from halfwatt.compress import apply
+from halfwatt.compress.apply import apply_recipe
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.fresh_student import Student
@@ -51,7 +51,7 @@ NARROW = (
 def test_a_shape_is_what_the_export_will_have(arch: tiny.Arch, recipe: Recipe, tmp_path: Path) -> None:
     folder = tiny.folder(tmp_path, arch)
     told = tiny.dialogues()
-    made = apply.run(load(folder), recipe, StepContext(told))
+    made = apply_recipe(load(folder), recipe, StepContext(told))
     artifact = LlamaCpp().export(made, tmp_path / "export")
     (folder / "model.safetensors").unlink()
     shape = predict.shape(outline(folder), recipe, told)

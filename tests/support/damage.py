@@ -20,7 +20,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader
 from llama_cpp import llama_cpp as llama
 
-from halfwatt.compress import apply
+from halfwatt.compress.apply import apply_step
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.files import sha256_file
@@ -150,7 +150,7 @@ def nan_scale(bench: Bench) -> QualityReport:
         file.seek(int(victim.data_offset))
         file.write(np.float16("nan").tobytes())
     broken: Artifact = replace(spec.artifact, sha256=sha256_file(path))
-    model = apply.apply(Quantize(8), bench.model)
+    model = apply_step(Quantize(8), bench.model)
     return bench.judged(replace(spec, artifact=examine.prove(model, replace(spec, artifact=broken), _few(bench))))
 
 

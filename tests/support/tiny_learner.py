@@ -27,7 +27,7 @@ def learn(folder: Path, step: str, work: Path) -> ChatModel:
     torch.set_num_threads(1)  # the same sums in both processes
     model = load(folder)
     told = tuple(taught.dialogues())
-    return STEPS[step].apply(model, StepContext(told, original=model, work=work, checkpoint_s=0.0))
+    return STEPS[step].apply(model, StepContext(told, original=model, checkpoints=work, checkpoint_s=0.0))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from halfwatt.compress import apply
+from halfwatt.compress.apply import apply_step
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.quantize.qat import RATE, TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.meters.cost import Cost
@@ -31,7 +32,7 @@ class Quantized:
             ModelError: it cannot be quantized; every reason is named.
         """
         self._original, self._step = original, step
-        self.model = apply.apply(step, original)
+        self.model = apply_step(step, original)
 
     def fit(
         self,
@@ -54,8 +55,8 @@ class Quantized:
         found = read_dialogues(Path(dialogues), split="train") if isinstance(dialogues, str | Path) else dialogues
         told = tuple(found.dialogues if isinstance(found, DialogueSet) else found)
         step = TrainOnGrid(self._step.bits, self._step.head_bits, self._step.embedding_bits, epochs=epochs, lr=lr)
-        where = context or StepContext(progress=progress)
-        self.model = apply.apply(step, self._original, replace(where, dialogues=told))
+        where = context or StepContext(settings=RunSettings(progress=progress))
+        self.model = apply_step(step, self._original, replace(where, dialogues=told))
         return self.model.spent[-1]
 
     def save(self, folder: str | Path) -> None:

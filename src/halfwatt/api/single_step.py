@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from halfwatt.api.inputs import chosen, for_training, scratch
-from halfwatt.compress import apply
+from halfwatt.compress.apply import apply_step
 from halfwatt.compress.base import Step, StepContext
 from halfwatt.compress.recipe import Recipe
-from halfwatt.compress.registry import learns
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
 from halfwatt.core.settings import RunSettings
@@ -48,7 +47,7 @@ def transform(
     with _new(out, model, step, settings) as (loaded, context):
         original = loaded if teacher is None else load_model(str(teacher), settings.access)
         told = for_training(model, dialogues).dialogues
-        made = apply.apply(step, loaded, replace(context, dialogues=told, original=original))
+        made = apply_step(step, loaded, replace(context, dialogues=told, original=original))
         made.save(out)
     sizes = tuple(sum(p.numel() for p in m.network.parameters()) for m in (loaded, made))
     return TransformedModel(out, (sizes[0], sizes[1]), made.lineage, made.spent)
@@ -67,7 +66,7 @@ def quantize_to(
         settings.progress("quantizing, exporting and proving the export")
         traffic = requests.make_workload(chosen(model, dialogues), ChatFormat.of_model(loaded), settings.requests)
         told = () if dialogues is None and model != "demo" else for_training(model, dialogues).dialogues
-        context = replace(context, dialogues=told, original=loaded, shared=None)
+        context = replace(context, dialogues=told, original=loaded)
         proof = traffic.dialogues[: settings.protocol.parity_dialogues]
         artifact = build_artifact(loaded, Recipe("quantized", (step,)), proof, cache, context)
         artifact.path.rename(out)
@@ -81,18 +80,16 @@ def _new(out: Path, model: str, step: Step, settings: RunSettings) -> Iterator[t
         raise BadInput(f"{out} exists already", hint="choose another -o folder")
     device, work = str(torch_device(training_device(settings.access))), out.parent / f".{out.name}.training"
     loaded = load_model(model, settings.access)
-    tools = instruments(device, rapl_root=settings.rapl_root) if learns(step) else Instruments(None)
+    tools = instruments(device, rapl_root=settings.rapl_root) if step.trains else Instruments(None)
     with locked(out.parent), closing(tools):
         yield (
             loaded,
             StepContext(
-                work=work,
-                shared=work,
+                settings=settings,
                 device=device,
-                precision=settings.precision,
-                seed=settings.seed,
                 meter=tools.primary,
-                progress=settings.progress,
+                cache=work,
+                checkpoints=work,
             ),
         )
         shutil.rmtree(work, ignore_errors=True)

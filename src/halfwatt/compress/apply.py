@@ -1,9 +1,13 @@
-"""The steps of a recipe applied in order, each finished step kept on disk for recipes that begin alike."""
+"""The steps of a recipe applied in order, each finished step kept on disk for recipes that begin alike.
+
+cache/<fingerprint of all steps up to it>/model         what the step made
+                                         /checkpoints   of its training, until the model is there
+"""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from halfwatt.compress.base import Step, StepContext, require
@@ -14,69 +18,69 @@ from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.lineage import ORIGIN
 
 
-def find_step(folder: Path, before: ChatModel) -> ChatModel | None:
-    """What was kept in ``folder``, on the device of ``before``, the model that its step was given; None = nothing."""
-    if not (folder / ORIGIN).exists():
-        return None
-    made = load(folder, device=str(before.network.device))
-    return replace(before, network=made.network, tokenizer=made.tokenizer, lineage=made.lineage, spent=made.spent)
-
-
-def keep_step(model: ChatModel, folder: Path) -> None:
-    """Write ``model`` to ``folder``: all of it or nothing.
+def apply_step(step: Step, model: ChatModel, context: StepContext | None = None) -> ChatModel:
+    """Apply one step.
 
     Raises:
-        EnvironmentFault: the disk is too full.
+        ModelError: it does not fit the model; every reason is named.
     """
-    try:
-        model.save(folder)
-    except (OSError, BadInput):
-        if not (folder / ORIGIN).exists():  # else another process was faster, and made the same
-            raise
+    require(step, model)
+    return step.apply(model, context or StepContext())
 
 
-def run(model: ChatModel, recipe: Recipe, context: StepContext) -> ChatModel:
+def apply_recipe(model: ChatModel, recipe: Recipe, context: StepContext) -> ChatModel:
     """Apply the steps in order. Steps that distil learn from ``model``, its vocabulary trimmed where theirs is.
-
-    What a step made, and its checkpoints, lie under the name of all steps up to it: recipes that begin alike, or go on,
-    do that work once.
 
     Raises:
         ModelError: a step does not fit the model.
     """
-    original, made = model, model
+    original, current = model, model
     for number, step in enumerate(recipe.steps, start=1):
-        until_here = Recipe("", recipe.steps[:number]).fingerprint(model.sha256, context.fingerprint)
-        work = None if context.work is None else context.work / until_here  # the step adds its name
-        here = replace(context, original=original, work=work, shared=context.work)
-        shared = made is original
-        made = _apply_once(step, made, here)
+        fingerprint = Recipe("", recipe.steps[:number]).fingerprint(model.sha256, context.fingerprint)
+        folder = None if context.cache is None else context.cache / fingerprint
+        before, own = current, replace(context, original=original)
+        current = apply_step(step, before, own) if folder is None else StepCache(folder).apply(step, before, own)
         if isinstance(step, Trim):
-            original = made if shared else apply(step, original, here)
-    return made
+            original = current if before is original else apply_step(step, original, own)
+    return current
 
 
-def _apply_once(step: Step, model: ChatModel, context: StepContext) -> ChatModel:
-    """What a step makes, or what it made before. Its checkpoints have served once the whole model is kept."""
-    if context.work is None:
-        return apply(step, model, context)
-    found = find_step(context.work / "made", model)
-    if found is not None:
-        return found
-    made = apply(step, model, context)
-    if not made.grid and made.draft is None:
-        keep_step(made, context.work / "made")
-        folder = context.bench(step.name, model.tokenizer.pad_id).folder
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-    return made
+@dataclass(frozen=True, slots=True)
+class StepCache:
+    """One finished step on disk, in a folder named after all steps up to it."""
 
+    folder: Path
 
-def apply(step: Step, model: ChatModel, context: StepContext | None = None) -> ChatModel:
-    """Run one step.
+    def apply(self, step: Step, model: ChatModel, context: StepContext) -> ChatModel:
+        """What the step made before, or makes now; once the whole model is kept, checkpoints have served."""
+        result = self.read(model)
+        if result is None:
+            checkpoints = self.folder / "checkpoints"
+            result = apply_step(step, model, replace(context, checkpoints=checkpoints))
+            if not result.grid and result.draft is None:  # a model folder holds neither
+                self.write(result)
+                shutil.rmtree(checkpoints, ignore_errors=True)
+        return result
 
-    Raises:
-        ModelError: the step does not fit the model; every reason is named.
-    """
-    require(step, model)
-    return step.apply(model, context or StepContext())
+    def read(self, before: ChatModel) -> ChatModel | None:
+        """What is kept, on the device of ``before``, the model that the step was given; None = nothing."""
+        if not (self._model / ORIGIN).exists():
+            return None
+        kept = load(self._model, device=str(before.network.device))
+        return replace(before, network=kept.network, tokenizer=kept.tokenizer, lineage=kept.lineage, spent=kept.spent)
+
+    def write(self, model: ChatModel) -> None:
+        """Keep all of ``model`` or nothing.
+
+        Raises:
+            EnvironmentFault: the disk is too full.
+        """
+        try:
+            model.save(self._model)
+        except (OSError, BadInput):
+            if not (self._model / ORIGIN).exists():  # else another process was faster, and kept the same
+                raise
+
+    @property
+    def _model(self) -> Path:
+        return self.folder / "model"

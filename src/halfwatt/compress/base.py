@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from halfwatt.compress.training.loop import TrainingBudget, TrainingEnvironment
 from halfwatt.core.errors import ModelError
-from halfwatt.core.settings import Precision
-from halfwatt.core.types import Progress
+from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.meters.base import EnergyMeter
 
@@ -32,34 +30,42 @@ class Stage(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingBudget:
+    """When to stop before the epochs are over; the learning rate falls along whichever is used up first."""
+
+    tokens: int | None = None
+    minutes: float | None = None
+    joules: float | None = None  # needs a meter that measures
+
+
+@dataclass(frozen=True, slots=True)
 class StepContext:
     """What a step may use besides the model.
 
-    dialogues:  to calibrate and train on: never those that choose or judge
-    original:   the model that the recipe began with, for steps that distil from it
-    work:       folder of the checkpoints, one every ``checkpoint_s``; None = none are written
-    shared:     folder of files that other recipes can use too, each named by what is in it; None = none are kept
-    precision:  of what is trained, see `Settings`
+    dialogues:    to calibrate and train on: never those that choose or judge
+    original:     the model that the recipe began with, for steps that distil from it
+    settings:     the run's, for its seed, precision and progress
+    device:       where to train, "auto" decided
+    cache:        folder of what other recipes can use too: finished steps, a teacher's answers; None = nothing is kept
+    checkpoints:  folder of this step's training, which goes on from what is there; None = none are written
     """
 
     dialogues: tuple[Dialogue, ...] = ()
     original: ChatModel | None = None
-    work: Path | None = None
-    shared: Path | None = None
+    settings: RunSettings = field(default_factory=RunSettings)
     device: str = "cpu"
-    precision: Precision = "auto"
-    seed: int = 0
-    budget: TrainingBudget = field(default_factory=TrainingBudget)
     meter: EnergyMeter | None = None
-    progress: Progress = lambda _: None
-    checkpoint_s: float = 120.0
+    budget: TrainingBudget = field(default_factory=TrainingBudget)
+    cache: Path | None = None
+    checkpoints: Path | None = None
+    checkpoint_s: float = 120.0  # between two
 
     @property
     def fingerprint(self) -> str:
         """Names what steps may learn from; "" where there is nothing."""
         if not self.dialogues:
             return ""
-        text = repr((self.seed, self.budget, [d.messages for d in self.dialogues]))
+        text = repr((self.settings.seed, self.budget, [d.messages for d in self.dialogues]))
         return sha256(text.encode()).hexdigest()
 
     def some(self, count: int, *draw: int) -> tuple[Dialogue, ...]:
@@ -69,15 +75,8 @@ class StepContext:
         """
         if count >= len(self.dialogues):
             return self.dialogues
-        drawn = np.random.default_rng((self.seed, *draw)).choice(len(self.dialogues), count, replace=False)
-        return tuple(self.dialogues[i] for i in sorted(drawn.tolist()))
-
-    def bench(self, step: str, pad_id: int) -> TrainingEnvironment:
-        """Where a step's training works."""
-        folder = None if self.work is None else self.work / step.replace(" ", "-")
-        return TrainingEnvironment(
-            self.device, folder, pad_id, self.budget, self.meter, self.progress, self.checkpoint_s
-        )
+        random = np.random.default_rng((self.settings.seed, *draw))
+        return tuple(self.dialogues[i] for i in sorted(random.choice(len(self.dialogues), count, replace=False)))
 
 
 class Step(Protocol):
@@ -85,11 +84,15 @@ class Step(Protocol):
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
-    source: ClassVar[str]  # where the method comes from
+    trains: ClassVar[bool] = False  # weights: such a step is metered, and its model's ``spent`` tells what it took
 
     def problems(self, model: ChatModel, /) -> list[str]:
         """Every reason why this step cannot be applied, before any work is done; empty = it can."""
         ...
+
+    def sizes(self, _model: ChatModel, _dialogues: Sequence[Dialogue], /) -> dict[str, Any]:
+        """The entries of the config that it will change; weights are not looked at."""
+        return {}
 
     def apply(self, model: ChatModel, context: StepContext, /) -> ChatModel:
         """A new model; the one given stays as it was."""
@@ -105,12 +108,3 @@ def require(step: Step, model: ChatModel) -> None:
     problems = step.problems(model)
     if problems:
         raise ModelError(f"{step.name} cannot be applied", got="; ".join(problems))
-
-
-@runtime_checkable
-class Structural(Step, Protocol):
-    """A step that changes the network's shapes."""
-
-    def sizes(self, model: ChatModel, dialogues: Sequence[Dialogue], /) -> dict[str, Any]:
-        """The entries of the config that it will change; weights are not looked at."""
-        ...

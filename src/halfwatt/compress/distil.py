@@ -25,10 +25,11 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from halfwatt.compress.base import Stage, StepContext
-from halfwatt.compress.training import losses, teacher_cache
-from halfwatt.compress.training.batches import Batch, Predictor, Row, collate, rows
-from halfwatt.compress.training.loop import Group, Settings, default_groups, train
+from halfwatt.compress.base import Stage, Step, StepContext
+from halfwatt.compress.training import losses
+from halfwatt.compress.training.batches import Batch, Predictor, Row, collate, encode_rows
+from halfwatt.compress.training.loop import Objective, TrainingSettings, default_groups, learn_labels, train
+from halfwatt.compress.training.teacher_cache import with_teacher
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.meters.cost import Cost, CostMeter, together
@@ -42,30 +43,21 @@ Tensor = torch.Tensor
 _PROMPTS_AT_ONCE = 32
 
 
-# --- pure ----------------------------------------------------------------------------------------------------------
-
-
 def divergence(kind: Divergence, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """D of two [n, vocabulary] logits, [n]; the skewed ones and jsd are defined at temperature 1."""
     if kind == "forward_kl":
         return losses.forward_kl(teacher, student, temperature)
     if kind == "reverse_kl":
         return losses.reverse_kl(teacher, student, temperature)
-    if kind == "skewed_kl":
-        return losses.skewed_kl(teacher, student)
-    if kind == "skewed_reverse_kl":
-        return losses.skewed_reverse_kl(teacher, student)
-    return losses.jsd(teacher, student)
+    untempered = {"skewed_kl": losses.skewed_kl, "skewed_reverse_kl": losses.skewed_reverse_kl, "jsd": losses.jsd}
+    return untempered[kind](teacher, student)
 
 
-def share(context: StepContext, epochs: float) -> tuple[Dialogue, ...]:
+def training_dialogues(context: StepContext, epochs: float) -> tuple[Dialogue, ...]:
     """What a training of so many epochs meets; of less than one other dialogues for other numbers, so that a second
     lesson is not the first one again. No teacher is asked about the rest.
     """
     return context.some(math.ceil(epochs * len(context.dialogues)), round(epochs * 1e6))
-
-
-# --- replies to learn from -----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -74,12 +66,11 @@ def sample(
 ) -> list[list[int]]:
     """One sampled continuation of each prompt, a stop token included where there is one."""
     network: Any = model.network
-    device = next(network.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        flipped = [torch.tensor(list(reversed(p))) for p in prompts]  # padded on the left, as `generate` wants it
-        ids = pad_sequence(flipped, batch_first=True, padding_value=-1).flip(1).to(device)
-        made = network.generate(
+        rows = [torch.tensor(prompt) for prompt in prompts]
+        ids = pad_sequence(rows, batch_first=True, padding_value=-1, padding_side="left").to(network.device)
+        sequences = network.generate(
             input_ids=ids.clamp_min(0) + (ids < 0) * model.tokenizer.pad_id,
             attention_mask=(ids >= 0).long(),
             do_sample=True,
@@ -90,17 +81,12 @@ def sample(
             eos_token_id=list(model.tokenizer.eos_ids),
             pad_token_id=model.tokenizer.pad_id,
         )
-    return [_until_stop(row.tolist(), model.tokenizer.eos_ids) for row in made[:, ids.shape[1] :]]
+    replies: list[list[int]] = sequences[:, ids.shape[1] :].tolist()
+    ends = (next((k for k, i in enumerate(ids, start=1) if i in model.tokenizer.eos_ids), None) for ids in replies)
+    return [ids[:end] for ids, end in zip(replies, ends, strict=True)]
 
 
-def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
-    for k, token in enumerate(ids):
-        if token in stops:
-            return ids[: k + 1]
-    return ids
-
-
-def retold(
+def answer_anew(
     model: ChatModel, dialogues: Sequence[Dialogue], cap: int, context: StepContext
 ) -> tuple[list[Dialogue], Cost]:
     """The dialogues with every reply of the assistant replaced by one of ``model``'s, given the human's turns before.
@@ -108,40 +94,35 @@ def retold(
     Replies that ran to the cap or say nothing are dropped with all that follows; a dialogue without any is left out.
     Comes with what it took, a pass over the weights for each token of the longest reply of a batch.
     """
-    laps, tokens, passes = CostMeter(context.meter, context.device), 0, 0
-    told: dict[int, list[Message]] = {i: [] for i in range(len(dialogues))}
+    cost_meter, tokens, passes = CostMeter(context.meter, context.device), 0, 0
+    messages: list[tuple[Message, ...]] = [() for _ in dialogues]
     live = list(range(len(dialogues)))
     for turn in range(max(len(d.assistant_turns) for d in dialogues)):
-        asked = [i for i in live if turn < len(dialogues[i].assistant_turns)]
+        ready = [i for i in live if turn < len(dialogues[i].assistant_turns)]
         live = []
-        for start in range(0, len(asked), _PROMPTS_AT_ONCE):
-            some = asked[start : start + _PROMPTS_AT_ONCE]
+        for start in range(0, len(ready), _PROMPTS_AT_ONCE):
+            some = ready[start : start + _PROMPTS_AT_ONCE]
             prompts = []
             for i in some:
-                at = dialogues[i].assistant_turns[turn]
-                begun = dialogues[i].assistant_turns[turn - 1] + 1 if turn else 0
-                told[i] += dialogues[i].messages[begun:at]
-                prompts.append(model.tokenizer.prompt_ids(Dialogue(dialogues[i].id, tuple(told[i]))))
-            replies = sample(model, prompts, 0.8, cap, seed=context.seed + 1009 * turn + start)
+                last, at = (-1, *dialogues[i].assistant_turns)[turn : turn + 2]
+                prompts.append(Dialogue(dialogues[i].id, (*messages[i], *dialogues[i].messages[last + 1 : at])))
+            ids = [model.tokenizer.prompt_ids(prompt) for prompt in prompts]
+            replies = sample(model, ids, 0.8, cap, seed=context.settings.seed + 1009 * turn + start)
             tokens, passes = tokens + sum(map(len, replies)), passes + max(map(len, replies))
-            for i, ids in zip(some, replies, strict=True):
-                text = model.tokenizer.decode(ids)
-                if ids and ids[-1] in model.tokenizer.eos_ids and text.strip():
-                    told[i].append(Message("assistant", text))
+            for i, prompt, reply in zip(some, prompts, replies, strict=True):
+                text = model.tokenizer.decode(reply)
+                if reply and reply[-1] in model.tokenizer.eos_ids and text.strip():
+                    messages[i] = (*prompt.messages, Message("assistant", text))
                     live.append(i)
-            context.progress(f"teacher's replies, turn {turn + 1}: {start + len(some)} of {len(asked)}")
-    done = [Dialogue(d.id, _ending_in_reply(told[i]), d.source) for i, d in enumerate(dialogues)]
+            context.settings.progress(f"teacher's replies, turn {turn + 1}: {start + len(some)} of {len(ready)}")
+    answered = [Dialogue(d.id, own, d.source) for d, own in zip(dialogues, messages, strict=True) if own]
     weights_b = sum(p.nbytes for p in model.network.parameters())
-    return [d for d in done if d.messages], laps.lap(tokens, passes * weights_b)
+    return answered, cost_meter.lap(tokens, passes * weights_b)
 
 
-def _ending_in_reply(messages: list[Message]) -> tuple[Message, ...]:
-    while messages and messages[-1].role != "assistant":
-        messages = messages[:-1]
-    return tuple(messages)
-
-
-# --- the step ------------------------------------------------------------------------------------------------------
+def _before_last_reply(ids: list[int], reply: list[bool]) -> list[int]:
+    end = len(reply) - reply[::-1].index(True)
+    return ids[: next((k for k in range(end, 0, -1) if not reply[k - 1]), 0)]
 
 
 class _Pair(nn.Module):
@@ -156,7 +137,7 @@ class _Pair(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Distil:
+class Distil(Step):
     """Learn from the original.
 
     kind:            labels, logits, sequence, on_policy or together; docs/recipes.md says what each learns from
@@ -191,27 +172,22 @@ class Distil:
 
     name: ClassVar[str] = "distil"
     stage: ClassVar[Stage] = Stage.RECOVERY
-    source: ClassVar[str] = "Hinton et al. 2015; Kim and Rush 2016; GKD, arXiv 2306.13649; arXiv 1706.00384"
+    trains: ClassVar[bool] = True
 
     def problems(self, model: ChatModel) -> list[str]:
         """Values that cannot be, and a model that is on the grid already."""
         shares = {"label_weight": self.label_weight, "own_share": self.own_share, "teacher_weight": self.teacher_weight}
-        found = [f"{name} must lie between 0 and 1, not {x:g}" for name, x in shares.items() if not 0 <= x <= 1]
+        problems = [f"{name} must lie between 0 and 1, not {x:g}" for name, x in shares.items() if not 0 <= x <= 1]
         if self.epochs <= 0 or self.lr <= 0 or self.temperature <= 0:
-            found.append("epochs, lr and temperature must be above 0")
-        found += self._uncachable(model.network.config.vocab_size) if self.cached else []
+            problems.append("epochs, lr and temperature must be above 0")
+        vocabulary = model.network.config.vocab_size
+        if self.cached and not 0 < self.cached < vocabulary:
+            problems.append(f"cached must lie between 0 and the vocabulary's {vocabulary}, not {self.cached}")
+        if self.cached and (self.kind, self.divergence, self.temperature) != ("logits", "forward_kl", 1):
+            problems.append("cached logits serve kind logits with forward_kl at temperature 1 alone")
         if model.grid:
-            found.append("the model is on the integer grid already: distil first, then quantize")
-        return found
-
-    def _uncachable(self, vocabulary: int) -> list[str]:
-        """Why k tokens and a bucket cannot stand for the teacher."""
-        found = []
-        if not 0 < self.cached < vocabulary:
-            found.append(f"cached must lie between 0 and the vocabulary's {vocabulary}, not {self.cached}")
-        if self.kind != "logits" or self.divergence != "forward_kl" or self.temperature != 1:
-            found.append("cached logits serve kind logits with forward_kl at temperature 1 alone")
-        return found
+            problems.append("the model is on the integer grid already: distil first, then quantize")
+        return problems
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Train a float32 copy.
@@ -220,103 +196,91 @@ class Distil:
             BadInput: no original to learn from, one with another vocabulary, or no dialogues.
             TrainingDiverged: see `train`.
         """
-        original = model if self.kind == "labels" else self._teacher(model, context)
+        original = model if self.kind == "labels" else self._original(model, context)
         student: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         teacher: Any = copy.deepcopy(original.network)
-        dialogues: Sequence[Dialogue] = share(context, self.epochs)
-        asked = Cost()
+        dialogues: Sequence[Dialogue] = training_dialogues(context, self.epochs)
+        teacher_cost = Cost()
         if self.kind == "sequence":
-            dialogues, asked = retold(original, dialogues, self.own_cap, context)
+            dialogues, teacher_cost = answer_anew(original, dialogues, self.own_cap, context)
         learner = replace(model, network=student)
-        told = rows(dialogues, model.tokenizer, min(self.longest, model.context))
-        epochs = max(1.0, self.epochs)
-        settings = Settings(self.lr, epochs, self.batch_tokens, precision=context.precision, seed=context.seed)
-        bench = context.bench(self.name, model.tokenizer.pad_id)
+        rows = encode_rows(dialogues, model.tokenizer, min(self.longest, model.context))
+        settings = TrainingSettings(self.lr, max(1.0, self.epochs), self.batch_tokens)
         if self.kind == "together":
             pair = _Pair(Predictor(student), Predictor(teacher.float()))
-            groups = (*default_groups(pair.student), *self._slower(default_groups(pair.teacher)))
-            history = train(pair, self._together, told, settings, bench, groups)
+            slower = (replace(group, lr_factor=self.teacher_lr) for group in default_groups(pair.teacher))
+            history = train(pair, self._together, rows, settings, context, (*default_groups(pair.student), *slower))
         else:
             frozen = Predictor(teacher.to(context.device)).eval().requires_grad_(False)
             if self.cached:
-                told, asked = teacher_cache.taught(told, frozen, self.cached, bench, context.shared)
-            history = train(Predictor(student), self._objective(frozen, learner, context), told, settings, bench)
-        spent = (*model.spent, together(asked, history.spent))
-        return replace(
-            learner, network=student.cpu().eval(), lineage=(*model.lineage, self._summary(history.steps)), spent=spent
-        )
+                rows, teacher_cost = with_teacher(rows, frozen, self.cached, context)
+            objective = self._objective(frozen, learner, context.settings.seed)
+            history = train(Predictor(student), objective, rows, settings, context)
+        lineage, spent = (*model.lineage, self._summary(history.steps)), together(teacher_cost, history.spent)
+        return replace(learner, network=student.cpu().eval(), lineage=lineage, spent=(*model.spent, spent))
 
-    def _teacher(self, model: ChatModel, context: StepContext) -> ChatModel:
+    def _original(self, model: ChatModel, context: StepContext) -> ChatModel:
+        """The teacher."""
         if context.original is None:
             raise BadInput("there is no original to distil from", hint="give --teacher FOLDER")
-        wanted, found = model.network.config.vocab_size, context.original.network.config.vocab_size
-        if wanted != found:
+        student, teacher = (m.network.config.vocab_size for m in (model, context.original))
+        if student != teacher:
             raise BadInput(
                 "teacher and student do not have the same vocabulary",
-                got=f"{found} and {wanted} tokens",
+                got=f"{teacher} and {student} tokens",
                 hint="trim the teacher with the same keep-set; a recipe does so by itself",
             )
         return context.original
 
-    def _slower(self, groups: Sequence[Group]) -> tuple[Group, ...]:
-        return tuple(replace(g, lr_factor=self.teacher_lr) for g in groups)
-
-    def _objective(self, teacher: Predictor, learner: ChatModel, context: StepContext) -> Callable[..., Tensor]:
+    def _objective(self, teacher: Predictor, learner: ChatModel, seed: int) -> Objective:
         if self.kind in ("labels", "sequence"):
-            return lambda model, batch: losses.label_nll(model(batch.ids, batch.reply), batch.labels)
+            return learn_labels
 
         def objective(model: Forward, batch: Batch) -> Tensor:
-            seed = crc32(repr((context.seed, batch.names)).encode())  # no state: a resumed run draws the same
-            if batch.taught is not None:
-                said = model(batch.ids, batch.reply)
-                return self._mixed(said, batch.labels, losses.tail_kl(batch.taught, said))
-            own = self.kind == "on_policy" and seed / 2**32 < self.own_share
+            if batch.teacher is not None:
+                logits = model(batch.ids, batch.reply)
+                return self._with_labels(losses.tail_kl(batch.teacher, logits), logits, batch.labels)
+            draw = crc32(repr((seed, batch.names)).encode())  # no state: a resumed run draws the same
+            own = self.kind == "on_policy" and draw / 2**32 < self.own_share
             if own:
-                batch = self._own_replies(learner, batch, seed)
+                batch = self._own_replies(learner, batch, draw)
             with torch.no_grad():
-                wanted = teacher(batch.ids, batch.reply)
-            said = model(batch.ids, batch.reply)
-            apart = divergence(self.divergence, wanted, said, self.temperature)
-            return apart if own else self._mixed(said, batch.labels, apart)  # what the student made up is no label
+                targets = teacher(batch.ids, batch.reply)
+            logits = model(batch.ids, batch.reply)
+            nats = divergence(self.divergence, targets, logits, self.temperature)
+            return nats if own else self._with_labels(nats, logits, batch.labels)  # what the student says is no label
 
         return objective
 
-    def _mixed(self, said: Tensor, labels: Tensor, apart: Tensor) -> Tensor:
-        """The human replies' share of the loss, and the teacher's."""
+    def _with_labels(self, nats: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """The divergence from the teacher, and the human replies' share of the loss."""
         if not self.label_weight:
-            return apart
-        return self.label_weight * losses.label_nll(said, labels) + (1 - self.label_weight) * apart
+            return nats
+        return self.label_weight * losses.label_nll(logits, labels) + (1 - self.label_weight) * nats
 
     def _together(self, model: Forward, batch: Batch) -> Tensor:
         """The student's loss and the teacher's, added; neither sends a gradient into the other."""
-        said, taught = model(batch.ids, batch.reply)
-        apart = divergence(self.divergence, taught.detach(), said, self.temperature)
-        student = self._mixed(said, batch.labels, apart)
-        own = losses.label_nll(taught, batch.labels)
-        from_student = losses.forward_kl(said.detach(), taught)
-        return student + (1 - self.teacher_weight) * own + self.teacher_weight * from_student
+        student, teacher = model(batch.ids, batch.reply)
+        nats = divergence(self.divergence, teacher.detach(), student, self.temperature)
+        student_loss = self._with_labels(nats, student, batch.labels)
+        label_loss = losses.label_nll(teacher, batch.labels)
+        from_student = losses.forward_kl(student.detach(), teacher)
+        return student_loss + (1 - self.teacher_weight) * label_loss + self.teacher_weight * from_student
 
     def _own_replies(self, learner: ChatModel, batch: Batch, seed: int) -> Batch:
         """The batch's dialogues up to their last reply, which the student samples anew."""
-        prompts = []
-        for ids, reply in zip(batch.ids.tolist(), batch.reply.tolist(), strict=True):
-            if not any(reply):
-                continue
-            last = len(reply) - 1 - reply[::-1].index(True)
-            first = last
-            while first > 0 and reply[first - 1]:
-                first -= 1
-            prompts.append(ids[:first])
+        pairs = zip(batch.ids.tolist(), batch.reply.tolist(), strict=True)
+        prompts = [_before_last_reply(ids, reply) for ids, reply in pairs if any(reply)]
         network: Any = learner.network
         network.eval()
-        said = sample(learner, prompts, 1.0, self.own_cap, seed)
+        replies = sample(learner, prompts, 1.0, self.own_cap, seed)
         network.train()
-        made = [
+        rows = [
             Row("own", (*prompt, *ids), (*[False] * len(prompt), *[True] * len(ids)))
-            for prompt, ids in zip(prompts, said, strict=True)
+            for prompt, ids in zip(prompts, replies, strict=True)
         ]
-        return collate(made, learner.tokenizer.pad_id).to(batch.ids.device)
+        return collate(rows).to(batch.ids.device)
 
     def _summary(self, steps: int) -> str:
-        how = "" if self.kind in ("labels", "sequence") else f", {self.divergence} at temperature {self.temperature:g}"
-        return f"distilled ({self.kind}{how}) for {steps} steps of {self.batch_tokens} tokens, lr {self.lr:g}"
+        loss = "" if self.kind in ("labels", "sequence") else f", {self.divergence} at temperature {self.temperature:g}"
+        return f"distilled ({self.kind}{loss}) for {steps} steps of {self.batch_tokens} tokens, lr {self.lr:g}"

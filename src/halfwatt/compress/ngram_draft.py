@@ -3,6 +3,7 @@
 A reply's next tokens are often certain: the rest of a word, of a phrase that every answer ends with, of a device's
 name. A table finds those for the price of a look into a dictionary, where a draft network would cost a pass of its own.
 It is learned from the model's own first choices on the dialogues, since they are what it has to foresee.
+Source: speculative decoding, arXiv 2211.17192, with the table as the draft.
 """
 
 from __future__ import annotations
@@ -13,18 +14,15 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from halfwatt.compress.base import Stage, StepContext
+from halfwatt.compress.base import Stage, Step, StepContext
 from halfwatt.compress.search_ranges import OneOf
-from halfwatt.compress.training.batches import Predictor, in_batches
-from halfwatt.core.errors import BadInput
+from halfwatt.compress.training.batches import Predictor, calibration
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.ngram_table import count_ngrams
 
-_LONGEST = 512
-
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Step):
     """Learn what the model mostly says next; the runtime then lets it check several tokens in one pass.
 
     order:      tokens of context, at most
@@ -36,15 +34,14 @@ class Draft:
 
     name: ClassVar[str] = "draft"
     stage: ClassVar[Stage] = Stage.DECODING
-    source: ClassVar[str] = "speculative decoding, arXiv 2211.17192, with an n-gram table as the draft"
 
     def __str__(self) -> str:
         return f"draft {self.order}"
 
     def problems(self, _model: ChatModel) -> list[str]:
         """Sizes that cannot be."""
-        given = {"order": self.order, "dialogues": self.dialogues}
-        return [f"{name} must be above 0, not {value}" for name, value in given.items() if value <= 0]
+        sizes = {"order": self.order, "dialogues": self.dialogues}
+        return [f"{name} must be above 0, not {value}" for name, value in sizes.items() if value <= 0]
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Ask the model for its first choice at every position of the replies, and count.
@@ -52,25 +49,22 @@ class Draft:
         Raises:
             BadInput: no dialogues to ask it about.
         """
-        if not context.dialogues:
-            raise BadInput("a draft needs dialogues to learn from", hint="pass --dialogues FILE")
-        table = count_ngrams(self._said(model, context), self.order)
-        said = f"draft: {len(table.follows):,} n-grams of up to {self.order} tokens"
-        return replace(model, draft=table, lineage=(*model.lineage, said))
+        table = count_ngrams(self._first_choices(model, context), self.order)
+        line = f"draft: {len(table.follows):,} n-grams of up to {self.order} tokens"
+        return replace(model, draft=table, lineage=(*model.lineage, line))
 
     @torch.no_grad()
-    def _said(self, model: ChatModel, context: StepContext) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
-        """Each dialogue's tokens, and what the model says at each position of its replies."""
+    def _first_choices(
+        self, model: ChatModel, context: StepContext
+    ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+        """Each dialogue's tokens, and (position, token) of what the model would say at each position of its replies."""
         predictor = Predictor(model.network).eval()
-        batches = in_batches(context.some(self.dialogues), model.tokenizer, min(_LONGEST, model.context))
+        batches = calibration(model, context, "a draft needs dialogues to learn from", self.dialogues)
         for number, batch in enumerate(batches):
-            choices = predictor(batch.ids, batch.reply).argmax(-1)
+            tokens = predictor(batch.ids, batch.reply).argmax(-1)
             rows, columns = batch.reply[:, 1:].nonzero(as_tuple=True)
-            for row in range(len(batch.ids)):
-                mine = rows == row
-                yield (
-                    batch.ids[row].tolist(),
-                    list(zip((columns[mine] + 1).tolist(), choices[mine].tolist(), strict=True)),
-                )
+            for row, ids in enumerate(batch.ids.tolist()):
+                own = rows == row
+                yield ids, list(zip((columns[own] + 1).tolist(), tokens[own].tolist(), strict=True))
             if number % 20 == 19:
-                context.progress(f"draft: {(number + 1) / len(batches):.0%} of the dialogues")
+                context.settings.progress(f"draft: {(number + 1) / len(batches):.0%} of the dialogues")

@@ -3,11 +3,11 @@
 name = "narrow traffic"
 
 [[step]]                       in the order in which they are applied
-use = "prune"                  a name of steps/available.py
+use = "prune"                  a name of registry.py
 ffn = 0.7                      the step's fields; what is not given has its default
 
 [[step]]
-kind = "train-on-grid"
+use = "train-on-grid"
 bits = 4
 """
 
@@ -22,6 +22,8 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from halfwatt.compress.base import Stage, Step
 from halfwatt.compress.quantize.mixed_precision import Mixed
@@ -55,18 +57,17 @@ class Recipe:
 
 def cheap_proxy(steps: Sequence[Step]) -> tuple[Step, ...]:
     """What is made in seconds and takes as much a reply, or less: nothing learned, rounded to nearest, no draft."""
-    quick = [step for step in steps if step.stage not in (Stage.RECOVERY, Stage.DECODING)]
-    return tuple(_plainly(step) for step in quick)
 
+    def to_nearest(step: Step) -> Step:
+        if isinstance(step, Mixed):
+            return Quantize(4)
+        return replace(step, method="rtn") if isinstance(step, Quantize) else step
 
-def _plainly(step: Step) -> Step:
-    if isinstance(step, Mixed):
-        return Quantize(4)
-    return replace(step, method="rtn") if isinstance(step, Quantize) else step
+    return tuple(to_nearest(step) for step in steps if step.stage not in (Stage.RECOVERY, Stage.DECODING))
 
 
 def default_recipes() -> tuple[Recipe, ...]:
-    """What `optimize` climbs after the original: fewer bits at each rung."""
+    """What `optimize` tries after the original: fewer bits each time."""
     return (
         Recipe("int8", (Quantize(bits=8),)),
         Recipe("int4 + int8 head", (Quantize(bits=4, head_bits=8),)),
@@ -96,64 +97,58 @@ def from_toml(text: str, where: str, name: str = "") -> Recipe:
         BadInput: it is none; every fault is named at once.
     """
     try:
-        found = tomllib.loads(text)
+        entries = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{where} is not TOML", got=str(error)) from error
-    rows = found.pop("step", [])
-    name = str(found.pop("name", name))
-    faults = [f"unknown entry '{key}'; there are name and [[step]]" for key in found]
+    rows, name = entries.pop("step", []), str(entries.pop("name", name))
+    faults = [f"unknown entry '{key}'; there are name and [[step]]" for key in entries]
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         faults.append("no [[step]] tables")
         rows = []
     steps: list[Step] = []
     for number, row in enumerate(rows, start=1):
-        made, wrong = _step(dict(row))
+        step, wrong = _parse_step(row)
         faults += [f"step {number}: {fault}" for fault in wrong]
-        steps += made
-    if not faults:
-        faults = out_of_order(steps)
+        steps += [] if step is None else [step]
+    faults = faults or out_of_order(steps)
     if faults:
         raise BadInput(f"{where} is not a recipe", got="; ".join(faults), hint="see docs/recipes.md")
     return Recipe(name, tuple(steps))
 
 
 def to_toml(recipe: Recipe) -> str:
-    """TOML that `read` makes the same recipe of."""
+    """TOML that `from_toml` makes the same recipe of."""
     uses = {kind: use for use, kind in STEPS.items()}
     lines = [f"name = {json.dumps(recipe.name)}"]
     for step in recipe.steps:
-        given = {f.name: getattr(step, f.name) for f in fields(step)}  # type: ignore[arg-type]
+        values = {f.name: getattr(step, f.name) for f in fields(step)}  # type: ignore[arg-type]
         lines += ["", "[[step]]", f"use = {json.dumps(uses[type(step)])}"]
-        lines += [f"{name} = {json.dumps(value)}" for name, value in given.items() if value is not None]
+        lines += [f"{name} = {json.dumps(value)}" for name, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"
 
 
 def out_of_order(steps: Sequence[Step]) -> list[str]:
     """Why these steps cannot follow each other: what a later stage made, an earlier one would undo."""
     order = "structure (trim, prune), recovery (distil), numerics (quantize), decoding (draft)"
-    found = [
+    faults = [
         f"{b.name} cannot come after {a.name}: the order is {order}" for a, b in pairwise(steps) if b.stage < a.stage
     ]
     numeric = [s.name for s in steps if s.stage == Stage.NUMERICS]
     if len(numeric) > 1:
-        found.append(f"a model is put on the grid once, not by {' and '.join(numeric)}")
-    return found
+        faults.append(f"a model is put on the grid once, not by {' and '.join(numeric)}")
+    return faults
 
 
-def _step(row: dict[str, Any]) -> tuple[list[Step], list[str]]:
-    """([the step], []) or ([], what is wrong with it)."""
-    from pydantic import TypeAdapter, ValidationError
-
-    kind = row.pop("use", None)
-    if kind not in STEPS:
-        return [], [f"unknown step use = {kind!r}; {meant(str(kind), STEPS)}"]
-    known = [f.name for f in fields(STEPS[kind])]  # type: ignore[arg-type]
-    faults = []
-    for key in row.keys() - set(known):
-        faults.append(f"{kind} has no '{key}'; {meant(key, known, 'it has')}")
+def _parse_step(row: dict[str, Any]) -> tuple[Step | None, list[str]]:
+    """The step, and what is wrong with it."""
+    values = dict(row)
+    use = values.pop("use", None)
+    if use not in STEPS:
+        return None, [f"unknown step use = {use!r}; {meant(str(use), STEPS)}"]
+    known = [f.name for f in fields(STEPS[use])]  # type: ignore[arg-type]
+    faults = [f"{use} has no '{key}'; {meant(key, known, 'it has')}" for key in values.keys() - set(known)]
     try:
-        made = TypeAdapter(STEPS[kind]).validate_python({k: v for k, v in row.items() if k in known})
+        step = TypeAdapter(STEPS[use]).validate_python({k: v for k, v in values.items() if k in known})
     except ValidationError as error:
-        faults += [f"{kind}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        return [], faults
-    return ([made], []) if not faults else ([], faults)
+        return None, faults + [f"{use}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    return step, faults

@@ -25,8 +25,3 @@ STEPS: dict[str, type[Step]] = {
     "train-on-grid": TrainOnGrid,
     "draft": Draft,
 }
-
-
-def learns(step: Step) -> bool:
-    """Does it train weights? Such a step is metered, and its model's ``spent`` tells what that took."""
-    return isinstance(step, Distil | TrainOnGrid)

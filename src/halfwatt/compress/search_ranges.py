@@ -16,18 +16,14 @@ Value = bool | int | float | str | None
 
 
 class Chooser(Protocol):
-    """Who decides: an Optuna trial, or a test. ``user_attrs``: what was settled before anything was asked."""
+    """Who decides: an Optuna trial, or a test. ``user_attrs``: what was settled before any question."""
 
     @property
     def user_attrs(self) -> Mapping[str, Any]: ...
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
-        """One of ``choices``."""
-        ...
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any: ...
 
-    def suggest_float(self, name: str, low: float, high: float, /, *, log: bool = False) -> float:
-        """A number from ``low`` to ``high``."""
-        ...
+    def suggest_float(self, name: str, low: float, high: float, /) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -39,38 +35,26 @@ class OneOf:
     def __init__(self, *values: Value) -> None:
         object.__setattr__(self, "values", values)
 
-    def chosen(self, name: str, choose: Chooser) -> Any:
-        """Ask for one."""
-        return choose.suggest_categorical(name, self.values)
+    def suggest(self, name: str, chooser: Chooser) -> Any:
+        return chooser.suggest_categorical(name, self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Any number from ``low`` to ``high``; ``log``: equal ratios are equally far apart."""
+    """Any number from ``low`` to ``high``."""
 
     low: float
     high: float
-    log: bool = False
 
-    def chosen(self, name: str, choose: Chooser) -> Any:
-        """Ask for one."""
-        return choose.suggest_float(name, self.low, self.high, log=self.log)
+    def suggest(self, name: str, chooser: Chooser) -> Any:
+        return chooser.suggest_float(name, self.low, self.high)
 
 
-def ranges(step: type[Step]) -> dict[str, OneOf | Between]:
-    """The fields of a step that a search may vary."""
-    hints = get_type_hints(step, include_extras=True)
-    found = {}
-    for field in dataclasses.fields(step):  # type: ignore[arg-type]
-        told = [x for x in getattr(hints[field.name], "__metadata__", ()) if isinstance(x, OneOf | Between)]
-        if told:
-            found[field.name] = told[0]
-    return found
-
-
-def chosen(step: type[Step], choose: Chooser, **fixed: Any) -> Step:
-    """A step whose fields were asked for, but for the ``fixed`` ones; what has no range keeps its default."""
-    asked = {
-        name: found.chosen(f"{step.name}.{name}", choose) for name, found in ranges(step).items() if name not in fixed
-    }
-    return step(**asked, **fixed)
+def suggest_step(step: type[Step], chooser: Chooser, **fixed: Any) -> Step:
+    """A step whose fields the chooser decides, but for the ``fixed`` ones; what has no range keeps its default."""
+    hints, values = get_type_hints(step, include_extras=True), dict(fixed)
+    for name in (f.name for f in dataclasses.fields(step) if f.name not in fixed):  # type: ignore[arg-type]
+        for span in getattr(hints[name], "__metadata__", ()):
+            if isinstance(span, OneOf | Between):
+                values[name] = span.suggest(f"{step.name}.{name}", chooser)
+    return step(**values)

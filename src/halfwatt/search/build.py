@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from halfwatt.compress.apply import run
+from halfwatt.compress.apply import apply_recipe
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.files import write_atomic
@@ -48,7 +48,7 @@ def build_artifact(
         if artifact.parity is not None:
             return artifact
     shutil.rmtree(folder, ignore_errors=True)  # an export whose parity was not finished is written anew
-    product = run(model, recipe, context)
+    product = apply_recipe(model, recipe, context)
     exported = LlamaCpp(device=device).export(product, folder)
     artifact = prove(product, ServingSpec(exported, OperatingPoint(), device), proof)
     write_atomic(record, to_json(artifact).encode())

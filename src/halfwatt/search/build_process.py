@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from halfwatt.core.child_process import error_of_record, error_record, protocol_stream
 from halfwatt.core.errors import EnvironmentFault
-from halfwatt.core.settings import Access
+from halfwatt.core.settings import Access, RunSettings
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
@@ -127,11 +127,10 @@ def _build(request: BuildRequest, progress: Progress) -> Artifact:
     with closing(instruments(device, rapl_root=request.rapl_root)) as tools:
         context = StepContext(
             request.learned_from,
-            work=request.out / "training",
+            settings=RunSettings(seed=request.seed, progress=progress),
             device=device,
-            seed=request.seed,
             meter=tools.primary,
-            progress=progress,
+            cache=request.out / "training",
         )
         recipe = from_toml(request.recipe, "the search's recipe")
         return build_artifact(model, recipe, request.proof, request.out / "artifacts", context, device)

@@ -49,11 +49,10 @@ class Job:
         """What the steps of a recipe may use: the training split and nothing of the other two."""
         return StepContext(
             dialogues=() if self.train is None else self.train.dialogues,
-            work=self.out / "training",
+            settings=self.settings,
             device=self.settings.access.device,
-            seed=self.settings.seed,
             meter=self.tools.primary,
-            progress=self.settings.progress,
+            cache=self.out / "training",
         )
 
     def turn(self) -> AbstractContextManager[None]:

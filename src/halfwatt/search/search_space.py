@@ -8,7 +8,7 @@
     draft     none, or an n-gram table; a student has none
 
 Decisions are asked for one after the other, those that an earlier one rules out not at all, and every field by the
-range that its own type names (steps/ranges.py).
+range that its own type names (compress/search_ranges.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from halfwatt.compress.prune import Prune
 from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
-from halfwatt.compress.search_ranges import Chooser, chosen
+from halfwatt.compress.search_ranges import Chooser, suggest_step
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.models.chat_model import ChatModel, outline
 from halfwatt.search.successive_halving import RATE, Teaching
@@ -57,7 +57,7 @@ class Parent:
         """What these steps make is shaped like ``model``."""
         config = model.network.config
         cuttable = not Prune(width=0.5, kv_heads=1).problems(model)
-        heads = int(config.num_key_value_heads) if cuttable else None
+        heads = model.architecture.kv_heads(config) if cuttable else None
         return cls(steps, int(config.num_hidden_layers), heads, sum(p.numel() for p in model.network.parameters()))
 
     def first(self) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ class Parent:
     def cut(self, choose: Chooser) -> Prune:
         """What stays."""
         blocks = choose.suggest_categorical("student.blocks", _BLOCKS)
-        cut = chosen(Prune, choose, **({"width": 1.0} if self.kv_heads is None else {}))
+        cut = suggest_step(Prune, choose, **({"width": 1.0} if self.kv_heads is None else {}))
         assert isinstance(cut, Prune)
         heads = None if self.kv_heads is None else max(1, round(self.kv_heads * cut.width))
         return replace(cut, drop=self.blocks - max(1, round(self.blocks * blocks)), kv_heads=heads)
@@ -178,7 +178,7 @@ class Space:
             return self.school.student(of, self._trim(of, choose), choose)
         steps: list[Step] = [*bases[base], *self._trim(base, choose), self._numbers(choose)]
         if self.learned and choose.suggest_categorical("draft", (True, False)):
-            steps.append(chosen(Draft, choose))
+            steps.append(suggest_step(Draft, choose))
         names = [_short(base), *(str(s) for s in steps if not isinstance(s, Adopt))]
         return Recipe(", ".join(names), tuple(steps))
 
@@ -190,7 +190,7 @@ class Space:
     def _trim(self, base: str, choose: Chooser) -> list[Step]:
         if base != ORIGINAL or not self.trims or not choose.suggest_categorical("trim", (True, False)):
             return []
-        return [chosen(Trim, choose)]
+        return [suggest_step(Trim, choose)]
 
     def _numbers(self, choose: Chooser) -> Step:
         """int8 loses next to nothing, however it is rounded: there is one of it."""
@@ -199,5 +199,5 @@ class Space:
         if kind == "int8":
             return Quantize(8)
         if kind == "mixed":
-            return chosen(Mixed, choose)
-        return chosen(Quantize, choose, bits=4, **({} if self.learned else {"method": "rtn"}))
+            return suggest_step(Mixed, choose)
+        return suggest_step(Quantize, choose, bits=4, **({} if self.learned else {"method": "rtn"}))

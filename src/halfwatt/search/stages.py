@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from halfwatt.compress.recipe import Recipe, from_toml
-from halfwatt.compress.registry import learns
 from halfwatt.core.errors import BadInput, HalfwattError
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.machine import cores
@@ -78,7 +77,7 @@ def build(lab: Lab, order: BuildOrder) -> BuildOutcome:
     """
     lab.say(f"{order.name}: building it")
     steps = from_toml(order.recipe, "the search's recipe").steps if order.recipe else ()
-    counted_by_itself = any(map(learns, steps))
+    counted_by_itself = any(step.trains for step in steps)
     try:
         with lab.store.cost.aside() if counted_by_itself else nullcontext():
             return BuildOutcome(_build(lab, Recipe(order.name, steps), order))

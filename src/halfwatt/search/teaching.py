@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from halfwatt.compress.base import TrainingBudget
 from halfwatt.compress.distil import Distil
-from halfwatt.compress.training.batches import rows
-from halfwatt.compress.training.loop import TrainingBudget
+from halfwatt.compress.training.batches import encode_rows
 from halfwatt.core.settings import Budget
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Lab
@@ -35,7 +35,7 @@ def teaching_of(lab: Lab, budget: Budget) -> Teaching | None:
 def student_pace_s(job: Job) -> float:
     """Seconds a token in which a student can be taught here, measured by how fast the original learns."""
     context = job.step_context()
-    brief = replace(context, dialogues=context.some(_SAMPLE), work=None, budget=TrainingBudget(tokens=_TOKENS))
+    brief = replace(context, dialogues=context.some(_SAMPLE), cache=None, budget=TrainingBudget(tokens=_TOKENS))
     cost = Distil(kind="labels").apply(job.model, brief).spent[-1]
     return _STUDENT_SHARE * cost.wall_s / cost.tokens
 
@@ -45,7 +45,7 @@ def training_tokens(job: Job) -> int:
     if job.train is None:
         return 0
     sample = job.step_context().some(_SAMPLE)
-    tokens = sum(len(row.ids) for row in rows(sample, job.model.tokenizer, Distil().longest))
+    tokens = sum(len(row.ids) for row in encode_rows(sample, job.model.tokenizer, Distil().longest))
     return round(tokens / len(sample) * len(job.train.dialogues))
 
 

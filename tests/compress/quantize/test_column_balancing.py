@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from halfwatt.compress.base import StepContext
-from halfwatt.compress.quantize.column_balancing import Handover, balance, expected_error, handed_over, handovers
+from halfwatt.compress.quantize.column_balancing import Handover, balance, expected_error, hand_over, handovers
 from halfwatt.compress.quantize.gptq import gptq, inverse_factor
 from halfwatt.compress.quantize.quantize import Quantize
-from halfwatt.compress.training.batches import Predictor, Watched, collate, rows
-from halfwatt.models.architecture import blocks_of, final_norm
+from halfwatt.compress.training.batches import Predictor, StatePredictor, collate, encode_rows
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import load
 from halfwatt.models.grid import GROUP, dequantize
 from halfwatt.models.weights import put
-from tests.compress.quantize.test_gptq import correlated, loss, told
+from tests.compress.quantize.test_gptq import calibration_dialogues, correlated, loss
 from tests.support import tiny_models as tiny
 
 ARCHS: tuple[tiny.Arch, ...] = ("llama", "gpt2", "qwen2")
@@ -41,14 +41,14 @@ def factor_of(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_error_is_that_of_its_definition() -> None:
     torch.manual_seed(0)
-    weight, matters = torch.randn(3, 2 * GROUP), torch.rand(3)
-    left, c = torch.rand(2 * GROUP), torch.rand(2 * GROUP) + 0.5
-    wanted = 0.0
+    weight, p = torch.randn(3, 2 * GROUP), torch.rand(3)
+    d, c = torch.rand(2 * GROUP), torch.rand(2 * GROUP) + 0.5
+    expected = 0.0
     for r in range(3):
         for group in (range(GROUP), range(GROUP, 2 * GROUP)):
             step = max(float(weight[r, j] * c[j]) ** 2 for j in group)
-            wanted += float(matters[r]) * step * sum(float(left[j] / c[j] ** 2) for j in group)
-    assert expected_error(weight, matters, left, c) == pytest.approx(wanted, rel=1e-4)
+            expected += float(p[r]) * step * sum(float(d[j] / c[j] ** 2) for j in group)
+    assert expected_error(weight, p, d, c) == pytest.approx(expected, rel=1e-4)
 
 
 def test_outlier_columns_are_made_smaller_and_gptq_then_loses_less() -> None:
@@ -81,7 +81,7 @@ def test_a_column_without_weights_is_left_alone() -> None:
 def test_inputs_that_say_nothing_change_nothing() -> None:
     reader = torch.nn.Linear(64, 16)
     before = copy.deepcopy(reader.weight)
-    c = handed_over(Handover(torch.nn.LayerNorm(64), (reader,)), torch.zeros(64, 64))
+    c = hand_over(Handover(torch.nn.LayerNorm(64), (reader,)), torch.zeros(64, 64))
     assert torch.equal(c, torch.ones(64))
     assert torch.equal(reader.weight, before)
 
@@ -90,32 +90,33 @@ def test_inputs_that_say_nothing_change_nothing() -> None:
 def test_a_network_says_the_same_whatever_is_handed_over(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch, tied=False))
     network: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
-    batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
+    batch = collate(encode_rows(calibration_dialogues(4), model.tokenizer, 512))
     with torch.no_grad():
-        wanted, outputs = Watched(network)(batch.ids, batch.reply)
-        found = [h for block in blocks_of(network) for h in handovers(network, block)]
-        found.append(Handover(final_norm(network), (network.get_output_embeddings(),)))
-        for k, handover in enumerate(found):
+        expected, outputs = StatePredictor(network)(batch.ids, batch.reply)
+        architecture = architecture_of(network)
+        handed = [h for block in architecture.blocks(network) for h in handovers(network, block)]
+        handed.append(Handover(architecture.final_norm(network), (network.get_output_embeddings(),)))
+        for k, handover in enumerate(handed):
             own: Any = handover.giver
             generator = torch.Generator().manual_seed(k)
             handover.scale(torch.rand(len(own.weight), generator=generator) + 0.5)
-        said, same = Watched(network)(batch.ids, batch.reply)
-    for ours, theirs in zip((said, *same), (wanted, *outputs), strict=True):  # what training on the grid compares
+        logits, same = StatePredictor(network)(batch.ids, batch.reply)
+    for ours, theirs in zip((logits, *same), (expected, *outputs), strict=True):  # what training on the grid compares
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_what_is_rounded_is_the_balanced_network(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch, tied=False))
-    made, settled = Quantize(8, method="gptq").rounded(model, StepContext(dialogues=told(12)))
-    network: Any = made.network
+    quantized, results = Quantize(8, method="gptq").round_model(model, StepContext(dialogues=calibration_dialogues(12)))
+    network: Any = quantized.network
     norms = [(n, p) for n, p in network.named_parameters() if n.endswith(("norm.weight", "ln_f.weight"))]
     own = dict(model.network.named_parameters())
     assert any(not torch.equal(p, own[n].float()) for n, p in norms), "nothing was handed over"
-    assert set(settled) == set(made.grid)
-    batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
+    assert set(results) == set(quantized.grid)
+    batch = collate(encode_rows(calibration_dialogues(4), model.tokenizer, 512))
     with torch.no_grad():
-        wanted = Predictor(model.network)(batch.ids, batch.reply)
-        put(network, {name: s.unrounded for name, s in settled.items()})
-        said = Predictor(network)(batch.ids, batch.reply)
-    assert torch.allclose(said, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+        expected = Predictor(model.network)(batch.ids, batch.reply)
+        put(network, {name: weight.original for name, weight in results.items()})
+        logits = Predictor(network)(batch.ids, batch.reply)
+    assert torch.allclose(logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))

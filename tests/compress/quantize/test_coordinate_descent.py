@@ -18,9 +18,9 @@ def hessian() -> torch.Tensor:
     return damped(2 * x.T @ x / len(x), 0.01)
 
 
-def errors(weight: torch.Tensor, made: GridTensor, h: torch.Tensor) -> torch.Tensor:
+def errors(weight: torch.Tensor, result: GridTensor, h: torch.Tensor) -> torch.Tensor:
     """E of each row."""
-    e = (dequantize(made) - weight).double()
+    e = (dequantize(result) - weight).double()
     return ((e @ h.double()) * e).sum(1)
 
 
@@ -41,13 +41,13 @@ def test_every_sweep_is_downhill_from_wherever_it_begins(bits: Bits) -> None:
 def test_at_the_end_no_integer_moved_alone_would_be_better() -> None:
     torch.manual_seed(0)
     weight, h = torch.randn(4, COLUMNS), hessian()
-    made, _ = descend(weight, quantize(weight, 4, "mse"), h, 40)
-    least = errors(weight, made, h)
+    result, _ = descend(weight, quantize(weight, 4, "mse"), h, 40)
+    least = errors(weight, result, h)
     for column in range(COLUMNS):
         for integer in range(-8, 8):
-            q = made.q.clone()
+            q = result.q.clone()
             q[:, column] = integer
-            assert bool((errors(weight, GridTensor(q, made.scale, 4), h) >= least * (1 - 1e-5)).all())
+            assert bool((errors(weight, GridTensor(q, result.scale, 4), h) >= least * (1 - 1e-5)).all())
 
 
 def test_it_betters_gptq_and_knows_what_it_rounded() -> None:
@@ -56,10 +56,10 @@ def test_it_betters_gptq_and_knows_what_it_rounded() -> None:
     factor = inverse_factor(h, 0.0)
     assert factor is not None
     start, _ = gptq(weight, h, factor, 4)
-    made, before = descend(weight, start, h, 8)
-    assert errors(weight, made, h).sum() < 0.9 * errors(weight, start, h).sum()
-    again = round_to(before.reshape(-1, GROUP), made.scale.reshape(-1), 4)
-    assert torch.equal(again.reshape(weight.shape).to(torch.int8), made.q)
+    result, before = descend(weight, start, h, 8)
+    assert errors(weight, result, h).sum() < 0.9 * errors(weight, start, h).sum()
+    again = round_to(before.reshape(-1, GROUP), result.scale.reshape(-1), 4)
+    assert torch.equal(again.reshape(weight.shape).to(torch.int8), result.q)
 
 
 def test_rows_with_an_h_of_their_own_do_not_touch_each_other() -> None:
@@ -67,18 +67,18 @@ def test_rows_with_an_h_of_their_own_do_not_touch_each_other() -> None:
     weight = torch.randn(3, COLUMNS)
     each = torch.stack([hessian(), torch.eye(COLUMNS), 2 * hessian() + torch.eye(COLUMNS)])
     start = quantize(weight, 4, "mse")
-    made, _ = descend(weight, start, each, 8)
+    result, _ = descend(weight, start, each, 8)
     for k in range(3):
         alone = GridTensor(start.q[k : k + 1], start.scale[k : k + 1], 4)
-        wanted, _ = descend(weight[k : k + 1], alone, each[k], 8)
-        assert torch.equal(made.q[k : k + 1], wanted.q)
-        assert torch.equal(made.scale[k : k + 1], wanted.scale)
+        expected, _ = descend(weight[k : k + 1], alone, each[k], 8)
+        assert torch.equal(result.q[k : k + 1], expected.q)
+        assert torch.equal(result.scale[k : k + 1], expected.scale)
 
 
 def test_a_group_of_zeros_stays() -> None:
     weight = torch.randn(2, COLUMNS)
     weight[:, :GROUP] = 0
-    made, before = descend(weight, quantize(weight, 4, "mse"), torch.eye(COLUMNS), 8)
-    assert not made.q[:, :GROUP].any()
+    result, before = descend(weight, quantize(weight, 4, "mse"), torch.eye(COLUMNS), 8)
+    assert not result.q[:, :GROUP].any()
     assert torch.isfinite(before).all()
-    assert torch.isfinite(dequantize(made)).all()
+    assert torch.isfinite(dequantize(result)).all()

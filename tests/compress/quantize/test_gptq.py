@@ -14,15 +14,16 @@ from halfwatt.compress.quantize.gptq import (
     HeadStatistics,
     Walk,
     gptq,
-    gptq_head,
     inverse_factor,
     own_hessian,
-    rounded,
+    round_head,
+    round_weight,
 )
-from halfwatt.compress.quantize.quantize import Quantize, calibration
-from halfwatt.compress.training.batches import Predictor, collate, rows
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.compress.training.batches import Predictor, collate, encode_rows, in_batches
 from halfwatt.compress.training.losses import forward_kl
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.chat_model import load
 from halfwatt.models.grid import GROUP, GridTensor, dequantize, quantize, round_to
@@ -41,7 +42,7 @@ def loss(weight: torch.Tensor, rounded: torch.Tensor, x: torch.Tensor) -> float:
     return float(((weight - rounded) @ x.T).square().sum())
 
 
-def told(count: int) -> tuple[Dialogue, ...]:
+def calibration_dialogues(count: int) -> tuple[Dialogue, ...]:
     base = tiny.dialogues()[:3]
     return tuple(
         Dialogue(f"{d.id}-{i}", (Message(d.messages[0].role, f"{d.messages[0].content} {i}"), *d.messages[1:]))
@@ -66,11 +67,11 @@ def test_it_loses_less_of_the_outputs_than_rounding_each_weight_alone(bits: int)
     hessian = 2 * x.T @ x / len(x)
     factor = inverse_factor(hessian, 0.01)
     assert factor is not None
-    found, before = gptq(weight, hessian, factor, bits)  # type: ignore[arg-type]
+    result, before = gptq(weight, hessian, factor, bits)  # type: ignore[arg-type]
     alone = quantize(weight, bits, "mse")  # type: ignore[arg-type]
-    assert loss(weight, dequantize(found), x) < 0.6 * loss(weight, dequantize(alone), x)
-    at_last = round_to(before.reshape(-1, GROUP), found.scale.reshape(-1), found.bits)
-    assert torch.equal(at_last.reshape(48, 64).to(torch.int8), found.q)
+    assert loss(weight, dequantize(result), x) < 0.6 * loss(weight, dequantize(alone), x)
+    at_last = round_to(before.reshape(-1, GROUP), result.scale.reshape(-1), result.bits)
+    assert torch.equal(at_last.reshape(48, 64).to(torch.int8), result.q)
 
 
 def test_without_correlation_it_is_rounding_to_nearest() -> None:
@@ -86,28 +87,28 @@ def test_columns_that_were_never_active_are_rounded_and_do_no_harm() -> None:
     hessian, weight = 2 * x.T @ x / len(x), torch.randn(8, 64)
     factor = inverse_factor(hessian, 0.01)
     assert factor is not None
-    found = dequantize(gptq(weight, hessian, factor, 8)[0])
-    assert (weight - found)[:, 10:20].abs().max() < 0.05
+    result = dequantize(gptq(weight, hessian, factor, 8)[0])
+    assert (weight - result)[:, 10:20].abs().max() < 0.05
 
 
 def skewed_head() -> tuple[torch.Tensor, torch.Tensor]:
     """A head's weight, and states of four kinds, each in directions and with likely tokens of its own."""
     torch.manual_seed(0)
     weight, directions = torch.randn(80, 64), torch.randn(4, 8, 64)
-    said = torch.randint(0, 80, (3000,))
-    return weight, 0.1 * weight[said] + 0.2 * (torch.randn(3000, 1, 8) @ directions[said % 4]).squeeze(1)
+    tokens = torch.randint(0, 80, (3000,))
+    return weight, 0.1 * weight[tokens] + 0.2 * (torch.randn(3000, 1, 8) @ directions[tokens % 4]).squeeze(1)
 
 
-@pytest.mark.parametrize("how", [GptqSettings(4), GptqSettings(4, sweeps=8)], ids=repr)
-def test_a_head_whose_rows_look_at_their_own_tokens_says_the_same_more_exactly(how: GptqSettings) -> None:
+@pytest.mark.parametrize("settings", [GptqSettings(4), GptqSettings(4, sweeps=8)], ids=repr)
+def test_a_head_whose_rows_look_at_their_own_tokens_says_the_same_more_exactly(settings: GptqSettings) -> None:
     weight, states = skewed_head()
-    asked = HeadStatistics.of(weight, states)
-    alike, own = rounded(weight, asked.hessian, how), gptq_head(weight, asked, how)
+    head = HeadStatistics.of(weight, states)
+    alike, own = round_weight(weight, head.hessian, settings), round_head(weight, head, settings)
     assert alike is not None
     assert own is not None
 
-    def apart(made: GridTensor) -> float:
-        return float(forward_kl(states @ weight.T, states @ dequantize(made).T).mean())
+    def apart(quantized: GridTensor) -> float:
+        return float(forward_kl(states @ weight.T, states @ dequantize(quantized).T).mean())
 
     assert apart(own[0]) < 0.8 * apart(alike[0])
     at_last = round_to(own[1].reshape(-1, GROUP), own[0].scale.reshape(-1), 4)
@@ -125,77 +126,77 @@ def test_a_rows_own_hessian_is_the_softmaxs_curvature() -> None:
     curvature = torch.func.hessian(nll)(weight[0])
     p = (states @ weight.T).softmax(1)[:, 0]
     total = float((p * (1 - p)).sum())
-    found = own_hessian(states, p, torch.zeros(32, 32)) * (total + 0.1)
-    assert torch.allclose(found, curvature, atol=1e-5)
+    result = own_hessian(states, p, torch.zeros(32, 32)) * (total + 0.1)
+    assert torch.allclose(result, curvature, atol=1e-5)
 
 
 def test_nothing_seen_or_not_finite_gives_no_factor() -> None:
     assert inverse_factor(torch.zeros(32, 32), 0.01) is None
     assert inverse_factor(torch.full((32, 32), float("nan")), 0.01) is None
-    assert rounded(torch.randn(4, 32), torch.zeros(32, 32), GptqSettings(4)) is None
+    assert round_weight(torch.randn(4, 32), torch.zeros(32, 32), GptqSettings(4)) is None
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_walk_is_the_networks_own_forward_pass(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch))
-    batches = calibration(model, told(4))
+    batches = in_batches(calibration_dialogues(4), model.tokenizer, 512)
     walk = Walk(model.network, batches)
     for block in walk.blocks:
         walk.advance(block)
-    found = walk.final(model.network)
-    batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
+    result = walk.final(model.network)
+    batch = collate(encode_rows(calibration_dialogues(4), model.tokenizer, 512))
     with torch.no_grad():
         states = model.network.base_model(input_ids=batch.ids).last_hidden_state[:, :-1][batch.reply[:, 1:]]
-    assert found.shape == states.shape
-    assert torch.allclose(found.T @ found, states.T @ states, rtol=1e-3, atol=1e-2)
+    assert result.shape == states.shape
+    assert torch.allclose(result.T @ result, states.T @ states, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_network_loses_less_of_what_it_says(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch, tied=False))
-    context = StepContext(dialogues=told(12))
-    batches = calibration(model, told(12))
+    context = StepContext(dialogues=calibration_dialogues(12))
+    batches = in_batches(calibration_dialogues(12), model.tokenizer, 512)
 
     def apart(step: Quantize) -> float:
-        made = step.apply(model, context)
+        quantized = step.apply(model, context)
         with torch.no_grad():
-            found = [
-                (made.network(input_ids=b.ids).logits - model.network(input_ids=b.ids).logits)[b.counted]
+            result = [
+                (quantized.network(input_ids=b.ids).logits - model.network(input_ids=b.ids).logits)[b.predicting]
                 for b in batches
             ]
-        return float(torch.cat(found).square().mean())
+        return float(torch.cat(result).square().mean())
 
     gptq_step = Quantize(4, method="gptq")
     assert apart(gptq_step) < apart(Quantize(4))
-    made = gptq_step.apply(model, context)
-    assert all(torch.equal(dequantize(g), w) for n, g in made.grid.items() for w in [_rows(made, n)])
-    assert made.lineage[-1].startswith("GPTQ: int4")
+    quantized = gptq_step.apply(model, context)
+    assert all(torch.equal(dequantize(g), w) for n, g in quantized.grid.items() for w in [_rows(quantized, n)])
+    assert quantized.lineage[-1].startswith("GPTQ: int4")
 
 
 def test_a_model_that_has_learned_something_loses_much_less(tmp_path: Path) -> None:
     model = load(taught.folder(tmp_path, "llama", taught.dialogues()))
     context = StepContext(dialogues=tuple(taught.dialogues()))
-    batch = collate(rows(taught.dialogues()[::2], model.tokenizer, 512), model.tokenizer.pad_id)
+    batch = collate(encode_rows(taught.dialogues()[::2], model.tokenizer, 512))
 
     def apart(step: Quantize) -> float:
         with torch.no_grad():
-            wanted = Predictor(model.network)(batch.ids, batch.reply)
-            found = Predictor(step.apply(model, context).network)(batch.ids, batch.reply)
-        return float(forward_kl(wanted, found).mean())
+            expected = Predictor(model.network)(batch.ids, batch.reply)
+            result = Predictor(step.apply(model, context).network)(batch.ids, batch.reply)
+        return float(forward_kl(expected, result).mean())
 
     assert apart(Quantize(4, method="gptq")) < 0.7 * apart(Quantize(4))
 
 
 def test_going_downhill_after_it_loses_less_still(tmp_path: Path) -> None:
     model = load(taught.folder(tmp_path, "llama", taught.dialogues()))
-    batch = collate(rows(taught.dialogues()[::2], model.tokenizer, 512), model.tokenizer.pad_id)
+    batch = collate(encode_rows(taught.dialogues()[::2], model.tokenizer, 512))
 
     def apart(sweeps: int, seed: int) -> float:
-        told = tuple(taught.dialogues()[5 * seed : 5 * seed + 45])
-        made = Quantize(4, method="gptq", sweeps=sweeps).apply(model, StepContext(dialogues=told))
+        calibration_dialogues = tuple(taught.dialogues()[5 * seed : 5 * seed + 45])
+        quantized = Quantize(4, method="gptq", sweeps=sweeps).apply(model, StepContext(dialogues=calibration_dialogues))
         with torch.no_grad():
-            wanted = Predictor(model.network)(batch.ids, batch.reply)
-            return float(forward_kl(wanted, Predictor(made.network)(batch.ids, batch.reply)).mean())
+            expected = Predictor(model.network)(batch.ids, batch.reply)
+            return float(forward_kl(expected, Predictor(quantized.network)(batch.ids, batch.reply)).mean())
 
     assert sum(apart(8, s) for s in range(4)) < 0.95 * sum(apart(0, s) for s in range(4))
 
@@ -215,10 +216,10 @@ def _rows(model: object, name: str) -> torch.Tensor:
 
 def test_what_it_calibrates_on_is_drawn_from_all_kinds_of_dialogues() -> None:
     """A user's file may be sorted by kind: its first dialogues speak for one kind alone."""
-    given = told(100)
-    context = StepContext(dialogues=given, seed=1)
+    given = calibration_dialogues(100)
+    context = StepContext(dialogues=given, settings=RunSettings(seed=1))
     drawn = context.some(100)
     assert len(set(drawn)) == 100
     assert 30 <= len(set(drawn) & set(given[150:])) <= 70
-    assert drawn == context.some(100) != StepContext(dialogues=given, seed=2).some(100)
+    assert drawn == context.some(100) != StepContext(dialogues=given, settings=RunSettings(seed=2)).some(100)
     assert context.some(300) == given

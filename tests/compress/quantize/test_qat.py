@@ -12,7 +12,7 @@ import torch
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.quantize.qat import TrainOnGrid, attach, detach, on_grid
 from halfwatt.compress.quantize.quantize import Quantize
-from halfwatt.compress.training.batches import Predictor, collate, rows
+from halfwatt.compress.training.batches import Predictor, collate, encode_rows
 from halfwatt.compress.training.losses import forward_kl
 from halfwatt.evaluate import parity
 from halfwatt.models.chat_model import ChatModel, load
@@ -70,7 +70,7 @@ def test_where_it_clips_the_scales_gradient_is_a_slope() -> None:
 def test_what_is_seen_while_training_is_what_is_read_off(arch: tiny.Arch, step: Quantize, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch))
     start = step.apply(model, StepContext())
-    network = step.unrounded(model)
+    network = step.float_copy(model)
     before = {n: p.detach().clone() for n, p in network.named_parameters()}
     fakes = attach(network, start.grid)
     ids = torch.arange(40)[None]
@@ -88,12 +88,12 @@ def test_what_is_seen_while_training_is_what_is_read_off(arch: tiny.Arch, step: 
 
 def test_it_closes_most_of_the_gap_to_its_unrounded_self(learned: ChatModel) -> None:
     context = StepContext(dialogues=tuple(taught.dialogues()))
-    batch = collate(rows(taught.dialogues()[::2], learned.tokenizer, 512), learned.tokenizer.pad_id)
+    batch = collate(encode_rows(taught.dialogues()[::2], learned.tokenizer, 512))
 
-    def apart(made: ChatModel) -> float:
+    def apart(quantized: ChatModel) -> float:
         with torch.no_grad():
-            wanted = Predictor(learned.network)(batch.ids, batch.reply)
-            return float(forward_kl(wanted, Predictor(made.network)(batch.ids, batch.reply)).mean())
+            expected = Predictor(learned.network)(batch.ids, batch.reply)
+            return float(forward_kl(expected, Predictor(quantized.network)(batch.ids, batch.reply)).mean())
 
     trained = TrainOnGrid(4, epochs=8, batch_tokens=1024).apply(learned, context)
     assert apart(trained) < 0.2 * apart(Quantize(4).apply(learned, context))
@@ -116,9 +116,9 @@ def test_the_export_says_what_training_saw(learned: ChatModel, tmp_path: Path) -
     trained = TrainOnGrid(4, epochs=1, lr=1e-3, batch_tokens=1024).apply(learned, context)
     artifact = LlamaCpp().export(trained, tmp_path / "artifact")
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
-        found = parity.check(trained, artifact, session, taught.dialogues()[:8])
-    assert found.problems == ()
-    assert found.kl_mean < 1e-4
+        report = parity.check(trained, artifact, session, taught.dialogues()[:8])
+    assert report.problems == ()
+    assert report.kl_mean < 1e-4
 
 
 def test_labels_teach_it_too_and_the_original_is_not_touched(learned: ChatModel) -> None:

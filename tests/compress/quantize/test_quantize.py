@@ -36,19 +36,19 @@ def test_it_is_a_step() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_matrix_is_on_the_grid_and_the_network_holds_it(arch: tiny.Arch, tied: bool, tmp_path: Path) -> None:
     base = load(tiny.folder(tmp_path, arch, tied=tied))
-    made = Quantize(4, head_bits=8).apply(base, StepContext())
+    result = Quantize(4, head_bits=8).apply(base, StepContext())
     matrices = {name for name, p in base.network.named_parameters() if p.ndim == 2}
     positions = {"transformer.wpe.weight"} if arch == "gpt2" else set()
-    assert set(made.grid) == matrices - positions
-    assert {k.tensor for k in made.kept} == positions
-    parameters = dict(made.network.named_parameters())
-    for name, grid in made.grid.items():
+    assert set(result.grid) == matrices - positions
+    assert {k.tensor for k in result.kept} == positions
+    parameters = dict(result.network.named_parameters())
+    for name, grid in result.grid.items():
         stored_across = arch == "gpt2" and "c_" in name
         held = parameters[name].T if stored_across else parameters[name]
         assert torch.equal(held, dequantize(grid)), name
         head = "embed" in name or "wte" in name or "lm_head" in name
         assert grid.bits == (8 if head else 4)
-    assert made.lineage == (*base.lineage, "round to nearest: int4, int8 head, groups of 32, mse scales")
+    assert result.lineage == (*base.lineage, "round to nearest: int4, int8 head, groups of 32, mse scales")
 
 
 @every_arch
@@ -58,40 +58,40 @@ def test_rows_are_outputs(arch: tiny.Arch, tmp_path: Path) -> None:
     name = "transformer.h.0.mlp.c_fc.weight" if arch == "gpt2" else "model.layers.0.mlp.up_proj.weight"
     weight = dict(base.network.named_parameters())[name].detach()
     grid = Quantize(8, scale_search="absmax").apply(base, StepContext()).grid[name]
-    wanted = quantize(weight.T if arch == "gpt2" else weight, 8)
+    expected = quantize(weight.T if arch == "gpt2" else weight, 8)
     assert grid.q.shape[1] == 64  # the width, which is what goes in
-    assert torch.equal(grid.q, wanted.q)
+    assert torch.equal(grid.q, expected.q)
 
 
 def test_the_model_given_is_not_touched(llama: ChatModel) -> None:
     before = copy.deepcopy(llama.network.state_dict())
-    made = Quantize().apply(llama, StepContext())
+    result = Quantize().apply(llama, StepContext())
     assert all(torch.equal(before[k], v) for k, v in llama.network.state_dict().items())
     assert (llama.grid, llama.kept, len(llama.lineage)) == ({}, (), 1)
-    assert {p.dtype for p in made.network.parameters()} == {torch.float32}  # bf16 cannot hold s * q
-    assert not made.network.training
+    assert {p.dtype for p in result.network.parameters()} == {torch.float32}  # bf16 cannot hold s * q
+    assert not result.network.training
 
 
 @pytest.mark.parametrize("step", [Quantize(8), Quantize(4, head_bits=8), Quantize(4, embedding_bits=4)], ids=repr)
 def test_tied_embeddings_stay_tied_at_the_same_bits(llama: ChatModel, step: Quantize) -> None:
-    made = step.apply(llama, StepContext())
-    assert made.network.lm_head.weight is made.network.model.embed_tokens.weight
-    assert "lm_head.weight" not in made.grid
-    names = [w.name for w in weights(made.network)]
-    assert len(names) == len(set(names)) == len(made.grid)
+    result = step.apply(llama, StepContext())
+    assert result.network.lm_head.weight is result.network.model.embed_tokens.weight
+    assert "lm_head.weight" not in result.grid
+    names = [w.name for w in weights(result.network)]
+    assert len(names) == len(set(names)) == len(result.grid)
 
 
 @every_arch
 def test_an_embedding_at_other_bits_than_the_head_gets_weights_of_its_own(arch: tiny.Arch, tmp_path: Path) -> None:
     base = load(tiny.folder(tmp_path, arch))
-    made = Quantize(4).apply(base, StepContext())
+    result = Quantize(4).apply(base, StepContext())
     name = "transformer.wte.weight" if arch == "gpt2" else "model.embed_tokens.weight"
-    assert (made.grid["lm_head.weight"].bits, made.grid[name].bits) == (4, 8)
-    assert made.network.config.tie_word_embeddings is False
+    assert (result.grid["lm_head.weight"].bits, result.grid[name].bits) == (4, 8)
+    assert result.network.config.tie_word_embeddings is False
     assert base.network.config.tie_word_embeddings is True
-    kept = next(k for k in made.kept if k.tensor == name)
+    kept = next(k for k in result.kept if k.tensor == name)
     assert (kept.kept_as, "one row a token" in kept.reason) == ("int8", True)
-    assert made.lineage[-1] == "round to nearest: int4, int8 embedding, groups of 32, mse scales"
+    assert result.lineage[-1] == "round to nearest: int4, int8 embedding, groups of 32, mse scales"
 
 
 def test_roles_are_told_apart(tmp_path: Path) -> None:
@@ -106,11 +106,11 @@ def test_odd_rows_are_kept_with_the_reason(llama: ChatModel) -> None:
     config = llama.network.config.__class__.from_dict({**llama.network.config.to_dict(), "intermediate_size": 80})
     network: Any = type(llama.network)(config)
     odd = replace(llama, network=network.eval())
-    made = Quantize(8).apply(odd, StepContext())
-    assert {k.tensor for k in made.kept} == {f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)}
-    assert "rows of 80" in made.kept[0].reason
-    name = made.kept[0].tensor
-    assert torch.equal(made.network.get_parameter(name), odd.network.get_parameter(name))
+    result = Quantize(8).apply(odd, StepContext())
+    assert {k.tensor for k in result.kept} == {f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)}
+    assert "rows of 80" in result.kept[0].reason
+    name = result.kept[0].tensor
+    assert torch.equal(result.network.get_parameter(name), odd.network.get_parameter(name))
 
 
 def test_problems_are_named_before_any_work(llama: ChatModel) -> None:
@@ -129,22 +129,22 @@ def test_problems_are_named_before_any_work(llama: ChatModel) -> None:
 
 
 def test_twice_is_refused(llama: ChatModel) -> None:
-    made = Quantize(8).apply(llama, StepContext())
-    assert "integer grid already" in Quantize(4).problems(made)[0]
+    result = Quantize(8).apply(llama, StepContext())
+    assert "integer grid already" in Quantize(4).problems(result)[0]
 
 
 def test_a_network_without_room_for_groups_is_refused(llama: ChatModel) -> None:
     narrow = {"hidden_size": 24, "intermediate_size": 40, "head_dim": 6}
     config = llama.network.config.__class__.from_dict({**llama.network.config.to_dict(), **narrow})
     network: Any = type(llama.network)(config)
-    made = replace(llama, network=network.eval())
-    assert Quantize().problems(made) == ["no weight has rows that divide into groups of 32"]
+    result = replace(llama, network=network.eval())
+    assert Quantize().problems(result) == ["no weight has rows that divide into groups of 32"]
 
 
 def test_more_bits_and_searched_scales_lose_less(llama: ChatModel) -> None:
     def loss(step: Quantize) -> float:
-        made = step.apply(llama, StepContext())
-        pairs = zip(llama.network.parameters(), made.network.parameters(), strict=True)
+        result = step.apply(llama, StepContext())
+        pairs = zip(llama.network.parameters(), result.network.parameters(), strict=True)
         return sum(float(((a.float() - b).detach() ** 2).sum()) for a, b in pairs)
 
     int8, int4 = loss(Quantize(8)), loss(Quantize(4, embedding_bits=4))

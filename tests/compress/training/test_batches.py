@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halfwatt.compress.training.batches import Predictor, Row, collate, plan, rows
+from halfwatt.compress.training.batches import Predictor, Row, collate, encode_rows, plan
 from halfwatt.core.errors import BadInput
 from halfwatt.models.chat_model import load
 from tests.support import tiny_models as tiny
@@ -39,10 +39,10 @@ def test_rows_of_like_length_share_a_batch() -> None:
 
 def test_what_is_learned_is_what_the_assistant_said(tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path))
-    found = rows(tiny.dialogues(), model.tokenizer, longest=512)
-    batch = collate(found, model.tokenizer.pad_id)
-    said = [t for row in found for t, mine in zip(row.ids, row.reply, strict=True) if mine]
-    assert batch.labels.tolist() == said
+    encoded = encode_rows(tiny.dialogues(), model.tokenizer, longest=512)
+    batch = collate(encoded)
+    replies = [t for row in encoded for t, mine in zip(row.ids, row.reply, strict=True) if mine]
+    assert batch.labels.tolist() == replies
     assert batch.ids.shape[1] % 32 == 0
     assert not batch.reply[:, 0].any()
 
@@ -50,7 +50,7 @@ def test_what_is_learned_is_what_the_assistant_said(tmp_path: Path) -> None:
 def test_the_predictor_gives_the_networks_own_logits_where_they_are_asked(tmp_path: Path) -> None:
     for arch in ("llama", "gpt2", "qwen2"):
         model = load(tiny.folder(tmp_path, arch))
-        batch = collate(rows(tiny.dialogues(), model.tokenizer, 512), model.tokenizer.pad_id)
+        batch = collate(encode_rows(tiny.dialogues(), model.tokenizer, 512))
         with torch.no_grad():
             whole = model.network(input_ids=batch.ids).logits[:, :-1][batch.reply[:, 1:]]
             assert torch.allclose(Predictor(model.network)(batch.ids, batch.reply), whole, atol=1e-5)
@@ -58,14 +58,14 @@ def test_the_predictor_gives_the_networks_own_logits_where_they_are_asked(tmp_pa
 
 def test_long_dialogues_are_cut_and_ones_without_a_reply_left_out(tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path))
-    found = rows(tiny.dialogues(), model.tokenizer, longest=40)
-    assert all(len(row.ids) <= 40 for row in found)
+    encoded = encode_rows(tiny.dialogues(), model.tokenizer, longest=40)
+    assert all(len(row.ids) <= 40 for row in encoded)
     with pytest.raises(BadInput, match="no reply to learn from"):
-        rows(tiny.dialogues(), model.tokenizer, longest=3)
+        encode_rows(tiny.dialogues(), model.tokenizer, longest=3)
 
 
 def test_an_empty_share_takes_part_with_nothing_to_learn() -> None:
     whole = [Row("a", tuple(range(40)), (False,) * 20 + (True,) * 20)]
-    batch = collate([], 0, of=whole)
+    batch = collate([], of=whole)
     assert batch.ids.shape == (1, 64)
     assert batch.labels.numel() == 0

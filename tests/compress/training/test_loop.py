@@ -12,39 +12,36 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from halfwatt.compress.training import checkpoints, losses
+from halfwatt.compress.base import StepContext, TrainingBudget
+from halfwatt.compress.training import checkpoints
 from halfwatt.compress.training.batches import Batch, Predictor, Row, plan
 from halfwatt.compress.training.loop import (
     Group,
-    Settings,
-    TrainingBudget,
     TrainingDiverged,
-    TrainingEnvironment,
+    TrainingSettings,
+    learn_labels,
     learning_rate,
     train,
 )
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RunSettings
 from halfwatt.meters.base import MeterInfo, Reading
 from tests.support import tiny_models as tiny
 
 ROOT = Path(__file__).parents[3]
-SETTINGS = Settings(lr=3e-3, epochs=4, batch_tokens=256, precision="fp32")
+SETTINGS = TrainingSettings(lr=3e-3, epochs=4, batch_tokens=256)
+FP32 = StepContext(settings=RunSettings(precision="fp32"))
 
 
 def network(seed: int = 0) -> Predictor:
     return Predictor(tiny.network("llama", seed=seed))
 
 
-def told(count: int = 24) -> list[Row]:
+def example_rows(count: int = 24) -> list[Row]:
     """Sentences that can be learned: each id follows from the one before."""
     return [Row(f"d{i}", tuple((7 * i + k) % 50 + 10 for k in range(12 + i % 9)), (False,) * 4 + (True,) * (8 + i % 9))
             for i in range(count)]  # fmt: skip
-
-
-def by_labels(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
-    return losses.label_nll(model(batch.ids, batch.reply), batch.labels)
 
 
 def weights(module: torch.nn.Module) -> torch.Tensor:
@@ -52,10 +49,10 @@ def weights(module: torch.nn.Module) -> torch.Tensor:
 
 
 def test_it_learns() -> None:
-    found = train(network(), by_labels, told(), replace(SETTINGS, epochs=20))
-    assert found.finished
-    assert found.steps == len(found.losses)
-    assert found.losses[-1] < 0.3 * found.losses[0]
+    history = train(network(), learn_labels, example_rows(), replace(SETTINGS, epochs=20), FP32)
+    assert history.finished
+    assert history.steps == len(history.losses)
+    assert history.losses[-1] < 0.3 * history.losses[0]
 
 
 def test_epochs_may_pack_into_more_or_fewer_batches() -> None:
@@ -69,8 +66,8 @@ def test_epochs_may_pack_into_more_or_fewer_batches() -> None:
         said: torch.Tensor = model(torch.ones(len(batch.labels), 1)).squeeze(1)
         return said**2
 
-    found = train(torch.nn.Linear(1, 1), squared, rows, replace(SETTINGS, epochs=3, batch_tokens=128))
-    assert found.steps == 3 * counts[0]
+    history = train(torch.nn.Linear(1, 1), squared, rows, replace(SETTINGS, epochs=3, batch_tokens=128), FP32)
+    assert history.steps == 3 * counts[0]
 
 
 class Unigram(torch.nn.Module):
@@ -89,25 +86,26 @@ def test_every_position_counts_alike_however_its_batch_is_filled() -> None:
     short = [Row(f"s{i}", (1, *[20] * 4), (False, *[True] * 4)) for i in range(64)]
     long = [Row(f"l{i}", (1, *[30] * 63), (False, *[True] * 63)) for i in range(8)]
     module = Unigram()
-    train(module, by_labels, [*short, *long], replace(SETTINGS, lr=0.05, epochs=40, batch_tokens=64, clip=100.0))
+    settings = replace(SETTINGS, lr=0.05, epochs=40, batch_tokens=64, clip=100.0)
+    train(module, learn_labels, [*short, *long], settings, FP32)
     counted = 64 * 4 / (64 * 4 + 8 * 63)
     assert float(module.said.softmax(0)[20].detach()) == pytest.approx(counted, abs=0.03)
 
 
 def test_only_the_assistants_words_are_learned() -> None:
     """What the user said last is read by nobody and learned by nobody: it may be anything."""
-    ended = [replace(r, ids=(*r.ids, 70, 71), reply=(*r.reply, False, False)) for r in told()]
-    otherwise = [replace(r, ids=(*r.ids, 80, 90), reply=(*r.reply, False, False)) for r in told()]
+    ended = [replace(r, ids=(*r.ids, 70, 71), reply=(*r.reply, False, False)) for r in example_rows()]
+    otherwise = [replace(r, ids=(*r.ids, 80, 90), reply=(*r.reply, False, False)) for r in example_rows()]
     a, b = network(), network()
-    train(a, by_labels, ended, SETTINGS)
-    train(b, by_labels, otherwise, SETTINGS)
+    train(a, learn_labels, ended, SETTINGS, FP32)
+    train(b, learn_labels, otherwise, SETTINGS, FP32)
     used = [n for n, _ in a.named_parameters() if "embed" not in n]
     assert all(torch.equal(a.get_parameter(n), b.get_parameter(n)) for n in used)
 
 
 def test_stopped_and_resumed_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     straight, broken = network(), network()
-    whole = train(straight, by_labels, told(), SETTINGS)
+    whole = train(straight, learn_labels, example_rows(), SETTINGS, FP32)
     stops = iter(range(10_000))
 
     class Killed(Exception):
@@ -116,12 +114,14 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(tmp_path: Path) -> No
     def killed_at_seven(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
         if next(stops) == 7:
             raise Killed
-        return by_labels(model, batch)
+        return learn_labels(model, batch)
 
     with pytest.raises(Killed):
-        train(broken, killed_at_seven, told(), SETTINGS, TrainingEnvironment(folder=tmp_path, checkpoint_s=0.0))
+        train(broken, killed_at_seven, example_rows(), SETTINGS, replace(FP32, checkpoints=tmp_path, checkpoint_s=0.0))
     again = network(seed=5)  # whatever it held before
-    resumed = train(again, by_labels, told(), SETTINGS, TrainingEnvironment(folder=tmp_path, checkpoint_s=0.0))
+    resumed = train(
+        again, learn_labels, example_rows(), SETTINGS, replace(FP32, checkpoints=tmp_path, checkpoint_s=0.0)
+    )
     assert resumed.steps == whole.steps
     assert resumed.losses == pytest.approx(whole.losses, abs=1e-6)
     assert torch.equal(weights(again), weights(straight))
@@ -129,30 +129,31 @@ def test_stopped_and_resumed_it_ends_with_the_same_weights(tmp_path: Path) -> No
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     first = network()
-    train(first, by_labels, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
+    train(first, learn_labels, example_rows(), SETTINGS, replace(FP32, checkpoints=tmp_path))
 
     def never(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
         raise AssertionError("nothing is left to do")
 
     second = network(seed=3)
-    train(second, never, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
+    train(second, never, example_rows(), SETTINGS, replace(FP32, checkpoints=tmp_path))
     assert torch.equal(weights(first), weights(second))
 
 
-def test_a_checkpoint_without_its_mark_is_passed_over(tmp_path: Path) -> None:
-    train(network(), by_labels, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
-    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "state.safetensors").write_bytes(b"half")
-    found = checkpoints.newest(tmp_path)
-    assert found is not None
-    assert found[1]["step"] > 0
+def test_what_a_killed_process_left_behind_is_passed_over(tmp_path: Path) -> None:
+    train(network(), learn_labels, example_rows(), SETTINGS, replace(FP32, checkpoints=tmp_path))
+    (whole,) = tmp_path.glob("step-*")
+    for name in (".step-999.host.1.part", "step-1"):  # begun and not finished; not wholly removed
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.safetensors").write_bytes(b"half")
+    newest = checkpoints.newest(tmp_path)
+    assert newest is not None
+    assert f"step-{newest[1]['step']}" == whole.name
 
 
 def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
-    train(network(), by_labels, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
+    train(network(), learn_labels, example_rows(), SETTINGS, replace(FP32, checkpoints=tmp_path))
     with pytest.raises(BadInput, match="another run"):
-        train(network(), by_labels, told(), replace(SETTINGS, lr=1e-3), TrainingEnvironment(folder=tmp_path))
+        train(network(), learn_labels, example_rows(), replace(SETTINGS, lr=1e-3), replace(FP32, checkpoints=tmp_path))
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -163,29 +164,30 @@ def test_a_nan_stops_with_step_and_dialogues_and_keeps_the_last_good_weights(whe
 
     def poisoned(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
         good.append(weights(module))
-        nats = by_labels(model, batch)
+        nats = learn_labels(model, batch)
         if next(calls) < 5:
             return nats
         return nats * float("nan") if where == "loss" else nats + (nats - nats.detach()).abs().sqrt().sum()
 
     with pytest.raises(TrainingDiverged, match=f"the {where} of step 6 is not finite .*d\\d+") as stopped:
-        train(module, poisoned, told(), SETTINGS, TrainingEnvironment(folder=tmp_path))
+        train(module, poisoned, example_rows(), SETTINGS, replace(FP32, checkpoints=tmp_path))
     assert stopped.value.exit_code == 1
     assert torch.equal(weights(module), good[-1])
-    saved = load_file(tmp_path / "checkpoint" / "state.safetensors")
-    assert all(torch.isfinite(v).all() for v in saved.values())
+    saved = checkpoints.newest(tmp_path)
+    assert saved is not None
+    assert all(torch.isfinite(v).all() for v in saved[0].values())
 
 
 def test_a_budget_of_tokens_ends_it() -> None:
-    found = train(
+    history = train(
         network(),
-        by_labels,
-        told(),
+        learn_labels,
+        example_rows(),
         replace(SETTINGS, epochs=100),
-        TrainingEnvironment(budget=TrainingBudget(tokens=2000)),
+        replace(FP32, budget=TrainingBudget(tokens=2000)),
     )
-    assert not found.finished
-    assert 2000 <= found.spent.tokens < 2000 + 256
+    assert not history.finished
+    assert 2000 <= history.spent.tokens < 2000 + 256
 
 
 class Wattmeter:
@@ -205,25 +207,25 @@ class Wattmeter:
 
 
 def test_joules_are_counted_and_end_it() -> None:
-    found = train(
+    history = train(
         network(),
-        by_labels,
-        told(),
+        learn_labels,
+        example_rows(),
         replace(SETTINGS, epochs=100),
-        TrainingEnvironment(meter=Wattmeter(), budget=TrainingBudget(joules=6.5)),
+        replace(FP32, meter=Wattmeter(), budget=TrainingBudget(joules=6.5)),
     )
-    assert found.steps == 7
-    assert found.spent.joules == 7.0
-    assert found.spent.meter == "watt"
+    assert history.steps == 7
+    assert history.spent.joules == 7.0
+    assert history.spent.meter == "watt"
 
 
 def test_without_a_meter_there_are_no_joules_and_no_joule_budget() -> None:
-    found = train(network(), by_labels, told(), SETTINGS)
-    assert found.spent.joules is None
-    assert found.spent.cpu_s > 0
-    assert found.spent.bytes_b > 0
+    history = train(network(), learn_labels, example_rows(), SETTINGS, FP32)
+    assert history.spent.joules is None
+    assert history.spent.cpu_s > 0
+    assert history.spent.bytes_b > 0
     with pytest.raises(BadInput, match="needs an energy meter"):
-        train(network(), by_labels, told(), SETTINGS, TrainingEnvironment(budget=TrainingBudget(joules=5.0)))
+        train(network(), learn_labels, example_rows(), SETTINGS, replace(FP32, budget=TrainingBudget(joules=5.0)))
 
 
 def test_a_group_of_rate_zero_stays_and_what_is_in_no_group_stays() -> None:
@@ -234,9 +236,10 @@ def test_a_group_of_rate_zero_stays_and_what_is_in_no_group_stays() -> None:
     before = [p.detach().clone() for p in (embedding, *norms)]
     train(
         module,
-        by_labels,
-        told(),
+        learn_labels,
+        example_rows(),
         SETTINGS,
+        FP32,
         groups=[Group(tuple(others)), Group(tuple(norms), lr_factor=0.0, decay=False)],
     )
     assert all(torch.equal(a, b) for a, b in zip(before, (embedding, *norms), strict=True))
@@ -245,7 +248,7 @@ def test_a_group_of_rate_zero_stays_and_what_is_in_no_group_stays() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_the_module_is_given_back_as_it_came(precision: Any) -> None:
     module = network()
-    train(module, by_labels, told(), replace(SETTINGS, precision=precision))
+    train(module, learn_labels, example_rows(), SETTINGS, StepContext(settings=RunSettings(precision=precision)))
     assert {p.dtype for p in module.parameters()} == {torch.float32}
     assert not module.training
     assert "forward" not in vars(module)
@@ -261,15 +264,15 @@ def test_the_learning_rate_rises_and_falls_along_a_cosine() -> None:
 TWO = """
 import sys, torch
 sys.path.insert(0, {root!r})
-from tests.compress.training.test_loop import SETTINGS, by_labels, network, told, weights
-from halfwatt.compress.training.loop import train
+from tests.compress.training.test_loop import FP32, SETTINGS, example_rows, network, weights
+from halfwatt.compress.training.loop import learn_labels, train
 torch.set_num_threads(1)
 module = network()
-found = train(module, by_labels, told(), SETTINGS)
+history = train(module, learn_labels, example_rows(), SETTINGS, FP32)
 import torch.distributed as dist
 rank = dist.get_rank() if dist.is_initialized() else 0
 if rank == 0:
-    torch.save({{"weights": weights(module), "losses": found.losses}}, {out!r})
+    torch.save({{"weights": weights(module), "losses": history.losses}}, {out!r})
 if dist.is_initialized():
     dist.barrier(); dist.destroy_process_group()
 sys.stdout.flush()
@@ -286,6 +289,6 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     assert out.exists()  # the exit code of a torn-down process group says nothing
     two = torch.load(out, weights_only=True)
     one = network()
-    found = train(one, by_labels, told(), SETTINGS)
-    assert list(two["losses"]) == pytest.approx(list(found.losses), abs=1e-4)
+    history = train(one, learn_labels, example_rows(), SETTINGS, FP32)
+    assert list(two["losses"]) == pytest.approx(list(history.losses), abs=1e-4)
     assert torch.allclose(two["weights"], weights(one), atol=1e-4)

@@ -20,15 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from halfwatt.compress.quantize.gptq import DAMPINGS, inverse_factor
-from halfwatt.models.architecture import parts_of
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GROUP
 
 Tensor = torch.Tensor
@@ -38,54 +37,56 @@ _TINY = 1e-30
 _FURTHEST = 64.0  # from 1, that a column is scaled: fp16 scales and norms in 16 bits keep their digits
 
 
-# --- pure ----------------------------------------------------------------------------------------------------------
-
-
-def expected_error(weight: Tensor, matters: Tensor, left: Tensor, c: Tensor) -> float:
-    """E(c) above. weight: [rows, columns]; matters: p, [rows]; left: d, [columns]; c: [columns]."""
+def expected_error(weight: Tensor, p: Tensor, d: Tensor, c: Tensor) -> float:
+    """E(c) above. weight: [rows, columns]; p: [rows]; d, c: [columns]."""
     steps = (weight * c).reshape(len(weight), -1, GROUP).abs().amax(2).square()
-    return float((matters[:, None] * steps * (left / c.square()).reshape(-1, GROUP).sum(1)).sum())
+    return float((p[:, None] * steps * (d / c.square()).reshape(-1, GROUP).sum(1)).sum())
 
 
-def balance(weight: Tensor, matters: Tensor, factor: Tensor) -> Tensor:
+def balance(weight: Tensor, p: Tensor, factor: Tensor) -> Tensor:
     """c, float32 [columns], its geometric mean 1.
 
-    weight:   float [rows, columns], columns divisible by 32
-    matters:  float32 [rows], not negative
-    factor:   U of the inputs' H (gptq.py), [columns, columns]
+    weight:  float [rows, columns], columns divisible by 32
+    p:       float32 [rows], not negative
+    factor:  U of the inputs' H (gptq.py), [columns, columns]
     """
-    most = matters.topk(min(_ROWS, len(matters))).indices
-    rows, matters = weight[most].float(), matters[most]
-    left = 1 / factor.diagonal().square()
-    rms = (matters[:, None] * rows.square()).sum(0).sqrt()
+    most = p.topk(min(_ROWS, len(p))).indices
+    rows, p = weight[most].float(), p[most]
+    d = 1 / factor.diagonal().square()
+    rms = (p[:, None] * rows.square()).sum(0).sqrt()
     if not bool((rms > 0).all()):
-        return torch.ones_like(left)  # a column without weights could be scaled to anything
-    found = [_centred(left, rms, a, b) for a in POWERS for b in POWERS]
-    errors = [expected_error(rows, matters, left, c) for c in found]
-    return found[errors.index(min(errors))]
+        return torch.ones_like(d)  # a column without weights could be scaled to anything
+    candidates = [_candidate(d, rms, a, b) for a in POWERS for b in POWERS]
+    return min(candidates, key=lambda c: expected_error(rows, p, d, c))
 
 
-def _centred(left: Tensor, rms: Tensor, a: float, b: float) -> Tensor:
-    log = a / 2 * left.log() - b * rms.log()
+def _candidate(d: Tensor, rms: Tensor, a: float, b: float) -> Tensor:
+    log = a / 2 * d.log() - b * rms.log()
     return (log - log.mean()).exp().clamp(1 / _FURTHEST, _FURTHEST)
-
-
-# --- in a network --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """A module whose every output is read by ``readers`` alone, one column of theirs each."""
+    """A module whose every output is read by ``readers`` alone, one column of theirs each.
+
+    transposed: the readers' weights are stored [in, out]
+    """
 
     giver: nn.Module  # a norm, or a Linear whose rows are scaled
     readers: tuple[nn.Module, ...]
+    transposed: bool = False
+
+    def rows(self) -> list[Tensor]:
+        """The readers' weights, float32 [out, in] each."""
+        weights = [cast(Tensor, reader.weight).detach().float() for reader in self.readers]
+        return [weight.T if self.transposed else weight for weight in weights]
 
     @torch.no_grad()
     def scale(self, c: Tensor) -> None:
         """Multiply the readers' columns by c, [columns], and divide what they are given; in place."""
         for reader in self.readers:
             own: Any = reader.weight
-            own.mul_(c[:, None] if isinstance(reader, Conv1D) else c)
+            own.mul_(c[:, None] if self.transposed else c)
         given: Any = self.giver
         given.weight.div_(c[:, None] if given.weight.ndim == 2 else c)
         if getattr(given, "bias", None) is not None:
@@ -94,31 +95,25 @@ class Handover:
 
 def handovers(network: PreTrainedModel, block: nn.Module) -> Iterator[Handover]:
     """Those inside a block: its norms, and up_proj before down_proj, which a gate multiplies without bending it."""
-    parts = parts_of(network)
-    for norm, readers in parts.norms:
-        yield Handover(block.get_submodule(norm), tuple(block.get_submodule(r) for r in readers))
-    if parts.up is not None:
-        yield Handover(block.get_submodule(parts.up), (block.get_submodule(parts.ffn_out),))
+    own = architecture_of(network)
+    for norm, readers in own.norms:
+        yield Handover(block.get_submodule(norm), tuple(map(block.get_submodule, readers)), own.transposed)
+    if own.up is not None:
+        yield Handover(block.get_submodule(own.up), (block.get_submodule(own.ffn_out),), own.transposed)
 
 
-def handed_over(handover: Handover, hessian: Tensor, matters: Tensor | None = None) -> Tensor:
+def hand_over(handover: Handover, hessian: Tensor, p: Tensor | None = None) -> Tensor:
     """Scale a handover's modules by their c, in place, and return it; ones where H has no factor.
 
     hessian:  of the readers' inputs, [columns, columns], columns divisible by 32
-    matters:  p of the readers' rows; None = each reader counts by its error's share of its own outputs
+    p:        of the readers' rows; None = each reader counts by its error's share of its own outputs
     """
     factor = inverse_factor(hessian, DAMPINGS[0])
     if factor is None:
         return torch.ones(len(hessian))
-    rows = [_rows(reader) for reader in handover.readers]
-    if matters is None:
-        matters = torch.cat([torch.full((len(w),), 1 / max(_TINY, float(((w @ hessian) * w).sum()))) for w in rows])
-    c = balance(torch.cat(rows), matters, factor)
+    rows = handover.rows()
+    if p is None:
+        p = torch.cat([torch.full((len(w),), 1 / max(_TINY, float(((w @ hessian) * w).sum()))) for w in rows])
+    c = balance(torch.cat(rows), p, factor)
     handover.scale(c)
     return c
-
-
-def _rows(module: nn.Module) -> Tensor:
-    weight: Any = module.weight
-    found: Tensor = weight.detach().float()
-    return found.T if isinstance(module, Conv1D) else found

@@ -47,17 +47,17 @@ def descend(weight: Tensor, start: GridTensor, hessian: Tensor, sweeps: int) -> 
     q = start.q.float()
     w_hat = q * s.repeat_interleave(GROUP, 1)
     state = _State(q, s, w_hat, ((w_hat - w)[:, None] @ hessian).squeeze(1), start.bits, hessian)
-    before = torch.empty_like(w)
+    compensated = torch.empty_like(w)
     for sweep in range(sweeps):
         for first in range(0, w.shape[1], GROUP):
             group = slice(first, first + GROUP)
             if 0 < sweep < sweeps - 1:
-                _scale(state, group)
-            _integers(state, group, before)
-    return GridTensor(state.q.to(torch.int8), state.s.to(torch.float16), start.bits), before
+                _move_scale(state, group)
+            _move_integers(state, group, compensated)
+    return GridTensor(state.q.to(torch.int8), state.s.to(torch.float16), start.bits), compensated
 
 
-def _scale(state: _State, group: slice) -> None:
+def _move_scale(state: _State, group: slice) -> None:
     """The best scale of a group for its integers, kept as fp16 stores it."""
     q, index = state.q[:, group], group.start // GROUP
     curvature = ((q[:, None] @ state.hessian[..., group, group]).squeeze(1) * q).sum(1)
@@ -68,15 +68,15 @@ def _scale(state: _State, group: slice) -> None:
     state.move(group, by[:, None] * q)
 
 
-def _integers(state: _State, group: slice, before: Tensor) -> None:
+def _move_integers(state: _State, group: slice, compensated: Tensor) -> None:
     """The best integer of each column of a group in turn."""
     own = state.hessian[..., group, group]
     scale = state.s[:, group.start // GROUP].to(torch.float16)
     g, by = state.g[:, group].clone(), torch.zeros(len(state.q), GROUP)
     for k, column in enumerate(range(group.start, group.stop)):
-        wanted = state.w_hat[:, column] - g[:, k] / own[..., k, k]
-        chosen = round_to(wanted[:, None], scale, state.bits).squeeze(1)
-        by[:, k] = chosen * scale.float() - state.w_hat[:, column]
+        best = state.w_hat[:, column] - g[:, k] / own[..., k, k]
+        integers = round_to(best[:, None], scale, state.bits).squeeze(1)
+        by[:, k] = integers * scale.float() - state.w_hat[:, column]
         g += by[:, k : k + 1] * own[..., k, :]
-        state.q[:, column], before[:, column] = chosen, wanted
+        state.q[:, column], compensated[:, column] = integers, best
     state.move(group, by)

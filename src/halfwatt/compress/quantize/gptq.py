@@ -7,9 +7,8 @@ The scale of a group of 32 is chosen when its first column is reached, on the we
 least squared error weighted with diag H. Source: Frantar et al., GPTQ, arXiv 2210.17323; group scales as in its code.
 
 The layers are rounded one block after the other, and each sees the activations that the rounded ones before it make.
-
 The output head is the last, and of small models with large vocabularies it costs most. An error in row v matters where
-its token is likely, p (1 - p) of the softmax's own curvature, so that the rows said most each get an H of their own:
+its token is likely, p (1 - p) of the softmax's own curvature, so that the likeliest rows each get an H of their own:
 
     H_v = (sum_t p_tv (1 - p_tv) x_t x_t^T  +  prior H) / (sum_t p_tv (1 - p_tv)  +  prior)
 
@@ -28,7 +27,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from halfwatt.compress.quantize.coordinate_descent import descend
-from halfwatt.models.architecture import blocks_of, columns, final_norm
+from halfwatt.compress.training.batches import Batch
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GROUP, Bits, GridTensor, quantize, round_to
 
 Tensor = torch.Tensor
@@ -40,7 +40,13 @@ _PRIOR = 0.1
 _ROWS_AT_ONCE = 64
 
 
-# --- pure ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class GptqSettings:
+    """bits: of the grid; damping: of H's factor, a share of its mean diagonal; sweeps: of descent after it, or 0."""
+
+    bits: Bits
+    damping: float = DAMPINGS[0]
+    sweeps: int = 0
 
 
 def damped(hessian: Tensor, damping: float) -> Tensor:
@@ -50,9 +56,9 @@ def damped(hessian: Tensor, damping: float) -> Tensor:
     """
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     mean = diagonal.mean(-1, keepdim=True)
-    found = hessian.clone()
-    found.diagonal(dim1=-2, dim2=-1).copy_(torch.where(diagonal > 0, diagonal, mean) + damping * mean)
-    return found
+    result = hessian.clone()
+    result.diagonal(dim1=-2, dim2=-1).copy_(torch.where(diagonal > 0, diagonal, mean) + damping * mean)
+    return result
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor | None:
@@ -76,47 +82,38 @@ def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> tuple[G
     hessian:  float32 [columns, columns], or one for each row; only its diagonal is used here, for the scales
     factor:   of `inverse_factor`
     """
-    left = weight.detach().float().clone()
-    rows, columns = left.shape
-    before = torch.empty_like(left)
+    w = weight.detach().float().clone()
+    rows, columns = w.shape
+    compensated = torch.empty_like(w)
     importance = hessian.diagonal(dim1=-2, dim2=-1).clamp_min(0)
     q = torch.empty(rows, columns, dtype=torch.int8)
     scale = torch.empty(rows, columns // GROUP, dtype=torch.float16)
     for start in range(0, columns, GROUP):
         group = slice(start, start + GROUP)
         own = importance[..., group] if bool((importance[..., group].sum(-1) > 0).all()) else None
-        s = quantize(left[:, group], bits, "mse", own).scale
+        s = quantize(w[:, group], bits, "mse", own).scale
         scale[:, start // GROUP] = s.squeeze(1)
         errors = torch.empty(rows, GROUP)
         for k in range(GROUP):
             i = start + k
-            before[:, i] = left[:, i]
-            chosen = round_to(left[:, i : i + 1], s, bits)
-            q[:, i] = chosen.squeeze(1).to(torch.int8)
-            errors[:, k] = (left[:, i] - (chosen * s.float()).squeeze(1)) / factor[..., i, i]
-            left[:, i : group.stop] -= errors[:, k : k + 1] * factor[..., i, i : group.stop]
-        left[:, group.stop :] -= (errors[:, None] @ factor[..., group, group.stop :]).squeeze(1)
-    return GridTensor(q, scale, bits), before
+            compensated[:, i] = w[:, i]
+            integers = round_to(w[:, i : i + 1], s, bits)
+            q[:, i] = integers.squeeze(1).to(torch.int8)
+            errors[:, k] = (w[:, i] - (integers * s.float()).squeeze(1)) / factor[..., i, i]
+            w[:, i : group.stop] -= errors[:, k : k + 1] * factor[..., i, i : group.stop]
+        w[:, group.stop :] -= (errors[:, None] @ factor[..., group, group.stop :]).squeeze(1)
+    return GridTensor(q, scale, bits), compensated
 
 
-@dataclass(frozen=True, slots=True)
-class GptqSettings:
-    """bits: of the grid; damping: of H's factor, a share of its mean diagonal; sweeps: of descent after it, or 0."""
-
-    bits: Bits
-    damping: float = DAMPINGS[0]
-    sweeps: int = 0
-
-
-def rounded(weight: Tensor, hessian: Tensor, how: GptqSettings) -> tuple[GridTensor, Tensor] | None:
+def round_weight(weight: Tensor, hessian: Tensor, settings: GptqSettings) -> tuple[GridTensor, Tensor] | None:
     """`gptq`, then coordinate descent; and what each integer was rounded from. None where H cannot be factored."""
-    factor = inverse_factor(hessian, how.damping)
+    factor = inverse_factor(hessian, settings.damping)
     if factor is None:
         return None
-    found = gptq(weight, hessian, factor, how.bits)
-    if not how.sweeps:
-        return found
-    return descend(weight, found[0], damped(hessian, max(how.damping, _DESCENT)), how.sweeps)
+    grid, compensated = gptq(weight, hessian, factor, settings.bits)
+    if not settings.sweeps:
+        return grid, compensated
+    return descend(weight, grid, damped(hessian, max(settings.damping, _DESCENT)), settings.sweeps)
 
 
 def own_hessian(states: Tensor, p: Tensor, hessian: Tensor) -> Tensor:
@@ -128,117 +125,88 @@ def own_hessian(states: Tensor, p: Tensor, hessian: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class HeadStatistics:
-    """What a head is asked.
+    """A head's inputs, and what it predicts from them.
 
-    states:   float32 [n, columns]
-    norms:    float32 [n], the logarithm of the softmax's denominator
-    hessian:  float32 [columns, columns], of all rows
-    matters:  float32 [vocabulary], sum_t p (1 - p): how much an error of each row matters
+    states:       float32 [n, columns], the inputs
+    norms:        float32 [n], log of the softmax's denominator at each
+    hessian:      of all rows, [columns, columns]
+    sensitivity:  float32 [vocabulary], how much an error of a row matters: sum of p (1 - p)
     """
 
     states: Tensor
     norms: Tensor
     hessian: Tensor
-    matters: Tensor
+    sensitivity: Tensor
 
     @classmethod
     def of(cls, rows: Tensor, states: Tensor) -> HeadStatistics:
-        """rows: float32 [vocabulary, columns]."""
+        """rows: the head's weight, float32 [vocabulary, columns]."""
         norms = torch.cat([(x @ rows.T).logsumexp(1) for x in torch.split(states, 1024)])
-        asked = cls(states, norms, 2 * states.T @ states / max(1, len(states)), torch.empty(0))
-        matters = [p.mul(1 - p).sum(0) for p in map(asked.likelihoods, torch.split(rows, 1024))]
-        return replace(asked, matters=torch.cat(matters))
+        head = cls(states, norms, 2 * states.T @ states / max(1, len(states)), torch.empty(0))
+        sensitivity = [p.mul(1 - p).sum(0) for p in map(head.likelihoods, torch.split(rows, 1024))]
+        return replace(head, sensitivity=torch.cat(sensitivity))
 
     def likelihoods(self, some: Tensor) -> Tensor:
         """Of some rows' tokens, [n, some]."""
         return (self.states @ some.T - self.norms[:, None]).exp()
 
     def scaled(self, c: Tensor) -> HeadStatistics:
-        """The same questions to a head whose columns were multiplied by c."""
+        """Of the head whose columns were multiplied by c, and its inputs divided."""
         return replace(self, states=self.states / c, hessian=self.hessian / c[:, None] / c)
 
 
-def gptq_head(weight: Tensor, asked: HeadStatistics, how: GptqSettings) -> tuple[GridTensor, Tensor] | None:
-    """`rounded` of an output head, the rows said most with an H of their own.
+def round_head(weight: Tensor, head: HeadStatistics, settings: GptqSettings) -> tuple[GridTensor, Tensor] | None:
+    """`round_weight` of an output head, the likeliest rows with an H of their own.
 
     weight:  float [vocabulary, columns]
     """
-    found = rounded(weight, asked.hessian, how)
-    if found is None:
+    result = round_weight(weight, head.hessian, settings)
+    if result is None:
         return None
-    grid, before = found
+    grid, compensated = result
     rows = weight.detach().float()
-    for some in torch.split(asked.matters.topk(min(_OWN_ROWS, len(rows))).indices, _ROWS_AT_ONCE):
-        hessians = torch.stack([own_hessian(asked.states, p, asked.hessian) for p in asked.likelihoods(rows[some]).T])
-        own = rounded(rows[some], hessians, how)
+    for some in torch.split(head.sensitivity.topk(min(_OWN_ROWS, len(rows))).indices, _ROWS_AT_ONCE):
+        hessians = torch.stack([own_hessian(head.states, p, head.hessian) for p in head.likelihoods(rows[some]).T])
+        own = round_weight(rows[some], hessians, settings)
         if own is not None:
-            grid.q[some], grid.scale[some], before[some] = own[0].q, own[0].scale, own[1]
-    return grid, before
-
-
-# --- the layers' inputs --------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Sums:
-    """X^T X of one module's inputs, [columns, columns], over ``tokens`` tokens."""
-
-    total: Tensor
-    tokens: int = 0
-
-    def add(self, inputs: Tensor, counted: Tensor) -> None:
-        """inputs: [rows, length, columns]; counted: bool [rows, length], the tokens that matter."""
-        x = inputs[counted].float()
-        self.total += x.T @ x
-        self.tokens += len(x)
-
-    @property
-    def hessian(self) -> Tensor:
-        """2 X^T X / tokens."""
-        return 2 * self.total / max(1, self.tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """One batch: ids int64 [rows, length]; counted bool [rows, length], the positions that predict a reply's token."""
-
-    ids: Tensor
-    counted: Tensor
+            grid.q[some], grid.scale[some], compensated[some] = own[0].q, own[0].scale, own[1]
+    return grid, compensated
 
 
 class Walk:
-    """Runs a network block by block on a calibration set; a block sees what the blocks before it have made by then.
+    """Runs a network block by block on a calibration set: for each of ``blocks`` `hessians`, then `advance`.
 
-    >>> walk = Walk(network, calibration)                                       # doctest: +SKIP
-    >>> for block in walk.blocks:                                               # doctest: +SKIP
-    ...     sums = walk.sums(block, [block.mlp.down_proj]); ...; walk.advance(block)
+    A block sees what the blocks before it have made by then.
     """
 
-    def __init__(self, network: PreTrainedModel, calibration: Sequence[Calibration]) -> None:
-        self.calibration = calibration
-        self.blocks: list[nn.Module] = list(blocks_of(network))
+    def __init__(self, network: PreTrainedModel, batches: Sequence[Batch]) -> None:
+        self.batches, self._architecture = batches, architecture_of(network)
+        self.blocks: list[nn.Module] = list(self._architecture.blocks(network))
         self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.states: list[Tensor] = []  # [rows, length, width] a batch: what the next block is given
         self._enter(network)
 
     @torch.no_grad()
-    def sums(self, block: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Sums]:
-        """The inputs of some modules of ``block``, summed over the calibration set."""
-        found = {m: Sums(torch.zeros(columns(m), columns(m))) for m in modules}
-        counted = self.calibration[0].counted
+    def hessians(self, block: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
+        """H of some modules of ``block``, [columns, columns]: 2 X^T X / tokens, where a reply's token is predicted."""
+        columns = {module: self._architecture.rows(module).shape[1] for module in modules}
+        sums = {module: torch.zeros(count, count) for module, count in columns.items()}
+        predicting = self.batches[0].predicting
 
-        def hear(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            found[module].add(inputs[0], counted)
+        def add(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            x = inputs[0][predicting].float()
+            sums[module] += x.T @ x
 
-        handles = [m.register_forward_pre_hook(hear) for m in modules]
+        handles = [m.register_forward_pre_hook(add) for m in modules]
         try:
-            for k, batch in enumerate(self.calibration):
-                counted = batch.counted
+            for k, batch in enumerate(self.batches):
+                predicting = batch.predicting
                 self._run(block, k)
         finally:
             for handle in handles:
                 handle.remove()
-        return found
+        tokens = sum(int(batch.predicting.sum()) for batch in self.batches)
+        return {module: 2 * total / max(1, tokens) for module, total in sums.items()}
 
     @torch.no_grad()
     def advance(self, block: nn.Module) -> None:
@@ -247,16 +215,17 @@ class Walk:
 
     @torch.no_grad()
     def final(self, network: PreTrainedModel) -> Tensor:
-        """The inputs of the head that count, [n, width], once all blocks have been passed."""
-        norm = final_norm(network)
-        pairs = zip(self.calibration, self.states, strict=True)
-        return torch.cat([norm(state)[batch.counted].float() for batch, state in pairs])
+        """The inputs of the head that predict a reply's token, [n, width], once all blocks have been passed."""
+        norm = self._architecture.final_norm(network)
+        pairs = zip(self.batches, self.states, strict=True)
+        states = torch.cat([norm(state)[batch.predicting].float() for batch, state in pairs])
+        return self._architecture.head_inputs(network.config, states)
 
     def _run(self, block: nn.Module, k: int) -> Tensor:
         args, options = self._arguments[k]
-        made = block(self.states[k], *args, **options)
-        out: Tensor = made[0] if isinstance(made, tuple) else made
-        return out
+        outputs = block(self.states[k], *args, **options)
+        states: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+        return states
 
     def _enter(self, network: PreTrainedModel) -> None:
         """Catch what the first block is given for each batch: states, and everything beside them."""
@@ -264,16 +233,16 @@ class Walk:
         def catch(_module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
             self.states.append(args[0])
             self._arguments.append((args[1:], options))
-            raise _Caught
+            raise _FirstBlockReached
 
         handle = self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
         try:
-            for batch in self.calibration:
-                with suppress(_Caught), torch.no_grad():
+            for batch in self.batches:
+                with suppress(_FirstBlockReached), torch.no_grad():
                     network.base_model(input_ids=batch.ids, use_cache=False)
         finally:
             handle.remove()
 
 
-class _Caught(Exception):
-    """The first block was reached."""
+class _FirstBlockReached(Exception):
+    """All that `Walk` wants to know is there."""

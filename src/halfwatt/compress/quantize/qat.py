@@ -22,16 +22,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers.pytorch_utils import Conv1D
+from transformers import PreTrainedModel
 
-from halfwatt.compress.base import Stage, StepContext
+from halfwatt.compress.base import Stage, Step, StepContext
 from halfwatt.compress.quantize.quantize import Method, Quantize
 from halfwatt.compress.training import losses
-from halfwatt.compress.training.batches import Batch, Predictor, Watched, rows
-from halfwatt.compress.training.loop import Group, Objective, Settings, train
+from halfwatt.compress.training.batches import Batch, Predictor, StatePredictor, encode_rows
+from halfwatt.compress.training.loop import Group, Objective, TrainingSettings, learn_labels, train
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import GROUP, Bits, GridTensor, limits, round_to
-from halfwatt.models.weights import fill, put
+from halfwatt.models.weights import fill, put, weights
 
 
 class _OnGrid(torch.autograd.Function):
@@ -88,41 +88,37 @@ class FakeGrid(nn.Module):
         return GridTensor(q.reshape(values.shape).to(torch.int8), stored, self.bits)
 
 
-def attach(network: nn.Module, grid: Mapping[str, GridTensor]) -> dict[str, FakeGrid]:
+def attach(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> dict[str, FakeGrid]:
     """Let every weight that ``grid`` names be seen rounded, in place; tied weights share their `FakeGrid`.
 
     Returns weight name -> its `FakeGrid`; `detach` undoes it.
     """
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    made: dict[str, FakeGrid] = {}
+    matrices = {id(weight.parameter): weight for weight in weights(network)}
+    fakes: dict[str, FakeGrid] = {}
     for module in list(network.modules()):
-        if not isinstance(module, nn.Linear | nn.Embedding | Conv1D) or names[id(module.weight)] not in grid:
-            continue
-        name = names[id(module.weight)]
-        if name not in made:
-            made[name] = FakeGrid(grid[name], transposed=isinstance(module, Conv1D))
-        parametrize.register_parametrization(module, "weight", made[name])
-    return made
+        weight = matrices.get(id(getattr(module, "weight", None)))
+        if weight is not None and weight.name in grid:
+            if weight.name not in fakes:
+                fakes[weight.name] = FakeGrid(grid[weight.name], transposed=weight.transposed)
+            parametrize.register_parametrization(module, "weight", fakes[weight.name])
+    return fakes
 
 
-def detach(network: nn.Module, made: Mapping[str, FakeGrid]) -> dict[str, GridTensor]:
+def detach(network: nn.Module, fakes: Mapping[str, FakeGrid]) -> dict[str, GridTensor]:
     """Take the weights off `attach`'s rounding again, in place, and read their integers."""
     for module in list(network.modules()):
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
     parameters = dict(network.named_parameters())
-    return {name: fake.integers(parameters[name]) for name, fake in made.items()}
+    return {name: fake.integers(parameters[name]) for name, fake in fakes.items()}
 
 
 RATE = 2e-5  # the best of three at 16M parameters (docs/log.md); QAD's paper has 3e-5 to 1e-4 up to 0.5B, 1e-5 at 1B
 _FLOOR = 0.01  # the last rate, as a share of the highest: weights near the edge of a step must come to rest
 
 
-# --- the step ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
-class TrainOnGrid:
+class TrainOnGrid(Step):
     """Quantization-aware training, distilling from the model's own unrounded self.
 
     bits, head_bits, embedding_bits:  as in `Quantize`
@@ -150,14 +146,14 @@ class TrainOnGrid:
 
     name: ClassVar[str] = "train on the grid"
     stage: ClassVar[Stage] = Stage.NUMERICS
-    source: ClassVar[str] = "LSQ, arXiv 1902.08153; QAD, arXiv 2601.20088"
+    trains: ClassVar[bool] = True
 
     def problems(self, model: ChatModel) -> list[str]:
         """Those of `Quantize`, and values that cannot train."""
-        found = self._rounding.problems(model)
+        problems = self._rounding.problems(model)
         if self.epochs <= 0 or self.lr <= 0 or self.scale_lr < 0 or self.states < 0:
-            found.append("epochs and lr must be above 0, scale_lr and states not below")
-        return found
+            problems.append("epochs and lr must be above 0, scale_lr and states not below")
+        return problems
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Round, train, read off the integers.
@@ -165,58 +161,48 @@ class TrainOnGrid:
         Raises:
             BadInput: no dialogues to train on. TrainingDiverged: see `train`.
         """
-        start, settled = self._rounding.rounded(model, context)
+        start, results = self._rounding.round_model(model, context)
         network = start.network  # this call's own
-        # how near a weight is to its next integer is known to training
-        put(network, {name: s.before for name, s in settled.items()})
+        # the weights before rounding: training knows how near each is to its next integer
+        put(network, {name: weight.compensated for name, weight in results.items()})
         fakes = attach(network, start.grid)
+        scales = tuple(fake.scale for fake in fakes.values())
+        others = tuple(p for p in network.parameters() if all(p is not scale for scale in scales))
         history = train(
-            Predictor(network) if self.loss == "labels" else Watched(network),
-            self._objective(model, context),
-            rows(context.dialogues, model.tokenizer, min(self.longest, model.context)),
-            self._settings(context),
-            context.bench(self.name, model.tokenizer.pad_id),
-            self._groups(network, fakes),
+            Predictor(network) if self.loss == "labels" else StatePredictor(network),
+            learn_labels if self.loss == "labels" else self._to_itself(model, context.device),
+            encode_rows(context.dialogues, model.tokenizer, min(self.longest, model.context)),
+            TrainingSettings(self.lr, self.epochs, self.batch_tokens, floor=_FLOOR, weight_decay=0.0),
+            context,
+            (Group(others), Group(scales, self.scale_lr)),
         )
         network.to("cpu")  # type: ignore[arg-type]
         grid = detach(network, fakes)
         fill(network, grid)
         network.eval()  # type: ignore[no-untyped-call]
+        line = (
+            f"{self._rounding.summary}; trained on the grid for {history.steps} steps of {self.batch_tokens} tokens, "
+            f"loss: {self.loss}, lr {self.lr:g}"
+        )
         spent = (*model.spent, history.spent)
-        lineage = (*model.lineage, f"{self._rounding.summary}; {self.summary(history.steps)}")
-        return replace(start, network=network, grid=grid, lineage=lineage, spent=spent)
-
-    def _settings(self, context: StepContext) -> Settings:
-        how = {"floor": _FLOOR, "weight_decay": 0.0}
-        return Settings(self.lr, self.epochs, self.batch_tokens, **how, precision=context.precision, seed=context.seed)
-
-    def summary(self, steps: int) -> str:
-        """For the lineage."""
-        return f"trained on the grid for {steps} steps of {self.batch_tokens} tokens, loss: {self.loss}, lr {self.lr:g}"
+        return replace(start, network=network, grid=grid, lineage=(*model.lineage, line), spent=spent)
 
     @property
     def _rounding(self) -> Quantize:
         """No sweeps: few steps leave the minimum that descent ends in (log.md)."""
         return Quantize(self.bits, self.head_bits, self.embedding_bits, method=self.start, sweeps=0)
 
-    def _groups(self, network: nn.Module, fakes: Mapping[str, FakeGrid]) -> tuple[Group, ...]:
-        scales = tuple(fake.scale for fake in fakes.values())
-        own = {id(s) for s in scales}
-        return Group(tuple(p for p in network.parameters() if id(p) not in own)), Group(scales, self.scale_lr)
+    def _to_itself(self, model: ChatModel, device: str) -> Objective:
+        teacher = StatePredictor(copy.deepcopy(model.network)).to(device).eval().requires_grad_(False)
 
-    def _objective(self, model: ChatModel, context: StepContext) -> Objective:
-        if self.loss == "labels":
-            return lambda model, batch: losses.label_nll(model(batch.ids, batch.reply), batch.labels)
-        teacher = Watched(copy.deepcopy(model.network)).to(context.device).eval().requires_grad_(False)
-
-        def to_itself(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        def objective(student: Callable[..., Any], batch: Batch) -> torch.Tensor:
             with torch.no_grad():
-                wanted, outputs = teacher(batch.ids, batch.reply)
+                targets, target_states = teacher(batch.ids, batch.reply)
             with parametrize.cached():
-                said, own = model(batch.ids, batch.reply)
-                nats = losses.forward_kl(wanted, said)
-                for theirs, ours in zip(outputs, own, strict=True):
+                logits, states = student(batch.ids, batch.reply)
+                nats = losses.forward_kl(targets, logits)
+                for theirs, ours in zip(target_states, states, strict=True):
                     nats = nats + self.states * losses.state_error(theirs, ours)
             return nats
 
-        return to_itself
+        return objective

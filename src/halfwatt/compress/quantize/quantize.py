@@ -1,4 +1,4 @@
-"""The int8 and int4 grids: which weights of a network can go there, and the step that puts them there."""
+"""The step that puts a network on the int8 or int4 grid of llama.cpp's Q8_0 and Q4_0, rounded to nearest or by GPTQ."""
 
 from __future__ import annotations
 
@@ -10,56 +10,43 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from halfwatt.compress.base import Stage, StepContext
-from halfwatt.compress.quantize.column_balancing import Handover, handed_over, handovers
-from halfwatt.compress.quantize.gptq import (
-    DAMPINGS,
-    Calibration,
-    GptqSettings,
-    HeadStatistics,
-    Walk,
-    gptq_head,
-    rounded,
-)
+from halfwatt.compress.base import Stage, Step, StepContext
+from halfwatt.compress.quantize.column_balancing import Handover, hand_over, handovers
+from halfwatt.compress.quantize.gptq import DAMPINGS, GptqSettings, HeadStatistics, Walk, round_head, round_weight
 from halfwatt.compress.search_ranges import OneOf
-from halfwatt.compress.training.batches import in_batches
+from halfwatt.compress.training.batches import Batch, calibration
 from halfwatt.core.errors import BadInput, ModelError
-from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.models.architecture import final_norm
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import GROUP, Bits, GridTensor, ScaleSearch, dequantize, quantize
 from halfwatt.models.lineage import KeptLayer
-from halfwatt.models.weights import Weight, _own_head, _unfit, fill, fits, untie, weights
+from halfwatt.models.weights import Weight, fill, fits, head_name, misfit, untie, weights
 
 CALIBRATION = 256  # dialogues, at most
-
 MIN_CALIBRATION = 8  # different ones, at least
-
-_LONGEST = 512
 
 Method = Literal["rtn", "gptq"]
 
 
 @dataclass(frozen=True, slots=True)
 class RoundedWeight:
-    """What became of one weight; all [out, in].
+    """One weight on the grid; all [out, in].
 
-    grid:       its integers
-    before:     what they were rounded from, which gptq moves away from the weight to make up for other errors
-    unrounded:  the weight, its outlier columns handed over
-    note:       for the lineage
+    grid:         its integers
+    compensated:  what they were rounded from, which gptq moves away from the weight to make up for other errors
+    original:     the weight, its outlier columns handed over
+    note:         for the lineage
     """
 
     grid: GridTensor
-    before: torch.Tensor
-    unrounded: torch.Tensor
+    compensated: torch.Tensor
+    original: torch.Tensor
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Quantize:
+class Quantize(Step):
     """Every Linear, the head and the embedding put on an integer grid.
 
     method:          "rtn" = round each weight to the nearest, by itself; "gptq" = each column makes up for the errors
@@ -71,7 +58,8 @@ class Quantize:
                      reading; where it shares the head's weights and their bits differ, each gets its own
     scale_search:    "mse" = the scale with the least squared error per group, "absmax" = the one that clips nothing,
                      "hqq" = the one with the least sum of |error|^0.7; gptq has its own
-    sweeps:          sweeps of coordinate_descent.py over gptq's integers; 0 = none
+    sweeps:          gptq's integers then go downhill one by one, so many times over all (coordinate_descent.py);
+                     0 = not at all
     int8:            names of weights that stay at int8 whatever ``bits`` says
     """
 
@@ -85,24 +73,37 @@ class Quantize:
 
     name: ClassVar[str] = "quantize"
     stage: ClassVar[Stage] = Stage.NUMERICS
-    source: ClassVar[str] = "round to nearest, symmetric, 32 weights a scale: llama.cpp's Q8_0 and Q4_0"
 
     def __str__(self) -> str:
         head = "" if self.head_bits is None else f" + int{self.head_bits} head"
         return f"int{self.bits}{' GPTQ' if self.method == 'gptq' else ''}{head}"
 
+    @property
+    def summary(self) -> str:
+        """For the lineage."""
+        head = "" if self._head_bits == self.bits else f", int{self._head_bits} head"
+        embedding = "" if self.embedding_bits == self._head_bits else f", int{self.embedding_bits} embedding"
+        mixed = f", {len(self.int8)} weights at int8" if self.int8 else ""
+        if self.method == "rtn":
+            method, scales = "round to nearest", f"{self.scale_search} scales"
+        else:
+            descent = f", {self.sweeps} sweeps downhill" if self.sweeps else ""
+            method, scales = "GPTQ", f"columns balanced, scales by diag H{descent}"
+        return f"{method}: int{self.bits}{head}{embedding}{mixed}, groups of {GROUP}, {scales}"
+
     def problems(self, model: ChatModel, /) -> list[str]:
         """Already on a grid, a weight that is not finite or not there (named), or no weight at all that fits."""
-        found = [] if self.sweeps >= 0 else [f"sweeps must be 0 or more, not {self.sweeps}"]
-        found += [] if not model.grid else [f"it is on an integer grid already ({' -> '.join(model.lineage)})"]
+        problems = [] if self.sweeps >= 0 else [f"sweeps must be 0 or more, not {self.sweeps}"]
+        if model.grid:
+            problems.append(f"it is on an integer grid already ({' -> '.join(model.lineage)})")
         every = tuple(weights(model.network))
-        found += [f"{w.name} holds values that are not finite" for w in every if not torch.isfinite(w.parameter).all()]
-        unknown = sorted(set(self.int8) - {w.name for w in every} - {_own_head(model.network)})
+        problems += [f"{w.name} holds values that are not finite" for w in every if not w.parameter.isfinite().all()]
+        unknown = sorted(set(self.int8) - {w.name for w in every} - {head_name(model.network)})
         if unknown:
-            found.append(f"int8 names {unknown[0]}, which is no weight of this model")
+            problems.append(f"int8 names {unknown[0]}, which is no weight of this model")
         if not any(map(fits, every)):
-            found.append(f"no weight has rows that divide into groups of {GROUP}")
-        return found
+            problems.append(f"no weight has rows that divide into groups of {GROUP}")
+        return problems
 
     def apply(self, model: ChatModel, context: StepContext, /) -> ChatModel:
         """A float32 copy of the network whose weights are exactly ``s * q``, with ``grid`` holding the integers.
@@ -114,46 +115,33 @@ class Quantize:
             ModelError: a weight cannot be rounded; names it.
             BadInput: gptq without enough different dialogues.
         """
-        return self.rounded(model, context)[0]
+        return self.round_model(model, context)[0]
 
-    def rounded(self, model: ChatModel, context: StepContext) -> tuple[ChatModel, dict[str, RoundedWeight]]:
-        """`apply`; and by name what became of each weight on the grid."""
-        network = self.unrounded(model)
-        settled = self._compensated(network, model, context) if self.method == "gptq" else {}
-        alone = [w for w in weights(network) if _unfit(w) is None and w.name not in settled]
+    def round_model(self, model: ChatModel, context: StepContext) -> tuple[ChatModel, dict[str, RoundedWeight]]:
+        """`apply`; and each weight on the grid by its name."""
+        network = self.float_copy(model)
+        results = self._by_gptq(network, model, context) if self.method == "gptq" else {}
         own = dict(model.network.named_parameters(remove_duplicate=False))  # an untied head under its own name
-        settled |= {w.name: self._alone(replace(w, parameter=own[w.name])) for w in alone}
-        grid = {name: s.grid for name, s in settled.items()}
+        for weight in weights(network):
+            if fits(weight) and weight.name not in results:
+                results[weight.name] = self._to_nearest(replace(weight, parameter=own[weight.name]))
+        grid = {name: weight.grid for name, weight in results.items()}
         fill(network, grid)
-        kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := _unfit(w))]
+        kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := misfit(w))]
         kept += [
             KeptLayer(w.name, f"int{self.embedding_bits}", "one row a token is looked up: fewer bits save no reading")
             for w in weights(network)
             if w.role == "embedding" and w.name in grid and self.embedding_bits > self._head_bits
         ]
-        lineage = (*model.lineage, self.summary, *(s.note for s in settled.values() if s.note))
-        return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept)), settled
+        lineage = (*model.lineage, self.summary, *(weight.note for weight in results.values() if weight.note))
+        return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept)), results
 
-    def unrounded(self, model: ChatModel) -> PreTrainedModel:
+    def float_copy(self, model: ChatModel) -> PreTrainedModel:
         """A float32 copy of the network with the matrices that will be rounded: untied where its two uses differ."""
         network: PreTrainedModel = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
-        if self.embedding_bits != self._head_bits and all(
-            _unfit(w) is None for w in weights(network) if w.role == "head"
-        ):
+        if self.embedding_bits != self._head_bits and all(fits(w) for w in weights(network) if w.role == "head"):
             untie(network)
         return network
-
-    @property
-    def summary(self) -> str:
-        head = "" if self._head_bits == self.bits else f", int{self._head_bits} head"
-        embedding = "" if self.embedding_bits == self._head_bits else f", int{self.embedding_bits} embedding"
-        how = "round to nearest" if self.method == "rtn" else "GPTQ"
-        descent = f", {self.sweeps} sweeps downhill" if self.sweeps else ""
-        scales = (
-            f"{self.scale_search} scales" if self.method == "rtn" else f"columns balanced, scales by diag H{descent}"
-        )
-        mixed = f", {len(self.int8)} weights at int8" if self.int8 else ""
-        return f"{how}: int{self.bits}{head}{embedding}{mixed}, groups of {GROUP}, {scales}"
 
     @property
     def _head_bits(self) -> Bits:
@@ -164,88 +152,74 @@ class Quantize:
             return 8
         return {"head": self._head_bits, "embedding": self.embedding_bits}.get(weight.role, self.bits)
 
-    def _compensated(
-        self, network: PreTrainedModel, model: ChatModel, context: StepContext
-    ) -> dict[str, RoundedWeight]:
-        """GPTQ on every matrix of the blocks, and on a head with weights of its own."""
-        if len({d.messages for d in context.dialogues}) < MIN_CALIBRATION:
-            raise BadInput(
-                f"gptq needs {MIN_CALIBRATION} or more different dialogues to calibrate on",
-                got=str(len({d.messages for d in context.dialogues})),
-                hint="pass --dialogues FILE, or use --method rtn",
-            )
-        targets = {id(w.parameter): w for w in weights(network) if _unfit(w) is None and w.role in ("body", "head")}
-        embedding = network.get_input_embeddings().weight
-        targets.pop(id(embedding), None)  # a tied head: its error would be the embedding's too
-        batches = calibration(model, context.some(CALIBRATION))
-        return compensate(
-            network, targets, lambda weight: GptqSettings(self._bits(weight), sweeps=self.sweeps), batches
-        )
-
-    def _alone(self, weight: Weight) -> RoundedWeight:
+    def _to_nearest(self, weight: Weight) -> RoundedWeight:
         rows = weight.rows()
         try:
             return RoundedWeight(quantize(rows, self._bits(weight), self.scale_search), rows, rows)
         except ModelError as fault:
             raise ModelError(f"{weight.name}: {fault.what}", got=fault.got, hint=fault.hint) from fault
 
+    def _by_gptq(self, network: PreTrainedModel, model: ChatModel, context: StepContext) -> dict[str, RoundedWeight]:
+        """GPTQ on every matrix of the blocks, and on a head with weights of its own."""
+        purpose = f"gptq needs {MIN_CALIBRATION} or more different dialogues to calibrate on"
+        different = len({d.messages for d in context.dialogues})
+        if different < MIN_CALIBRATION:
+            raise BadInput(purpose, got=str(different), hint="pass --dialogues FILE, or use --method rtn")
+        targets = {id(w.parameter): w for w in weights(network) if fits(w) and w.role in ("body", "head")}
+        targets.pop(id(network.get_input_embeddings().weight), None)  # a tied head: its error would be the embedding's
+        batches = calibration(model, context, purpose, CALIBRATION)
+        return gptq_network(network, targets, lambda w: GptqSettings(self._bits(w), sweeps=self.sweeps), batches)
 
-def calibration(model: ChatModel, dialogues: Sequence[Dialogue]) -> list[Calibration]:
-    """The dialogues as batches; what counts are the positions from which a reply's tokens are predicted."""
-    found = []
-    for batch in in_batches(dialogues, model.tokenizer, min(_LONGEST, model.context)):
-        counted = torch.zeros_like(batch.reply)
-        counted[:, :-1] = batch.reply[:, 1:]
-        found.append(Calibration(batch.ids, counted))
-    return found
 
-
-def compensate(
+def gptq_network(
     network: PreTrainedModel,
     targets: Mapping[int, Weight],
-    how: Callable[[Weight], GptqSettings],
-    batches: Sequence[Calibration],
+    settings: Callable[[Weight], GptqSettings],
+    batches: Sequence[Batch],
 ) -> dict[str, RoundedWeight]:
     """Round the blocks one after the other, in place, then the head; each sees what the rounded ones before it make.
 
     targets: id of the parameter -> the weight, for all that are to be rounded
-    Returns, by name, what became of each; with a note where it had to be rounded to nearest after all.
+    Returns each by name; with a note where it had to be rounded to nearest after all.
     """
     walk = Walk(network, batches)
-    settled: dict[str, RoundedWeight] = {}
+    results: dict[str, RoundedWeight] = {}
 
-    def settle(module: nn.Module, hessian: torch.Tensor, asked: HeadStatistics | None = None) -> None:
+    def put(module: nn.Module, hessian: torch.Tensor, head: HeadStatistics | None = None) -> None:
         weight = targets[id(module.weight)]
-        settled[weight.name] = _one(weight, hessian, how(weight), asked)
-        weight.put(dequantize(settled[weight.name].grid))
+        results[weight.name] = _by_least_damping(weight, hessian, settings(weight), head)
+        weight.put(dequantize(results[weight.name].grid))
 
     for block in walk.blocks:
-        inner = [m for m in block.modules() if isinstance(m, nn.Linear | Conv1D) and id(m.weight) in targets]
-        hessians = {module: sums.hessian for module, sums in walk.sums(block, inner).items()}
+        layers = [m for m in block.modules() if id(getattr(m, "weight", None)) in targets]
+        hessians = walk.hessians(block, layers)
         for handover in handovers(network, block):
-            if (found := hessians.get(handover.readers[0])) is not None:
-                c = handed_over(handover, found)
-                hessians |= {r: found / c[:, None] / c for r in handover.readers if r in hessians}
-        for module, hessian in hessians.items():
-            settle(module, hessian)
+            hessian = hessians.get(handover.readers[0])
+            if hessian is not None:
+                c = hand_over(handover, hessian)
+                hessians |= {r: hessian / c[:, None] / c for r in handover.readers if r in hessians}
+        for layer, hessian in hessians.items():
+            put(layer, hessian)
         walk.advance(block)
-    head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if id(head.weight) in targets:
-        asked = HeadStatistics.of(targets[id(head.weight)].rows().float(), walk.final(network))
-        handover = Handover(final_norm(network), (head,))
-        asked = asked.scaled(handed_over(handover, asked.hessian, asked.matters))
-        settle(head, asked.hessian, asked)
-    return settled
+    output: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if id(output.weight) in targets:
+        head = HeadStatistics.of(targets[id(output.weight)].rows().float(), walk.final(network))
+        handover = Handover(architecture_of(network).final_norm(network), (output,))
+        head = head.scaled(hand_over(handover, head.hessian, head.sensitivity))
+        put(output, head.hessian, head)
+    return results
 
 
-def _one(weight: Weight, hessian: torch.Tensor, how: GptqSettings, asked: HeadStatistics | None) -> RoundedWeight:
-    """GPTQ with as much damping as it takes; to nearest, said aloud, where none is enough. asked: for the head."""
+def _by_least_damping(
+    weight: Weight, hessian: torch.Tensor, settings: GptqSettings, head: HeadStatistics | None
+) -> RoundedWeight:
+    """GPTQ with as much damping as it takes; to nearest, with a note, where none is enough. head: where it is one."""
     rows = weight.rows().float().clone()
     for damping in DAMPINGS:
-        tried = replace(how, damping=damping)
-        found = gptq_head(rows, asked, tried) if asked else rounded(rows, hessian, tried)
-        if found is not None:
+        attempt = replace(settings, damping=damping)
+        result = round_head(rows, head, attempt) if head else round_weight(rows, hessian, attempt)
+        if result is not None:
             note = "" if damping == DAMPINGS[0] else f"{weight.name}: damping {damping:g} was needed"
-            return RoundedWeight(*found, rows, note)
+            return RoundedWeight(*result, rows, note)
     note = f"{weight.name}: rounded to nearest, its activations span too little"
-    return RoundedWeight(quantize(rows, how.bits, "mse"), rows, rows, note)
+    return RoundedWeight(quantize(rows, settings.bits, "mse"), rows, rows, note)

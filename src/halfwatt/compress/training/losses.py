@@ -1,13 +1,13 @@
 """What a student is trained to lower. Pure functions of logits, float32 inside, one number a position.
 
-    p = softmax(teacher),  q = softmax(student),  both over the vocabulary; [positions, vocabulary] -> [positions], nats
+    p = softmax(teacher),  q = softmax(student),  both over the vocabulary; [n, vocabulary] of n positions -> [n], nats
 
 | function                | formula                                      | source                                              |
 |-------------------------|----------------------------------------------|-----------------------------------------------------|
 | `label_nll`             | -log q[label]                                | cross-entropy                                       |
 | `forward_kl`            | T^2 KL(p_T || q_T), p_T = softmax(z / T)     | Hinton et al. 2015; T^2 keeps the gradient's size   |
 | `reverse_kl`            | T^2 KL(q_T || p_T)                           | MiniLLM, arXiv 2306.08543                           |
-| `skewed_kl`             | KL(p || a p + (1 - a) q)                     | DistiLLM, arXiv 2402.03898                          |
+| `skewed_kl`             | KL(p || a p + (1 - a) q), a = skew           | DistiLLM, arXiv 2402.03898                          |
 | `skewed_reverse_kl`     | KL(q || (1 - a) p + a q)                     | DistiLLM                                            |
 | `jsd`                   | b KL(p || m) + (1 - b) KL(q || m), m = b p + (1 - b) q; b = 0: KL(p || q), b = 1: KL(q || p) | GKD, arXiv 2306.13649, eq. 1 |
 | `state_error`           | |g - h|^2 / mean |h|^2, h = teacher's states, g = student's | TinyBERT, arXiv 1909.10351, eq. 8, as a share |
@@ -30,45 +30,39 @@ Tensor = torch.Tensor
 
 
 def label_nll(student: Tensor, labels: Tensor) -> Tensor:
-    """-log q of the label. student: [n, vocabulary]; labels: int64 [n]; -> [n]."""
+    """labels: int64 [n]."""
     return -_log(student).gather(1, labels[:, None]).squeeze(1)
 
 
 def forward_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(p_T || q_T). Both [n, vocabulary]; -> [n]."""
     return temperature**2 * _kl(_log(teacher / temperature), _log(student / temperature))
 
 
 def reverse_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(q_T || p_T). Both [n, vocabulary]; -> [n]."""
-    return temperature**2 * _kl(_log(student / temperature), _log(teacher / temperature))
+    return forward_kl(student, teacher, temperature)
 
 
 def skewed_kl(teacher: Tensor, student: Tensor, skew: float = 0.1) -> Tensor:
-    """KL(p || a p + (1 - a) q), a = ``skew``; never above -log a. Both [n, vocabulary]; -> [n]."""
+    """Never above -log ``skew``."""
     p, q = _log(teacher), _log(student)
     return _kl(p, _mix(p, q, skew))
 
 
 def skewed_reverse_kl(teacher: Tensor, student: Tensor, skew: float = 0.1) -> Tensor:
-    """KL(q || (1 - a) p + a q), a = ``skew``. Both [n, vocabulary]; -> [n]."""
-    p, q = _log(teacher), _log(student)
-    return _kl(q, _mix(q, p, skew))
+    return skewed_kl(student, teacher, skew)
 
 
 def jsd(teacher: Tensor, student: Tensor, beta: float = 0.5) -> Tensor:
-    """The generalised Jensen-Shannon divergence; beta 0 and 1 are the two KLs. Both [n, vocabulary]; -> [n]."""
+    """The generalised Jensen-Shannon divergence."""
     p, q = _log(teacher), _log(student)
-    if beta == 0:
-        return _kl(p, q)
-    if beta == 1:
-        return _kl(q, p)
+    if beta in (0, 1):
+        return _kl(q, p) if beta else _kl(p, q)
     m = _mix(p, q, beta)
     return beta * _kl(p, m) + (1 - beta) * _kl(q, m)
 
 
 def state_error(teacher: Tensor, student: Tensor) -> Tensor:
-    """|g - h|^2 over the mean of |h|^2. Both [n, width]; -> [n]."""
+    """Both [n, width]; -> [n]."""
     h, g = teacher.float(), student.float()
     return (g - h).square().sum(-1) / h.square().sum(-1).mean()
 
@@ -97,14 +91,14 @@ class TopK:
 
 
 def top_k(teacher: Tensor, k: int) -> TopK:
-    """The k best tokens of each position and the mass of the rest. teacher: [n, vocabulary], k below the vocabulary."""
+    """teacher: [n, vocabulary], k below the vocabulary."""
     every = _log(teacher)
     log_p, index = every.topk(k, dim=1)
     return TopK(log_p, index, _log_rest(every, index))
 
 
 def tail_kl(teacher: TopK, student: Tensor) -> Tensor:
-    """KL of the k + 1 probabilities (the k tokens, and all others as one). student: [n, vocabulary]; -> [n]."""
+    """student: [n, vocabulary]; -> [n]."""
     every, index = _log(student), teacher.index.long()
     p, q = teacher.log_p.float(), every.gather(1, index)
     within = (p.exp() * (p - q)).sum(1)

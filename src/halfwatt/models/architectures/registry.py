@@ -1,0 +1,54 @@
+"""The architectures that there are: one a module of this package, which is all that a new one needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from halfwatt.core.errors import ModelError
+from halfwatt.models.architectures.base import Architecture
+
+
+@cache
+def architectures() -> dict[str, Architecture]:
+    """Class name -> architecture."""
+    modules = [import_module(f"{__package__}.{m.name}") for m in iter_modules([str(Path(__file__).parent)])]
+    return {m.ARCHITECTURE.class_name: m.ARCHITECTURE for m in modules if hasattr(m, "ARCHITECTURE")}
+
+
+def by_class_name(class_name: str, of: str = "this network") -> Architecture:
+    """The architecture of a transformers class; ``of`` names the model in the error.
+
+    Raises:
+        ModelError: it is not supported; names those that are.
+    """
+    known = architectures()
+    if class_name not in known:
+        hint = "supported are " + ", ".join(known)
+        raise ModelError(f"the architecture of {of} is not supported", got=class_name, hint=hint)
+    return known[class_name]
+
+
+def architecture_of(network: PreTrainedModel) -> Architecture:
+    """The architecture of a network, or `by_class_name`'s error."""
+    return by_class_name(type(network).__name__)
+
+
+def named_in(config: Mapping[str, Any], of: str) -> Architecture:
+    """The architecture that a model's config.json names.
+
+    Raises:
+        ModelError: it is not supported, or the file contradicts itself.
+    """
+    names, kind = config.get("architectures"), config.get("model_type")
+    class_name = names[0] if isinstance(names, list) and names else None
+    own = by_class_name(str(class_name or kind or "none named"), of)
+    if kind != own.model_type:
+        raise ModelError(f"config.json of {of} contradicts itself", got=f"{class_name} with model_type {kind!r}")
+    return own
