@@ -11,11 +11,18 @@ import pytest
 import torch
 
 from halfwatt.compress.base import StepContext
-from halfwatt.compress.prune import Prune, Sparsify, importances, kept, left_out, multiple_of_64, wanda
+from halfwatt.compress.prune import (
+    Prune,
+    Sparsify,
+    divergences_without,
+    importances,
+    most_important,
+    multiple_of_64,
+    wanda,
+)
 from halfwatt.compress.training.batches import collate, rows
 from halfwatt.core.errors import BadInput
 from halfwatt.evaluate import parity
-from halfwatt.models.architecture import blocks_of, parts_of, set_blocks
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
@@ -37,20 +44,20 @@ def logits(found: ChatModel) -> torch.Tensor:
 
 def test_widths_are_multiples_of_64() -> None:
     assert [multiple_of_64(1024, s) for s in (1.0, 0.7, 0.5, 0.01)] == [1024, 704, 512, 64]
-    assert kept(torch.tensor([0.1, 3.0, 2.0, 0.5]), 2).tolist() == [1, 2]
+    assert most_important(torch.tensor([0.1, 3.0, 2.0, 0.5]), 2).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_neurons_that_do_nothing_go_first_and_are_not_missed(arch: tiny.Arch, tmp_path: Path) -> None:
     base = model(tmp_path, arch, width=128)
-    parts = parts_of(base.network)
+    own = base.architecture
     network: Any = copy.deepcopy(base.network)
     idle = torch.arange(0, 128, 2)  # 64 of the neurons never say anything
     with torch.no_grad():
-        for block in blocks_of(network):
-            for name in parts.ffn_in:
+        for block in base.architecture.blocks(network):
+            for name in own.ffn_in:
                 inner: Any = block.get_submodule(name)
-                weight = inner.weight.T if parts.transposed else inner.weight
+                weight = inner.weight.T if own.transposed else inner.weight
                 weight[idle] = 0
                 if inner.bias is not None:
                     inner.bias[idle] = 0
@@ -95,7 +102,7 @@ def test_heads_that_say_nothing_go_first_and_are_not_missed(arch: tiny.Arch, tmp
     base = model(tmp_path, arch)
     network: Any = copy.deepcopy(base.network)
     with torch.no_grad():
-        for block in blocks_of(network):
+        for block in base.architecture.blocks(network):
             value: Any = block.get_submodule("self_attn.v_proj")
             value.weight[: len(value.weight) // 2] = 0  # the first KV head of two
             if value.bias is not None:
@@ -109,18 +116,18 @@ def test_heads_that_say_nothing_go_first_and_are_not_missed(arch: tiny.Arch, tmp
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_block_that_adds_nothing_goes_first_and_is_not_missed(arch: tiny.Arch, tmp_path: Path) -> None:
     base = model(tmp_path, arch, layers=4)
-    parts = parts_of(base.network)
+    own = base.architecture
     network: Any = copy.deepcopy(base.network)
     with torch.no_grad():
-        for name in (parts.attention_out, parts.ffn_out):
-            inner: Any = blocks_of(network)[1].get_submodule(name)
+        for name in (own.attention_out, own.ffn_out):
+            inner: Any = base.architecture.blocks(network)[1].get_submodule(name)
             inner.weight.zero_()
             if inner.bias is not None:
                 inner.bias.zero_()
     planted = replace(base, network=network)
     made = Prune(drop=1).apply(planted, CONTEXT)
     assert made.lineage[-1] == "pruned: blocks 1 dropped"
-    assert len(blocks_of(made.network)) == made.network.config.num_hidden_layers == 3
+    assert len(made.architecture.blocks(made.network)) == made.network.config.num_hidden_layers == 3
     assert torch.allclose(logits(made), logits(planted), atol=1e-4)
     ids = torch.arange(4, 20)[None]
     cached = made.network.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=None)  # type: ignore[operator]
@@ -143,19 +150,20 @@ def test_the_pruned_network_is_saved_loaded_and_exported_as_a_plain_one(arch: ti
 
 def test_importance_reads_the_assistants_tokens_only(tmp_path: Path) -> None:
     base = model(tmp_path, "llama")
-    modules = [b.get_submodule("mlp.down_proj") for b in blocks_of(base.network)]
+    modules = [b.get_submodule("mlp.down_proj") for b in base.architecture.blocks(base.network)]
     batch = collate(rows(tiny.dialogues(), base.tokenizer, 512), base.tokenizer.pad_id)
     padded = collate(rows(tiny.dialogues(), base.tokenizer, 512), base.tokenizer.encode("x")[0])
     first, second = importances(base.network, [batch], modules), importances(base.network, [padded], modules)
     assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(first, second, strict=True))
 
 
-def test_left_out_is_the_divergence_without_the_block(tmp_path: Path) -> None:
+def test_a_divergence_without_a_block_is_the_divergence_without_the_block(tmp_path: Path) -> None:
     base = model(tmp_path, "llama", layers=3)
     batch = collate(rows(tiny.dialogues(), base.tokenizer, 512), base.tokenizer.pad_id)
-    found = left_out(base, [batch], [0, 1, 2])
+    found = divergences_without(base, [batch], [0, 1, 2])
     short: Any = copy.deepcopy(base.network)
-    set_blocks(short, [blocks_of(short)[0], blocks_of(short)[2]])
+    blocks = base.architecture.blocks(short)
+    base.architecture.set_blocks(short, [blocks[0], blocks[2]])
     with torch.no_grad():
         p, q = (
             n(input_ids=batch.ids, use_cache=False).logits[:, :-1][batch.reply[:, 1:]].log_softmax(-1)
@@ -185,8 +193,10 @@ def test_wandas_masks() -> None:
 def test_masks_set_weights_to_zero_and_save_nothing(arch: tiny.Arch, tmp_path: Path) -> None:
     base = model(tmp_path, arch)
     made = Sparsify("2:4").apply(base, CONTEXT)
-    for before, after in zip(blocks_of(base.network), blocks_of(made.network), strict=True):
-        weight: Any = after.get_submodule(parts_of(base.network).ffn_out).weight
+    for before, after in zip(
+        base.architecture.blocks(base.network), base.architecture.blocks(made.network), strict=True
+    ):
+        weight: Any = after.get_submodule(base.architecture.ffn_out).weight
         groups = (weight.T if arch == "gpt2" else weight).reshape(-1, 4)
         assert ((groups != 0).sum(1) == 2).all()
         assert sum(p.numel() for p in before.parameters()) == sum(p.numel() for p in after.parameters())

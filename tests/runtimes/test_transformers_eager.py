@@ -17,14 +17,14 @@ from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.core.json_records import from_json
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models import chat_model
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.sampling import Sampling
+from halfwatt.models.weights import weights_read
 from halfwatt.runtimes.base import OperatingPoint, Reply
 from halfwatt.runtimes.transformers_eager import (
     TransformersEager,
     TransformersSession,
     bytes_read,
-    kv_numbers,
-    weights_read,
 )
 from tests.support import tiny_models as tiny
 
@@ -198,7 +198,7 @@ def test_weights_read_are_those_that_a_step_multiplies_by(arch: tiny.Arch, tied:
     assert weights_read(network) == everything - tables + (384 * 64 if tied else 0)
     cache = network(torch.tensor([[1, 2, 3]]), use_cache=True).past_key_values
     held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
-    assert kv_numbers(network) * 3 == held
+    assert architecture_of(network).kv_numbers(network.config) * 3 == held
 
 
 def test_bytes_moved_add_up(folder: Path) -> None:
@@ -207,7 +207,8 @@ def test_bytes_moved_add_up(folder: Path) -> None:
         replies = opened.reply(prompts(), GREEDY)
         opened.logits(tiny.dialogues()[0])  # not a reply
         length, steps = max(r.tokens_in for r in replies), max(len(r.token_ids) for r in replies)
-        weights, kv = 4 * weights_read(opened.network), 4 * kv_numbers(opened.network)
+        weights = 4 * weights_read(opened.network)
+        kv = 4 * architecture_of(opened.network).kv_numbers(opened.network.config)
         assert opened.bytes_moved() == bytes_read(weights, kv, len(replies), length, steps)
         once = opened.bytes_moved()
         opened.reply(prompts(), GREEDY)

@@ -15,8 +15,8 @@ import torch
 from halfwatt.compress.base import Stage, StepContext
 from halfwatt.compress.prune import WIDTH
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.models.architecture import head_size, parts_of, resized
 from halfwatt.models.chat_model import ChatModel
+from halfwatt.models.surgery import resized, resized_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,38 +41,40 @@ class Student:
     source: ClassVar[str] = "Hinton et al. 2015: a student of any shape"
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Sizes that cannot be."""
+        """Sizes that cannot be, here or in llama.cpp."""
         given: dict[str, int] = {n: size for n in self.__slots__ if (size := getattr(self, n)) is not None}
-        found = [f"{name} must be above 0, not {size}" for name, size in given.items() if size <= 0]
-        if found:
-            return found
-        found += [
+        problems = [f"{name} must be above 0, not {size}" for name, size in given.items() if size <= 0]
+        if problems:
+            return problems
+        problems += [
             f"{name} must be a multiple of {WIDTH}, not {given[name]}"
             for name in ("width", "ffn")
             if name in given and given[name] % WIDTH
         ]
-        config: Any = model.network.config
-        one_matrix = parts_of(model.network).queries is None
+        config, own = model.network.config, model.architecture
+        one_matrix = own.queries is None  # as many KV heads as query heads, their size from the width
         heads = given.get("heads", config.num_attention_heads)
-        groups = given.get("kv_heads", getattr(config, "num_key_value_heads", heads))
+        width, groups = given.get("width", config.hidden_size), given.get("kv_heads", own.kv_heads(config))
         if one_matrix and self.kv_heads is not None:
-            found.append("GPT-2 has as many KV heads as query heads")
+            problems.append(own.unprunable["kv_heads"])
         elif not one_matrix and heads % groups:
-            found.append(f"{heads} query heads cannot share {groups} KV heads")
-        if one_matrix and (self.width or config.hidden_size) % heads:
-            found.append(f"{heads} heads cannot share a width of {self.width or config.hidden_size}")
-        return [*found, "the model is on the integer grid already"] if model.grid else found
+            problems.append(f"{heads} query heads cannot share {groups} KV heads")
+        if one_matrix and width % heads:
+            problems.append(f"{heads} heads cannot share a width of {width}")
+        if model.grid:
+            problems.append("the model is on the integer grid already")
+        return problems or own.problems(resized_config(config, self.sizes(model)))
 
     def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
         """Entries of the config as they will be."""
-        parts = parts_of(model.network)
+        own = model.architecture
         changes: dict[str, Any] = {
             "num_hidden_layers": self.layers,
             "hidden_size": self.width,
-            parts.ffn_size: self.ffn,
+            own.ffn_size: self.ffn,
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
-            "head_dim": None if parts.queries is None else head_size(model.network.config),
+            "head_dim": None if own.queries is None else own.head_size(model.network.config),
         }
         return {name: value for name, value in changes.items() if value is not None}
 
@@ -80,7 +82,7 @@ class Student:
         """Draw the weights, by the context's seed, as transformers draws them."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
-            made = resized(model.network, self.sizes(model))
-        count = sum(p.numel() for p in made.parameters())
-        said = f"a new student of {count / 1e6:.2f}M parameters"
-        return replace(model, network=made, lineage=(*model.lineage, said))
+            network = resized(model.network, self.sizes(model))
+        count = sum(p.numel() for p in network.parameters())
+        summary = f"a new student of {count / 1e6:.2f}M parameters"
+        return replace(model, network=network, lineage=(*model.lineage, summary))

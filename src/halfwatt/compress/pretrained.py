@@ -13,7 +13,6 @@ from halfwatt.compress.base import Stage, StepContext
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models import model_folder
-from halfwatt.models.architecture import parts_of
 from halfwatt.models.chat_model import ChatModel, load, outline
 
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
@@ -56,7 +55,7 @@ class Adopt:
     def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
         """Entries of the config as they will be."""
         config = outline(self.folder).network.config
-        names = (*_SIZES, parts_of(model.network).ffn_size)
+        names = (*_SIZES, model.architecture.ffn_size)
         return {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}
 
     def apply(self, model: ChatModel, _context: StepContext) -> ChatModel:

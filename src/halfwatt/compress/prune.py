@@ -18,13 +18,14 @@ every shape, every stored byte and every multiplication where it was. It exists 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from halfwatt.compress.base import Stage, StepContext
 from halfwatt.compress.search_ranges import OneOf
@@ -32,17 +33,10 @@ from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Batch, Predictor, in_batches
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.models.architecture import (
-    blocks_of,
-    columns,
-    head_size,
-    parts_of,
-    rebuilt,
-    set_blocks,
-    sliced,
-    without_blocks,
-)
+from halfwatt.models.architectures.base import Architecture
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel
+from halfwatt.models.surgery import rebuilt, resized_config, sliced, without_blocks
 
 Tensor = torch.Tensor
 WIDTH = 64  # FFN widths are multiples of it
@@ -53,8 +47,8 @@ _LONGEST = 512
 # --- pure ----------------------------------------------------------------------------------------------------------
 
 
-def kept(importance: Tensor, count: int) -> Tensor:
-    """int64 [count]: the most important entries, in their old order."""
+def most_important(importance: Tensor, count: int) -> Tensor:
+    """int64 [count]: the numbers of the most important entries, rising."""
     return importance.topk(count).indices.sort().values
 
 
@@ -63,17 +57,18 @@ def multiple_of_64(width: int, share: float) -> int:
     return max(WIDTH, round(width * share / WIDTH) * WIDTH)
 
 
-def narrowed(name: str, value: Tensor, keep: Tensor, writers: Sequence[str]) -> Tensor:
+def narrow(name: str, value: Tensor, keep: Tensor, own: Architecture) -> Tensor:
     """A tensor of the state dict with some channels of the residual stream kept.
 
-    Rows of the matrices that write into the stream (``writers``, biases too), columns of all others, and the norms of
-    the stream. Biases of readers and norms of single heads stay.
+    Rows of the matrices that write into the stream (biases too), columns of all others, and the norms of the stream.
+    Biases of readers and norms of single heads stay.
     """
-    if any(part in name for part in writers):
+    if any(f".{writer}." in name for writer in (own.attention_out, own.ffn_out)):
         return value.index_select(0, keep)
     if value.ndim == 2:
         return value.index_select(1, keep)
-    return value[keep] if name.endswith("norm.weight") and "attn" not in name else value
+    norms = (own.final_norm_name, *(norm for norm, _ in own.norms))
+    return value[keep] if any(f".{norm}." in name for norm in norms) else value
 
 
 def wanda(weight: Tensor, norms: Tensor, pattern: Literal["unstructured", "2:4"], share: float = 0.5) -> Tensor:
@@ -95,10 +90,11 @@ def wanda(weight: Tensor, norms: Tensor, pattern: Literal["unstructured", "2:4"]
 
 
 @torch.no_grad()
-def importances(network: nn.Module, batches: Sequence[Batch], modules: Sequence[nn.Module]) -> list[Tensor]:
+def importances(network: PreTrainedModel, batches: Sequence[Batch], modules: Sequence[nn.Module]) -> list[Tensor]:
     """[inputs] of each module: the L2 norm over dialogues of the mean |input| on a dialogue's learned tokens."""
-    squares = [torch.zeros(columns(m)) for m in modules]
-    with _where(network, batches):
+    own = architecture_of(network)
+    squares = [torch.zeros(own.rows(m).shape[1]) for m in modules]
+    with _on_their_device(network, batches):
         for batch in batches:
             for total, inputs in zip(squares, _inputs(network, batch, modules), strict=True):
                 weight = batch.reply.float()[..., None]  # [rows, length, 1]
@@ -108,9 +104,9 @@ def importances(network: nn.Module, batches: Sequence[Batch], modules: Sequence[
 
 
 @contextmanager
-def _where(network: nn.Module, batches: Sequence[Batch]) -> Iterator[None]:
+def _on_their_device(network: Any, batches: Sequence[Batch]) -> Iterator[None]:
     """The network on the device of the batches, and back again."""
-    home = next(network.parameters()).device
+    home = network.device
     network.to(batches[0].ids.device)
     try:
         yield
@@ -120,41 +116,34 @@ def _where(network: nn.Module, batches: Sequence[Batch]) -> Iterator[None]:
 
 def _inputs(network: Any, batch: Batch, modules: Sequence[nn.Module]) -> list[Tensor]:
     """[rows, length, inputs] of each module for one batch."""
-    found: dict[int, Tensor] = {}
-    with hearing(modules, lambda k, x: found.__setitem__(k, x)):
-        network.base_model(input_ids=batch.ids, use_cache=False)
-    return [found[k] for k in range(len(modules))]
+    inputs: dict[nn.Module, Tensor] = {}
 
+    def hear(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        inputs[module] = given[0].detach()
 
-@contextmanager
-def hearing(modules: Sequence[nn.Module], hear: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """Call ``hear(k, inputs)`` whenever the k-th module runs."""
-
-    def hook(k: int) -> Callable[..., None]:
-        return lambda _module, inputs: hear(k, inputs[0].detach())
-
-    handles = [m.register_forward_pre_hook(hook(k)) for k, m in enumerate(modules)]
+    handles = [m.register_forward_pre_hook(hear) for m in modules]
     try:
-        yield
+        network.base_model(input_ids=batch.ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
+    return [inputs[m] for m in modules]
 
 
 @torch.no_grad()
-def left_out(model: ChatModel, batches: Sequence[Batch], live: Sequence[int]) -> list[float]:
-    """KL divergence in nats a token from the whole network to it without each of the ``live`` blocks, in turn."""
+def divergences_without(model: ChatModel, batches: Sequence[Batch], live: Sequence[int]) -> list[float]:
+    """KL divergence in nats a token from the network of the ``live`` blocks to it without each of them, in turn."""
     network: Any = copy.deepcopy(model.network).to(batches[0].ids.device)  # type: ignore[arg-type]
-    whole = list(blocks_of(network))
+    blocks, set_blocks = list(model.architecture.blocks(network)), model.architecture.set_blocks
     predictor = Predictor(network).eval()
-    set_blocks(network, [whole[i] for i in live])
-    wanted = [predictor(b.ids, b.reply) for b in batches]
-    found = []
+    set_blocks(network, [blocks[i] for i in live])
+    whole = [predictor(b.ids, b.reply) for b in batches]
+    divergences = []
     for gone in live:
-        set_blocks(network, [whole[i] for i in live if i != gone])
-        apart = [losses.forward_kl(w, predictor(b.ids, b.reply)) for w, b in zip(wanted, batches, strict=True)]
-        found.append(float(torch.cat(apart).mean()))
-    return found
+        set_blocks(network, [blocks[i] for i in live if i != gone])
+        apart = [losses.forward_kl(w, predictor(b.ids, b.reply)) for w, b in zip(whole, batches, strict=True)]
+        divergences.append(float(torch.cat(apart).mean()))
+    return divergences
 
 
 # --- the step ------------------------------------------------------------------------------------------------------
@@ -162,12 +151,11 @@ def left_out(model: ChatModel, batches: Sequence[Batch], live: Sequence[int]) ->
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """Make a network of the same kind with fewer neurons, heads or blocks.
+    """Make a network of the same kind with fewer neurons, heads or blocks. Not all can be cut in every architecture.
 
-    width:     share of the residual channels (hidden size) that stays, rounded to multiples of 64. Not for GPT-2, whose
-               head size hangs on width
+    width:     share of the residual channels (hidden size) that stays, rounded to multiples of 64
     ffn:       share of the FFN neurons that stays, rounded to multiples of 64
-    kv_heads:  KV heads that stay, each with its query heads; None = all. Not for GPT-2 either
+    kv_heads:  KV heads that stay, each with its query heads; None = all
     drop:      blocks that go
     """
 
@@ -184,40 +172,41 @@ class Prune:
         return f"width {self.width:g}, FFN {self.ffn:g}"
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Sizes that cannot be."""
-        config, found = model.network.config, []
-        heads = getattr(config, "num_key_value_heads", None)
-        for name, share in (("width", self.width), ("ffn", self.ffn)):
-            if not 0 < share <= 1:
-                found.append(f"{name} is a share above 0 and at most 1, not {share:g}")
-        if self.width != 1 and parts_of(model.network).queries is None:
-            found.append("GPT-2's width cannot be pruned: every loader takes the size of its heads from it")
+        """Sizes that cannot be, here or in llama.cpp."""
+        config, own = model.network.config, model.architecture
+        problems = [
+            f"{name} is a share above 0 and at most 1, not {share:g}"
+            for name, share in (("width", self.width), ("ffn", self.ffn))
+            if not 0 < share <= 1
+        ]
+        cuts = {"width": self.width != 1, "ffn": self.ffn != 1, "kv_heads": self.kv_heads is not None}
+        cuts["blocks"] = self.drop != 0
+        problems += [reason for dimension, reason in own.unprunable.items() if cuts[dimension]]
         if not 0 <= self.drop < config.num_hidden_layers:
-            found.append(f"{self.drop} of {config.num_hidden_layers} blocks cannot be dropped")
-        if self.kv_heads is not None and parts_of(model.network).queries is None:
-            found.append("GPT-2's heads cannot be pruned: every loader takes their size from the width")
-        elif self.kv_heads is not None and not 1 <= self.kv_heads <= int(heads or 0):
-            found.append(f"{self.kv_heads} of {heads} KV heads cannot stay")
+            problems.append(f"{self.drop} of {config.num_hidden_layers} blocks cannot be dropped")
+        groups = own.kv_heads(config)
+        if self.kv_heads is not None and "kv_heads" not in own.unprunable and not 1 <= self.kv_heads <= groups:
+            problems.append(f"{self.kv_heads} of {groups} KV heads cannot stay")
         if model.grid:
-            found.append("the model is on the integer grid already: prune first, then quantize")
-        return found
+            problems.append("the model is on the integer grid already: prune first, then quantize")
+        return problems or own.problems(resized_config(config, self.sizes(model)))
 
     def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
         """Entries of the config as they will be."""
-        config, parts = model.network.config, parts_of(model.network)
-        size, made = head_size(config), dict[str, Any]()
+        config, own = model.network.config, model.architecture
+        size, changes = own.head_size(config), dict[str, Any]()
         if self.drop:
-            made["num_hidden_layers"] = config.num_hidden_layers - self.drop
+            changes["num_hidden_layers"] = config.num_hidden_layers - self.drop
         if self.kv_heads is not None:
-            heads = config.num_attention_heads * self.kv_heads // config.num_key_value_heads
-            made |= {"num_key_value_heads": self.kv_heads, "num_attention_heads": heads, "head_dim": size}
+            heads = config.num_attention_heads * self.kv_heads // own.kv_heads(config)
+            changes |= {"num_key_value_heads": self.kv_heads, "num_attention_heads": heads, "head_dim": size}
         if self.ffn < 1:
-            width = columns(blocks_of(model.network)[0].get_submodule(parts.ffn_out))
-            made[parts.ffn_size] = min(width, multiple_of_64(width, self.ffn))
+            width = own.ffn_width(model.network)
+            changes[own.ffn_size] = min(width, multiple_of_64(width, self.ffn))
         if self.width < 1:
             width = config.hidden_size
-            made |= {"hidden_size": min(width, multiple_of_64(width, self.width)), "head_dim": size}
-        return made
+            changes |= {"hidden_size": min(width, multiple_of_64(width, self.width)), "head_dim": size}
+        return changes
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Read the activations of the calibration dialogues, then cut.
@@ -241,67 +230,55 @@ class Prune:
 
     def _without_blocks(self, model: ChatModel, batches: Sequence[Batch], context: StepContext) -> ChatModel:
         """Drop one block after the other, each time the one that is missed least."""
-        live = list(range(model.network.config.num_hidden_layers))
+        config = model.network.config
+        live = list(range(config.num_hidden_layers))
         few = batches[:: max(1, len(batches) // 8)]
         for k in range(self.drop):
-            missed = left_out(model, few, live)
-            gone = live.pop(min(range(len(live)), key=missed.__getitem__))
-            context.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {min(missed):.3f} nats")
-        dropped = set(range(model.network.config.num_hidden_layers)) - set(live)
+            divergences = divergences_without(model, few, live)
+            gone = live.pop(min(range(len(live)), key=divergences.__getitem__))
+            context.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {min(divergences):.3f} nats")
+        dropped = sorted(set(range(config.num_hidden_layers)) - set(live))
         changes: dict[str, Any] = {"num_hidden_layers": len(live)}
-        kinds = getattr(model.network.config, "layer_types", None)
-        if kinds is not None:
-            changes["layer_types"] = [kinds[i] for i in live]
-        network = rebuilt(model.network, changes, without_blocks(_state(model.network), dropped))
-        said = f"pruned: blocks {', '.join(map(str, sorted(dropped)))} dropped"
-        return replace(model, network=network, lineage=(*model.lineage, said))
+        if getattr(config, "layer_types", None) is not None:
+            changes["layer_types"] = [config.layer_types[i] for i in live]
+        state = without_blocks(_state(model), model.architecture.blocks_prefix(model.network), set(dropped))
+        return _cut(model, changes, state, f"blocks {', '.join(map(str, dropped))} dropped")
 
     def _with_heads(self, model: ChatModel, batches: Sequence[Batch], count: int) -> ChatModel:
-        network, parts = model.network, parts_of(model.network)
-        assert parts.queries is not None, "GPT-2 is refused in problems()"
-        config = network.config
-        groups, size = config.num_key_value_heads, head_size(config)
-        per_group = config.num_attention_heads // groups * size  # values of all query heads of a KV head
-        outs = [b.get_submodule(parts.attention_out) for b in blocks_of(network)]
-        state = _state(network)
-        for block, importance in enumerate(importances(network, batches, outs)):
-            keep = kept(importance.square().reshape(groups, per_group).sum(1), count)
+        network, own = model.network, model.architecture
+        assert own.queries is not None, "such an architecture says so in `unprunable`"
+        groups, size = own.kv_heads(network.config), own.head_size(network.config)
+        per_group = network.config.num_attention_heads // groups * size  # values of all query heads of a KV head
+        state = _state(model)
+        for block, importance in _per_block(model, own.attention_out, batches):
+            keep = most_important(importance.square().reshape(groups, per_group).sum(1), count)
             queries, keys = _spans(keep, per_group), _spans(keep, size)
-            state |= sliced(state, block, parts.queries, queries, rows=True, transposed=False)
-            for name in parts.keys_values:
-                state |= sliced(state, block, name, keys, rows=True, transposed=False)
-            state |= sliced(state, block, parts.attention_out, queries, rows=False, transposed=False)
-        said = f"pruned: {count} of {groups} KV heads kept"
-        changes = Prune(kv_heads=count).sizes(model)
-        return replace(model, network=rebuilt(network, changes, state), lineage=(*model.lineage, said))
+            state |= sliced(state, block + own.queries, queries, rows=True, transposed=own.transposed)
+            for name in own.keys_values:
+                state |= sliced(state, block + name, keys, rows=True, transposed=own.transposed)
+            state |= sliced(state, block + own.attention_out, queries, rows=False, transposed=own.transposed)
+        return _cut(model, Prune(kv_heads=count).sizes(model), state, f"{count} of {groups} KV heads kept")
 
     def _with_ffn(self, model: ChatModel, batches: Sequence[Batch]) -> ChatModel:
-        network, parts = model.network, parts_of(model.network)
-        outs = [b.get_submodule(parts.ffn_out) for b in blocks_of(network)]
+        own, state = model.architecture, _state(model)
         changes = Prune(ffn=self.ffn).sizes(model)
-        width, count = columns(outs[0]), changes[parts.ffn_size]
-        state = _state(network)
-        for block, importance in enumerate(importances(network, batches, outs)):
-            keep = kept(importance, count)
-            for name in parts.ffn_in:
-                state |= sliced(state, block, name, keep, rows=True, transposed=parts.transposed)
-            state |= sliced(state, block, parts.ffn_out, keep, rows=False, transposed=parts.transposed)
-        said = f"pruned: {count} of {width} FFN neurons kept"
-        return replace(model, network=rebuilt(network, changes, state), lineage=(*model.lineage, said))
+        width, count = own.ffn_width(model.network), changes[own.ffn_size]
+        for block, importance in _per_block(model, own.ffn_out, batches):
+            keep = most_important(importance, count)
+            for name in own.ffn_in:
+                state |= sliced(state, block + name, keep, rows=True, transposed=own.transposed)
+            state |= sliced(state, block + own.ffn_out, keep, rows=False, transposed=own.transposed)
+        return _cut(model, changes, state, f"{count} of {width} FFN neurons kept")
 
     def _with_width(self, model: ChatModel, batches: Sequence[Batch]) -> ChatModel:
         """Channels are the same everywhere: every matrix that reads or writes the residual stream loses the rest."""
-        network, parts = model.network, parts_of(model.network)
+        network, own = model.network, model.architecture
         changes = Prune(width=self.width).sizes(model)
         width, count = network.config.hidden_size, changes["hidden_size"]
-        names = (parts.keys_values[0], parts.ffn_in[0])
-        readers = [b.get_submodule(name) for b in blocks_of(network) for name in names]
-        keep = kept(torch.stack(importances(network, batches, readers)).square().sum(0), count)
-        state = _state(network)
-        writers = (f"{parts.attention_out}.", f"{parts.ffn_out}.")
-        cut = {name: narrowed(name, value, keep, writers) for name, value in state.items()}
-        said = f"pruned: {count} of {width} channels kept"
-        return replace(model, network=rebuilt(network, changes, cut), lineage=(*model.lineage, said))
+        readers = [b.get_submodule(readers[0]) for b in own.blocks(network) for _, readers in own.norms]
+        keep = most_important(torch.stack(importances(network, batches, readers)).square().sum(0), count)
+        state = {name: narrow(name, value, keep, own) for name, value in _state(model).items()}
+        return _cut(model, changes, state, f"{count} of {width} channels kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,8 +297,8 @@ class Sparsify:
 
     def problems(self, model: ChatModel) -> list[str]:
         """A share that cannot be, or a model on the grid."""
-        found = [] if 0 < self.share < 1 else [f"share lies between 0 and 1, not {self.share:g}"]
-        return [*found, "the model is on the integer grid already"] if model.grid else found
+        problems = [] if 0 < self.share < 1 else [f"share lies between 0 and 1, not {self.share:g}"]
+        return [*problems, "the model is on the integer grid already"] if model.grid else problems
 
     def sizes(self, _model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
         """None changes: that is what there is to be measured."""
@@ -337,25 +314,34 @@ class Sparsify:
             raise BadInput("masks need dialogues to see what is used", hint="pass --dialogues FILE")
         batches = in_batches(context.some(128), model.tokenizer, min(_LONGEST, model.context))
         network: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
-        parts = parts_of(network)
-        names = (*parts.ffn_in, parts.ffn_out, *filter(None, [parts.queries]), *parts.keys_values, parts.attention_out)
-        modules = [b.get_submodule(name) for b in blocks_of(network) for name in names]
-        squares = [torch.zeros(columns(m)) for m in modules]
+        own = model.architecture
+        names = (*own.ffn_in, own.ffn_out, *filter(None, [own.queries]), *own.keys_values, own.attention_out)
+        modules = [b.get_submodule(name) for b in own.blocks(network) for name in names]
+        squares = [torch.zeros(own.rows(m).shape[1]) for m in modules]
         with torch.no_grad():
             for batch in batches:
                 for total, x in zip(squares, _inputs(network, batch, modules), strict=True):
                     total += x[batch.reply].float().square().sum(0)
             for module, total in zip(modules, squares, strict=True):
-                weight: Any = module.weight
-                matrix = weight.T if parts.transposed else weight
-                mask = wanda(matrix, total.sqrt(), self.pattern, self.share)
-                weight.mul_(mask.T if parts.transposed else mask)
-        said = f"masked: {self.pattern}, {self.share:.0%} of the blocks' weights are zero and stored all the same"
-        return replace(model, network=network, lineage=(*model.lineage, said))
+                own.rows(module).mul_(wanda(own.rows(module), total.sqrt(), self.pattern, self.share))
+        summary = f"masked: {self.pattern}, {self.share:.0%} of the blocks' weights are zero and stored all the same"
+        return replace(model, network=network, lineage=(*model.lineage, summary))
 
 
-def _state(network: Any) -> dict[str, Tensor]:
-    return {k: v.detach() for k, v in network.state_dict().items()}
+def _state(model: ChatModel) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in model.network.state_dict().items()}
+
+
+def _per_block(model: ChatModel, module: str, batches: Sequence[Batch]) -> Iterator[tuple[str, Tensor]]:
+    """What a block's names begin with, and the importance of the inputs of its ``module``, block by block."""
+    blocks, prefix = model.architecture.blocks(model.network), model.architecture.blocks_prefix(model.network)
+    per_block = importances(model.network, batches, [block.get_submodule(module) for block in blocks])
+    return ((f"{prefix}{number}.", importance) for number, importance in enumerate(per_block))
+
+
+def _cut(model: ChatModel, changes: dict[str, Any], state: dict[str, Tensor], summary: str) -> ChatModel:
+    network = rebuilt(model.network, changes, state)
+    return replace(model, network=network, lineage=(*model.lineage, f"pruned: {summary}"))
 
 
 def _spans(groups: Tensor, size: int) -> Tensor:

@@ -25,8 +25,8 @@ from halfwatt.compress.base import Stage, StepContext
 from halfwatt.compress.search_ranges import OneOf
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.models.architecture import rebuilt
 from halfwatt.models.chat_model import ChatModel
+from halfwatt.models.surgery import rebuilt
 from halfwatt.models.tokenizer import ChatTokenizer
 
 MULTIPLE = 64  # rows of the head: what kernels like

@@ -21,7 +21,6 @@ from halfwatt.core.statistics import Floats
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate.likelihood import kl_rows
 from halfwatt.formats.artifact import Artifact, Parity
-from halfwatt.formats.gguf import context_length
 from halfwatt.formats.gguf_tokenizer import EOS_KEY
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.tokenizer import ChatTokenizer
@@ -52,7 +51,7 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
     Raises:
         BadInput: no dialogue, or none with a reply.
     """
-    longest = context_length(model.network.config)
+    longest = model.architecture.context_length(model.network.config)
     fitting = [cut for d in dialogues if (cut := _cut(d, model.tokenizer, longest)) is not None]
     if not fitting:
         raise BadInput("parity needs dialogues with a reply that fits the context", got=f"{len(dialogues)} dialogues")

@@ -18,12 +18,14 @@ from halfwatt.core.files import new_folder, require_space
 from halfwatt.core.json_records import to_json
 from halfwatt.meters.cost import Cost
 from halfwatt.models import model_folder
+from halfwatt.models.architectures.base import Architecture
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GridTensor
 from halfwatt.models.lineage import ORIGIN, KeptLayer, Origin, read_origin
 from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling, read_sampling
 from halfwatt.models.template_sandbox import probe
-from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained, read_json
+from halfwatt.models.tokenizer import ChatTokenizer, first_line, from_pretrained, read_json
 
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
 
@@ -57,6 +59,11 @@ class ChatModel:
     draft: NgramTable | None = None
 
     @property
+    def architecture(self) -> Architecture:
+        """What its family is like."""
+        return architecture_of(self.network)
+
+    @property
     def context(self) -> int:
         """Tokens of prompt and reply together that the network was made for."""
         return int(self.network.config.max_position_embeddings)
@@ -73,7 +80,6 @@ def load(
     device: str = "cpu",
     dtype: str = "auto",
     offline: bool = False,
-    revision: str | None = None,
 ) -> ChatModel:
     """Load a Hugging Face folder or hub id. Everything is checked before the network is built.
 
@@ -86,48 +92,46 @@ def load(
         EnvironmentFault: no such device here, or the hub cannot be reached.
     """
     want, where = torch_dtype(dtype), torch_device(device)
-    folder = model_folder.find(path_or_id, offline=offline, revision=revision)
+    folder = model_folder.find(path_or_id, offline=offline)
     model_folder.read_config(folder)
     files = model_folder.weight_files(folder)
 
-    def network() -> PreTrainedModel:
+    def build() -> PreTrainedModel:
         numbers = model_folder.check_tensors(files)
-        made: PreTrainedModel = _network(folder, want, numbers).to(where)  # type: ignore[arg-type]
-        return made
+        network: PreTrainedModel = _network(folder, want, numbers).to(where)  # type: ignore[arg-type]
+        return network
 
-    return _opened(folder, files, chat_template, path_or_id, network)
+    return _assemble(folder, files, chat_template, path_or_id, build)
 
 
-def outline(
-    path_or_id: str | Path, *, chat_template: Path | None = None, offline: bool = False, revision: str | None = None
-) -> ChatModel:
+def outline(path_or_id: str | Path, *, chat_template: Path | None = None, offline: bool = False) -> ChatModel:
     """A model's sizes, tokenizer and settings without its weights, which need not be there: tensors on torch's "meta".
 
     Raises:
         ModelError: unsupported or incomplete; names what is. EnvironmentFault: the hub cannot be reached.
     """
-    folder = model_folder.find(path_or_id, offline=offline, revision=revision)
+    folder = model_folder.find(path_or_id, offline=offline)
     model_folder.read_config(folder)
-    return _opened(folder, (), chat_template, path_or_id, lambda: _empty(folder))
+    return _assemble(folder, (), chat_template, path_or_id, lambda: _empty(folder))
 
 
-def _opened(
+def _assemble(
     folder: Path,
     files: tuple[Path, ...],
     chat_template: Path | None,
     name: str | Path,
-    network: Callable[[], PreTrainedModel],
+    build: Callable[[], PreTrainedModel],
 ) -> ChatModel:
-    """Everything but the network is read and checked before ``network`` builds it."""
+    """Everything but the network is read and checked before ``build`` makes it."""
     text = None if chat_template is None else read_template(chat_template)
     tokenizer = ChatTokenizer.load(folder, text)
     probe(tokenizer.template, tokenizer.hf.special_tokens_map)
     generation = read_sampling(folder)
     origin = read_origin(folder) or Origin((f"loaded from {name if isinstance(name, str) else folder.name}",))
-    built = network()
-    _check_vocabulary(built, tokenizer)
+    network = build()
+    _check_vocabulary(network, tokenizer)
     return ChatModel(
-        network=built,
+        network=network,
         tokenizer=tokenizer,
         generation=generation,
         lineage=origin.lineage,
@@ -235,8 +239,7 @@ def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTraine
     except ModelError:
         raise
     except Exception as error:  # a stranger's config can trip transformers anywhere
-        found = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ModelError(f"transformers cannot load {folder}", got=found) from error
+        raise ModelError(f"transformers cannot load {folder}", got=first_line(error)) from error
     _check_complete(folder, info)
     loaded: PreTrainedModel = network.eval()
     return loaded
@@ -244,11 +247,11 @@ def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTraine
 
 def _check_size(folder: Path, numbers: int) -> None:
     """A config that asks for far more than the files hold would fill the memory with random weights."""
-    wanted = sum(p.numel() for p in _empty(folder).parameters())
-    if wanted > 2 * numbers:
+    asked_for = sum(p.numel() for p in _empty(folder).parameters())
+    if asked_for > 2 * numbers:
         raise ModelError(
             f"config.json and the weights of {folder} do not fit together",
-            got=f"{wanted:,} numbers asked for, {numbers:,} stored",
+            got=f"{asked_for:,} numbers asked for, {numbers:,} stored",
         )
 
 
@@ -256,8 +259,8 @@ def _empty(folder: Path) -> PreTrainedModel:
     """The network that config.json asks for, without memory for its weights."""
     config = from_pretrained(AutoConfig, folder)
     with torch.device("meta"):
-        made: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    return made
+        network: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return network
 
 
 def _check_complete(folder: Path, info: dict[str, Any]) -> None:

@@ -18,16 +18,8 @@ from safetensors import SafetensorError, safe_open
 
 from halfwatt.core.errors import EnvironmentFault, ModelError
 from halfwatt.core.files import sha256_files
+from halfwatt.models.architectures.registry import by_class_name
 from halfwatt.models.tokenizer import TEMPLATE_FILE, read_json
-
-ARCHITECTURES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "GPT2LMHeadModel": "gpt2",
-}
-"""Supported architecture -> its ``model_type``."""
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
@@ -40,7 +32,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-def find(path_or_id: str | Path, *, offline: bool = False, revision: str | None = None) -> Path:
+def find(path_or_id: str | Path, *, offline: bool = False) -> Path:
     """The folder itself, or the hub's snapshot of it (safetensors, JSON, templates and vocabularies only).
 
     Raises:
@@ -54,10 +46,10 @@ def find(path_or_id: str | Path, *, offline: bool = False, revision: str | None 
         raise ModelError(f"{path} is a file", hint="give the Hugging Face folder that holds config.json")
     if isinstance(path_or_id, Path) or not _HUB_ID.fullmatch(path_or_id):
         raise ModelError(f"there is no folder {path}", hint="give a model folder, or a hub id such as org/name")
-    return _snapshot(path_or_id, offline, revision)
+    return _snapshot(path_or_id, offline)
 
 
-def _snapshot(hub_id: str, offline: bool, revision: str | None) -> Path:
+def _snapshot(hub_id: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -65,13 +57,11 @@ def _snapshot(hub_id: str, offline: bool, revision: str | None) -> Path:
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
-        RevisionNotFoundError,
     )
 
     try:
-        found = snapshot_download(
+        snapshot = snapshot_download(
             hub_id,
-            revision=revision,
             local_files_only=offline,
             allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"],
             ignore_patterns=["*/*"],
@@ -80,9 +70,9 @@ def _snapshot(hub_id: str, offline: bool, revision: str | None) -> Path:
         raise ModelError(
             f"{hub_id} needs its licence accepted", hint="accept it on the hub, then set HF_TOKEN"
         ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except RepositoryNotFoundError as error:
         raise ModelError(
-            f"there is neither a folder nor a hub model {hub_id}" + (f" at revision {revision}" if revision else ""),
+            f"there is neither a folder nor a hub model {hub_id}",
             hint="give a model folder, or a hub id such as org/name",
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
@@ -94,7 +84,7 @@ def _snapshot(hub_id: str, offline: bool, revision: str | None) -> Path:
         raise EnvironmentFault(
             f"{hub_id} cannot be fetched", got=type(error).__name__, hint="check the network, or give a model folder"
         ) from error
-    return Path(found)
+    return Path(snapshot)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -121,13 +111,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    if name not in ARCHITECTURES:
-        raise ModelError(
-            f"the architecture of {folder} is not supported",
-            got=str(name or config.get("model_type") or "none named"),
-            hint="supported are " + ", ".join(ARCHITECTURES),
-        )
-    if config.get("model_type") != ARCHITECTURES[name]:
+    architecture = by_class_name(str(name or config.get("model_type") or "none named"), str(folder))
+    if config.get("model_type") != architecture.model_type:
         raise ModelError(
             f"config.json of {folder} contradicts itself", got=f"{name} with model_type {config.get('model_type')!r}"
         )

@@ -32,9 +32,9 @@ class NgramTable:
     def after(self, context: Sequence[int]) -> Guess | None:
         """The guess after these tokens."""
         for n in range(self.order, 0, -1):
-            found = self.follows.get(tuple(context[-n:]))
-            if found is not None:
-                return found
+            following = self.follows.get(tuple(context[-n:]))
+            if following is not None:
+                return following
         return None
 
     def arrays(self) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:

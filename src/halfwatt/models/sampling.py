@@ -32,20 +32,20 @@ def read_sampling(folder: Path) -> Sampling:
         ModelError: a value that cannot be.
     """
     path = folder / "generation_config.json"
-    found = {k: v for k, v in (read_json(path) if path.exists() else {}).items() if v is not None}
-    sampled = found.get("do_sample", False)
+    entries = {k: v for k, v in (read_json(path) if path.exists() else {}).items() if v is not None}
+    sampled = entries.get("do_sample", False)
     try:
-        made = Sampling(
-            temperature=float(found.get("temperature", 1.0)) if sampled else 0.0,
-            top_k=int(found.get("top_k", 50)) if sampled else 0,
-            top_p=float(found.get("top_p", 1.0)) if sampled else 1.0,
-            min_p=float(found.get("min_p", 0.0)) if sampled else 0.0,
-            repetition_penalty=float(found.get("repetition_penalty", 1.0)),
-            max_new_tokens=int(found.get("max_new_tokens", 256)),
+        sampling = Sampling(
+            temperature=float(entries.get("temperature", 1.0)) if sampled else 0.0,
+            top_k=int(entries.get("top_k", 50)) if sampled else 0,
+            top_p=float(entries.get("top_p", 1.0)) if sampled else 1.0,
+            min_p=float(entries.get("min_p", 0.0)) if sampled else 0.0,
+            repetition_penalty=float(entries.get("repetition_penalty", 1.0)),
+            max_new_tokens=int(entries.get("max_new_tokens", 256)),
         )
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path} holds a value that is not a number", got=str(error)) from error
-    sound = made.temperature >= 0 and made.top_k >= 0 and 0 < made.top_p <= 1 and 0 <= made.min_p <= 1
-    if not (sound and made.repetition_penalty > 0 and made.max_new_tokens > 0):
-        raise ModelError(f"{path} asks for sampling that cannot be", got=str(made))
-    return made
+    sound = sampling.temperature >= 0 and sampling.top_k >= 0 and 0 < sampling.top_p <= 1 and 0 <= sampling.min_p <= 1
+    if not (sound and sampling.repetition_penalty > 0 and sampling.max_new_tokens > 0):
+        raise ModelError(f"{path} asks for sampling that cannot be", got=str(sampling))
+    return sampling

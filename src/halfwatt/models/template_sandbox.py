@@ -14,15 +14,10 @@ from halfwatt.core.errors import ModelError
 from halfwatt.dialogues.dialogue import Dialogue, Message
 
 MAX_TEMPLATE = 256 * 1024  # characters of a template
-
 MAX_OVERHEAD = 256 * 1024  # characters that rendering may add to the messages
-
 PROBE_S = 5  # CPU seconds that the probe of a template may take
-
 PROBE_B = 1 << 30  # bytes of memory, likewise
-
 _REFUSED = 9  # exit code of the probe's process
-
 _INTERNALS = re.compile(r"__[a-z]+__")
 
 
@@ -110,7 +105,12 @@ def _probe_child() -> None:
             sys.exit(_REFUSED)
 
 
-def _check_template(template: str) -> None:
+def check_template(template: str) -> None:
+    """See that it is of a usual length and names nothing of Python's own.
+
+    Raises:
+        ModelError: it is not.
+    """
     if len(template) > MAX_TEMPLATE:
         raise ModelError("the chat template is too long", got=f"{len(template)}, at most {MAX_TEMPLATE} characters")
     if inner := _INTERNALS.search(template):  # the sandbox would block it; a template that tries is not to be trusted

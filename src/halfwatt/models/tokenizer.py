@@ -18,7 +18,7 @@ from typing import Any
 
 from halfwatt.core.errors import ModelError
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.models.template_sandbox import _check_template, render
+from halfwatt.models.template_sandbox import check_template, render
 
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -76,7 +76,7 @@ class ChatTokenizer:
                 f"{folder} has no chat template, so its prompts cannot be built",
                 hint="pass --chat-template FILE with the Jinja template that it was trained with",
             )
-        _check_template(template)
+        check_template(template)
         return cls(hf, template, _eos_ids(folder, hf))
 
     def render(self, dialogue: Dialogue, *, prompt: bool) -> str:
@@ -154,8 +154,8 @@ class ChatTokenizer:
 
     def _stop_after(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]], first: int, at: int) -> int | None:
         """Index of the first stop token from token ``first`` on that begins at or after character ``at``."""
-        found = (i for i in range(first, len(ids)) if ids[i] in self.eos_ids and offsets[i][0] >= at)
-        return next(found, None)
+        stops = (i for i in range(first, len(ids)) if ids[i] in self.eos_ids and offsets[i][0] >= at)
+        return next(stops, None)
 
 
 def from_pretrained(factory: Any, folder: Path, **options: Any) -> Any:
@@ -178,7 +178,7 @@ def _hf_tokenizer(folder: Path) -> Any:
     try:
         hf = from_pretrained(factory, folder)
     except Exception as error:  # the tokenizers library raises bare Exception for a faulty file
-        raise ModelError(f"the tokenizer of {folder} cannot be read", got=_first_line(error)) from error
+        raise ModelError(f"the tokenizer of {folder} cannot be read", got=first_line(error)) from error
     if not getattr(hf, "is_fast", False):
         raise ModelError(
             f"the tokenizer of {folder} has no fast form", got=type(hf).__name__, hint="add its tokenizer.json"
@@ -206,11 +206,11 @@ def stored_template(folder: Path, hf: Any) -> str | None:
 def _eos_ids(folder: Path, hf: Any) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         path = folder / name
-        found = read_json(path).get("eos_token_id") if path.exists() else None
-        if found is not None:
-            ids = found if isinstance(found, list) else [found]
+        stops = read_json(path).get("eos_token_id") if path.exists() else None
+        if stops is not None:
+            ids = stops if isinstance(stops, list) else [stops]
             if not ids or not all(type(i) is int and i >= 0 for i in ids):
-                raise ModelError(f"eos_token_id of {path} is not a token id or a list of them", got=repr(found))
+                raise ModelError(f"eos_token_id of {path} is not a token id or a list of them", got=repr(stops))
             return tuple(dict.fromkeys(ids))
     if hf.eos_token_id is None:
         raise ModelError(f"{folder} names no stop token", hint="set eos_token_id in its generation_config.json")
@@ -224,15 +224,15 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: missing, not JSON, or not an object.
     """
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{path} is missing") from None
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON", got=_first_line(error)) from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} does not hold a JSON object", got=type(found).__name__)
-    return found
+        raise ModelError(f"{path} is not JSON", got=first_line(error)) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} does not hold a JSON object", got=type(content).__name__)
+    return content
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GROUP, GridTensor, dequantize
 
 Role = Literal["body", "head", "embedding", "positions"]
@@ -18,7 +18,7 @@ Role = Literal["body", "head", "embedding", "positions"]
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A matrix of the network: every Linear (GPT-2's Conv1D is one, stored the other way round) and every embedding.
+    """A matrix of the network: what its modules multiply by or look rows up in.
 
     name:        the parameter's name in the network; tied weights appear once, under the first name
     role:        "head" = output head, tied to the input embedding or not; "embedding" = an input embedding of its own;
@@ -30,6 +30,11 @@ class Weight:
     parameter: torch.Tensor
     role: Role
     transposed: bool
+
+    @property
+    def looked_up(self) -> bool:
+        """A decode step reads one row of it, where all others are read whole."""
+        return self.role in ("embedding", "positions")
 
     def rows(self) -> torch.Tensor:
         """The weight as [out, in]; a view."""
@@ -48,16 +53,23 @@ def weights(network: PreTrainedModel) -> Iterator[Weight]:
     embedding = network.get_input_embeddings()
     tied = embedding.weight is head.weight
     roles: dict[int, Role] = {id(embedding): "head" if tied else "embedding", id(head): "head"}
-    seen: set[str] = set()
+    transposed = architecture_of(network).transposed
+    module: Any
     for module in network.modules():
-        if not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
+        name = names.pop(id(getattr(module, "weight", None)), None)  # each once
+        if name is None or module.weight.ndim != 2:
             continue
-        name = names[id(module.weight)]
-        if name in seen:
-            continue
-        seen.add(name)
         role = roles.get(id(module), "positions" if isinstance(module, nn.Embedding) else "body")
-        yield Weight(name, module.weight, role, isinstance(module, Conv1D))
+        yield Weight(name, module.weight, role, transposed and role == "body")
+
+
+def weights_read(network: PreTrainedModel) -> int:
+    """Numbers of the weights that one decode step reads: all but the tables of which it looks up a row.
+
+    A tied embedding is read whole, as the head.
+    """
+    looked_up = sum(w.parameter.numel() for w in weights(network) if w.looked_up)
+    return sum(p.numel() for p in network.parameters()) - looked_up
 
 
 def untie(network: PreTrainedModel) -> None:

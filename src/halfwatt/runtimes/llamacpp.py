@@ -46,7 +46,7 @@ class LlamaCpp:
             BadInput: the folder ``to`` exists already.
             ModelError: llama.cpp would compute this model differently; says what.
         """
-        from halfwatt.formats.gguf import context_length, kv_b_per_token, precision, write_gguf
+        from halfwatt.formats.gguf import precision, write_gguf
 
         with new_folder(to) as part:
             written = write_gguf(model, part / GGUF)
@@ -59,11 +59,11 @@ class LlamaCpp:
                 precision=precision(model),
                 size_b=written.size_b,
                 weights_read_b=written.weights_read_b,
-                kv_b_per_token=kv_b_per_token(model.network.config),
+                kv_b_per_token=2 * model.architecture.kv_numbers(model.network.config),
                 sha256=sha256_file(part / GGUF),
                 lineage=model.lineage,
                 kept=written.kept,
-                context=context_length(model.network.config),
+                context=model.architecture.context_length(model.network.config),
                 spent=model.spent,
                 draft=None if model.draft is None else sha256_file(part / DRAFT),
                 parts=written.parts,

@@ -29,9 +29,11 @@ from halfwatt.core.json_records import to_json
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models import model_folder
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel, quiet, torch_device, torch_dtype, write
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained, read_json, stored_template
+from halfwatt.models.weights import weights_read
 from halfwatt.runtimes.base import OperatingPoint, Reply
 
 _PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64"}
@@ -66,7 +68,7 @@ class TransformersEager:
                 precision=_PRECISIONS[served],
                 size_b=sum(f.stat().st_size for f in files),
                 weights_read_b=weights_read(model.network) * served.itemsize,
-                kv_b_per_token=kv_numbers(model.network) * 2,
+                kv_b_per_token=model.architecture.kv_numbers(model.network.config) * 2,
                 sha256=model_folder.fingerprint(stored, files, None),
                 lineage=model.lineage,
                 kept=model.kept,
@@ -119,7 +121,7 @@ class TransformersSession:
         )
         self._longest = int(self.network.config.max_position_embeddings)
         self._weights_b = weights_read(self.network) * self.network.dtype.itemsize
-        self._kv_b = kv_numbers(self.network) * self.network.dtype.itemsize
+        self._kv_b = architecture_of(self.network).kv_numbers(self.network.config) * self.network.dtype.itemsize
         self._bytes = 0
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
@@ -280,25 +282,6 @@ def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) 
         eos_token_id=list(tokenizer.eos_ids),
         pad_token_id=tokenizer.pad_id,
     )
-
-
-def weights_read(network: PreTrainedModel) -> int:
-    """Numbers of the weights that one decode step reads: all but the embeddings, of which it looks up a row.
-
-    A tied embedding is read whole, as the head.
-    """
-    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
-    looked_up = [m for m in network.modules() if isinstance(m, torch.nn.Embedding)]
-    skipped = {id(m.weight) for m in looked_up} - ({id(head.weight)} if head is not None else set())
-    return sum(p.numel() for p in network.parameters() if id(p) not in skipped)
-
-
-def kv_numbers(network: PreTrainedModel) -> int:
-    """Numbers that one token adds to the KV cache: a key and a value in every layer and KV head."""
-    config = network.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size)
 
 
 def bytes_read(weights_b: int, kv_b: int, rows: int, prompt: int, steps: int) -> int:

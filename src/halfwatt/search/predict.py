@@ -32,13 +32,12 @@ from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.statistics import widened
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.formats.gguf import kv_b_per_token
 from halfwatt.meters.base import Grade, Kind
-from halfwatt.models.architecture import resized
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import BLOCK_BYTES, GROUP
+from halfwatt.models.surgery import resized
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.models.weights import Weight, fits, weights
+from halfwatt.models.weights import Weight, fits, weights, weights_read
 from halfwatt.search.hardware import Hardware
 
 PROMPT = 512  # tokens that read the weights once together
@@ -190,15 +189,14 @@ def shape(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue]) -> Sh
             model = replace(model, network=network)
         elif isinstance(step, Quantize | TrainOnGrid | Mixed):
             rounding = step
-    matrices = list(weights(model.network))
-    read = [w for w in matrices if w.role in ("body", "head")]
-    known = {id(w.parameter) for w in matrices}
-    rest = sum(p.numel() for p in model.network.parameters() if id(p) not in known)
+    read = [w for w in weights(model.network) if not w.looked_up]
+    numbers = sum(w.parameter.numel() for w in read)
+    rest = weights_read(model.network) - numbers
     return Shape(
         blocks=model.network.config.num_hidden_layers,
-        numbers=sum(w.parameter.numel() for w in read),
+        numbers=numbers,
         read_b=round(sum(w.parameter.numel() * _stored_b(w, rounding) for w in read)) + 4 * rest,
-        kv_b_per_token=kv_b_per_token(model.network.config),
+        kv_b_per_token=2 * model.architecture.kv_numbers(model.network.config),
     )
 
 

@@ -57,7 +57,7 @@ class Parent:
         """What these steps make is shaped like ``model``."""
         config = model.network.config
         cuttable = not Prune(width=0.5, kv_heads=1).problems(model)
-        heads = int(config.num_key_value_heads) if cuttable else None
+        heads = model.architecture.kv_heads(config) if cuttable else None
         return cls(steps, int(config.num_hidden_layers), heads, sum(p.numel() for p in model.network.parameters()))
 
     def first(self) -> list[dict[str, Any]]:

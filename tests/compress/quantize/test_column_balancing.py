@@ -14,7 +14,7 @@ from halfwatt.compress.quantize.column_balancing import Handover, balance, expec
 from halfwatt.compress.quantize.gptq import gptq, inverse_factor
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.training.batches import Predictor, Watched, collate, rows
-from halfwatt.models.architecture import blocks_of, final_norm
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import load
 from halfwatt.models.grid import GROUP, dequantize
 from halfwatt.models.weights import put
@@ -93,8 +93,9 @@ def test_a_network_says_the_same_whatever_is_handed_over(arch: tiny.Arch, tmp_pa
     batch = collate(rows(told(4), model.tokenizer, 512), model.tokenizer.pad_id)
     with torch.no_grad():
         wanted, outputs = Watched(network)(batch.ids, batch.reply)
-        found = [h for block in blocks_of(network) for h in handovers(network, block)]
-        found.append(Handover(final_norm(network), (network.get_output_embeddings(),)))
+        architecture = architecture_of(network)
+        found = [h for block in architecture.blocks(network) for h in handovers(network, block)]
+        found.append(Handover(architecture.final_norm(network), (network.get_output_embeddings(),)))
         for k, handover in enumerate(found):
             own: Any = handover.giver
             generator = torch.Generator().manual_seed(k)

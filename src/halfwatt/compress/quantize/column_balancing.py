@@ -20,15 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from halfwatt.compress.quantize.gptq import DAMPINGS, inverse_factor
-from halfwatt.models.architecture import parts_of
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GROUP
 
 Tensor = torch.Tensor
@@ -75,17 +74,26 @@ def _centred(left: Tensor, rms: Tensor, a: float, b: float) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """A module whose every output is read by ``readers`` alone, one column of theirs each."""
+    """A module whose every output is read by ``readers`` alone, one column of theirs each.
+
+    transposed: the readers' weights are stored [in, out]
+    """
 
     giver: nn.Module  # a norm, or a Linear whose rows are scaled
     readers: tuple[nn.Module, ...]
+    transposed: bool = False
+
+    def rows(self) -> list[Tensor]:
+        """The readers' weights, float32 [out, in] each."""
+        weights = [cast(Tensor, reader.weight).detach().float() for reader in self.readers]
+        return [weight.T if self.transposed else weight for weight in weights]
 
     @torch.no_grad()
     def scale(self, c: Tensor) -> None:
         """Multiply the readers' columns by c, [columns], and divide what they are given; in place."""
         for reader in self.readers:
             own: Any = reader.weight
-            own.mul_(c[:, None] if isinstance(reader, Conv1D) else c)
+            own.mul_(c[:, None] if self.transposed else c)
         given: Any = self.giver
         given.weight.div_(c[:, None] if given.weight.ndim == 2 else c)
         if getattr(given, "bias", None) is not None:
@@ -94,11 +102,11 @@ class Handover:
 
 def handovers(network: PreTrainedModel, block: nn.Module) -> Iterator[Handover]:
     """Those inside a block: its norms, and up_proj before down_proj, which a gate multiplies without bending it."""
-    parts = parts_of(network)
-    for norm, readers in parts.norms:
-        yield Handover(block.get_submodule(norm), tuple(block.get_submodule(r) for r in readers))
-    if parts.up is not None:
-        yield Handover(block.get_submodule(parts.up), (block.get_submodule(parts.ffn_out),))
+    own = architecture_of(network)
+    for norm, readers in own.norms:
+        yield Handover(block.get_submodule(norm), tuple(map(block.get_submodule, readers)), own.transposed)
+    if own.up is not None:
+        yield Handover(block.get_submodule(own.up), (block.get_submodule(own.ffn_out),), own.transposed)
 
 
 def handed_over(handover: Handover, hessian: Tensor, matters: Tensor | None = None) -> Tensor:
@@ -110,15 +118,9 @@ def handed_over(handover: Handover, hessian: Tensor, matters: Tensor | None = No
     factor = inverse_factor(hessian, DAMPINGS[0])
     if factor is None:
         return torch.ones(len(hessian))
-    rows = [_rows(reader) for reader in handover.readers]
+    rows = handover.rows()
     if matters is None:
         matters = torch.cat([torch.full((len(w),), 1 / max(_TINY, float(((w @ hessian) * w).sum()))) for w in rows])
     c = balance(torch.cat(rows), matters, factor)
     handover.scale(c)
     return c
-
-
-def _rows(module: nn.Module) -> Tensor:
-    weight: Any = module.weight
-    found: Tensor = weight.detach().float()
-    return found.T if isinstance(module, Conv1D) else found

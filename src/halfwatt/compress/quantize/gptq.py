@@ -28,7 +28,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from halfwatt.compress.quantize.coordinate_descent import descend
-from halfwatt.models.architecture import blocks_of, columns, final_norm
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GROUP, Bits, GridTensor, quantize, round_to
 
 Tensor = torch.Tensor
@@ -215,8 +215,8 @@ class Walk:
     """
 
     def __init__(self, network: PreTrainedModel, calibration: Sequence[Calibration]) -> None:
-        self.calibration = calibration
-        self.blocks: list[nn.Module] = list(blocks_of(network))
+        self.calibration, self._architecture = calibration, architecture_of(network)
+        self.blocks: list[nn.Module] = list(self._architecture.blocks(network))
         self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.states: list[Tensor] = []  # [rows, length, width] a batch: what the next block is given
         self._enter(network)
@@ -224,7 +224,8 @@ class Walk:
     @torch.no_grad()
     def sums(self, block: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Sums]:
         """The inputs of some modules of ``block``, summed over the calibration set."""
-        found = {m: Sums(torch.zeros(columns(m), columns(m))) for m in modules}
+        widths = {m: self._architecture.rows(m).shape[1] for m in modules}
+        found = {m: Sums(torch.zeros(width, width)) for m, width in widths.items()}
         counted = self.calibration[0].counted
 
         def hear(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -248,9 +249,10 @@ class Walk:
     @torch.no_grad()
     def final(self, network: PreTrainedModel) -> Tensor:
         """The inputs of the head that count, [n, width], once all blocks have been passed."""
-        norm = final_norm(network)
+        norm = self._architecture.final_norm(network)
         pairs = zip(self.calibration, self.states, strict=True)
-        return torch.cat([norm(state)[batch.counted].float() for batch, state in pairs])
+        states = torch.cat([norm(state)[batch.counted].float() for batch, state in pairs])
+        return self._architecture.head_inputs(network.config, states)
 
     def _run(self, block: nn.Module, k: int) -> Tensor:
         args, options = self._arguments[k]

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers.pytorch_utils import Conv1D
+from transformers import PreTrainedModel
 
 from halfwatt.compress.base import Stage, StepContext
 from halfwatt.compress.quantize.quantize import Method, Quantize
@@ -31,7 +31,7 @@ from halfwatt.compress.training.batches import Batch, Predictor, Watched, rows
 from halfwatt.compress.training.loop import Group, Objective, Settings, train
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import GROUP, Bits, GridTensor, limits, round_to
-from halfwatt.models.weights import fill, put
+from halfwatt.models.weights import fill, put, weights
 
 
 class _OnGrid(torch.autograd.Function):
@@ -88,20 +88,20 @@ class FakeGrid(nn.Module):
         return GridTensor(q.reshape(values.shape).to(torch.int8), stored, self.bits)
 
 
-def attach(network: nn.Module, grid: Mapping[str, GridTensor]) -> dict[str, FakeGrid]:
+def attach(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> dict[str, FakeGrid]:
     """Let every weight that ``grid`` names be seen rounded, in place; tied weights share their `FakeGrid`.
 
     Returns weight name -> its `FakeGrid`; `detach` undoes it.
     """
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    matrices = {id(weight.parameter): weight for weight in weights(network)}
     made: dict[str, FakeGrid] = {}
     for module in list(network.modules()):
-        if not isinstance(module, nn.Linear | nn.Embedding | Conv1D) or names[id(module.weight)] not in grid:
+        weight = matrices.get(id(getattr(module, "weight", None)))
+        if weight is None or weight.name not in grid:
             continue
-        name = names[id(module.weight)]
-        if name not in made:
-            made[name] = FakeGrid(grid[name], transposed=isinstance(module, Conv1D))
-        parametrize.register_parametrization(module, "weight", made[name])
+        if weight.name not in made:
+            made[weight.name] = FakeGrid(grid[weight.name], transposed=weight.transposed)
+        parametrize.register_parametrization(module, "weight", made[weight.name])
     return made
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from halfwatt.compress.base import Stage, StepContext
 from halfwatt.compress.quantize.column_balancing import Handover, handed_over, handovers
@@ -27,7 +26,7 @@ from halfwatt.compress.search_ranges import OneOf
 from halfwatt.compress.training.batches import in_batches
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.models.architecture import final_norm
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import GROUP, Bits, GridTensor, ScaleSearch, dequantize, quantize
 from halfwatt.models.lineage import KeptLayer
@@ -220,7 +219,7 @@ def compensate(
         weight.put(dequantize(settled[weight.name].grid))
 
     for block in walk.blocks:
-        inner = [m for m in block.modules() if isinstance(m, nn.Linear | Conv1D) and id(m.weight) in targets]
+        inner = [m for m in block.modules() if id(getattr(m, "weight", None)) in targets]
         hessians = {module: sums.hessian for module, sums in walk.sums(block, inner).items()}
         for handover in handovers(network, block):
             if (found := hessians.get(handover.readers[0])) is not None:
@@ -232,7 +231,7 @@ def compensate(
     head: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if id(head.weight) in targets:
         asked = HeadStatistics.of(targets[id(head.weight)].rows().float(), walk.final(network))
-        handover = Handover(final_norm(network), (head,))
+        handover = Handover(architecture_of(network).final_norm(network), (head,))
         asked = asked.scaled(handed_over(handover, asked.hessian, asked.matters))
         settle(head, asked.hessian, asked)
     return settled

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from halfwatt.compress.training.losses import TopK
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.models.architecture import final_norm
+from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.tokenizer import ChatTokenizer
 
 _STEP = 32  # padded lengths are multiples of it: the shapes that CPU kernels like, and few of them
@@ -156,9 +156,7 @@ class Predictor(nn.Module):
     def forward(self, ids: torch.Tensor, reply: torch.Tensor) -> torch.Tensor:
         """ids, reply: as in `Batch`."""
         states = self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        head = self.network.get_output_embeddings()  # type: ignore[no-untyped-call]
-        logits: torch.Tensor = head(states[:, :-1][reply[:, 1:]])
-        return logits
+        return _logits(self.network, states, reply)
 
 
 class Watched(nn.Module):
@@ -171,11 +169,22 @@ class Watched(nn.Module):
     def forward(self, ids: torch.Tensor, reply: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """ids, reply: as in `Batch`."""
         last: list[torch.Tensor] = []  # the last block's: transformers tells it with the final norm applied
-        handle = final_norm(self.network).register_forward_pre_hook(lambda _, given: last.append(given[0]))
+        handle = (
+            architecture_of(self.network)
+            .final_norm(self.network)
+            .register_forward_pre_hook(lambda _, given: last.append(given[0]))
+        )
         try:
             found = self.network.base_model(input_ids=ids, use_cache=False, output_hidden_states=True)
         finally:
             handle.remove()
         states = [s[:, :-1][reply[:, 1:]] for s in (*found.hidden_states[1:-1], last[0])]
-        head = self.network.get_output_embeddings()  # type: ignore[no-untyped-call]
-        return head(found.last_hidden_state[:, :-1][reply[:, 1:]]), states
+        return _logits(self.network, found.last_hidden_state, reply), states
+
+
+def _logits(network: PreTrainedModel, states: torch.Tensor, reply: torch.Tensor) -> torch.Tensor:
+    """Of the outputs of the final norm, [rows, length, width], at the positions that predict a learned token."""
+    head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
+    predicting = states[:, :-1][reply[:, 1:]]
+    logits: torch.Tensor = head(architecture_of(network).head_inputs(network.config, predicting))
+    return logits

@@ -1,0 +1,130 @@
+"""All that halfwatt knows of one family of decoders: one object each, and nobody else asks for a model's type.
+
+A family is a module of this package with its object in ``ARCHITECTURE`` (see registry.py) and a row in
+tests/contracts/architectures.py. Module names are relative to a block, entries of the config are transformers'.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+Dimension = Literal["width", "ffn", "kv_heads", "blocks"]
+"""What can be pruned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(ABC):
+    """Rows of ``ffn_in`` are neurons, columns of ``ffn_out`` likewise.
+
+    blocks_name:      the list of blocks in the network's base model
+    final_norm_name:  the norm between the last block and the head, there too
+    queries:          None = query, key and value are one matrix, whose heads cannot be counted apart
+    norms:            each norm of a block, and what alone reads its outputs
+    up:               a matrix whose outputs reach ffn_out multiplied by a gate and nothing else
+    ffn_size:         the config's entry for the number of neurons
+    transposed:       the blocks' matrices are stored [in, out]
+    unprunable:       what cannot be pruned, and why
+    """
+
+    class_name: str  # of the network, in transformers and in config.json
+    model_type: str
+    gguf_name: str  # llama.cpp's architecture
+    blocks_name: str
+    final_norm_name: str
+    ffn_in: tuple[str, ...]
+    ffn_out: str
+    queries: str | None
+    keys_values: tuple[str, ...]
+    attention_out: str
+    norms: tuple[tuple[str, tuple[str, ...]], ...]
+    up: str | None
+    ffn_size: str
+    transposed: bool
+    unprunable: Mapping[Dimension, str] = field(default_factory=dict)
+
+    # --- the network
+
+    def blocks(self, network: PreTrainedModel) -> nn.ModuleList:
+        """The blocks, first to last; the very list that the network runs through."""
+        blocks: nn.ModuleList = getattr(network.base_model, self.blocks_name)
+        return blocks
+
+    def set_blocks(self, network: PreTrainedModel, blocks: list[nn.Module]) -> None:
+        """Let it run through these blocks, in place. For passes without a cache: indices stay as they were."""
+        setattr(network.base_model, self.blocks_name, nn.ModuleList(blocks))
+
+    def blocks_prefix(self, network: PreTrainedModel) -> str:
+        """What the names of a block's parameters begin with, before its number."""
+        return f"{network.base_model_prefix}.{self.blocks_name}."
+
+    def final_norm(self, network: PreTrainedModel) -> nn.Module:
+        """The norm between the last block and the head."""
+        norm: nn.Module = getattr(network.base_model, self.final_norm_name)
+        return norm
+
+    def head_inputs(self, config: Any, states: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - families scale by it
+        """What the head multiplies: the outputs of the final norm, ``states``, scaled where the family does so."""
+        return states
+
+    def rows(self, module: nn.Module) -> torch.Tensor:
+        """The weight of a block's matrix as [out, in]; a view."""
+        weight: Any = module.weight
+        rows: torch.Tensor = weight.detach()
+        return rows.T if self.transposed else rows
+
+    # --- sizes
+
+    def ffn_width(self, network: PreTrainedModel) -> int:
+        """Neurons of each FFN."""
+        return self.rows(self.blocks(network)[0].get_submodule(self.ffn_out)).shape[1]
+
+    def head_size(self, config: Any) -> int:
+        """Values of one attention head."""
+        return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+    def kv_heads(self, config: Any) -> int:
+        """Heads whose keys and values are kept, in each block."""
+        return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+    def kv_numbers(self, config: Any) -> int:
+        """Numbers that one token adds to the KV cache: a key and a value in every block and KV head."""
+        return 2 * int(config.num_hidden_layers) * self.kv_heads(config) * self.head_size(config)
+
+    # --- in llama.cpp
+
+    def context_length(self, config: Any) -> int:
+        """Tokens that a file for llama.cpp may see and still be computed as transformers computes it."""
+        return int(config.max_position_embeddings)
+
+    @abstractmethod
+    def problems(self, config: Any) -> list[str]:
+        """What llama.cpp would compute differently, or cannot hold; empty = it computes the same."""
+
+    def gguf_architecture(self, config: Any) -> str:  # noqa: ARG002 - some families have shapes that need another
+        """The architecture under which llama.cpp computes this network."""
+        return self.gguf_name
+
+    def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
+        """The keys of a GGUF file that say how to compute, without the architecture before their names."""
+        return {
+            "vocab_size": config.vocab_size,
+            "embedding_length": config.hidden_size,
+            "block_count": config.num_hidden_layers,
+            "attention.head_count": config.num_attention_heads,
+            "context_length": self.context_length(config),
+        }
+
+    def gguf_row_order(self, config: Any, module: str, rows: int) -> torch.Tensor | None:  # noqa: ARG002 - see above
+        """For each row of a module there, the row of the network's that it is; None = the same ones. int64 [rows]."""
+        return None
+
+    def gguf_tensors(self, config: Any) -> dict[str, torch.Tensor]:  # noqa: ARG002 - see above
+        """Float32 tensors that only such a file has, by name."""
+        return {}

@@ -1,0 +1,95 @@
+"""Llama, and what its kin share: gated FFN, grouped query attention, RMS norms, rotated positions.
+
+llama.cpp's "llama" rotates neighbouring pairs of a head's values (0,1), (2,3), ... where transformers rotates
+(0, d/2), (1, d/2+1), ...: the rows of the query and key projections are put into that order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from halfwatt.models.architectures.base import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaLike(Architecture):
+    """``rope_types``: the scalings of rotated positions that llama.cpp computes alike."""
+
+    blocks_name: str = "layers"
+    final_norm_name: str = "norm"
+    ffn_in: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    ffn_out: str = "mlp.down_proj"
+    queries: str | None = "self_attn.q_proj"
+    keys_values: tuple[str, ...] = ("self_attn.k_proj", "self_attn.v_proj")
+    attention_out: str = "self_attn.o_proj"
+    norms: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    )
+    up: str | None = "mlp.up_proj"
+    ffn_size: str = "intermediate_size"
+    transposed: bool = False
+    rope_types: tuple[str, ...] = ("default", "linear", "llama3")
+
+    def problems(self, config: Any) -> list[str]:
+        """Another activation, or positions rotated in a way of their own."""
+        problems = []
+        if config.hidden_act != "silu":
+            problems.append(f"llama.cpp computes SiLU in {self.class_name}, not {config.hidden_act}")
+        rope = config.rope_parameters
+        if (kind := rope.get("rope_type", "default")) not in self.rope_types:
+            problems.append(f"rope scaling {kind} is not exported to GGUF, only {', '.join(self.rope_types)}")
+        if (share := rope.get("partial_rotary_factor", 1.0)) != 1.0:
+            problems.append(f"llama.cpp rotates whole heads, not a partial_rotary_factor of {share:g}")
+        return problems + self.window_problems(config)
+
+    def window_problems(self, config: Any) -> list[str]:
+        """Blocks that see a part of the context only."""
+        if "sliding_attention" not in (getattr(config, "layer_types", None) or []):
+            return []
+        return [f"llama.cpp's {self.gguf_name} has no sliding window: set use_sliding_window to false"]
+
+    def rotates_neighbours(self, config: Any) -> bool:  # noqa: ARG002 - it may hang on the shapes
+        """See above."""
+        return True
+
+    def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
+        """Sizes of the FFN, the heads and their rotation beside what all have."""
+        size, rope = self.head_size(config), config.rope_parameters
+        settings: dict[str, int | float | str] = {
+            "feed_forward_length": config.intermediate_size,
+            "attention.head_count_kv": config.num_key_value_heads,
+            "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+            "attention.key_length": size,
+            "attention.value_length": size,
+            "rope.dimension_count": size,
+            "rope.freq_base": float(rope["rope_theta"]),
+        }
+        if rope.get("rope_type") == "linear":
+            settings |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+        return super().gguf_settings(config) | settings
+
+    def gguf_row_order(self, config: Any, module: str, rows: int) -> torch.Tensor | None:
+        """Queries and keys, where neighbours are rotated."""
+        if not self.rotates_neighbours(config) or not module.endswith(("q_proj", "k_proj")):
+            return None
+        return torch.arange(rows).reshape(-1, 2, self.head_size(config) // 2).transpose(1, 2).reshape(-1)
+
+    def gguf_tensors(self, config: Any) -> dict[str, torch.Tensor]:
+        """[head size / 2]: what each rotation frequency is divided by, as transformers' "llama3" rope does it."""
+        rope, size = config.rope_parameters, self.head_size(config)
+        if rope.get("rope_type") != "llama3":
+            return {}
+        exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
+        wavelength = 2 * math.pi * float(rope["rope_theta"]) ** exponents
+        trained, factor = float(rope["original_max_position_embeddings"]), float(rope["factor"])
+        low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+        smooth = ((trained / wavelength - low) / (high - low)).clamp(0, 1)  # 0 = long waves, slowed down by factor
+        return {"rope_freqs.weight": (1 / ((1 - smooth) / factor + smooth)).float()}
+
+
+ARCHITECTURE = LlamaLike(class_name="LlamaForCausalLM", model_type="llama", gguf_name="llama")

@@ -1,0 +1,26 @@
+"""Mistral: Llama, in v0.1 with a sliding window, which llama.cpp's "llama" does not have.
+
+Up to the window's length both attend to the same tokens, so a file's context ends there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halfwatt.models.architectures.llama import LlamaLike
+
+
+class Mistral(LlamaLike):
+    """See above."""
+
+    def window_problems(self, _config: Any) -> list[str]:
+        """None: see `context_length`."""
+        return []
+
+    def context_length(self, config: Any) -> int:
+        """The window's length, where there is one."""
+        longest = super().context_length(config)
+        return longest if config.sliding_window is None else min(longest, int(config.sliding_window))
+
+
+ARCHITECTURE = Mistral(class_name="MistralForCausalLM", model_type="mistral", gguf_name="llama")

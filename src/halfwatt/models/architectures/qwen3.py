@@ -1,0 +1,25 @@
+"""Qwen3: Llama with a norm over each query and key head, and a head size of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from halfwatt.models.architectures.llama import LlamaLike
+
+
+class Qwen3(LlamaLike):
+    """llama.cpp's "qwen3" has no tensors for biases of the attention."""
+
+    def problems(self, config: Any) -> list[str]:
+        """Biases beside what `LlamaLike` names."""
+        biases = ["llama.cpp's qwen3 has no biases in its attention: attention_bias must be false"]
+        return super().problems(config) + (biases if config.attention_bias else [])
+
+    def rotates_neighbours(self, _config: Any) -> bool:
+        """Halves, as transformers does."""
+        return False
+
+
+ARCHITECTURE = Qwen3(
+    class_name="Qwen3ForCausalLM", model_type="qwen3", gguf_name="qwen3", rope_types=("default", "linear")
+)

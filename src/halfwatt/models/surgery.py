@@ -1,0 +1,71 @@
+"""State dicts with parts cut out, and a network rebuilt from them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+
+def without_blocks(state: Mapping[str, torch.Tensor], prefix: str, gone: set[int]) -> dict[str, torch.Tensor]:
+    """A state dict without some blocks, those after them renumbered. prefix: of their names, before the number."""
+    cut: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        if not name.startswith(prefix):
+            cut[name] = value
+            continue
+        number, rest = name.removeprefix(prefix).split(".", 1)
+        if int(number) not in gone:
+            cut[f"{prefix}{int(number) - sum(g < int(number) for g in gone)}.{rest}"] = value
+    return cut
+
+
+def sliced(
+    state: Mapping[str, torch.Tensor], module: str, keep: torch.Tensor, *, rows: bool, transposed: bool
+) -> dict[str, torch.Tensor]:
+    """The entries of one module with some of its outputs (``rows``, biases with them) or inputs kept.
+
+    keep: int64, their numbers, in order
+    """
+    axis = 0 if rows != transposed else 1
+    cut = {f"{module}.weight": state[f"{module}.weight"].index_select(axis, keep)}
+    bias = f"{module}.bias"
+    if bias in state:
+        cut[bias] = state[bias][keep] if rows else state[bias]
+    return cut
+
+
+def rebuilt(network: PreTrainedModel, changes: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+    """A float32 network of the same class with other sizes and these weights; tied ones stay tied.
+
+    changes: entries of its config
+    """
+    resized_network = resized(network, changes)
+    resized_network.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
+    return resized_network
+
+
+def resized(network: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedModel:
+    """A float32 network of the same class with other sizes and random weights.
+
+    changes: entries of its config, see `resized_config`
+    """
+    other: Any = type(network)(resized_config(network.config, changes))
+    other = other.float()
+    other.generation_config = copy.deepcopy(network.generation_config)
+    result: PreTrainedModel = other.eval()
+    return result
+
+
+def resized_config(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A copy with other entries. Where blocks have kinds, those of the first ones stay unless given."""
+    other = copy.deepcopy(config)
+    for name, value in changes.items():
+        setattr(other, name, value)
+    kinds = getattr(other, "layer_types", None)
+    if kinds is not None:
+        other.layer_types = kinds[: other.num_hidden_layers]
+    return other
