@@ -9,30 +9,18 @@ that agree to a few digits agree on every token.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.models.chat_model import quiet
+from halfwatt.models.chat_model import ChatModel, quiet
 
-Arch = Literal["llama", "mistral", "qwen2", "qwen3", "gpt2"]
+Arch = str  # a ``model_type`` of transformers
 ARCHS: tuple[Arch, ...] = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 
 CHATML = (
@@ -106,18 +94,18 @@ def tokenizer(*, template: str | None = CHATML, pre_tokenizer: Any = None) -> Pr
 
 
 def network(
-    arch: Arch, *, seed: int = 0, tied: bool = True, vocab_size: int = 384, width: int = _WIDTH, layers: int = _LAYERS
+    arch: Arch,
+    *,
+    seed: int = 0,
+    tied: bool = True,
+    vocab_size: int = 384,
+    width: int = _WIDTH,
+    layers: int = _LAYERS,
+    config: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A random network in float32, evaluation mode; ``width`` is a multiple of 32."""
-    config = _config(arch, tied, vocab_size, width, layers)
-    kinds: dict[Arch, type[PreTrainedModel]] = {
-        "llama": LlamaForCausalLM,
-        "mistral": MistralForCausalLM,
-        "qwen2": Qwen2ForCausalLM,
-        "qwen3": Qwen3ForCausalLM,
-        "gpt2": GPT2LMHeadModel,
-    }
-    made = kinds[arch](config)
+    """A random network in float32, evaluation mode; ``width`` is a multiple of 32. config: entries beside the usual."""
+    entries = _config(arch, width, layers) | {"vocab_size": vocab_size, "tie_word_embeddings": tied} | (config or {})
+    made: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, **entries))  # type: ignore[no-untyped-call]
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -134,33 +122,27 @@ def network(
     return made
 
 
-def _config(arch: Arch, tied: bool, vocab_size: int, width: int, layers: int) -> Any:
-    common: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "tie_word_embeddings": tied,
-        "eos_token_id": END,
-        "pad_token_id": PAD,
-        "bos_token_id": None,
-    }
+def _config(arch: Arch, width: int, layers: int) -> dict[str, Any]:
+    common: dict[str, Any] = {"eos_token_id": END, "pad_token_id": PAD, "bos_token_id": None}
     if arch == "gpt2":
-        return GPT2Config(n_embd=width, n_layer=layers, n_head=_HEADS, n_positions=_CONTEXT, **common)
-    kinds: dict[Arch, Any] = {
-        "llama": LlamaConfig,
-        "mistral": MistralConfig,
-        "qwen2": Qwen2Config,
-        "qwen3": Qwen3Config,
+        return common | {"n_embd": width, "n_layer": layers, "n_head": _HEADS, "n_positions": _CONTEXT}
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": _FFN * width // _WIDTH,
+        "num_hidden_layers": layers,
+        "num_attention_heads": _HEADS,
+        "num_key_value_heads": _KV_HEADS,
+        "max_position_embeddings": _CONTEXT,
     }
-    more = {"head_dim": width // _HEADS} if arch in ("llama", "qwen3") else {}
-    return kinds[arch](
-        hidden_size=width,
-        intermediate_size=_FFN * width // _WIDTH,
-        num_hidden_layers=layers,
-        num_attention_heads=_HEADS,
-        num_key_value_heads=_KV_HEADS,
-        max_position_embeddings=_CONTEXT,
-        **more,
-        **common,
-    )
+    return common | sizes | ({"head_dim": width // _HEADS} if arch in ("llama", "qwen3") else {})
+
+
+def changed(base: ChatModel, **settings: Any) -> ChatModel:
+    """The same weights under a config with other settings."""
+    config = base.network.config.__class__.from_dict({**base.network.config.to_dict(), **settings})
+    network: Any = type(base.network)(config)
+    network.load_state_dict(base.network.state_dict(), strict=False)
+    return replace(base, network=network.eval())
 
 
 def folder(
@@ -174,14 +156,17 @@ def folder(
     generation: dict[str, Any] | None = None,
     width: int = _WIDTH,
     layers: int = _LAYERS,
+    config: dict[str, Any] | None = None,
 ) -> Path:
     """Write a tiny model as a Hugging Face folder ``into/<arch>-<seed>`` and return its path.
 
+    config:      entries of config.json beside the usual
     generation:  entries of generation_config.json beside eos_token_id [2, 3] and max_new_tokens 24
     """
     path = into / f"{arch}-{seed}"
     with quiet():
-        network(arch, seed=seed, tied=tied, width=width, layers=layers).to(dtype).save_pretrained(path)  # type: ignore[arg-type]
+        made: Any = network(arch, seed=seed, tied=tied, width=width, layers=layers, config=config)
+        made.to(dtype).save_pretrained(path)
     tokenizer(template=template).save_pretrained(path)
     entries = {"eos_token_id": [END, TEXT_END], "pad_token_id": PAD, "max_new_tokens": 24, **(generation or {})}
     (path / "generation_config.json").write_text(json.dumps(entries))

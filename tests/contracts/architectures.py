@@ -1,0 +1,182 @@
+"""What every family of networks has to keep: one class, which each family's tests inherit with its row of facts.
+
+class TestLlama(ArchitectureContract):
+    arch = "llama"
+    rotates_neighbours = True
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gguf
+import pytest
+import torch
+
+from halfwatt.compress.apply import apply
+from halfwatt.compress.base import Step, StepContext
+from halfwatt.compress.fresh_student import Student
+from halfwatt.compress.prune import Prune
+from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.compress.training.batches import Predictor, collate, rows
+from halfwatt.compress.vocabulary_trim import Trim
+from halfwatt.core.errors import ModelError
+from halfwatt.formats.artifact import Parity
+from halfwatt.formats.gguf import write_gguf
+from halfwatt.models.architectures.registry import architectures
+from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.models.grid import GridTensor, unpack
+from halfwatt.models.weights import weights_read
+from tests.support import tiny_models as tiny
+from tests.support.llamacpp_parity import parity_in_llamacpp
+
+CONTEXT = StepContext(dialogues=tiny.dialogues())
+CUTS: dict[str, Step] = {
+    "width": Prune(width=0.5),
+    "kv_heads": Prune(kv_heads=1),
+    "ffn": Prune(ffn=0.5),
+    "blocks": Prune(drop=1),
+    "vocabulary": Trim(0.5),
+    "student": Student(layers=1, width=64, ffn=64),
+}
+
+
+class ArchitectureContract:
+    """A family's row.
+
+    arch:                its ``model_type``
+    config:              entries of the config beside `tiny_models`' own, such that each of them matters
+    unprunable:          what `Prune` refuses, and a word of the reason
+    rotates_neighbours:  does llama.cpp rotate a head's values (0, 1), (2, 3), ...?
+    refused:             entries of a config that llama.cpp would compute differently, and a word of the reason
+    """
+
+    arch: ClassVar[str]
+    config: ClassVar[dict[str, Any]] = {}
+    unprunable: ClassVar[dict[str, str]] = {}
+    rotates_neighbours: ClassVar[bool] = False
+    refused: ClassVar[tuple[tuple[dict[str, Any], str], ...]] = ()
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        into = tmp_path_factory.mktemp(self.arch)
+        return tiny.folder(into, self.arch, width=128, tied=False, config=self.config)
+
+    @pytest.fixture(scope="class")
+    def model(self, folder: Path) -> ChatModel:
+        return load(folder)
+
+    def test_it_is_one_of_those_supported(self, model: ChatModel) -> None:
+        own = model.architecture
+        assert own is architectures()[type(model.network).__name__]
+        assert own.model_type == self.arch == model.network.config.model_type
+        assert len(own.blocks(model.network)) == model.network.config.num_hidden_layers
+        assert own.problems(model.network.config) == []
+        for block in own.blocks(model.network):
+            for name in (*own.ffn_in, own.ffn_out, own.attention_out, *(norm for norm, _ in own.norms)):
+                assert block.get_submodule(name).weight is not None
+
+    def test_a_token_adds_what_the_cache_then_holds(self, model: ChatModel) -> None:
+        with torch.no_grad():
+            cache = model.network(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
+        held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
+        assert model.architecture.kv_numbers(model.network.config) * 3 == held
+        tables = {"embed_tokens", "wte", "wpe"}
+        read = sum(p.numel() for name, p in model.network.named_parameters() if not tables & set(name.split(".")))
+        assert weights_read(model.network) == read
+
+    def test_training_sees_the_networks_own_logits_and_lowers_the_loss(self, folder: Path) -> None:
+        model = load(folder)
+        batch = collate(rows(tiny.dialogues(), model.tokenizer, 512), model.tokenizer.pad_id)
+        predictor = Predictor(model.network)
+        whole = model.network(input_ids=batch.ids).logits[:, :-1][batch.reply[:, 1:]]
+        logits = predictor(batch.ids, batch.reply)
+        assert torch.allclose(logits, whole, rtol=1e-3, atol=1e-3)
+        before = torch.nn.functional.cross_entropy(logits, batch.labels)
+        gradients = torch.autograd.grad(before, list(model.network.parameters()))
+        assert all(bool(torch.isfinite(g).all()) for g in gradients)
+        step = 0.05 / sum(float(g.square().sum()) for g in gradients)
+        with torch.no_grad():
+            for parameter, gradient in zip(model.network.parameters(), gradients, strict=True):
+                parameter -= step * gradient
+            after = torch.nn.functional.cross_entropy(predictor(batch.ids, batch.reply), batch.labels)
+        assert 0.02 < float(before.detach() - after) < 0.08, "0.05, were the loss a plane"
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_sixteen_bits_compute_what_torch_computes(self, tied: bool, tmp_path: Path) -> None:
+        model = load(tiny.folder(tmp_path, self.arch, tied=tied, config=self.config))
+        _exact(parity_in_llamacpp(model, tmp_path / "out"))
+
+    @pytest.mark.parametrize("cut", CUTS)
+    def test_what_is_cut_is_exported_and_loads_again(self, cut: str, model: ChatModel, tmp_path: Path) -> None:
+        step = CUTS[cut]
+        if cut in self.unprunable:
+            assert [self.unprunable[cut] in problem for problem in step.problems(model)] == [True]
+            with pytest.raises(ModelError, match=self.unprunable[cut]):
+                apply(step, model, CONTEXT)
+            return
+        smaller = apply(step, model, CONTEXT)
+        assert sum(p.numel() for p in smaller.network.parameters()) < sum(p.numel() for p in model.network.parameters())
+        _exact(parity_in_llamacpp(smaller, tmp_path / "out"))
+        smaller.save(tmp_path / "saved")
+        ids = torch.arange(4, 60)[None]
+        with torch.no_grad():
+            assert torch.equal(load(tmp_path / "saved").network(ids).logits, smaller.network(ids).logits)
+
+    @pytest.mark.parametrize(
+        "step", [Quantize(8), Quantize(4, 8), Quantize(4, 4, 4), Quantize(4, scale_search="absmax")]
+    )
+    def test_the_integers_in_the_file_are_those_of_the_grid(
+        self, step: Quantize, model: ChatModel, tmp_path: Path
+    ) -> None:
+        quantized = step.apply(model, CONTEXT)
+        written = write_gguf(quantized, tmp_path / "m.gguf")
+        tensors = {t.name: t for t in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+        arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}[model.architecture.gguf_name]
+        names = gguf.get_tensor_name_map(arch, 2)
+        for name, grid in quantized.grid.items():
+            stored = tensors[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
+            assert stored.tensor_type.name == ("Q8_0" if grid.bits == 8 else "Q4_0")
+            back = unpack(torch.from_numpy(stored.data.copy()), grid.bits)
+            rotated = self.rotates_neighbours and name.endswith(("q_proj.weight", "k_proj.weight"))
+            wanted = permuted(grid, 4 if "q_proj" in name else 2) if rotated else grid
+            assert torch.equal(back.q, wanted.q), name
+            assert torch.equal(back.scale, wanted.scale), name
+        assert written.size_b == sum(int(t.n_bytes) for t in tensors.values())
+        tables = [t for t in tensors if t in ("token_embd.weight", "position_embd.weight")]
+        assert written.weights_read_b == written.size_b - sum(int(tensors[t].n_bytes) for t in tables)
+
+    @pytest.mark.parametrize("step", [Quantize(8), Quantize(4)])
+    def test_integers_compute_what_their_weights_compute(
+        self, step: Quantize, model: ChatModel, tmp_path: Path
+    ) -> None:
+        """llama.cpp rounds activations to int8 too, which wide random weights blow up; a wrong layout is far worse."""
+        parity = parity_in_llamacpp(step.apply(model, CONTEXT), tmp_path / "out")
+        assert parity.problems == ()
+        assert parity.kl_mean < 0.02
+
+    def test_what_llama_cpp_would_compute_differently_is_refused(self, model: ChatModel, tmp_path: Path) -> None:
+        for settings, word in self.refused:
+            other = tiny.changed(model, **settings)
+            with pytest.raises(ModelError, match=word):
+                write_gguf(other, tmp_path / "m.gguf")
+            assert word in " ".join(Prune(ffn=0.5).problems(other)), "and before work"
+        assert not list(tmp_path.iterdir())
+
+
+def permuted(grid: GridTensor, heads: int) -> GridTensor:
+    """Row 2i of a head = its old row i, row 2i + 1 = old row i + half; written out plainly."""
+    count = grid.q.shape[0]
+    size = count // heads
+    order = [h * size + i + k * size // 2 for h in range(heads) for i in range(size // 2) for k in (0, 1)]
+    return GridTensor(grid.q[order], grid.scale[order], grid.bits)
+
+
+def _exact(parity: Parity) -> None:
+    assert parity.problems == ()
+    assert parity.token_ids_equal
+    assert parity.template_equal
+    assert parity.eos_equal
+    assert parity.kl_mean < 1e-4
+    assert parity.kl_max < 1e-2

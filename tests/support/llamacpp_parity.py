@@ -1,0 +1,19 @@
+"""A model exported to llama.cpp and compared there with itself in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from halfwatt.evaluate import parity
+from halfwatt.formats.artifact import Parity
+from halfwatt.models.chat_model import ChatModel
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.llamacpp import LlamaCpp
+from tests.support import tiny_models as tiny
+
+
+def parity_in_llamacpp(model: ChatModel, into: Path) -> Parity:
+    """``into`` must not exist."""
+    artifact = LlamaCpp().export(model, into)
+    with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
+        return parity.check(model, artifact, session, tiny.dialogues())
