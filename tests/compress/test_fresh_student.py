@@ -12,17 +12,12 @@ from halfwatt.compress.base import StepContext
 from halfwatt.compress.fresh_student import Student
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.core.errors import ModelError
-from halfwatt.evaluate import parity
 from halfwatt.models.chat_model import load
-from halfwatt.runtimes.base import OperatingPoint
-from halfwatt.runtimes.llamacpp import LlamaCpp
 from tests.support import tiny_models as tiny
 
-ARCHS = ("llama", "gpt2", "mistral", "qwen2", "qwen3")
 
-
-@pytest.mark.parametrize("arch", ARCHS)
-def test_it_has_the_sizes_and_llama_cpp_reads_it(arch: tiny.Arch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_it_has_the_sizes(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch))
     made = Student(layers=1, width=64, ffn=64).apply(model, StepContext())
     config = made.network.config
@@ -30,9 +25,6 @@ def test_it_has_the_sizes_and_llama_cpp_reads_it(arch: tiny.Arch, tmp_path: Path
     assert (config.n_inner if arch == "gpt2" else config.intermediate_size) == 64
     assert model.network.config.num_hidden_layers == 2, "the original stays"
     assert "a new student" in made.lineage[-1]
-    artifact = LlamaCpp().export(made, tmp_path / "artifact")
-    with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
-        assert parity.check(made, artifact, session, tiny.dialogues()[:2]).problems == ()
 
 
 def test_the_seed_draws_the_weights(tmp_path: Path) -> None:

@@ -22,10 +22,7 @@ from halfwatt.compress.prune import (
 )
 from halfwatt.compress.training.batches import collate, rows
 from halfwatt.core.errors import BadInput
-from halfwatt.evaluate import parity
 from halfwatt.models.chat_model import ChatModel, load
-from halfwatt.runtimes.base import OperatingPoint
-from halfwatt.runtimes.llamacpp import LlamaCpp
 from tests.support import tiny_models as tiny
 
 CONTEXT = StepContext(dialogues=tiny.dialogues())
@@ -132,20 +129,6 @@ def test_a_block_that_adds_nothing_goes_first_and_is_not_missed(arch: tiny.Arch,
     ids = torch.arange(4, 20)[None]
     cached = made.network.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=None)  # type: ignore[operator]
     assert torch.equal(cached[0, 16], made.network(input_ids=ids).logits[0, -1].argmax())
-
-
-@pytest.mark.parametrize("arch", ["llama", "gpt2", "qwen3"])
-def test_the_pruned_network_is_saved_loaded_and_exported_as_a_plain_one(arch: tiny.Arch, tmp_path: Path) -> None:
-    step = Prune(ffn=0.67, drop=1) if arch == "gpt2" else Prune(ffn=0.67, kv_heads=1, drop=1)
-    made = step.apply(model(tmp_path, arch, width=128, layers=3), CONTEXT)
-    made.save(tmp_path / "saved")
-    again = load(tmp_path / "saved")
-    assert torch.allclose(logits(again), logits(made), atol=1e-5)
-    artifact = LlamaCpp().export(made, tmp_path / "artifact")
-    with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
-        found = parity.check(made, artifact, session, tiny.dialogues())
-    assert found.problems == ()
-    assert found.kl_mean < 1e-4
 
 
 def test_importance_reads_the_assistants_tokens_only(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ CUTS: dict[str, Step] = {
     "kv_heads": Prune(kv_heads=1),
     "ffn": Prune(ffn=0.5),
     "blocks": Prune(drop=1),
+    "ffn and blocks": Prune(ffn=0.67, drop=1),
     "vocabulary": Trim(0.5),
     "student": Student(layers=1, width=64, ffn=64),
 }
@@ -49,6 +50,7 @@ class ArchitectureContract:
     config:              entries of the config beside `tiny_models`' own, such that each of them matters
     unprunable:          what `Prune` refuses, and a word of the reason
     rotates_neighbours:  does llama.cpp rotate a head's values (0, 1), (2, 3), ...?
+    shapes:              entries of other configs that are computed alike
     refused:             entries of a config that llama.cpp would compute differently, and a word of the reason
     """
 
@@ -56,6 +58,7 @@ class ArchitectureContract:
     config: ClassVar[dict[str, Any]] = {}
     unprunable: ClassVar[dict[str, str]] = {}
     rotates_neighbours: ClassVar[bool] = False
+    shapes: ClassVar[tuple[dict[str, Any], ...]] = ()
     refused: ClassVar[tuple[tuple[dict[str, Any], str], ...]] = ()
 
     @pytest.fixture(scope="class")
@@ -108,6 +111,11 @@ class ArchitectureContract:
         model = load(tiny.folder(tmp_path, self.arch, tied=tied, config=self.config))
         _exact(parity_in_llamacpp(model, tmp_path / "out"))
 
+    def test_so_they_do_in_other_shapes(self, tmp_path: Path) -> None:
+        for number, shape in enumerate(self.shapes):
+            model = load(tiny.folder(tmp_path, self.arch, seed=number, config={**self.config, **shape}))
+            _exact(parity_in_llamacpp(model, tmp_path / f"out-{number}"))
+
     @pytest.mark.parametrize("cut", CUTS)
     def test_what_is_cut_is_exported_and_loads_again(self, cut: str, model: ChatModel, tmp_path: Path) -> None:
         step = CUTS[cut]
@@ -148,10 +156,9 @@ class ArchitectureContract:
         assert written.weights_read_b == written.size_b - sum(int(tensors[t].n_bytes) for t in tables)
 
     @pytest.mark.parametrize("step", [Quantize(8), Quantize(4)])
-    def test_integers_compute_what_their_weights_compute(
-        self, step: Quantize, model: ChatModel, tmp_path: Path
-    ) -> None:
+    def test_integers_compute_what_their_weights_compute(self, step: Quantize, tmp_path: Path) -> None:
         """llama.cpp rounds activations to int8 too, which wide random weights blow up; a wrong layout is far worse."""
+        model = load(tiny.folder(tmp_path, self.arch, config=self.config))
         parity = parity_in_llamacpp(step.apply(model, CONTEXT), tmp_path / "out")
         assert parity.problems == ()
         assert parity.kl_mean < 0.02

@@ -16,79 +16,20 @@ from halfwatt.core.errors import ModelError
 from halfwatt.evaluate import parity
 from halfwatt.formats.gguf import precision, write_gguf
 from halfwatt.models.chat_model import ChatModel, load
-from halfwatt.models.grid import Bits, GridTensor, dequantize, unpack
+from halfwatt.models.grid import dequantize
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
+from tests.contracts.architectures import permuted
 from tests.support import tiny_models as tiny
-
-every_arch = pytest.mark.parametrize("arch", tiny.ARCHS)
+from tests.support.llamacpp_parity import parity_in_llamacpp
 
 
 def model(into: Path, arch: tiny.Arch = "llama", **options: Any) -> ChatModel:
     return load(tiny.folder(into, arch, **options))
 
 
-def changed(base: ChatModel, **settings: Any) -> ChatModel:
-    """The same weights under a config with other settings."""
-    config = base.network.config.__class__.from_dict({**base.network.config.to_dict(), **settings})
-    network: Any = type(base.network)(config)
-    network.load_state_dict(base.network.state_dict(), strict=False)
-    return replace(base, network=network.eval())
-
-
-def proof(made: ChatModel, into: Path) -> Any:
-    artifact = LlamaCpp().export(made, into)
-    with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
-        return parity.check(made, artifact, session, tiny.dialogues())
-
-
 def read(path: Path) -> dict[str, gguf.ReaderTensor]:
     return {t.name: t for t in gguf.GGUFReader(path).tensors}
-
-
-@every_arch
-@pytest.mark.parametrize("tied", [True, False])
-def test_sixteen_bits_compute_what_torch_computes(arch: tiny.Arch, tied: bool, tmp_path: Path) -> None:
-    found = proof(model(tmp_path, arch, tied=tied), tmp_path / "out")
-    assert found.problems == ()
-    assert found.token_ids_equal
-    assert found.template_equal
-    assert found.eos_equal
-    assert found.kl_mean < 1e-4
-    assert found.kl_max < 1e-2
-
-
-@every_arch
-@pytest.mark.parametrize("step", [Quantize(8), Quantize(4, 8), Quantize(4, 4, 4), Quantize(4, scale_search="absmax")])
-def test_the_integers_in_the_file_are_those_of_the_grid(arch: tiny.Arch, step: Quantize, tmp_path: Path) -> None:
-    made = step.apply(model(tmp_path, arch, tied=False), StepContext())
-    written = write_gguf(made, tmp_path / "m.gguf")
-    tensors = read(tmp_path / "m.gguf")
-    names = gguf.get_tensor_name_map(_arch(arch), 2)
-    for name, grid in made.grid.items():
-        stored = tensors[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
-        assert stored.tensor_type.name == ("Q8_0" if grid.bits == 8 else "Q4_0")
-        back = unpack(torch.from_numpy(stored.data.copy()), grid.bits)
-        wanted = (
-            _permuted(grid, 4 if "q_proj" in name else 2) if arch in ("llama", "mistral") and _turns(name) else grid
-        )
-        assert torch.equal(back.q, wanted.q), name
-        assert torch.equal(back.scale, wanted.scale), name
-    assert written.size_b == sum(int(t.n_bytes) for t in tensors.values())
-    tables = [t for t in tensors if t in ("token_embd.weight", "position_embd.weight")]
-    assert written.weights_read_b == written.size_b - sum(int(tensors[t].n_bytes) for t in tables)
-
-
-@every_arch
-@pytest.mark.parametrize("bits", [8, 4])
-def test_integers_compute_what_their_weights_compute(arch: tiny.Arch, bits: Bits, tmp_path: Path) -> None:
-    """llama.cpp rounds activations to int8 as well, which wide random weights blow up; a wrong layout is far worse."""
-    made = Quantize(bits).apply(model(tmp_path, arch), StepContext())
-    found = proof(made, tmp_path / "out")
-    assert found.problems == ()
-    assert found.kl_mean < 0.02
-    if arch == "gpt2":
-        assert ("transformer.wpe.weight", "16 bits") in [(k.tensor, k.kept_as) for k in made.kept]
 
 
 def test_a_tied_head_is_stored_once_and_read_once(tmp_path: Path) -> None:
@@ -141,8 +82,8 @@ def test_odd_rows_are_kept_listed_and_still_right(tmp_path: Path) -> None:
 )
 def test_rope_scaling_is_computed_alike(rope: dict[str, Any], tmp_path: Path) -> None:
     plain = model(tmp_path)
-    scaled = changed(plain, rope_parameters=rope)
-    found = proof(scaled, tmp_path / "out")
+    scaled = tiny.changed(plain, rope_parameters=rope)
+    found = parity_in_llamacpp(scaled, tmp_path / "out")
     assert found.kl_mean < 1e-4
     artifact = LlamaCpp().export(plain, tmp_path / "plain")
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
@@ -150,33 +91,10 @@ def test_rope_scaling_is_computed_alike(rope: dict[str, Any], tmp_path: Path) ->
 
 
 def test_a_sliding_window_ends_the_context(tmp_path: Path) -> None:
-    made = changed(model(tmp_path, "mistral"), sliding_window=128)
+    made = tiny.changed(model(tmp_path, "mistral"), sliding_window=128)
     artifact = LlamaCpp().export(made, tmp_path / "out")
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
         assert session.longest == 128
-
-
-@pytest.mark.parametrize(
-    ("arch", "settings", "says"),
-    [
-        ("llama", {"hidden_act": "gelu"}, "SiLU"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "yarn"),
-        (
-            "qwen2",
-            {"use_sliding_window": True, "sliding_window": 64, "layer_types": ["sliding_attention"] * 2},
-            "sliding window",
-        ),
-        ("gpt2", {"activation_function": "relu"}, "relu"),
-        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "plain attention"),
-    ],
-)
-def test_what_llama_cpp_would_compute_differently_is_refused(
-    arch: tiny.Arch, settings: dict[str, Any], says: str, tmp_path: Path
-) -> None:
-    made = changed(model(tmp_path, arch), **settings)
-    with pytest.raises(ModelError, match=says):
-        LlamaCpp().export(made, tmp_path / "out")
-    assert not list(tmp_path.glob("*out*"))
 
 
 def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
@@ -201,23 +119,7 @@ def test_precision_names(tmp_path: Path) -> None:
     assert {precision(step.apply(base, StepContext())) for step in steps.values()} == steps.keys()
 
 
-def _arch(arch: tiny.Arch) -> gguf.MODEL_ARCH:
-    return gguf.MODEL_ARCH["LLAMA" if arch == "mistral" else arch.upper()]
-
-
-def _turns(name: str) -> bool:
-    return "q_proj" in name or "k_proj" in name
-
-
-def _permuted(grid: GridTensor, heads: int) -> GridTensor:
-    """Row 2i of a head = its old row i, row 2i + 1 = old row i + half; written out plainly."""
-    rows = grid.q.shape[0]
-    size = rows // heads
-    order = [h * size + i + k * size // 2 for h in range(heads) for i in range(size // 2) for k in (0, 1)]
-    return GridTensor(grid.q[order], grid.scale[order], grid.bits)
-
-
-def test_the_permutation_is_told_from_the_identity(tmp_path: Path) -> None:
+def test_the_permutation_differs_from_the_identity(tmp_path: Path) -> None:
     made = Quantize(8).apply(model(tmp_path), StepContext())
     grid = made.grid["model.layers.0.self_attn.q_proj.weight"]
-    assert not torch.equal(dequantize(_permuted(grid, 4)), dequantize(grid))
+    assert not torch.equal(dequantize(permuted(grid, 4)), dequantize(grid))

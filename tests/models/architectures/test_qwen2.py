@@ -7,6 +7,7 @@ from tests.contracts.architectures import ArchitectureContract
 
 class TestQwen2(ArchitectureContract):
     arch = "qwen2"
+    shapes = ({"head_dim": 32}, {"num_key_value_heads": 1})
     refused = (
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "yarn"),
         (
