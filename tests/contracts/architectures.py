@@ -102,7 +102,7 @@ class ArchitectureContract:
         step = 0.05 / sum(float(g.square().sum()) for g in gradients)
         with torch.no_grad():
             for parameter, gradient in zip(model.network.parameters(), gradients, strict=True):
-                parameter -= step * gradient
+                parameter.sub_(step * gradient)
             after = torch.nn.functional.cross_entropy(predictor(batch.ids, batch.reply), batch.labels)
         assert 0.02 < float(before.detach() - after) < 0.08, "0.05, were the loss a plane"
 
