@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfwatt.core.errors import ModelError
-from halfwatt.models.grid import Bits, GridTensor, ScaleSearch, dequantize, fake_quantize, pack, quantize, unpack
+from halfwatt.models.grid import Bits, GridTensor, ScaleSearch, dequantize, pack, quantize, unpack
 
 BITS: tuple[Bits, ...] = (8, 4)
 SEARCHES: tuple[ScaleSearch, ...] = get_args(ScaleSearch)
@@ -195,9 +195,6 @@ def test_chunking_changes_nothing(bits: Bits, monkeypatch: pytest.MonkeyPatch) -
     assert torch.equal(whole.scale, parts.scale)
 
 
-def test_fake_quantize_keeps_dtype_and_is_idempotent() -> None:
-    weight = gaussian().to(torch.bfloat16)
-    once = fake_quantize(weight, 8)
-    assert once.dtype == torch.bfloat16
-    exact = fake_quantize(gaussian(), 4)
-    assert torch.equal(fake_quantize(exact, 4), exact)
+def test_what_lies_on_the_grid_stays_there() -> None:
+    exact = dequantize(quantize(gaussian(), 4))
+    assert torch.equal(dequantize(quantize(exact, 4)), exact)

@@ -82,11 +82,6 @@ def dequantize(grid: GridTensor) -> torch.Tensor:
     return groups.reshape(rows, columns)
 
 
-def fake_quantize(weight: torch.Tensor, bits: Bits, scale_search: ScaleSearch = "absmax") -> torch.Tensor:
-    """The weight as the grid would give it back, in the weight's own dtype."""
-    return dequantize(quantize(weight, bits, scale_search)).to(weight.dtype)
-
-
 def limits(bits: Bits) -> tuple[int, int]:
     """The lowest and the highest integer of a grid."""
     return _LOWEST[bits], _HIGHEST[bits]

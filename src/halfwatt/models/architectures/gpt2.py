@@ -8,10 +8,7 @@ from halfwatt.models.architectures.base import Architecture
 
 
 class Gpt2(Architecture):
-    """See above."""
-
     def problems(self, config: Any) -> list[str]:
-        """Another activation, or attention scaled in another way."""
         problems = []
         if config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
             problems.append(f"llama.cpp's gpt2 computes gelu_new, not {config.activation_function}")
@@ -20,7 +17,6 @@ class Gpt2(Architecture):
         return problems
 
     def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
-        """Sizes of the FFN beside what all have."""
         return super().gguf_settings(config) | {
             "feed_forward_length": config.n_inner or 4 * config.n_embd,
             "attention.layer_norm_epsilon": float(config.layer_norm_epsilon),

@@ -36,7 +36,6 @@ class LlamaLike(Architecture):
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")
 
     def problems(self, config: Any) -> list[str]:
-        """Another activation, or positions rotated in a way of their own."""
         problems = []
         if config.hidden_act != "silu":
             problems.append(f"llama.cpp computes SiLU in {self.class_name}, not {config.hidden_act}")
@@ -58,7 +57,6 @@ class LlamaLike(Architecture):
         return True
 
     def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
-        """Sizes of the FFN, the heads and their rotation beside what all have."""
         size, rope = self.head_size(config), config.rope_parameters
         settings: dict[str, int | float | str] = {
             "feed_forward_length": config.intermediate_size,
@@ -74,7 +72,6 @@ class LlamaLike(Architecture):
         return super().gguf_settings(config) | settings
 
     def gguf_row_order(self, config: Any, module: str, rows: int) -> torch.Tensor | None:
-        """Queries and keys, where neighbours are rotated."""
         if not self.rotates_neighbours(config) or not module.endswith(("q_proj", "k_proj")):
             return None
         return torch.arange(rows).reshape(-1, 2, self.head_size(config) // 2).transpose(1, 2).reshape(-1)

@@ -11,14 +11,10 @@ from halfwatt.models.architectures.llama import LlamaLike
 
 
 class Mistral(LlamaLike):
-    """See above."""
-
     def window_problems(self, _config: Any) -> list[str]:
-        """None: see `context_length`."""
         return []
 
     def context_length(self, config: Any) -> int:
-        """The window's length, where there is one."""
         longest = super().context_length(config)
         return longest if config.sliding_window is None else min(longest, int(config.sliding_window))
 

@@ -12,15 +12,11 @@ from halfwatt.models.architectures.llama import LlamaLike
 
 
 class Qwen2(LlamaLike):
-    """See above."""
-
     def gguf_architecture(self, config: Any) -> str:
-        """By the shapes."""
         square = config.num_attention_heads * self.head_size(config) == config.hidden_size
         return self.gguf_name if square else "llama"
 
     def rotates_neighbours(self, config: Any) -> bool:
-        """As a "llama" only."""
         return self.gguf_architecture(config) == "llama"
 
 

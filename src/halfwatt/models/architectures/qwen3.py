@@ -1,4 +1,4 @@
-"""Qwen3: Llama with a norm over each query and key head, and a head size of its own."""
+"""Qwen3: Llama with a norm over each query and key head. llama.cpp's "qwen3" has no tensors for attention biases."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from halfwatt.models.architectures.llama import LlamaLike
 
 
 class Qwen3(LlamaLike):
-    """llama.cpp's "qwen3" has no tensors for biases of the attention."""
-
     def problems(self, config: Any) -> list[str]:
-        """Biases beside what `LlamaLike` names."""
         biases = ["llama.cpp's qwen3 has no biases in its attention: attention_bias must be false"]
         return super().problems(config) + (biases if config.attention_bias else [])
 
     def rotates_neighbours(self, _config: Any) -> bool:
-        """Halves, as transformers does."""
         return False
 
 

@@ -17,8 +17,7 @@ from halfwatt.models.architectures.base import Architecture
 def architectures() -> dict[str, Architecture]:
     """Class name -> architecture."""
     modules = [import_module(f"{__package__}.{m.name}") for m in iter_modules([str(Path(__file__).parent)])]
-    objects: list[Architecture] = [module.ARCHITECTURE for module in modules if hasattr(module, "ARCHITECTURE")]
-    return {architecture.class_name: architecture for architecture in objects}
+    return {m.ARCHITECTURE.class_name: m.ARCHITECTURE for m in modules if hasattr(m, "ARCHITECTURE")}
 
 
 def by_class_name(class_name: str, of: str = "this network") -> Architecture:
@@ -27,19 +26,13 @@ def by_class_name(class_name: str, of: str = "this network") -> Architecture:
     Raises:
         ModelError: it is not supported; names those that are.
     """
-    if class_name not in architectures():
-        raise ModelError(
-            f"the architecture of {of} is not supported",
-            got=class_name,
-            hint="supported are " + ", ".join(architectures()),
-        )
-    return architectures()[class_name]
+    known = architectures()
+    if class_name not in known:
+        hint = "supported are " + ", ".join(known)
+        raise ModelError(f"the architecture of {of} is not supported", got=class_name, hint=hint)
+    return known[class_name]
 
 
 def architecture_of(network: PreTrainedModel) -> Architecture:
-    """The architecture of a network.
-
-    Raises:
-        ModelError: it is not supported; names those that are.
-    """
+    """The architecture of a network, or `by_class_name`'s error."""
     return by_class_name(type(network).__name__)
