@@ -33,9 +33,9 @@ def model(tmp_path: Path, arch: tiny.Arch, **sizes: int) -> ChatModel:
     return load(tiny.folder(tmp_path, arch, **sizes))  # type: ignore[arg-type]
 
 
-def logits(found: ChatModel) -> torch.Tensor:
+def logits(model: ChatModel) -> torch.Tensor:
     with torch.no_grad():
-        out: torch.Tensor = found.network(input_ids=torch.arange(4, 60)[None]).logits
+        out: torch.Tensor = model.network(input_ids=torch.arange(4, 60)[None]).logits
     return out
 
 
@@ -60,11 +60,11 @@ def test_neurons_that_do_nothing_go_first_and_are_not_missed(arch: tiny.Arch, tm
                     inner.bias[idle] = 0
     planted = replace(base, network=network)
     width = 512 if arch == "gpt2" else 192
-    made = Prune(ffn=(width - 64) / width).apply(planted, CONTEXT)
-    assert torch.allclose(logits(made), logits(planted), atol=1e-4)
+    pruned = Prune(ffn=(width - 64) / width).apply(planted, CONTEXT)
+    assert torch.allclose(logits(pruned), logits(planted), atol=1e-4)
     field = "n_inner" if arch == "gpt2" else "intermediate_size"
-    assert getattr(made.network.config, field) == width - 64
-    assert sum(p.numel() for p in made.network.parameters()) < sum(p.numel() for p in network.parameters())
+    assert getattr(pruned.network.config, field) == width - 64
+    assert sum(p.numel() for p in pruned.network.parameters()) < sum(p.numel() for p in network.parameters())
 
 
 @pytest.mark.parametrize("arch", ["llama", "mistral", "qwen2", "qwen3"])
@@ -81,17 +81,17 @@ def test_channels_that_carry_nothing_go_first(arch: tiny.Arch, tmp_path: Path) -
             elif "embed_tokens" in name or "lm_head" in name:
                 value[:, idle] = 0
     planted = replace(base, network=network)
-    made = Prune(width=0.5).apply(planted, CONTEXT)
-    assert made.network.config.hidden_size == 64
-    norms = [module for name, module in made.network.named_modules() if name.endswith("norm") and "attn" not in name]
+    pruned = Prune(width=0.5).apply(planted, CONTEXT)
+    assert pruned.network.config.hidden_size == 64
+    norms = [module for name, module in pruned.network.named_modules() if name.endswith("norm") and "attn" not in name]
     with torch.no_grad():
         for norm in norms:  # over 64 channels of which none is 0, the mean square is twice as large
             weight: Any = norm.weight
             weight *= 2**0.5
-    eps = made.network.config.rms_norm_eps  # inside the root, so it must be doubled with the mean
+    eps = pruned.network.config.rms_norm_eps  # inside the root, so it must be doubled with the mean
     for norm in norms:
         setattr(norm, "variance_epsilon", 2 * eps)  # noqa: B010 - Module's own setattr takes no float for mypy
-    assert torch.allclose(logits(made), logits(planted), atol=1e-4)
+    assert torch.allclose(logits(pruned), logits(planted), atol=1e-4)
 
 
 @pytest.mark.parametrize("arch", ["llama", "mistral", "qwen2", "qwen3"])
@@ -105,9 +105,9 @@ def test_heads_that_say_nothing_go_first_and_are_not_missed(arch: tiny.Arch, tmp
             if value.bias is not None:
                 value.bias[: len(value.bias) // 2] = 0
     planted = replace(base, network=network)
-    made = Prune(kv_heads=1).apply(planted, CONTEXT)
-    assert torch.allclose(logits(made), logits(planted), atol=1e-4)
-    assert (made.network.config.num_attention_heads, made.network.config.num_key_value_heads) == (2, 1)
+    pruned = Prune(kv_heads=1).apply(planted, CONTEXT)
+    assert torch.allclose(logits(pruned), logits(planted), atol=1e-4)
+    assert (pruned.network.config.num_attention_heads, pruned.network.config.num_key_value_heads) == (2, 1)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -122,13 +122,13 @@ def test_a_block_that_adds_nothing_goes_first_and_is_not_missed(arch: tiny.Arch,
             if inner.bias is not None:
                 inner.bias.zero_()
     planted = replace(base, network=network)
-    made = Prune(drop=1).apply(planted, CONTEXT)
-    assert made.lineage[-1] == "pruned: blocks 1 dropped"
-    assert len(made.architecture.blocks(made.network)) == made.network.config.num_hidden_layers == 3
-    assert torch.allclose(logits(made), logits(planted), atol=1e-4)
+    pruned = Prune(drop=1).apply(planted, CONTEXT)
+    assert pruned.lineage[-1] == "pruned: blocks 1 dropped"
+    assert len(pruned.architecture.blocks(pruned.network)) == pruned.network.config.num_hidden_layers == 3
+    assert torch.allclose(logits(pruned), logits(planted), atol=1e-4)
     ids = torch.arange(4, 20)[None]
-    cached = made.network.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=None)  # type: ignore[operator]
-    assert torch.equal(cached[0, 16], made.network(input_ids=ids).logits[0, -1].argmax())
+    cached = pruned.network.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=None)  # type: ignore[operator]
+    assert torch.equal(cached[0, 16], pruned.network(input_ids=ids).logits[0, -1].argmax())
 
 
 def test_importance_reads_the_assistants_tokens_only(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_importance_reads_the_assistants_tokens_only(tmp_path: Path) -> None:
 def test_a_divergence_without_a_block_is_the_divergence_without_the_block(tmp_path: Path) -> None:
     base = model(tmp_path, "llama", layers=3)
     batch = collate(rows(tiny.dialogues(), base.tokenizer, 512), base.tokenizer.pad_id)
-    found = divergences_without(base, [batch], [0, 1, 2])
+    divergences = divergences_without(base, [batch], [0, 1, 2])
     short: Any = copy.deepcopy(base.network)
     blocks = base.architecture.blocks(short)
     base.architecture.set_blocks(short, [blocks[0], blocks[2]])
@@ -152,7 +152,7 @@ def test_a_divergence_without_a_block_is_the_divergence_without_the_block(tmp_pa
             n(input_ids=batch.ids, use_cache=False).logits[:, :-1][batch.reply[:, 1:]].log_softmax(-1)
             for n in (base.network, short)
         )
-    assert found[1] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4)
+    assert divergences[1] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4)
 
 
 def test_what_cannot_be_is_said_before_any_work(tmp_path: Path) -> None:
@@ -175,9 +175,9 @@ def test_wandas_masks() -> None:
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
 def test_masks_set_weights_to_zero_and_save_nothing(arch: tiny.Arch, tmp_path: Path) -> None:
     base = model(tmp_path, arch)
-    made = Sparsify("2:4").apply(base, CONTEXT)
+    masked = Sparsify("2:4").apply(base, CONTEXT)
     for before, after in zip(
-        base.architecture.blocks(base.network), base.architecture.blocks(made.network), strict=True
+        base.architecture.blocks(base.network), base.architecture.blocks(masked.network), strict=True
     ):
         weight: Any = after.get_submodule(base.architecture.ffn_out).weight
         groups = (weight.T if arch == "gpt2" else weight).reshape(-1, 4)

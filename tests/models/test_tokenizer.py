@@ -38,9 +38,9 @@ NO_STOP = (
 
 
 def save(folder: Path, **options: Any) -> Path:
-    made = tiny.tokenizer(**options)
-    made.bos_token = "<|endoftext|>"
-    made.save_pretrained(folder)
+    tokenizer = tiny.tokenizer(**options)
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -106,7 +106,7 @@ def test_no_doubled_bos(tmp_path: Path) -> None:
     }
     (folder / "tokenizer.json").write_text(json.dumps(described))
     tokenizer = ChatTokenizer.load(folder)
-    assert tokenizer.hf("light")["input_ids"][0] == tiny.TEXT_END  # the fault is really there to be made
+    assert tokenizer.hf("light")["input_ids"][0] == tiny.TEXT_END  # the fault is really there
     ids = tokenizer.prompt_ids(tiny.dialogues()[0].before(1))
     assert ids.count(tiny.TEXT_END) == 1
     assert ids[0] == tiny.TEXT_END

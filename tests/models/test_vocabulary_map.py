@@ -28,8 +28,8 @@ def trimmed(whole: ChatModel) -> ChatModel:
 def test_a_trimmed_vocabulary_is_told_from_an_equal_and_from_a_shuffled_one(
     whole: ChatModel, trimmed: ChatModel, tmp_path: Path
 ) -> None:
-    found = VocabularyMap.between(whole.tokenizer, trimmed.tokenizer)
-    assert found is not None
+    mapping = VocabularyMap.between(whole.tokenizer, trimmed.tokenizer)
+    assert mapping is not None
     assert VocabularyMap.between(whole.tokenizer, whole.tokenizer) is None
     assert VocabularyMap.between(trimmed.tokenizer, whole.tokenizer) is None
     folder = tmp_path / "shuffled"
@@ -43,10 +43,10 @@ def test_a_trimmed_vocabulary_is_told_from_an_equal_and_from_a_shuffled_one(
 
 
 def test_the_same_tokens_and_texts_that_may_differ(whole: ChatModel, trimmed: ChatModel) -> None:
-    found = VocabularyMap.between(whole.tokenizer, trimmed.tokenizer)
-    assert found is not None
+    mapping = VocabularyMap.between(whole.tokenizer, trimmed.tokenizer)
+    assert mapping is not None
     known, strange = "Turn on the kitchen light", "I'd like a table for 4 people."
-    assert found.same(whole.tokenizer.encode(known), trimmed.tokenizer.encode(known))
-    assert not found.same(whole.tokenizer.encode(strange), trimmed.tokenizer.encode(strange))
-    assert found.allows(whole.tokenizer.encode(strange), trimmed.tokenizer.encode(strange))
-    assert not found.allows(whole.tokenizer.encode(known), trimmed.tokenizer.encode(known)[:-1])
+    assert mapping.same(whole.tokenizer.encode(known), trimmed.tokenizer.encode(known))
+    assert not mapping.same(whole.tokenizer.encode(strange), trimmed.tokenizer.encode(strange))
+    assert mapping.allows(whole.tokenizer.encode(strange), trimmed.tokenizer.encode(strange))
+    assert not mapping.allows(whole.tokenizer.encode(known), trimmed.tokenizer.encode(known)[:-1])

@@ -47,7 +47,7 @@ _WIDTH, _LAYERS, _HEADS, _KV_HEADS, _FFN, _CONTEXT = 64, 2, 4, 2, 96, 512
 
 def dialogues() -> tuple[Dialogue, ...]:
     """Five dialogues of 1 to 3 exchanges; one opens with a system message, one holds text beyond ASCII."""
-    told = (
+    exchanges = (
         (("user", "Turn on the kitchen light"), ("assistant", "Turning on the kitchen light now.")),
         (
             ("system", "You are a helpful assistant."),
@@ -69,7 +69,7 @@ def dialogues() -> tuple[Dialogue, ...]:
     )
     return tuple(
         Dialogue(f"tiny-{i}", tuple(Message(role, text) for role, text in rows))  # type: ignore[arg-type]
-        for i, rows in enumerate(told)
+        for i, rows in enumerate(exchanges)
     )
 
 
@@ -85,12 +85,12 @@ def tokenizer(*, template: str | None = CHATML, pre_tokenizer: Any = None) -> Pr
         show_progress=False,
     )
     backend.train_from_iterator(SENTENCES * 4, trainer)
-    made = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    hf = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, eos_token=SPECIAL[END], pad_token=SPECIAL[PAD], clean_up_tokenization_spaces=False
     )
     if template is not None:
-        made.chat_template = template
-    return made
+        hf.chat_template = template
+    return hf
 
 
 def network(
@@ -105,10 +105,10 @@ def network(
 ) -> PreTrainedModel:
     """A random network in float32, evaluation mode; ``width`` is a multiple of 32. config: entries beside the usual."""
     entries = _config(arch, width, layers) | {"vocab_size": vocab_size, "tie_word_embeddings": tied} | (config or {})
-    made: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, **entries))  # type: ignore[no-untyped-call]
+    drawn: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, **entries))  # type: ignore[no-untyped-call]
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in made.named_parameters():
+        for name, parameter in drawn.named_parameters():
             noise = torch.randn(parameter.shape, generator=draw)
             if "norm" in name or "ln_" in name:
                 parameter.copy_((1.0 if name.endswith("weight") else 0.0) + 0.1 * noise)
@@ -118,8 +118,8 @@ def network(
                 parameter.copy_(0.5 * noise)
             else:
                 parameter.copy_(1.5 * noise / width**0.5)
-    made.eval()  # type: ignore[no-untyped-call]
-    return made
+    drawn.eval()  # type: ignore[no-untyped-call]
+    return drawn
 
 
 def _config(arch: Arch, width: int, layers: int) -> dict[str, Any]:
@@ -165,8 +165,8 @@ def folder(
     """
     path = into / f"{arch}-{seed}"
     with quiet():
-        made: Any = network(arch, seed=seed, tied=tied, width=width, layers=layers, config=config)
-        made.to(dtype).save_pretrained(path)
+        drawn: Any = network(arch, seed=seed, tied=tied, width=width, layers=layers, config=config)
+        drawn.to(dtype).save_pretrained(path)
     tokenizer(template=template).save_pretrained(path)
     entries = {"eos_token_id": [END, TEXT_END], "pad_token_id": PAD, "max_new_tokens": 24, **(generation or {})}
     (path / "generation_config.json").write_text(json.dumps(entries))

@@ -69,8 +69,15 @@ class ChatModel:
         return int(self.network.config.max_position_embeddings)
 
     def save(self, folder: str | Path) -> None:
-        """See `save`."""
-        save(self, Path(folder))
+        """Write a Hugging Face folder that transformers, vLLM and llama.cpp's converter load: all of it or nothing.
+
+        Raises:
+            BadInput: ``folder`` holds something already.
+            EnvironmentFault: the disk is too full.
+        """
+        require_space(Path(folder), sum(p.nbytes for p in self.network.parameters()))
+        with new_folder(Path(folder)) as part:
+            write(self, part)
 
 
 def load(
@@ -141,20 +148,8 @@ def _assemble(
     )
 
 
-def save(model: ChatModel, folder: Path) -> None:
-    """Write a Hugging Face folder that transformers, vLLM and llama.cpp's converter load: all of it or nothing.
-
-    Raises:
-        BadInput: ``folder`` holds something already.
-        EnvironmentFault: the disk is too full.
-    """
-    require_space(folder, sum(p.nbytes for p in model.network.parameters()))
-    with new_folder(folder) as part:
-        write(model, part)
-
-
 def write(model: ChatModel, folder: Path) -> None:
-    """The files of `save`, into a folder that exists."""
+    """The files of `ChatModel.save`, into a folder that exists."""
     with quiet():
         model.network.save_pretrained(folder)
     path = folder / "generation_config.json"

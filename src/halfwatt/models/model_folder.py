@@ -50,14 +50,7 @@ def find(path_or_id: str | Path, *, offline: bool = False) -> Path:
 
 
 def _snapshot(hub_id: str, offline: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
 
     try:
         snapshot = snapshot_download(
@@ -66,21 +59,21 @@ def _snapshot(hub_id: str, offline: bool) -> Path:
             allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"],
             ignore_patterns=["*/*"],
         )
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ModelError(
             f"{hub_id} needs its licence accepted", hint="accept it on the hub, then set HF_TOKEN"
         ) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise ModelError(
             f"there is neither a folder nor a hub model {hub_id}",
             hint="give a model folder, or a hub id such as org/name",
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise EnvironmentFault(
             f"{hub_id} is not a folder here, not in the Hugging Face cache, and the hub was not reached",
             hint="give a model folder, or go online and unset HF_HUB_OFFLINE and --offline",
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (errors.HfHubHTTPError, OSError) as error:
         raise EnvironmentFault(
             f"{hub_id} cannot be fetched", got=type(error).__name__, hint="check the network, or give a model folder"
         ) from error

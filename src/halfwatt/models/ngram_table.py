@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,24 +38,6 @@ class NgramTable:
                 return following
         return None
 
-    def arrays(self) -> dict[str, NDArray[np.int32] | NDArray[np.float32]]:
-        """To be stored: contexts int32 [entries, order], padded with -1 in front; tokens int32; shares float32."""
-        padded = [(-1,) * (self.order - len(context)) + context for context in self.follows]
-        guesses = list(self.follows.values())
-        return {
-            "contexts": np.array(padded, np.int32).reshape(-1, self.order),
-            "tokens": np.array([g.token for g in guesses], np.int32),
-            "shares": np.array([g.share for g in guesses], np.float32),
-        }
-
-    @classmethod
-    def of_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> NgramTable:
-        """`arrays`, read back."""
-        contexts: list[list[int]] = arrays["contexts"].tolist()
-        rows = zip(contexts, arrays["tokens"].tolist(), arrays["shares"].tolist(), strict=True)
-        follows = {tuple(i for i in context if i >= 0): Guess(token, share) for context, token, share in rows}
-        return cls(follows, arrays["contexts"].shape[1])
-
 
 def count_ngrams(
     sequences: Iterable[tuple[Sequence[int], Sequence[tuple[int, int]]]], order: int, least: int = 2
@@ -82,14 +65,21 @@ def count_ngrams(
 
 
 def write_table(table: NgramTable, path: Path) -> None:
-    """As safetensors."""
+    """As safetensors: contexts int32 [entries, order], padded with -1 in front; tokens int32; shares float32."""
     from safetensors.numpy import save_file
 
-    save_file(table.arrays(), path)
+    padded = [(-1,) * (table.order - len(context)) + context for context in table.follows]
+    guesses = list(table.follows.values())
+    arrays: dict[str, NDArray[Any]] = {
+        "contexts": np.array(padded, np.int32).reshape(-1, table.order),
+        "tokens": np.array([g.token for g in guesses], np.int32),
+        "shares": np.array([g.share for g in guesses], np.float32),
+    }
+    save_file(arrays, path)
 
 
 def read_table(path: Path) -> NgramTable:
-    """Read `write`'s file.
+    """Read `write_table`'s file.
 
     Raises:
         ModelError: it is not one.
@@ -98,6 +88,9 @@ def read_table(path: Path) -> NgramTable:
     from safetensors.numpy import load_file
 
     try:
-        return NgramTable.of_arrays(load_file(path))
+        arrays = load_file(path)
+        rows = zip(*(arrays[name].tolist() for name in ("contexts", "tokens", "shares")), strict=True)
+        follows = {tuple(i for i in context if i >= 0): Guess(token, share) for context, token, share in rows}
+        return NgramTable(follows, arrays["contexts"].shape[1])
     except (OSError, SafetensorError, KeyError, ValueError, IndexError) as error:
         raise ModelError(f"{path} holds no draft table", got=str(error), hint="export the model again") from error

@@ -21,7 +21,7 @@ Dimension = Literal["width", "ffn", "kv_heads", "blocks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(ABC):
-    """Rows of ``ffn_in`` are neurons, columns of ``ffn_out`` likewise.
+    """Rows of ``ffn_in`` are neurons, columns of ``ffn_out`` likewise. The defaults are Llama's, as most have them.
 
     blocks_name:      the list of blocks in the network's base model
     final_norm_name:  the norm between the last block and the head, there too
@@ -36,17 +36,20 @@ class Architecture(ABC):
     class_name: str  # of the network, in transformers and in config.json
     model_type: str
     gguf_name: str  # llama.cpp's architecture
-    blocks_name: str
-    final_norm_name: str
-    ffn_in: tuple[str, ...]
-    ffn_out: str
-    queries: str | None
-    keys_values: tuple[str, ...]
-    attention_out: str
-    norms: tuple[tuple[str, tuple[str, ...]], ...]
-    up: str | None
-    ffn_size: str
-    transposed: bool
+    blocks_name: str = "layers"
+    final_norm_name: str = "norm"
+    ffn_in: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    ffn_out: str = "mlp.down_proj"
+    queries: str | None = "self_attn.q_proj"
+    keys_values: tuple[str, ...] = ("self_attn.k_proj", "self_attn.v_proj")
+    attention_out: str = "self_attn.o_proj"
+    norms: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+    )
+    up: str | None = "mlp.up_proj"
+    ffn_size: str = "intermediate_size"
+    transposed: bool = False
     unprunable: Mapping[Dimension, str] = field(default_factory=dict)
 
     # --- the network

@@ -19,20 +19,6 @@ from halfwatt.models.architectures.base import Architecture
 class LlamaLike(Architecture):
     """``rope_types``: the scalings of rotated positions that llama.cpp computes alike."""
 
-    blocks_name: str = "layers"
-    final_norm_name: str = "norm"
-    ffn_in: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
-    ffn_out: str = "mlp.down_proj"
-    queries: str | None = "self_attn.q_proj"
-    keys_values: tuple[str, ...] = ("self_attn.k_proj", "self_attn.v_proj")
-    attention_out: str = "self_attn.o_proj"
-    norms: tuple[tuple[str, tuple[str, ...]], ...] = (
-        ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
-        ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
-    )
-    up: str | None = "mlp.up_proj"
-    ffn_size: str = "intermediate_size"
-    transposed: bool = False
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")
 
     def problems(self, config: Any) -> list[str]:
