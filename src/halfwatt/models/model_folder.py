@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from halfwatt.core.errors import EnvironmentFault, ModelError
 from halfwatt.core.files import sha256_files
-from halfwatt.models.architectures.registry import by_class_name
+from halfwatt.models.architectures.registry import named_in
 from halfwatt.models.tokenizer import TEMPLATE_FILE, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -102,13 +102,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             got=f"quant_method {method}",
             hint="give the model that it was made from",
         )
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    architecture = by_class_name(str(name or config.get("model_type") or "none named"), str(folder))
-    if config.get("model_type") != architecture.model_type:
-        raise ModelError(
-            f"config.json of {folder} contradicts itself", got=f"{name} with model_type {config.get('model_type')!r}"
-        )
+    named_in(config, str(folder))
     return config
 
 

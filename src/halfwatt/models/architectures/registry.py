@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -36,3 +38,17 @@ def by_class_name(class_name: str, of: str = "this network") -> Architecture:
 def architecture_of(network: PreTrainedModel) -> Architecture:
     """The architecture of a network, or `by_class_name`'s error."""
     return by_class_name(type(network).__name__)
+
+
+def named_in(config: Mapping[str, Any], of: str) -> Architecture:
+    """The architecture that a model's config.json names.
+
+    Raises:
+        ModelError: it is not supported, or the file contradicts itself.
+    """
+    names, kind = config.get("architectures"), config.get("model_type")
+    class_name = names[0] if isinstance(names, list) and names else None
+    own = by_class_name(str(class_name or kind or "none named"), of)
+    if kind != own.model_type:
+        raise ModelError(f"config.json of {of} contradicts itself", got=f"{class_name} with model_type {kind!r}")
+    return own
