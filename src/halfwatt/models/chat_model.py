@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -26,8 +26,6 @@ from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling, read_sampling
 from halfwatt.models.template_sandbox import probe
 from halfwatt.models.tokenizer import ChatTokenizer, first_line, from_pretrained, read_json
-
-Dtype = Literal["auto", "bf16", "fp16", "fp32"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

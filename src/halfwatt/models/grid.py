@@ -59,7 +59,7 @@ def quantize(
     """
     _check(weight)
     groups = weight.detach().to(torch.float32).reshape(-1, GROUP)
-    per_group = None if importance is None else _importance_per_group(importance, weight.shape)
+    per_group = None if importance is None else importance.float().expand(weight.shape).reshape(-1, GROUP)
     scale = torch.empty(len(groups), dtype=torch.float16, device=weight.device)
     q = torch.empty(groups.shape, dtype=torch.int8, device=weight.device)
     step = _CHUNK // GROUP
@@ -137,11 +137,6 @@ def _check(weight: torch.Tensor) -> None:
         raise ModelError("a weight is not finite", got=f"{value} at row {row}, column {column}")
 
 
-def _importance_per_group(importance: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """[columns] or [rows, columns] -> [rows * columns / 32, 32]."""
-    return importance.to(torch.float32).expand(shape).reshape(-1, GROUP)
-
-
 def round_to(groups: torch.Tensor, scale: torch.Tensor, bits: Bits) -> torch.Tensor:
     """The nearest integers of the grid under fp16 scales, as float32. A scale of 0 gives 0.
 
@@ -183,13 +178,20 @@ def _best_scale(groups: torch.Tensor, bits: Bits, importance: torch.Tensor | Non
     shrink = [1.0 - 0.0015 * i for i in range(12)] if bits == 8 else [1.08 - 0.04 * i for i in range(12)]
     signs = (1.0,) if bits == 8 else (1.0, -1.0)
     best, least = start, _error(groups, start, bits, importance)
+
+    def take_better(scale: torch.Tensor) -> None:
+        """Where its error is less; an overflow to infinity is never less."""
+        nonlocal best, least
+        candidate = scale.to(torch.float16)
+        error = _error(groups, candidate, bits, importance)
+        best, least = torch.where(error < least, candidate, best), torch.where(error < least, error, least)
+
     for factor in (sign * s for sign in signs for s in shrink):
-        best, least = _better(groups, (start.to(torch.float32) * factor), best, least, bits, importance)
+        take_better(start.to(torch.float32) * factor)
     h = 1.0 if importance is None else importance
     for _ in range(2):
         q = round_to(groups, best, bits)
-        least_squares = (h * groups * q).sum(1) / (h * q * q).sum(1)
-        best, least = _better(groups, least_squares.nan_to_num(0.0, 0.0, 0.0), best, least, bits, importance)
+        take_better(((h * groups * q).sum(1) / (h * q * q).sum(1)).nan_to_num(0.0, 0.0, 0.0))
     return best
 
 
@@ -221,21 +223,6 @@ def _lp_error(groups: torch.Tensor, scale: torch.Tensor, bits: Bits) -> torch.Te
     """Sum of |error|^p of each group, float32 [groups]."""
     miss = groups - round_to(groups, scale, bits) * scale.to(torch.float32)[:, None]
     return (miss.abs() ** _HQQ_P).sum(1)
-
-
-def _better(
-    groups: torch.Tensor,
-    scale: torch.Tensor,
-    best: torch.Tensor,
-    least: torch.Tensor,
-    bits: Bits,
-    importance: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take the new scales where their error is less; an overflow to infinity is never less."""
-    candidate = scale.to(torch.float16)
-    error = _error(groups, candidate, bits, importance)
-    won = error < least
-    return torch.where(won, candidate, best), torch.where(won, error, least)
 
 
 def _error(groups: torch.Tensor, scale: torch.Tensor, bits: Bits, importance: torch.Tensor | None) -> torch.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -56,8 +56,7 @@ class Architecture(ABC):
 
     def blocks(self, network: PreTrainedModel) -> nn.ModuleList:
         """The blocks, first to last; the very list that the network runs through."""
-        blocks: nn.ModuleList = getattr(network.base_model, self.blocks_name)
-        return blocks
+        return cast(nn.ModuleList, network.base_model.get_submodule(self.blocks_name))
 
     def set_blocks(self, network: PreTrainedModel, blocks: list[nn.Module]) -> None:
         """Let it run through these blocks, in place. For passes without a cache: indices stay as they were."""
@@ -69,8 +68,7 @@ class Architecture(ABC):
 
     def final_norm(self, network: PreTrainedModel) -> nn.Module:
         """The norm between the last block and the head."""
-        norm: nn.Module = getattr(network.base_model, self.final_norm_name)
-        return norm
+        return network.base_model.get_submodule(self.final_norm_name)
 
     def head_inputs(self, config: Any, states: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - families scale by it
         """What the head multiplies: the outputs of the final norm, ``states``, scaled where the family does so."""
@@ -78,9 +76,8 @@ class Architecture(ABC):
 
     def rows(self, module: nn.Module) -> torch.Tensor:
         """The weight of a block's matrix as [out, in]; a view."""
-        weight: Any = module.weight
-        rows: torch.Tensor = weight.detach()
-        return rows.T if self.transposed else rows
+        weight = cast(torch.Tensor, module.weight).detach()
+        return weight.T if self.transposed else weight
 
     # --- sizes
 
