@@ -1,0 +1,25 @@
+"""Granite's dense form: Llama with multipliers on embedding, attention, residual stream and logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from halfwatt.models.architectures.llama import LlamaLike
+
+
+class Granite(LlamaLike):
+    def head_inputs(self, config: Any, states: torch.Tensor) -> torch.Tensor:
+        return states / config.logits_scaling
+
+    def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
+        return super().gguf_settings(config) | {
+            "embedding_scale": float(config.embedding_multiplier),
+            "attention.scale": float(config.attention_multiplier),
+            "residual_scale": float(config.residual_multiplier),
+            "logit_scale": float(config.logits_scaling),
+        }
+
+
+ARCHITECTURE = Granite(class_name="GraniteForCausalLM", model_type="granite", gguf_name="granite")
