@@ -11,7 +11,7 @@ from halfwatt.models.architectures.llama import LlamaLike
 
 class Granite(LlamaLike):
     def head_inputs(self, config: Any, states: torch.Tensor) -> torch.Tensor:
-        return states / config.logits_scaling
+        return states / float(config.logits_scaling)
 
     def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
         return super().gguf_settings(config) | {
