@@ -31,7 +31,6 @@ from halfwatt.compress.training.batches import Predictor, in_batches
 from halfwatt.core.settings import MeasurePlan, Precision, RequestSettings
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import energy_analysis, requests
-from halfwatt.evaluate.claim import energy_ratio
 from halfwatt.evaluate.energy_protocol import Arm, Run, measure
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
@@ -142,7 +141,7 @@ def measured(name: str, base: str, run: Run) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "kind": own.kind, "j_per_reply": plain(own.j_per_reply)}
     row["s_per_reply"] = plain(own.s_per_reply)
     if name != base:
-        row["energy_ratio"] = plain(energy_ratio(base, name, run))
+        row["energy_ratio"] = plain(energy_analysis.energy_ratio(base, name, run.windows, run.meter))
     return row
 
 

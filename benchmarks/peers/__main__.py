@@ -33,7 +33,6 @@ from halfwatt.core.settings import MeasurePlan, RequestSettings, RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis, examine, requests
-from halfwatt.evaluate.claim import energy_ratio
 from halfwatt.evaluate.energy_protocol import Run, measure
 from halfwatt.evaluate.gate import likelihood_among, overall, statistics
 from halfwatt.evaluate.instruments import Instruments, instruments
@@ -205,7 +204,7 @@ def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
     checks = judged(field.arena, each) if field.judged and not reference else []
     change = likelihood_among(checks)
     verdict = "reference" if reference else overall([c.verdict for c in checks]) if checks else "not judged"
-    figure = energy_analysis.cpu_s_per_reply
+    figure, vs = energy_analysis.cpu_s_per_reply, (each.name, "winner", run.windows)
     return {
         "name": each.name,
         "version": llamacpp.VERSION if artifact.runtime == llamacpp.RUNTIME else artifact.lineage[-1],
@@ -216,8 +215,8 @@ def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
         "not_passed": [f"{c.layer} {c.name}" for c in checks if c.verdict != "PASS"],
         "nll_change": plain(None if change is None else change.estimate),
         "cpu_s_per_reply": plain(cost.cpu_s_per_reply),
-        "cpu_s_ratio": None if itself else plain(energy_analysis.ratio(each.name, "winner", run.windows, figure)),
-        "energy_ratio": None if itself else plain(energy_ratio(each.name, "winner", run)),
+        "cpu_s_ratio": None if itself else plain(energy_analysis.ratio(*vs, figure)),
+        "energy_ratio": None if itself else plain(energy_analysis.energy_ratio(*vs, run.meter)),
         "energy_kind": cost.kind,
     }
 

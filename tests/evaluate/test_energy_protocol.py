@@ -12,13 +12,14 @@ import pytest
 from halfwatt.core.errors import BadInput, TaintedRun
 from halfwatt.core.settings import MeasurePlan
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.evaluate import disturbances, energy_protocol
+from halfwatt.evaluate import disturbances, energy_analysis, energy_protocol
 from halfwatt.evaluate.disturbances import Snapshot
 from halfwatt.evaluate.energy_protocol import Arm, measure
-from halfwatt.evaluate.instruments import Instruments, UsageBox
+from halfwatt.evaluate.instruments import Instruments
 from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.meters.modelled import INFO, model_of, modelled_joules
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import RunCounts, ServingSpec
@@ -61,21 +62,6 @@ class ScriptedWorker:
         return RunCounts((before, self.used), n, n, 0, n, 1, " ".join(p.id for p in prompts))
 
 
-class CpuMeter:
-    """Modelled: 10 J a CPU-second of the box."""
-
-    info = MeterInfo("modelled", "process", "modelled", "E", "cpu", "rest", 0.0, 0.0, 0.5)
-
-    def __init__(self, box: UsageBox) -> None:
-        self.box = box
-
-    def read(self) -> Reading:
-        return Reading(0.0, 10 * self.box.get().cpu_s)
-
-    def close(self) -> None:
-        return None
-
-
 class TickingMeter:
     """A device-wide counter that is always at a tick."""
 
@@ -95,12 +81,12 @@ class TickingMeter:
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
     """Scripted workers on a machine that reports the disturbances it is told to report."""
-    monkeypatch.setattr(energy_protocol, "Worker", ScriptedWorker)
+    monkeypatch.setattr(energy_protocol, "ServingProcess", ScriptedWorker)
     monkeypatch.setattr("halfwatt.evaluate.energy_protocol.time.sleep", lambda _: None)
     monkeypatch.setattr(disturbances, "snapshot", lambda: QUIET)
 
     def report(found: tuple[str, ...]) -> None:
-        monkeypatch.setattr(disturbances, "taints", lambda *_: found)
+        monkeypatch.setattr(disturbances, "disturbances", lambda *_: found)
 
     report(())
     return report
@@ -112,8 +98,8 @@ def arm(name: str, cpu_ms: int) -> Arm:
 
 
 def modelled() -> Instruments:
-    box = UsageBox()
-    return Instruments(None, (), CpuMeter(box), box)
+    """A machine of one core without a counter."""
+    return Instruments(None, model=model_of(cores=1))
 
 
 DIALOGUES = tuple(dialogue(str(i), turns=2) for i in range(6))
@@ -139,21 +125,24 @@ def test_arms_are_interleaved_and_mirrored_on_the_same_prompts(quiet: object) ->
 
 
 def test_a_half_is_like_the_whole_in_whatever_order_the_dialogues_come() -> None:
-    told = [dialogue(f"{'long' if i < 40 else 'short'} {i}", turns=8 if i < 40 else 1) for i in range(120)]
-    chunks = _chunks(prompts_of(told), 9.0, random.Random(0))
+    mixed = [dialogue(f"{'long' if i < 40 else 'short'} {i}", turns=4 if i < 40 else 1) for i in range(120)]
+    chunks = _chunks(prompts_of(mixed), 9.0, random.Random(0))
     assert len({id(p) for chunk in chunks for p in chunk}) == sum(map(len, chunks)) == 40 * 4 + 80
     longs = [len({p.id for p in chunk if p.id.startswith("long")}) for chunk in chunks]
     assert min(longs) >= 1
     assert max(longs) <= 3
-    assert chunks != _chunks(prompts_of(told), 9.0, random.Random(1))
-    assert chunks == _chunks(prompts_of(told), 9.0, random.Random(0))
+    assert chunks != _chunks(prompts_of(mixed), 9.0, random.Random(1))
+    assert chunks == _chunks(prompts_of(mixed), 9.0, random.Random(0))
 
 
 def test_modelled_joules_belong_to_the_window_alone(quiet: object) -> None:
     run = measure([arm("A", 40), arm("B", 20)], asking(), MeasurePlan(2, 2, prefill=False), modelled())
+    assert (run.meter, run.meters) == (replace(INFO, cores=1), (replace(INFO, cores=1),))
     for w in run.windows:
-        start, end = w.readings["modelled"]
-        assert end.joules - start.joules == pytest.approx(10 * w.replies * (0.04 if w.arm == "A" else 0.02))
+        cpu_s = w.replies * (0.04 if w.arm == "A" else 0.02)
+        joules = energy_analysis.window_joules(w, model_of(cores=1))
+        assert joules == pytest.approx(modelled_joules(Usage(cpu_s, w.replies * 0.5, w.replies), 1))
+        assert w.readings == {}, "what a model gives is no reading"
 
 
 def test_prefill_windows_ask_for_one_token(quiet: object) -> None:
@@ -173,7 +162,7 @@ def test_a_disturbed_window_is_repeated_and_stays_on_record(
     quiet: Callable[[tuple[str, ...]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([("foreign CPU load 50%",), ()] + [()] * 50)
-    monkeypatch.setattr(disturbances, "taints", lambda *_: next(answers))
+    monkeypatch.setattr(disturbances, "disturbances", lambda *_: next(answers))
     run = measure([arm("A", 40), arm("B", 20)], asking(), MeasurePlan(2, 2, prefill=False), modelled())
     thrown = [w for w in run.windows if w.discarded]
     assert len(thrown) == 1

@@ -29,13 +29,15 @@ def test_a_result_survives_json(modelled: Result) -> None:
     assert from_json(to_json(modelled), Result) == modelled
 
 
-def test_the_file_keeps_its_contract(modelled: Result) -> None:
+def test_the_file_keeps_its_contract(modelled: Result, measured: Result) -> None:
     found = json.loads(to_json(modelled))
     assert found["schema"] == 1
     assert set(found["baselines"]) == {"B0", "B1"}
     assert {t["name"] for t in found["trials"]} >= {"int8", "int4 + int8 head", "int4"}
     assert found["winner"] == "int4"
-    assert found["raw"]["windows"][0]["readings"]
+    assert found["raw"]["windows"][0]["usage"]
+    assert found["raw"]["windows"][0]["readings"] == {}, "modelled joules are computed, not read"
+    assert list(json.loads(to_json(measured))["raw"]["windows"][0]["readings"]) == ["rapl"]
     assert any(w["discarded"] and w["taints"] for w in found["raw"]["windows"])
     claim = found["claim"]
     assert claim["verdict"] == "PASS"

@@ -186,7 +186,7 @@ def compare(
         artifacts=(a.artifact, b.artifact),
         measurements=tuple(energy_analysis.measurement(arm.name, run.windows, run.meter) for arm in arms),
         cpu_s_ratio=energy_analysis.ratio("A", "B", run.windows, energy_analysis.cpu_s_per_reply),
-        energy_ratio=None if run.meter is None else energy_analysis.energy_ratio("A", "B", run.windows, run.meter),
+        energy_ratio=energy_analysis.energy_ratio("A", "B", run.windows, run.meter),
         quality=report,
         inputs=inputs,
         windows=run.windows,

@@ -32,7 +32,7 @@ from halfwatt.evaluate import disturbances, energy_analysis
 from halfwatt.evaluate.instruments import Instruments
 from halfwatt.evaluate.records import Phase, Window
 from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
-from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.meters.base import MeterInfo, Reading, Usage, align
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.serving_process import RunCounts, ServingProcess, ServingSpec
 
@@ -92,7 +92,7 @@ def measure(
             if block + 1 >= plan.min_blocks and (late or bench.narrow_enough(names)):
                 break
         bench.idle("loaded_idle")
-    return Run(tuple(bench.windows), tools.info, _infos(tools), tuple(bench.events))
+    return Run(tuple(bench.windows), tools.info, tools.infos, tuple(bench.events))
 
 
 class _Bench:
@@ -207,17 +207,14 @@ class _Bench:
             done = work()
         end_readings, end_s = self._edge(), time.monotonic()
         after, harness = disturbances.snapshot(), time.process_time() - harness
-        own_cpu_s = done.usage[1].cpu_s - done.usage[0].cpu_s + harness
-        readings = {name: (start_readings[name], end_readings[name]) for name in start_readings}
-        if work is not None:
-            readings |= self._modelled(done)
+        own_cpu_s = (done.usage[1] - done.usage[0]).cpu_s + harness
         return Window(
             arm=arm,
             block=block,
             phase=phase,
             start_s=start_s,
             end_s=end_s,
-            readings=readings,
+            readings={name: (start_readings[name], end_readings[name]) for name in start_readings},
             usage=done.usage,
             replies=done.replies,
             tokens_in=done.tokens_in,
@@ -229,23 +226,11 @@ class _Bench:
         )
 
     def _edge(self) -> dict[str, Reading]:
-        """All live meters, the primary one at a tick of its counter."""
-        from halfwatt.meters.base import align
-
+        """All meters, the primary one at a tick of its counter."""
         readings = {meter.info.name: meter.read() for meter in self.tools.others}
         if self.tools.primary is not None:
             readings[self.tools.primary.info.name] = align(self.tools.primary)
         return readings
-
-    def _modelled(self, done: RunCounts) -> dict[str, tuple[Reading, Reading]]:
-        """The modelled counter at the worker's own two edges."""
-        if self.tools.modelled is None or self.tools.box is None:
-            return {}
-        edges = []
-        for usage in done.usage:
-            self.tools.box.now = usage
-            edges.append(self.tools.modelled.read())
-        return {self.tools.modelled.info.name: (edges[0], edges[1])}
 
 
 def _until_flat(once: Callable[[], RunCounts], *, limit: int = 12, tolerance: float = 0.01) -> list[float]:
@@ -253,15 +238,10 @@ def _until_flat(once: Callable[[], RunCounts], *, limit: int = 12, tolerance: fl
     pace: list[float] = []
     while len(pace) < limit:
         work = once()
-        pace.append((work.usage[1].wall_s - work.usage[0].wall_s) / work.replies)
+        pace.append((work.usage[1] - work.usage[0]).wall_s / work.replies)
         last = pace[-5:]
         if len(last) == 5:
             steps = [b - a for a, b in pairwise(last)]
             if abs(sum(steps) / len(steps)) < tolerance * sum(last) / len(last):
                 break
     return pace
-
-
-def _infos(tools: Instruments) -> tuple[MeterInfo, ...]:
-    meters = (tools.primary, *tools.others, tools.modelled)
-    return tuple(m.info for m in meters if m is not None)

@@ -28,6 +28,7 @@ class MeterInfo:
     period_s: float  # time between two updates of the counter; 0 = continuous
     step_j: float  # smallest change of the counter; 0 = continuous
     ratio_error: float  # systematic 95 % error of a ratio of two readings of this meter: 0.5 = +-50 %; 0 = it cancels
+    cores: int | None = None  # logical processors of the model, see `meters.modelled`; None = a counter, which is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,9 @@ class Usage:
     cpu_s: float  # user + system, all threads
     wall_s: float  # time spent inside windows' work
     bytes_b: int  # weight and KV bytes that the replies had to read, computed from the format
+
+    def __sub__(self, earlier: Usage) -> Usage:
+        return Usage(self.cpu_s - earlier.cpu_s, self.wall_s - earlier.wall_s, self.bytes_b - earlier.bytes_b)
 
 
 class EnergyMeter(Protocol):

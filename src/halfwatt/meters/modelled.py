@@ -31,12 +31,10 @@ processor's cache cost less, so for small models the model flatters whatever shr
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from halfwatt.core.errors import MeterError
-from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.meters.base import MeterInfo, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +64,13 @@ INFO = MeterInfo(
 )
 
 
+def model_of(cores: int) -> MeterInfo:
+    """`INFO` for a machine with so many logical processors."""
+    return replace(INFO, cores=cores)
+
+
 def modelled_joules(usage: Usage, cores: int, coefficients: Coefficients = DERIVED) -> float:
-    """The formula above.
+    """The formula above, of what was used in a window or by a training.
 
     Args:
         cores: logical processors visible to us, which share the static power.
@@ -82,22 +85,3 @@ def modelled_joules(usage: Usage, cores: int, coefficients: Coefficients = DERIV
         + coefficients.active_w * usage.cpu_s
         + coefficients.j_per_byte * usage.bytes_b
     )
-
-
-class ModelledMeter:
-    """The model as a cumulative counter; it falls only if what ``usage`` returns does."""
-
-    def __init__(self, usage: Callable[[], Usage], cores: int, coefficients: Coefficients = DERIVED) -> None:
-        self._usage, self._cores, self._coefficients = usage, cores, coefficients
-        self.info = INFO
-
-    def read(self) -> Reading:
-        """Modelled joules of all use so far.
-
-        Raises:
-            MeterError: the use is not known.
-        """
-        return Reading(time.monotonic(), modelled_joules(self._usage(), self._cores, self._coefficients))
-
-    def close(self) -> None:
-        """Nothing to let go of."""

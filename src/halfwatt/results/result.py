@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from halfwatt.core.errors import BadInput
@@ -14,6 +14,7 @@ from halfwatt.evaluate.records import Claim, Measurement, Outside, Profile, Qual
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import Finding, MeterInfo
 from halfwatt.meters.cost import Cost
+from halfwatt.meters.modelled import INFO
 from halfwatt.results.provenance import Provenance
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.trial import Trial, TrialReadings
@@ -140,6 +141,9 @@ class Comparison:
 def parse(text: str | bytes) -> Result:
     """Read a ``result.json``.
 
+    Files of 0.1.0 hold modelled joules among the readings, and their meter does not say for how many cores: the machine
+    does. `halfwatt verify` holds those readings against the windows.
+
     Raises:
         BadInput: it is not one, or one of another schema version.
     """
@@ -156,8 +160,18 @@ def parse(text: str | bytes) -> Result:
             f"this halfwatt reads results of schema {SCHEMA}", got=str(found), hint="use the version that wrote it"
         )
     try:
-        return from_json(text, Result)
+        result = from_json(text, Result)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadInput(f"result.json is damaged at {where}", got=str(first["msg"])) from None
+    return replace(result, meters=tuple(_with_cores(info, result.provenance) for info in result.meters))
+
+
+def _with_cores(info: MeterInfo, provenance: Provenance) -> MeterInfo:
+    if info.name != INFO.name or info.cores is not None:
+        return info
+    cores = provenance.machine.get("cores", "")
+    if not cores.isdigit():
+        raise BadInput("result.json is damaged at provenance.machine.cores", got=cores or "nothing")
+    return replace(info, cores=int(cores))

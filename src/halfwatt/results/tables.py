@@ -96,7 +96,7 @@ def _b0(result: Result) -> Row:
         title="original, as commonly run",
         run="final",
         energy=arms(result).get("B0"),
-        energy_vs_B1=None if info is None else energy_analysis.energy_ratio("B0", "B1", windows, info),
+        energy_vs_B1=energy_analysis.energy_ratio("B0", "B1", windows, info),
         cpu_s_vs_B1=energy_analysis.ratio("B0", "B1", windows, energy_analysis.cpu_s_per_reply),
         quality=None,
         winner=False,

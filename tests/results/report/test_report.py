@@ -347,7 +347,7 @@ def test_the_card_shows_before_and_after(made: dict[str, Result]) -> None:
         assert said in text
     modelled = model_card(made["modelled"])
     assert "J/reply" not in modelled
-    assert "0.46 [0.30 to 0.69] E modelled" in modelled
+    assert "0.46 [0.31 to 0.69] E modelled" in modelled
 
 
 def test_what_training_cost_and_what_was_lost_elsewhere_is_said_everywhere(
