@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,9 +21,11 @@ from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import MeterInfo, Reading, Usage
 from halfwatt.meters.modelled import INFO, model_of, modelled_joules
+from halfwatt.meters.ticks import Clock
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import RunCounts, ServingSpec
+from tests.support.replay_meter import ReplayMeter, Trace
 
 QUIET = Snapshot(0.0, 0.0, 1.0, 0, None, None)
 
@@ -156,6 +159,15 @@ def test_idle_is_read_only_by_a_real_meter(quiet: object) -> None:
     phases = [w.phase for w in measure([arm("A", 4)], asking(), plan, Instruments(TickingMeter())).windows]
     assert phases[:2] == ["bare_idle", "loaded_idle"]
     assert phases[-1] == "loaded_idle"
+
+
+def test_replayed_joules_say_so(quiet: object) -> None:
+    seconds = itertools.count()
+    trace = Trace(TickingMeter.info, tuple(Reading(float(s), 5.0 * s) for s in range(100)))
+    meter = ReplayMeter(trace, Clock(now=lambda: float(next(seconds))))
+    run = measure([arm("A", 4)], asking(), MeasurePlan(2, 2, prefill=False), Instruments(meter))
+    result = energy_analysis.measurement("A", run.windows, run.meter)
+    assert (result.meter, result.kind, result.grade) == ("replay:rapl", "replayed", "B")
 
 
 def test_a_disturbed_window_is_repeated_and_stays_on_record(
