@@ -32,9 +32,9 @@ from halfwatt.core.settings import MeasurePlan, Precision, RequestSettings
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import energy_analysis, requests
 from halfwatt.evaluate.energy_protocol import Arm, Run, measure
-from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
+from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingSpec

@@ -35,11 +35,11 @@ from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis, examine, requests
 from halfwatt.evaluate.energy_protocol import Run, measure
 from halfwatt.evaluate.gate import likelihood_among, overall, statistics
-from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.records import GateCheck, QualityInputs
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat, Workload
 from halfwatt.formats.artifact import Artifact, read_artifact
+from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.servable import read_operating_point

@@ -16,10 +16,10 @@ from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import disturbances, energy_analysis, energy_protocol
 from halfwatt.evaluate.disturbances import Snapshot
 from halfwatt.evaluate.energy_protocol import Arm, measure
-from halfwatt.evaluate.instruments import Instruments
 from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.meters.discover import Instruments
 from halfwatt.meters.modelled import INFO, model_of, modelled_joules
 from halfwatt.meters.ticks import Clock
 from halfwatt.models.sampling import Sampling

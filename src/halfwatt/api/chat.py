@@ -12,9 +12,9 @@ from typing import Any
 
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.meters.base import MeterInfo, Usage
+from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.meters.modelled import modelled_joules
 from halfwatt.models.access import serving_device
 from halfwatt.runtimes.base import Reply, Session

@@ -29,10 +29,10 @@ from halfwatt.core.settings import MeasurePlan
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import disturbances, energy_analysis
-from halfwatt.evaluate.instruments import Instruments
 from halfwatt.evaluate.records import Phase, Window
 from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
 from halfwatt.meters.base import MeterInfo, Reading, Usage, align
+from halfwatt.meters.discover import Instruments
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.serving_process import RunCounts, ServingProcess, ServingSpec
 

@@ -154,17 +154,6 @@ class NvmlMeter:
         )
 
 
-def open_all() -> list[NvmlMeter]:
-    """A meter for each board that has a counter; empty where there is no NVIDIA driver or library."""
-    meters = []
-    for index in range(count()):
-        try:
-            meters.append(NvmlMeter(index))
-        except MeterError:
-            continue  # findings() says why
-    return meters
-
-
 def findings() -> list[Finding]:
     """One line a board, or why there is none."""
     try:
