@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import halfwatt
-from halfwatt.core.machine import _machine, _versions
+from halfwatt.core import machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,6 @@ def provenance(
         model_sha256=model_sha256,
         dialogues=dialogues,
         dialogues_sha256=dict(sha256),
-        machine=_machine(),
-        versions=_versions(),
+        machine=machine.machine(),
+        versions=machine.versions(),
     )
