@@ -31,7 +31,7 @@ from halfwatt.compress.training.batches import Batch, Predictor, Row, collate, r
 from halfwatt.compress.training.loop import Group, Settings, default_groups, train
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.meters.cost import Cost, CostMeter, together
+from halfwatt.meters.cost import Cost, CostMeter
 from halfwatt.models.chat_model import ChatModel
 
 Kind = Literal["labels", "logits", "sequence", "on_policy", "together"]
@@ -241,7 +241,7 @@ class Distil:
             if self.cached:
                 told, asked = teacher_cache.taught(told, frozen, self.cached, bench, context.shared)
             history = train(Predictor(student), self._objective(frozen, learner, context), told, settings, bench)
-        spent = (*model.spent, together(asked, history.spent))
+        spent = (*model.spent, asked + history.spent)
         return replace(
             learner, network=student.cpu().eval(), lineage=(*model.lineage, self._summary(history.steps)), spent=spent
         )

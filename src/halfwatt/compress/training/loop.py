@@ -34,7 +34,7 @@ from halfwatt.core.errors import BadInput, HalfwattError
 from halfwatt.core.settings import Precision
 from halfwatt.core.types import Progress
 from halfwatt.meters.base import EnergyMeter
-from halfwatt.meters.cost import Cost, CostMeter, together
+from halfwatt.meters.cost import Cost, CostMeter
 
 _BYTES_A_STEP = 10  # float32 passes over the weights: forward, backward, gradient; AdamW reads 4 tensors and writes 3
 
@@ -215,7 +215,7 @@ class _Run:
             self._update(self._batch(whole))
             self.step += 1
             tokens = sum(len(row.ids) for row in whole)
-            self.spent = together(self.spent, self.laps.lap(tokens, _BYTES_A_STEP * self.weights_b))
+            self.spent += self.laps.lap(tokens, _BYTES_A_STEP * self.weights_b)
             now = time.monotonic()
             if now - said > 2:
                 self._say(begun)
