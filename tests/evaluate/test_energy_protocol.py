@@ -252,7 +252,10 @@ def test_a_continuous_counter_repeats_nothing_and_a_stepping_one_fills_its_windo
 
     monkeypatch.setattr(ScriptedWorker, "run", noting)
     plan = MeasurePlan(2, 2, window_s=4.0, prefill=False)
-    for tools, shortest in ((modelled(), 0.5), (Instruments(TickingMeter()), 10.0)):
+    share = TickingMeter()  # of a host's counter, as a guest sees it, every 200 ms
+    share.info = replace(share.info, kind="modelled", grade="D", period_s=0.2)
+    monkeypatch.setattr(energy_protocol, "align", lambda meter: meter.read())
+    for tools, shortest in ((modelled(), 0.5), (Instruments(TickingMeter()), 10.0), (Instruments(share), 20.0)):
         asked.clear()
         measure([arm("A", 40), arm("B", 20)], asking(), plan, tools)
         assert set(asked) == {0.0, shortest}  # 0 while warming up
