@@ -251,7 +251,7 @@ def test_a_continuous_counter_repeats_nothing_and_a_stepping_one_fills_its_windo
         return run(self, prompts, sampling, min_s=min_s)
 
     monkeypatch.setattr(ScriptedWorker, "run", noting)
-    plan = MeasurePlan(2, 2, window_s=4.0, prefill=False)
+    plan = MeasurePlan(2, 2, window_s=4.0, limit_s=0.0, prefill=False)
     share = TickingMeter()  # of a host's counter, as a guest sees it, every 200 ms
     share.info = replace(share.info, kind="modelled", grade="D", period_s=0.2)
     monkeypatch.setattr(energy_protocol, "align", lambda meter: meter.read())

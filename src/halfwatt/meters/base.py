@@ -84,6 +84,11 @@ class Finding:
     reason: str | None  # None when available; else cause and the command that would enable it
     advice: str | None = None  # what its device might be set to, by hand; halfwatt sets nothing
 
+    @classmethod
+    def of(cls, info: MeterInfo, reason: str | None = None, advice: str | None = None) -> Finding:
+        """Of a meter that was opened; ``reason`` says why it must not be used all the same."""
+        return cls(info.name, info.domain, info.grade, info.covers, reason is None, reason, advice)
+
 
 def align(meter: EnergyMeter, timeout_s: float = 5.0) -> Reading:
     """The reading right after the counter's next update; at once for a counter that has no steps.

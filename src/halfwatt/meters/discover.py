@@ -78,12 +78,11 @@ def instruments(
 
 def findings(*, rapl_root: str | Path | None = None, class_root: Path = CLASS) -> list[Finding]:
     """One line a meter that exists, or that could and why it does not; for `halfwatt doctor`."""
-    info = modelled.INFO
     return [
         *rapl.findings(_tree(rapl_root, class_root)),
         *nvml.findings(),
         *hwmon.findings(class_root),
-        Finding(info.name, info.domain, info.grade, info.covers, True, None),
+        Finding.of(modelled.INFO),
     ]
 
 
@@ -101,7 +100,7 @@ def _board(device: str, environ: Mapping[str, str]) -> EnergyMeter | None:
 
 
 def _whole_system(class_root: Path) -> EnergyMeter | None:
-    whole = [sensor for sensor in hwmon.sensors(class_root) if sensor.domain == hwmon.WHOLE]
+    whole = [sensor for sensor in hwmon.sensors(class_root) if sensor.info.domain == hwmon.WHOLE]
     return next((meter for s in whole if (meter := _opened(lambda s=s: hwmon.open_sensor(s)))), None)  # type: ignore[misc]
 
 
