@@ -27,7 +27,7 @@ class MeterInfo:
     not_covered: str
     period_s: float  # time between two updates of the counter; 0 = continuous
     step_j: float  # smallest change of the counter; 0 = continuous
-    ratio_error: float  # systematic 95 % error of a ratio of two readings of this meter: 0.5 = +-50 %; 0 = it cancels
+    ratio_error: float = 0.0  # systematic 95 % error of a ratio of two readings: 0.5 = +-50 %; 0 = it cancels
     cores: int | None = None  # logical processors of the model, see `meters.modelled`; None = a counter, which is read
 
 

@@ -80,7 +80,7 @@ def _finding(sensor: Sensor) -> Finding:
 
 
 def _info(name: str, domain: str, grade: Grade, covers: str, not_covered: str) -> MeterInfo:
-    return MeterInfo(name, domain, "measured", grade, covers, not_covered, 0.0, 0.0, ratio_error=0.0)
+    return MeterInfo(name, domain, "measured", grade, covers, not_covered, period_s=0.0, step_j=0.0)
 
 
 # --- batteries -----------------------------------------------------------------------------------------------------

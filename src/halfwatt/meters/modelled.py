@@ -10,10 +10,8 @@ CPU time both count logical processors (hardware threads), because that is how t
 Coefficients [derived]. codecarbon publishes RAPL energies of four processors, each with 0 to all of its logical
 processors busy (``data/hardware/cpu_load_profiling``, "some_cores" files: EPYC 8024P, Threadripper 1950X, E3-1240 v2,
 2 x E5-2620 v3; 39 loaded points). Least squares on the relative error of ``W = a * processors + b * busy`` gives a and
-b below. Two shorter ways were tried on the same points and left. Spreading the EPYC's 46.5 W at full load over 8 cores,
-with an idle share of 9 W from codecarbon's law TDP * (0.1 + 0.9 load^3), is wrong twice: those 46.5 W had 16 hardware
-threads busy, and one busy thread already draws 37 W, so ratios are off by up to 229 %. CPU-seconds alone are off by
-69 % in the median.
+b below. On the same points codecarbon's own law, TDP * (0.1 + 0.9 load^3), is off by up to 229 % in ratios, and
+CPU-seconds alone by 69 % in the median.
 
 Published error of a ratio, that is of the power ratio of two loads on one processor at measured time (326 pairs):
 

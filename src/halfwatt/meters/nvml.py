@@ -39,7 +39,6 @@ class NvmlMeter:
             with self._readable():
                 self._handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
                 self._refuse_slices()
-                self.uuid = str(self._nvml.nvmlDeviceGetUUID(self._handle))
                 board = str(self._nvml.nvmlDeviceGetName(self._handle))
             self._counter = Counter(f"nvml:{index}", self._max_w())
             self.info = self._describe(board)
@@ -150,7 +149,6 @@ class NvmlMeter:
             not_covered="power supply losses" if module else "CPU, system memory, power supply losses",
             period_s=tick.period_s,
             step_j=tick.step,
-            ratio_error=0.0,
         )
 
 

@@ -100,7 +100,6 @@ def open_psys(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Cl
         not_covered="differs between makers; wrong on some laptops",
         period_s=max(tick.period_s for tick in ticks),
         step_j=min(tick.step for tick in ticks),
-        ratio_error=0.0,
     )
     return _meter(platform, info, read_text, clock)
 

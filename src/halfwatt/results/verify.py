@@ -76,8 +76,8 @@ def _pairs(result: Result) -> Iterator[tuple[str, Any, Any]]:
         raise BadInput("the result holds no quality readings", hint="it was not written by a finished run")
     report = _judged(result, inputs, result.final_quality)
     yield from _leaves("final_quality", result.final_quality, report)
-    for met in result.outside:
-        yield from _leaves(f"outside.{met.kind}", met.quality, _judged(result, met.inputs, met.quality))
+    for outside in result.outside:
+        yield from _leaves(f"outside.{outside.kind}", outside.quality, _judged(result, outside.inputs, outside.quality))
     yield from _leaves("claim", result.claim, make_claim(windows, meter, report, result.claim.about))
     yield from _trial_pairs(result, meter)
     if result.repaid is not None:
