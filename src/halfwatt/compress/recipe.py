@@ -27,7 +27,7 @@ from halfwatt.compress.base import Stage, Step
 from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.registry import STEPS
-from halfwatt.core.errors import BadInput, meant
+from halfwatt.core.errors import BadInput, suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +146,11 @@ def _step(row: dict[str, Any]) -> tuple[list[Step], list[str]]:
 
     kind = row.pop("use", None)
     if kind not in STEPS:
-        return [], [f"unknown step use = {kind!r}; {meant(str(kind), STEPS)}"]
+        return [], [f"unknown step use = {kind!r}; {suggestion(str(kind), STEPS)}"]
     known = [f.name for f in fields(STEPS[kind])]  # type: ignore[arg-type]
     faults = []
     for key in row.keys() - set(known):
-        faults.append(f"{kind} has no '{key}'; {meant(key, known, 'it has')}")
+        faults.append(f"{kind} has no '{key}'; {suggestion(key, known, 'it has')}")
     try:
         made = TypeAdapter(STEPS[kind]).validate_python({k: v for k, v in row.items() if k in known})
     except ValidationError as error:
