@@ -53,18 +53,18 @@ def _bench(count: int, work: Path) -> Bench:
     model = load(demo.path())
     tune = demo.dialogues("tune")
     some = DialogueSet.of(tune.dialogues[:count], split="tune", licence=tune.licence)
-    traffic = requests.make_workload(some, ChatFormat.by(model), RequestSettings())
+    workload = requests.make_workload(some, ChatFormat.of_model(model), RequestSettings())
     begun = time.monotonic()
-    bench = Bench.of(model, traffic, work)
+    bench = Bench.of(model, workload, work)
     print(f"{len(some)} dialogues, {len(bench.replies)} replies, {time.monotonic() - begun:.0f} s", file=sys.stderr)
     return bench
 
 
 def _against_itself(bench: Bench, seed: int) -> QualityReport:
     """Replies of the reference under other seeds, passed off as a candidate's."""
-    drawn = [[_other(prompt, seed) for prompt in rows] for rows in bench.traffic.prompts()]
+    drawn = [[_other(prompt, seed) for prompt in rows] for rows in bench.workload.requests()]
     replies = generate_replies(bench.reference, drawn)
-    inputs = examine.examine(bench.reference, bench.reference, bench.traffic, bench.replies, lambda _: None)
+    inputs = examine.examine(bench.reference, bench.reference, bench.workload, bench.replies, lambda _: None)
     report = bench.report(replace(inputs, replies_cand=tuple(map(_as_paired, replies, bench.replies))))
     _row(f"itself, seeds {seed}", report)
     return report

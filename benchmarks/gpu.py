@@ -85,7 +85,7 @@ def replies(given: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
         for name, m in models.items()
     }
     arms = [arm(name, artifact, batch, given.device) for batch in given.batch for name, artifact in served.items()]
-    seen = requests.make_workload(demo.dialogues("tune"), ChatFormat.by(models["original"]), RequestSettings())
+    seen = requests.make_workload(demo.dialogues("tune"), ChatFormat.of_model(models["original"]), RequestSettings())
     plan = MeasurePlan(min_blocks=3, limit_s=given.seconds, prefill=False)
     run = measure(arms, seen, plan, tools, say)
     bases = {each.name: f"original, {each.spec.at.batch} at once" for each in arms}

@@ -243,7 +243,7 @@ def rows(result: Result, traffic: str) -> list[dict[str, Any]]:
 
 def _row(trial: Trial, traffic: str, result: Result, paid: Payback | None) -> dict[str, Any]:
     quality, energy, artifact, info = trial.quality, trial.energy, trial.artifact, meter(result)
-    check = likelihood_check(quality)
+    check = likelihood_check(quality.checks if quality else ())
     failed = [] if quality is None else [f"{c.layer} {c.name}" for c in quality.checks if c.verdict != "PASS"]
     return {
         "name": trial.name,

@@ -34,7 +34,7 @@ from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis, examine, requests
 from halfwatt.evaluate.energy_protocol import Run, measure
-from halfwatt.evaluate.gate import likelihood_among, overall, statistics
+from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat, Workload
@@ -106,7 +106,7 @@ class Field:
 def on_demo(folder: Path, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Field:
     """The demo model, the winner that a search of it delivered, and the test split."""
     model = load(demo.path())
-    seen = requests.make_workload(demo.dialogues("test"), ChatFormat.by(model), RequestSettings())
+    seen = requests.make_workload(demo.dialogues("test"), ChatFormat.of_model(model), RequestSettings())
     winner = replace(trial("winner", read_artifact(folder)), at=read_operating_point(folder))
     return Field(arena_of(model, seen, out, tools, shops), winner, PLAN, judged=True)
 
@@ -118,7 +118,7 @@ def of_shape(given: argparse.Namespace, tools: Instruments, shops: Sequence[Work
     test = demo.dialogues("test")
     few = DialogueSet.of(test.dialogues[:: len(test) // shapes.DIALOGUES], split="test", licence=test.licence)
     seen = replace(
-        requests.make_workload(few, ChatFormat.by(model), RequestSettings()), cap=shapes.LONGEST[given.shape]
+        requests.make_workload(few, ChatFormat.of_model(model), RequestSettings()), cap=shapes.LONGEST[given.shape]
     )
     arena = arena_of(model, seen, out, tools, shops)
     int4 = next(recipe for recipe in default_recipes() if recipe.name == "int4")
@@ -202,8 +202,8 @@ def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
     artifact, cost = artifact_of(each), energy_analysis.measurement(each.name, run.windows, run.meter)
     reference, itself = each.name == "B1", each.name == "winner"
     checks = judged(field.arena, each) if field.judged and not reference else []
-    change = likelihood_among(checks)
-    verdict = "reference" if reference else overall([c.verdict for c in checks]) if checks else "not judged"
+    change = likelihood_check(checks)
+    verdict = "reference" if reference else overall_verdict([c.verdict for c in checks]) if checks else "not judged"
     figure, vs = energy_analysis.cpu_s_per_reply, (each.name, "winner", run.windows)
     return {
         "name": each.name,
@@ -251,14 +251,14 @@ def judged(arena: Evaluator, each: Trial) -> list[GateCheck]:
         reference, own, seen = arm(arena.job, arena.b1).spec, arm(arena.job, each).spec, arena.traffic
         asked = build.reference_replies(reference, seen, arena.journal, "test", say)
         threads = each.at.threads or 1  # AutoRound's kernels take five times as long on one
-        replies = generate_replies(own, seen.prompts(), say, f"{each.name}: replies", threads=threads)
+        replies = generate_replies(own, seen.requests(), say, f"{each.name}: replies", threads=threads)
         proof = reference.artifact.parity
         assert proof is not None  # the original's own: G1 to G5 do not look at it
-        return QualityInputs(proof, examine.teacher_forced(reference, own, seen, say), asked, replies)
+        return QualityInputs(proof, examine.teacher_scores(reference, own, seen, say), asked, replies)
 
     stage = f"quality-{Recipe(each.name.removesuffix(torchao.COMPILED)).slug}-{artifact.sha256[:12]}"
     found = arena.journal.once(stage, QualityInputs, inputs)
-    return statistics(found, arena.job.settings.margins, arena.job.model.tokenizer.special_tokens)
+    return statistical_checks(found, arena.job.settings.margins, arena.job.model.tokenizer.special_tokens)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The dialogues that ship, and how they are made from their four sources."""
+"""The dialogues that ship, and how they are prepared from their four sources."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def test_what_is_judged_is_never_trained_on(data: Path) -> None:
 
 
 def test_the_same_sources_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
-    made = []
+    outputs = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         prepare.main(["--data", str(data), "--out", str(tmp_path / name)])
-        made.append({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()})
-    assert made[0] == made[1]
-    assert set(made[0]) == {f"dialogues.{s}.jsonl.gz" for s in ("train", "tune", "test")}
+        outputs.append({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()})
+    assert outputs[0] == outputs[1]
+    assert set(outputs[0]) == {f"dialogues.{s}.jsonl.gz" for s in ("train", "tune", "test")}
 
 
 @pytest.mark.parametrize(

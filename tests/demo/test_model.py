@@ -33,15 +33,15 @@ def test_the_card_is_what_training_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("question", "words"),
     [
         ("turn off the kitchen light", ("kitchen", "light")),
         ("I want to cancel my order", ("order",)),
     ],
 )
-def test_it_answers_in_its_domains(model: ChatModel, asked: str, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_it_answers_in_its_domains(model: ChatModel, question: str, words: tuple[str, ...], tmp_path: Path) -> None:
     artifact = TransformersEager().export(model, tmp_path / "exported")
     with TransformersEager().open(artifact, OperatingPoint()) as session:
-        reply = session.reply([Dialogue("asked", (Message("user", asked),))], Sampling(max_new_tokens=200))[0]
+        reply = session.reply([Dialogue("question", (Message("user", question),))], Sampling(max_new_tokens=200))[0]
     assert reply.stopped
     assert all(word in reply.text.lower() for word in words), reply.text

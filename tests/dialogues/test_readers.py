@@ -1,21 +1,17 @@
-"""Every faulty row is named; splits share no first turn; the sealed split opens for one winner."""
+"""Every form is read, and every faulty row is named by file and line."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from halfwatt.core.errors import BadInput, DialogueError
-from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Message
+from halfwatt.core.errors import DialogueError
+from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.readers import MAX_LINE_B, read_dialogues
-from halfwatt.dialogues.splits import SealedSplit, split_set
 
 HI = {"role": "user", "content": "Hi"}
 HELLO = {"role": "assistant", "content": "Hello!"}
@@ -31,11 +27,11 @@ def row(*messages: dict[str, Any], **more: Any) -> str:
     return json.dumps({"messages": messages, **more})
 
 
-def texts(found: DialogueSet) -> list[list[tuple[str, str]]]:
-    return [[(m.role, m.content) for m in d.messages] for d in found.dialogues]
+def texts(chats: DialogueSet) -> list[list[tuple[str, str]]]:
+    return [[(m.role, m.content) for m in d.messages] for d in chats.dialogues]
 
 
-WANTED = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello!")]
+EXPECTED = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello!")]
 SYSTEM = {"role": "system", "content": "Be kind."}
 SHAREGPT = {
     "conversations": [
@@ -52,9 +48,14 @@ def test_forms_and_files(tmp_path: Path, name: str, one: dict[str, Any]) -> None
     text = json.dumps([one, one], indent=1) if ".json." in name + "." else f"{json.dumps(one)}\n\n{json.dumps(one)}\r\n"
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-    found = read_dialogues(path, split="tune", licence="CC0-1.0")
-    assert texts(found) == [WANTED, WANTED]
-    assert (found.split, found.licence, len(found), found.skipped) == ("tune", "CC0-1.0", 2, ())
+    chats = read_dialogues(path, split="tune", licence="CC0-1.0")
+    assert texts(chats) == [EXPECTED, EXPECTED]
+    assert (chats.split, chats.licence, len(chats), chats.skipped) == (
+        "tune",
+        "CC0-1.0",
+        2,
+        (),
+    )
 
 
 def test_alpaca(tmp_path: Path) -> None:
@@ -62,15 +63,18 @@ def test_alpaca(tmp_path: Path) -> None:
         {"instruction": "Greet", "input": "", "output": "Hi"},
         {"instruction": "Add", "input": "1, 2", "output": "3"},
     ]
-    found = read_dialogues(write(tmp_path / "a.jsonl", *map(json.dumps, rows)))
-    assert texts(found) == [[("user", "Greet"), ("assistant", "Hi")], [("user", "Add\n\n1, 2"), ("assistant", "3")]]
+    chats = read_dialogues(write(tmp_path / "a.jsonl", *map(json.dumps, rows)))
+    assert texts(chats) == [
+        [("user", "Greet"), ("assistant", "Hi")],
+        [("user", "Add\n\n1, 2"), ("assistant", "3")],
+    ]
 
 
 def test_ids_are_kept_made_and_never_repeated(tmp_path: Path) -> None:
     lines = [row(HI, HELLO, id="a", source="home"), row(HI, HELLO), row(HI, HELLO, id="a"), row(HI, HELLO, id=7)]
-    found = read_dialogues(write(tmp_path / "chats.jsonl", *lines))
-    assert [d.id for d in found.dialogues] == ["a", "chats-2", "a#3", "7"]
-    assert [d.source for d in found.dialogues] == ["home", "", "", ""]
+    chats = read_dialogues(write(tmp_path / "chats.jsonl", *lines))
+    assert [d.id for d in chats.dialogues] == ["a", "chats-2", "a#3", "7"]
+    assert [d.source for d in chats.dialogues] == ["home", "", "", ""]
 
 
 @pytest.mark.parametrize(
@@ -153,9 +157,9 @@ def test_skip_bad_is_counted_and_capped_at_one_percent(tmp_path: Path, good: int
     with pytest.raises(DialogueError, match="--skip-bad" if passes else "cannot be used"):
         read_dialogues(path)
     if passes:
-        found = read_dialogues(path, skip_bad=True)
-        assert len(found) == good
-        assert [s.split(": ")[0] for s in found.skipped] == [f"d.jsonl:{good + i + 1}" for i in range(bad)]
+        chats = read_dialogues(path, skip_bad=True)
+        assert len(chats) == good
+        assert [s.split(": ")[0] for s in chats.skipped] == [f"d.jsonl:{good + i + 1}" for i in range(bad)]
     else:
         with pytest.raises(DialogueError, match="at most 1%"):
             read_dialogues(path, skip_bad=True)
@@ -182,87 +186,3 @@ def test_files_that_are_not_dialogues(tmp_path: Path) -> None:
             read_dialogues(tmp_path / name)
     with pytest.raises(DialogueError, match="not one JSON array"):
         read_dialogues(write(tmp_path / "half.json", "[" + GOOD))
-
-
-def test_the_hash_is_of_the_dialogues_alone(tmp_path: Path) -> None:
-    one = read_dialogues(write(tmp_path / "a.jsonl", row(HI, HELLO, id="x"), row(HELLO | HI, HELLO, id="y")))
-    spaced = json.dumps([{"id": i, "extra": 1, "messages": [HI, HELLO]} for i in "xy"], indent=4)
-    (tmp_path / "b.json").write_text(spaced)
-    assert one.sha256 == read_dialogues(tmp_path / "b.json").sha256
-    changed = DialogueSet.of([*one.dialogues[:1], Dialogue("y", (Message("user", "Hi!"),))], split="train", licence="")
-    assert changed.sha256 != one.sha256
-    assert DialogueSet.of(reversed(one.dialogues), split="train", licence="").sha256 != one.sha256
-
-
-def made(openings: list[str]) -> DialogueSet:
-    return DialogueSet.of(
-        (Dialogue(str(i), (Message("user", text), Message("assistant", "ok"))) for i, text in enumerate(openings)),
-        split="train",
-        licence="MIT",
-    )
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.sampled_from(["a", "A ", "b", "c  d", "C d", "e"]) | st.text(min_size=1), min_size=30), st.integers()
-)
-def test_splits_share_no_first_turn_and_lose_nothing(openings: list[str], seed: int) -> None:
-    whole = made(openings)
-    try:
-        parts = split_set(whole, {"train": 0.4, "tune": 0.3, "test": 0.3}, seed=seed)
-    except DialogueError:
-        return
-    first = {split: {d.opening for d in part.dialogues} for split, part in parts.items()}
-    assert not first["train"] & first["test"]
-    assert not first["tune"] & (first["train"] | first["test"])
-    assert sorted(d.id for part in parts.values() for d in part.dialogues) == sorted(d.id for d in whole.dialogues)
-
-
-def test_splits_are_as_large_as_asked_and_do_not_depend_on_the_files_order() -> None:
-    openings = [f"question {i}" for i in range(100)]
-    sizes: dict[Any, float | int] = {"train": 0.3, "tune": 0.3, "test": 0.4}
-    parts = split_set(made(openings), sizes, seed=1)
-    assert {split: len(part) for split, part in parts.items()} == {"train": 30, "tune": 30, "test": 40}
-    assert all(part.split == split and part.licence == "MIT" for split, part in parts.items())
-    random.Random(0).shuffle(openings)
-    again = split_set(made(openings), sizes, seed=1)
-    assert {d.opening for d in again["test"].dialogues} == {d.opening for d in parts["test"].dialogues}
-    other = split_set(made(openings), sizes, seed=2)
-    assert {d.opening for d in other["test"].dialogues} != {d.opening for d in parts["test"].dialogues}
-    numbers = split_set(made(openings), {"train": 5, "tune": 10, "test": 20})
-    assert {split: len(part) for split, part in numbers.items()} == {"train": 5, "tune": 10, "test": 20}
-
-
-def test_case_and_spaces_do_not_make_another_first_turn() -> None:
-    same = made(["Turn on\tthe  LIGHT", "turn on the light ", " turn ON the light", "a", "b", "c"])
-    assert [d.opening for d in same.dialogues[:3]] == ["turn on the light"] * 3
-    for seed in range(8):
-        parts = split_set(same, {"train": 0.5, "test": 0.5}, seed=seed)
-        assert sum(d.opening == "turn on the light" for d in parts["test"].dialogues) in (0, 3)
-
-
-def test_a_group_that_does_not_fit_stays_in_train() -> None:
-    parts = split_set(made(["same"] * 10 + ["a", "b", "c", "d"]), {"test": 0.2})
-    assert len(parts["test"]) == 3
-    assert "same" not in {d.opening for d in parts["test"].dialogues}
-
-
-def test_too_few_openings_to_split() -> None:
-    with pytest.raises(DialogueError, match="1 different first user turns cannot fill the test split"):
-        split_set(made(["same"] * 50), {"tune": 0, "test": 0.3})
-
-
-def test_the_sealed_split_opens_for_one_winner(tmp_path: Path) -> None:
-    dialogues = made(["a", "b"])
-    sealed = SealedSplit(dialogues, tmp_path / "opened.json")
-    assert (len(sealed), sealed.sha256) == (2, dialogues.sha256)
-    assert not sealed.seal.exists()
-    assert sealed.open("winner-1") is dialogues
-    assert json.loads(sealed.seal.read_text())["winner"] == "winner-1"
-    assert SealedSplit(dialogues, sealed.seal).open("winner-1") is dialogues  # the run was interrupted and goes on
-    for other in (SealedSplit(dialogues, sealed.seal), sealed):
-        with pytest.raises(BadInput, match=r"opened already.*winner-1.*winner-2"):
-            other.open("winner-2")
-    with pytest.raises(BadInput, match="opened already"):
-        SealedSplit(made(["a", "c"]), sealed.seal).open("winner-1")
-    assert json.loads(sealed.seal.read_text())["winner"] == "winner-1"

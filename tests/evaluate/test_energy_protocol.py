@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import disturbances, energy_analysis, energy_protocol
 from halfwatt.evaluate.disturbances import Snapshot
 from halfwatt.evaluate.energy_protocol import Arm, measure
-from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
+from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import MeterInfo, Reading, Usage
 from halfwatt.meters.discover import Instruments
@@ -127,17 +126,6 @@ def test_arms_are_interleaved_and_mirrored_on_the_same_prompts(quiet: object) ->
     assert asked[3] == asked[0]  # all were asked: from the start again
 
 
-def test_a_half_is_like_the_whole_in_whatever_order_the_dialogues_come() -> None:
-    mixed = [dialogue(f"{'long' if i < 40 else 'short'} {i}", turns=4 if i < 40 else 1) for i in range(120)]
-    chunks = _chunks(prompts_of(mixed), 9.0, random.Random(0))
-    assert len({id(p) for chunk in chunks for p in chunk}) == sum(map(len, chunks)) == 40 * 4 + 80
-    longs = [len({p.id for p in chunk if p.id.startswith("long")}) for chunk in chunks]
-    assert min(longs) >= 1
-    assert max(longs) <= 3
-    assert chunks != _chunks(prompts_of(mixed), 9.0, random.Random(1))
-    assert chunks == _chunks(prompts_of(mixed), 9.0, random.Random(0))
-
-
 def test_modelled_joules_belong_to_the_window_alone(quiet: object) -> None:
     run = measure([arm("A", 40), arm("B", 20)], asking(), MeasurePlan(2, 2, prefill=False), modelled())
     assert (run.meter, run.meters) == (replace(INFO, cores=1), (replace(INFO, cores=1),))
@@ -199,12 +187,6 @@ def test_a_noisy_machine_ends_a_device_wide_run_and_marks_a_process_wide_one(
 def test_one_dialogue_cannot_be_looped(quiet: object) -> None:
     with pytest.raises(BadInput, match="two or more dialogues"):
         measure([arm("A", 4)], asking(DIALOGUES[:1]), MeasurePlan(), modelled())
-
-
-def test_prompts_are_each_reply_of_a_dialogue_in_order() -> None:
-    (first,) = prompts_of([dialogue("x", turns=2)])
-    assert [len(p.messages) for p in first] == [1, 3]
-    assert all(p.messages[-1].role == "user" for p in first)
 
 
 def test_stops_when_every_ratio_is_narrow(quiet: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Margins
-from halfwatt.evaluate.gate import _likelihood
+from halfwatt.evaluate.gate import teacher_checks
 from halfwatt.evaluate.records import QualityInputs, QualityReport
 from halfwatt.formats.artifact import Parity
 from tests.support import example_replies as replies
@@ -86,19 +86,19 @@ def test_no_data_never_passes() -> None:
     assert replies.report(QualityInputs(replies.FAITHFUL, (), (), ())).verdict == "FAIL"
 
 
-def swapped(found: QualityInputs) -> QualityInputs:
-    first, second, *rest = found.replies_cand
-    return replace(found, replies_cand=(second, first, *rest))
+def swapped(inputs: QualityInputs) -> QualityInputs:
+    first, second, *rest = inputs.replies_cand
+    return replace(inputs, replies_cand=(second, first, *rest))
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
         swapped,
-        lambda found: replace(found, replies_cand=found.replies_cand[:-1]),
-        lambda found: replace(found, replies_cand=(replace(found.replies_cand[0], seed=9), *found.replies_cand[1:])),
-        lambda found: replace(found, teacher=(replace(found.teacher[0], nll_cand=math.nan), *found.teacher[1:])),
-        lambda found: replace(found, teacher=(replace(found.teacher[0], p_eos_cand=math.inf), *found.teacher[1:])),
+        lambda x: replace(x, replies_cand=x.replies_cand[:-1]),
+        lambda x: replace(x, replies_cand=(replace(x.replies_cand[0], seed=9), *x.replies_cand[1:])),
+        lambda x: replace(x, teacher=(replace(x.teacher[0], nll_cand=math.nan), *x.teacher[1:])),
+        lambda x: replace(x, teacher=(replace(x.teacher[0], p_eos_cand=math.inf), *x.teacher[1:])),
     ],
 )
 def test_what_is_not_paired_or_not_finite_raises(spoil: Callable[[QualityInputs], QualityInputs]) -> None:
@@ -107,25 +107,25 @@ def test_what_is_not_paired_or_not_finite_raises(spoil: Callable[[QualityInputs]
 
 
 def test_a_capped_reply_counts_as_the_cap() -> None:
-    found = replies.inputs(MANY)
-    endless = tuple(replace(r, stopped=False) if i % 10 == 0 else r for i, r in enumerate(found.replies_cand))
-    report = replies.report(replace(found, replies_cand=endless))
+    inputs = replies.inputs(MANY)
+    endless = tuple(replace(r, stopped=False) if i % 10 == 0 else r for i, r in enumerate(inputs.replies_cand))
+    report = replies.report(replace(inputs, replies_cand=endless))
     assert {"G3", "G4"} <= failed(report)
 
 
 def test_the_users_own_limit_moves_g1_alone() -> None:
-    found = replies.inputs(MANY, Damage(nll=0.03))
-    assert failed(replies.report(found)) == {"G1"}
-    assert replies.report(found, Margins().with_max_loss(0.05)).verdict == "PASS"
+    inputs = replies.inputs(MANY, Damage(nll=0.03))
+    assert failed(replies.report(inputs)) == {"G1"}
+    assert replies.report(inputs, Margins().with_max_loss(0.05)).verdict == "PASS"
 
 
 def test_the_same_inputs_give_the_same_report() -> None:
-    found = replies.inputs(60)
-    assert replies.report(found) == replies.report(found)
+    inputs = replies.inputs(60)
+    assert replies.report(inputs) == replies.report(inputs)
 
 
 def test_a_candidate_exactly_at_the_margin_is_rarely_passed() -> None:
     """One-sided 5 % per layer: of 200 such candidates 10 are expected to pass G1; 20 would be 3 sigma too many."""
     teachers = [replies.inputs(80, Damage(nll=math.log(1.02)), seed).teacher for seed in range(200)]
-    passed = [_likelihood(teacher, Margins())[0].verdict for teacher in teachers].count("PASS")
+    passed = [teacher_checks(teacher, Margins())[0].verdict for teacher in teachers].count("PASS")
     assert passed <= 19

@@ -31,9 +31,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     tune = demo.dialogues("tune")
     wordy = [d for d in tune.dialogues if d.source in WORDY]
     few = DialogueSet.of(wordy[:: len(wordy) // DIALOGUES][:DIALOGUES], split="tune", licence=tune.licence)
-    traffic = requests.make_workload(few, ChatFormat.by(model), RequestSettings())
-    traffic = replace(traffic, cap=CAP, own=replace(traffic.own, temperature=0.0))  # greedy: where loops show
-    return Bench.of(model, traffic, tmp_path_factory.mktemp("gate"))
+    workload = requests.make_workload(few, ChatFormat.of_model(model), RequestSettings())
+    workload = replace(
+        workload, cap=CAP, generation=replace(workload.generation, temperature=0.0)
+    )  # greedy: where loops show
+    return Bench.of(model, workload, tmp_path_factory.mktemp("gate"))
 
 
 @pytest.mark.parametrize(("broken", "layer"), damage.DAMAGES, ids=lambda x: getattr(x, "__name__", x))

@@ -39,13 +39,6 @@ def check(model: ChatModel, artifact: Artifact, dialogues: tuple[Dialogue, ...] 
         return parity.check(model, artifact, session, dialogues)
 
 
-def test_kl_is_the_formulas() -> None:
-    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
-    logits = [np.log(x)[None].astype(np.float32) + shift for x, shift in ((p, 3.0), (q, -1.0))]
-    assert parity.kl_rows(*logits)[0] == pytest.approx(float((p * np.log(p / q)).sum()), rel=1e-6)
-    assert parity.kl_rows(logits[0], logits[0])[0] == 0
-
-
 def test_a_near_tie_is_no_disagreement_and_a_clear_preference_is() -> None:
     reference = np.array([[1.0, 1.04, 0.0], [1.0, 1.06, 0.0], [5.0, 0.0, 0.0]], np.float32)
     other = np.array([[9.0, 0.0, 0.0]] * 3, np.float32)
@@ -54,12 +47,12 @@ def test_a_near_tie_is_no_disagreement_and_a_clear_preference_is() -> None:
 
 
 def test_an_export_is_its_model(model: ChatModel, artifact: Artifact) -> None:
-    found = check(model, artifact)
-    assert found.problems == ()
-    assert found.dialogues == 5
-    assert found.tokens == sum(sum(model.tokenizer.scored(d).reply) for d in tiny.dialogues())
-    assert found.kl_mean < 1e-4
-    assert found.top1 == 1.0
+    record = check(model, artifact)
+    assert record.problems == ()
+    assert record.dialogues == 5
+    assert record.tokens == sum(sum(model.tokenizer.scored(d).reply) for d in tiny.dialogues())
+    assert record.kl_mean < 1e-4
+    assert record.top1 == 1.0
 
 
 def test_only_rows_that_predict_the_assistants_tokens_are_compared(model: ChatModel, artifact: Artifact) -> None:
@@ -71,42 +64,42 @@ def test_only_rows_that_predict_the_assistants_tokens_are_compared(model: ChatMo
             return rows
 
     session = Blind(artifact, str(artifact.path / "model.gguf"), OperatingPoint(threads=1), gpu=False)
-    found = parity.check(model, artifact, session, tiny.dialogues())
+    record = parity.check(model, artifact, session, tiny.dialogues())
     session.close()
-    assert found == check(model, artifact)
+    assert record == check(model, artifact)
 
 
 def test_other_weights_are_found(model: ChatModel, artifact: Artifact) -> None:
     other = replace(model, network=tiny.network("llama", seed=1))
-    found = check(other, artifact)
-    assert found.kl_mean > 1.0
-    assert found.top1 < 0.5
+    record = check(other, artifact)
+    assert record.kl_mean > 1.0
+    assert record.top1 < 0.5
 
 
 def test_the_grid_is_the_reference_not_what_the_network_rounded_it_to(model: ChatModel, tmp_path: Path) -> None:
-    made = Quantize(8).apply(model, StepContext())
-    artifact = LlamaCpp().export(made, tmp_path / "int8")
-    exact = check(made, artifact)
+    quantized = Quantize(8).apply(model, StepContext())
+    artifact = LlamaCpp().export(quantized, tmp_path / "int8")
+    exact = check(quantized, artifact)
     with torch.no_grad():
-        for name in made.grid:
-            parameter = made.network.get_parameter(name)
+        for name in quantized.grid:
+            parameter = quantized.network.get_parameter(name)
             parameter.copy_(parameter.to(torch.bfloat16))
-    assert check(made, artifact) == exact
+    assert check(quantized, artifact) == exact
 
 
 def test_another_template_is_found(model: ChatModel, artifact: Artifact) -> None:
     (artifact.path / "chat_template.jinja").write_text(tiny.CHATML.replace("assistant", "bot"))
-    found = check(model, artifact)
-    assert not found.template_equal
-    assert any("template" in p for p in found.problems)
-    assert (found.top1, found.kl_mean) == (0.0, parity.NOTHING_TO_COMPARE)
+    record = check(model, artifact)
+    assert not record.template_equal
+    assert any("template" in p for p in record.problems)
+    assert (record.top1, record.kl_mean) == (0.0, parity.NOTHING_TO_COMPARE)
 
 
 def test_other_stop_tokens_are_found(model: ChatModel, artifact: Artifact) -> None:
     (artifact.path / "generation_config.json").write_text(json.dumps({"eos_token_id": [tiny.END]}))
-    found = check(model, artifact)
-    assert not found.eos_equal
-    assert "[2, 3]" in found.problems[0]
+    record = check(model, artifact)
+    assert not record.eos_equal
+    assert "[2, 3]" in record.problems[0]
 
 
 def test_a_shuffled_vocabulary_is_found(model: ChatModel, artifact: Artifact) -> None:
@@ -115,26 +108,26 @@ def test_a_shuffled_vocabulary_is_found(model: ChatModel, artifact: Artifact) ->
     vocab = fields["model"]["vocab"]
     vocab["e"], vocab["o"] = vocab["o"], vocab["e"]
     path.write_text(json.dumps(fields))
-    found = check(model, artifact)
-    assert not found.token_ids_equal
-    assert found.problems[0].startswith("the artifact's tokenizer splits dialogue tiny-")
+    record = check(model, artifact)
+    assert not record.token_ids_equal
+    assert record.problems[0].startswith("the artifact's tokenizer splits dialogue tiny-")
 
 
 def test_a_scale_that_is_not_finite_is_found(model: ChatModel, tmp_path: Path) -> None:
-    made = Quantize(8).apply(model, StepContext())
-    made.grid["model.layers.0.mlp.up_proj.weight"].scale[0, 0] = float("nan")
-    found = check(made, LlamaCpp().export(made, tmp_path / "nan"))
-    assert not found.finite
-    assert found.problems[0] == "not finite: model.layers.0.mlp.up_proj.weight"
-    assert found.top1 == 0.0
-    assert found.kl_mean == found.kl_max == parity.NOTHING_TO_COMPARE
+    quantized = Quantize(8).apply(model, StepContext())
+    quantized.grid["model.layers.0.mlp.up_proj.weight"].scale[0, 0] = float("nan")
+    record = check(quantized, LlamaCpp().export(quantized, tmp_path / "nan"))
+    assert not record.finite
+    assert record.problems[0] == "not finite: model.layers.0.mlp.up_proj.weight"
+    assert record.top1 == 0.0
+    assert record.kl_mean == record.kl_max == parity.NOTHING_TO_COMPARE
 
 
 def test_long_dialogues_are_cut_after_a_whole_reply(model: ChatModel, artifact: Artifact) -> None:
     messages = tiny.dialogues()[0].messages
-    found = check(model, artifact, (Dialogue("long", messages * 60),))
+    record = check(model, artifact, (Dialogue("long", messages * 60),))
     one = sum(model.tokenizer.scored(tiny.dialogues()[0]).reply)
-    assert found.tokens % one == 0
-    assert 0 < found.tokens < 60 * one
+    assert record.tokens % one == 0
+    assert 0 < record.tokens < 60 * one
     with pytest.raises(BadInput, match="fits the context"):
         check(model, artifact, (Dialogue("huge", (Message("user", "light " * 600), Message("assistant", "ok"))),))

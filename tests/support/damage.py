@@ -28,7 +28,7 @@ from halfwatt.core.settings import Margins
 from halfwatt.evaluate import examine
 from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs, QualityReport, ScoredReply
-from halfwatt.evaluate.replies import as_scored, generate_replies, special_ids
+from halfwatt.evaluate.replies import generate_replies, scored_reply, special_ids
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats import gguf
 from halfwatt.formats.artifact import Artifact
@@ -49,20 +49,20 @@ class Bench:
     """What every damage starts from."""
 
     model: ChatModel
-    traffic: Workload
+    workload: Workload
     reference: ServingSpec
     replies: tuple[ScoredReply, ...]  # the reference's
     work: Path
 
     @classmethod
-    def of(cls, model: ChatModel, traffic: Workload, work: Path) -> Bench:
+    def of(cls, model: ChatModel, workload: Workload, work: Path) -> Bench:
         """Export the model as it is and let it answer."""
-        reference = exported(model, Recipe("B1"), traffic, work / "reference")
-        return cls(model, traffic, reference, generate_replies(reference, traffic.prompts()), work)
+        reference = exported(model, Recipe("B1"), workload, work / "reference")
+        return cls(model, workload, reference, generate_replies(reference, workload.requests()), work)
 
     def judged(self, candidate: ServingSpec) -> QualityReport:
         """The gate's report on a candidate."""
-        return self.report(examine.examine(self.reference, candidate, self.traffic, self.replies, lambda _: None))
+        return self.report(examine.examine(self.reference, candidate, self.workload, self.replies, lambda _: None))
 
     def report(self, inputs: QualityInputs) -> QualityReport:
         special = self.model.tokenizer.special_tokens
@@ -75,11 +75,11 @@ class Bench:
             untie(network)
         with torch.no_grad():
             change(network)
-        return exported(replace(self.model, network=network), Recipe(name), self.traffic, self.work / name)
+        return exported(replace(self.model, network=network), Recipe(name), self.workload, self.work / name)
 
 
-def exported(model: ChatModel, recipe: Recipe, traffic: Workload, folder: Path) -> ServingSpec:
-    return ServingSpec(build_artifact(model, recipe, traffic.dialogues[:64], folder), OperatingPoint(threads=1))
+def exported(model: ChatModel, recipe: Recipe, workload: Workload, folder: Path) -> ServingSpec:
+    return ServingSpec(build_artifact(model, recipe, workload.dialogues[:64], folder), OperatingPoint(threads=1))
 
 
 # --- the damages ---------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def two_bits(bench: Bench) -> QualityReport:
 
 def nan_scale(bench: Bench) -> QualityReport:
     """One fp16 scale of an int8 artifact is NaN; the file's hash is made to fit, as by a faulty exporter."""
-    spec = exported(bench.model, Recipe("int8", (Quantize(8),)), bench.traffic, bench.work / "nan-scale")
+    spec = exported(bench.model, Recipe("int8", (Quantize(8),)), bench.workload, bench.work / "nan-scale")
     path = spec.artifact.path / "model.gguf"
     tensors = GGUFReader(path).tensors
     victim = next(t for t in tensors if t.tensor_type == GGMLQuantizationType.Q8_0 and "ffn" in t.name)
@@ -206,12 +206,12 @@ def repeat_bonus(bench: Bench) -> QualityReport:
     )  # greedy, by a sampler
     with sampled, LlamaCpp().open(*_opening(bench.reference)) as session:
         replies = [
-            as_scored(p, session.reply([p.dialogue.before(p.turn)], p.sampling)[0], special)
-            for rows in bench.traffic.prompts()
+            scored_reply(p, session.reply([p.prompt], p.sampling)[0], special)
+            for rows in bench.workload.requests()
             for p in rows
         ]
     assert bench.reference.artifact.parity is not None
-    scores = examine.teacher_forced(bench.reference, bench.reference, bench.traffic, lambda _: None)
+    scores = examine.teacher_scores(bench.reference, bench.reference, bench.workload, lambda _: None)
     return bench.report(QualityInputs(bench.reference.artifact.parity, scores, bench.replies, tuple(replies)))
 
 
@@ -253,7 +253,7 @@ def _hidden(network: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _some_ids(bench: Bench, count: int) -> list[torch.Tensor]:
-    return [torch.tensor([bench.model.tokenizer.scored(d).ids]) for d in bench.traffic.dialogues[:count]]
+    return [torch.tensor([bench.model.tokenizer.scored(d).ids]) for d in bench.workload.dialogues[:count]]
 
 
 def _opening(spec: ServingSpec) -> tuple[Artifact, OperatingPoint]:
@@ -261,4 +261,4 @@ def _opening(spec: ServingSpec) -> tuple[Artifact, OperatingPoint]:
 
 
 def _few(bench: Bench) -> Any:
-    return bench.traffic.dialogues[:8]
+    return bench.workload.dialogues[:8]

@@ -1,6 +1,6 @@
 """What the gate reads, made up: a reference, and a candidate that differs from it in stated ways and by some noise.
 
-quality.judge(replies.inputs(400, nll=0.05), ...)
+report(inputs(400, Damage(nll=0.05)))
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def inputs(dialogues: int, damage: Damage = Damage(), seed: int = 0) -> QualityI
     return QualityInputs(FAITHFUL, teacher, tuple(r for r, _ in pairs), tuple(c for _, c in pairs))
 
 
-def report(found: QualityInputs, margins: Margins = Margins()) -> QualityReport:  # noqa: B008 - frozen
+def report(inputs: QualityInputs, margins: Margins = Margins()) -> QualityReport:  # noqa: B008 - frozen
     """The gate's judgement with plain settings."""
-    return judge(found, split="test", margins=margins, special=("<|im_end|>",), seed=0)
+    return judge(inputs, split="test", margins=margins, special=("<|im_end|>",), seed=0)
 
 
 def _teacher(dialogue: str, damage: Damage, rng: np.random.Generator) -> TeacherScore:
@@ -70,7 +70,7 @@ def _teacher(dialogue: str, damage: Damage, rng: np.random.Generator) -> Teacher
 
 def _replies(dialogue: str, damage: Damage, rng: np.random.Generator) -> list[tuple[ScoredReply, ScoredReply]]:
     failing, dull = rng.random() < damage.failing, rng.random() < damage.dull
-    made = []
+    pairs = []
     for seed in (None, 1, 2):
         words = list(rng.choice(WORDS, int(rng.integers(8, 15))))
         human = " ".join(words[: len(words) // 2] + list(rng.choice(WORDS, len(words) // 2)))
@@ -85,5 +85,5 @@ def _replies(dialogue: str, damage: Damage, rng: np.random.Generator) -> list[tu
         if failing:
             other = ["again", "and"] * 12
         tokens = max(1, round(3 * len(words) * damage.longer + rng.normal(0, 1)))
-        made.append((reference, ScoredReply(dialogue, 1, seed, " ".join(other), tokens, True, CAP, human)))
-    return made
+        pairs.append((reference, ScoredReply(dialogue, 1, seed, " ".join(other), tokens, True, CAP, human)))
+    return pairs

@@ -59,7 +59,7 @@ def converse(
         closing(instruments(access.device, rapl_root=settings.rapl_root)) as tools,
     ):
         spec = servable(name, access, Path(cache), runtime)
-        speech = ChatFormat.of(spec.artifact)
+        speech = ChatFormat.of_artifact(spec.artifact)
         chosen = by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype)
         messages: list[Message] = []
         with chosen.open(spec.artifact, replace(spec.at, batch=1)) as session:  # one person talks to it

@@ -65,7 +65,7 @@ def quantize_to(
     """
     with _new(out, model, step, settings) as (loaded, context), scratch(out.parent) as cache:
         settings.progress("quantizing, exporting and proving the export")
-        traffic = requests.make_workload(chosen(model, dialogues), ChatFormat.by(loaded), settings.requests)
+        traffic = requests.make_workload(chosen(model, dialogues), ChatFormat.of_model(loaded), settings.requests)
         told = () if dialogues is None and model != "demo" else for_training(model, dialogues).dialogues
         context = replace(context, dialogues=told, original=loaded, shared=None)
         proof = traffic.dialogues[: settings.protocol.parity_dialogues]

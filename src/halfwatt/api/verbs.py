@@ -138,7 +138,7 @@ def measure(
     with scratch() as cache, closing(instruments(access.device, rapl_root=settings.rapl_root)) as tools:
         spec = servable(str(model), access, cache, runtime)
         found = chosen(str(model), dialogues)
-        traffic = requests.make_workload(found, ChatFormat.of(spec.artifact), settings.requests, settings.seed)
+        traffic = requests.make_workload(found, ChatFormat.of_artifact(spec.artifact), settings.requests, settings.seed)
         run = run_measure([Arm("model", spec)], traffic, plan or MeasurePlan(), tools, settings.progress)
     return Measured(
         provenance=_provenance(settings, str(model), spec, found),
@@ -171,7 +171,7 @@ def compare(
         a = servable(str(reference), access, cache / "a", runtime)
         b = servable(str(candidate), access, cache / "b", runtime)
         found = chosen(str(reference), dialogues)
-        traffic = requests.make_workload(found, ChatFormat.of(a.artifact), settings.requests, settings.seed)
+        traffic = requests.make_workload(found, ChatFormat.of_artifact(a.artifact), settings.requests, settings.seed)
         arms = [Arm("A", a), Arm("B", b)]
         plan = MeasurePlan(prefill=False)
         run = run_measure(arms, traffic, plan, tools, settings.progress)
@@ -228,7 +228,7 @@ def _examined(a: ServingSpec, b: ServingSpec, traffic: requests.Workload, settin
     if b.artifact.parity is None:
         settings.progress("proving B in its own runtime")
         b = replace(b, artifact=examine.prove(load(b.artifact.path), b, traffic.dialogues))
-    replies = generate_replies(a, traffic.prompts(), settings.progress, "A's replies")
+    replies = generate_replies(a, traffic.requests(), settings.progress, "A's replies")
     return examine.examine(a, b, traffic, replies, settings.progress)
 
 

@@ -19,7 +19,7 @@ def path() -> Path:
 
 def students() -> tuple[Path, ...]:
     """Folders of smaller models that the demo model has taught (docs/ladder.md); a search of it begins with them."""
-    return tuple(sorted(found.parent for found in (_HERE / "students").glob("*/halfwatt.json")))
+    return tuple(sorted(record.parent for record in (_HERE / "students").glob("*/halfwatt.json")))
 
 
 def dialogues(split: Split) -> DialogueSet:

@@ -1,10 +1,10 @@
-"""What the user hands us: dialogues, with split, licence and hash."""
+"""A dialogue, and a set of them with its split, licence and hash: what everything else here is asked or learns from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,7 +51,7 @@ class DialogueSet:
     split: Split
     licence: str
     sha256: str  # of the canonical JSON lines of exactly these dialogues
-    skipped: tuple[str, ...] = ()  # faulty rows that were left out on request, each by file and line
+    skipped: tuple[str, ...] = ()  # faulty rows of their file that were left out on request, each by file and line
 
     def __len__(self) -> int:
         return len(self.dialogues)
@@ -61,14 +61,29 @@ class DialogueSet:
         cls, dialogues: Iterable[Dialogue], *, split: Split, licence: str, skipped: tuple[str, ...] = ()
     ) -> DialogueSet:
         """A set with its hash."""
-        kept = tuple(dialogues)
+        members = tuple(dialogues)
         digest = hashlib.sha256()
-        for dialogue in kept:
-            digest.update(_canonical(dialogue))
-        return cls(kept, split, licence, digest.hexdigest(), skipped)
+        for dialogue in members:
+            messages = [[m.role, m.content] for m in dialogue.messages]
+            row = {"id": dialogue.id, "messages": messages, "source": dialogue.source}
+            line = json.dumps(row, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+            digest.update(f"{line}\n".encode())
+        return cls(members, split, licence, digest.hexdigest(), skipped)
+
+    def subset(self, dialogues: Iterable[Dialogue], split: Split | None = None) -> DialogueSet:
+        """Some of its dialogues, with all that is known of where they came from."""
+        return DialogueSet.of(dialogues, split=split or self.split, licence=self.licence, skipped=self.skipped)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a result on these dialogues must say of their file; the same for every part of it."""
+        if not self.skipped:
+            return ()
+        rows = "1 faulty row was" if len(self.skipped) == 1 else f"{len(self.skipped)} faulty rows were"
+        return (f"{rows} left out: {first_faults(self.skipped)}",)
 
 
-def _canonical(dialogue: Dialogue) -> bytes:
-    messages = [[m.role, m.content] for m in dialogue.messages]
-    row = {"id": dialogue.id, "messages": messages, "source": dialogue.source}
-    return (json.dumps(row, ensure_ascii=False, separators=(",", ":"), sort_keys=True) + "\n").encode()
+def first_faults(faults: Sequence[str], most: int = 10) -> str:
+    """Faulty rows on one line: the first ``most``, and how many more there are."""
+    more = f"; and {len(faults) - most} more" if len(faults) > most else ""
+    return "; ".join(faults[:most]) + more

@@ -32,7 +32,7 @@ from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import disturbances, energy_analysis
 from halfwatt.evaluate.records import Phase, Window
-from halfwatt.evaluate.requests import Workload, _chunks, prompts_of
+from halfwatt.evaluate.requests import Workload, balanced_chunks, prompts_of
 from halfwatt.meters.base import MeterInfo, Reading, Usage, align
 from halfwatt.meters.discover import Instruments
 from halfwatt.models.sampling import Sampling
@@ -83,7 +83,7 @@ def measure(
             progress(f"loading {arm.name}")
             recorder.workers[arm.name] = stack.enter_context(ServingProcess(arm.spec))
         replies = recorder.window_s / recorder.warm_up(dialogues, sampling)
-        chunks = cycle(_chunks(prompts_of(dialogues), replies, random.Random(workload.seed)))
+        chunks = cycle(balanced_chunks(prompts_of(dialogues), replies, random.Random(workload.seed)))
         recorder.idle("loaded_idle")
         names, start_s = [arm.name for arm in arms], time.monotonic()
         for block in range(plan.max_blocks):

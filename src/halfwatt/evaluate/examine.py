@@ -1,4 +1,11 @@
-"""What the gate reads: reference and candidate over the same dialogues, in the runtime that serves them."""
+"""What the gate reads: reference and candidate over the same dialogues, in the runtime that serves them.
+
+    G0       the candidate's parity record, and whether it reads and stops as the reference does
+    G1, G2   both models' likelihoods of the human replies
+    G3..G5   both models' own replies to the same requests
+
+Never inside an energy window. What it means is decided in `halfwatt.evaluate.gate`.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +14,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from halfwatt.core.errors import ModelError
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import parity
-from halfwatt.evaluate.likelihood import teacher_score, trimmed_score
+from halfwatt.evaluate.likelihood import TokenLogits, teacher_score
 from halfwatt.evaluate.records import QualityInputs, ScoredReply, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import Workload
@@ -24,6 +27,7 @@ from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.models.vocabulary_map import VocabularyMap
+from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_session
 
 
@@ -32,14 +36,14 @@ def prove(model: ChatModel, spec: ServingSpec, dialogues: Sequence[Dialogue]) ->
 
     dialogues: real ones; the first `Protocol.parity_dialogues` are enough
     """
-    with open_session(_everywhere(spec)) as session:
+    with open_session(_on_all_cores(spec)) as session:
         return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues))
 
 
 def examine(
     reference: ServingSpec,
     candidate: ServingSpec,
-    found: Workload,
+    workload: Workload,
     replies_ref: tuple[ScoredReply, ...],
     progress: Progress,
     scores: tuple[TeacherScore, ...] = (),
@@ -47,53 +51,52 @@ def examine(
     """Read everything that the gate needs, in the runtime that will serve the candidate.
 
     Args:
-        scores: what `teacher_forced` gives, where it was asked before.
+        scores: what `teacher_scores` gives, where it was called before.
 
     Raises:
         ModelError: the candidate's artifact was never checked for parity.
     """
-    proof = candidate.artifact.parity
-    if proof is None:
+    own = candidate.artifact.parity
+    if own is None:
         raise ModelError(f"{candidate.artifact.path} has no parity record", hint="build it again")
-    proof = against_reference(proof, found, candidate.artifact.path)
-    if proof.problems or not proof.finite:
-        return QualityInputs(proof, (), (), ())  # the gate fails it on G0 alone
-    replies = generate_replies(candidate, found.prompts(), progress, "candidate's replies")
-    scores = scores or teacher_forced(reference, candidate, found, progress)
-    return QualityInputs(proof, scores, replies_ref, replies)
+    own = reference_parity(own, workload, candidate.artifact.path)
+    if own.problems or not own.finite:
+        return QualityInputs(own, (), (), ())  # the gate fails it on G0 alone
+    replies = generate_replies(candidate, workload.requests(), progress, "candidate's replies")
+    scores = scores or teacher_scores(reference, candidate, workload, progress)
+    return QualityInputs(own, scores, replies_ref, replies)
 
 
-def against_reference(proof: Parity, found: Workload, folder: Path) -> Parity:
+def reference_parity(own: Parity, workload: Workload, folder: Path) -> Parity:
     """Join to the parity record whether the candidate reads and stops as the reference does.
 
     Args:
-        found: the dialogues, with the reference's tokenizer.
+        workload: the dialogues, with the reference's tokenizer.
         folder: the candidate's, with its own tokenizer, template and stop tokens. A trimmed vocabulary may number its
             tokens anew, and must read a text of kept tokens as before.
     """
     try:
-        own = ChatTokenizer.load(folder)
+        candidate = ChatTokenizer.load(folder)
     except ModelError as error:
-        return replace(proof, template_equal=False, problems=(*proof.problems, str(error)))
-    theirs = found.tokenizer
-    faults = []
-    if own.template != theirs.template:
-        faults.append("the chat template is not the reference's")
-    renaming = VocabularyMap.between(theirs, own)
-    stops = set(own.eos_ids) if renaming is None else {int(renaming.kept[i]) for i in own.eos_ids}
-    if stops != set(theirs.eos_ids):
-        faults.append(f"stop tokens {sorted(own.eos_ids)} are not the reference's {sorted(theirs.eos_ids)}")
-    pairs = ((d.id, _rendered_ids(theirs, d), _rendered_ids(own, d)) for d in found.dialogues)
-    alike = operator.eq if renaming is None else renaming.allows
-    differing = next((name for name, whole, mine in pairs if not alike(whole, mine)), None)
-    if differing is not None:
-        faults.append(f"token ids of dialogue {differing} are not the reference's")
+        return replace(own, template_equal=False, problems=(*own.problems, str(error)))
+    reference = workload.tokenizer
+    vocabulary = VocabularyMap.between(reference, candidate)
+    stops = candidate.eos_ids if vocabulary is None else (int(vocabulary.kept[i]) for i in candidate.eos_ids)
+    alike = operator.eq if vocabulary is None else vocabulary.allows
+    pairs = ((d.id, _rendered_ids(reference, d), _rendered_ids(candidate, d)) for d in workload.dialogues)
+    differing = next((name for name, theirs, ours in pairs if not alike(theirs, ours)), None)
+    same_template, same_stops = candidate.template == reference.template, set(stops) == set(reference.eos_ids)
+    problems = {
+        "the chat template is not the reference's": not same_template,
+        f"stop tokens {sorted(candidate.eos_ids)} are not the reference's {sorted(reference.eos_ids)}": not same_stops,
+        f"token ids of dialogue {differing} are not the reference's": differing is not None,
+    }
     return replace(
-        proof,
-        template_equal=proof.template_equal and own.template == theirs.template,
-        eos_equal=proof.eos_equal and stops == set(theirs.eos_ids),
-        token_ids_equal=proof.token_ids_equal and differing is None,
-        problems=(*proof.problems, *faults),
+        own,
+        template_equal=own.template_equal and same_template,
+        eos_equal=own.eos_equal and same_stops,
+        token_ids_equal=own.token_ids_equal and differing is None,
+        problems=(*own.problems, *(problem for problem, present in problems.items() if present)),
     )
 
 
@@ -101,37 +104,32 @@ def _rendered_ids(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[int]:
     return tokenizer.encode(tokenizer.render(dialogue, prompt=False))
 
 
-def teacher_forced(
-    reference: ServingSpec, candidate: ServingSpec, found: Workload, progress: Progress
+def teacher_scores(
+    reference: ServingSpec, candidate: ServingSpec, workload: Workload, progress: Progress
 ) -> tuple[TeacherScore, ...]:
     """Both models over the same turns in lockstep, so that no logits have to be stored."""
-    theirs, own = found.tokenizer, ChatTokenizer.load(candidate.artifact.path)
-    renaming = VocabularyMap.between(theirs, own)
+    theirs, ours = workload.tokenizer, ChatTokenizer.load(candidate.artifact.path)
+    vocabulary = VocabularyMap.between(theirs, ours)
     scores = []
-    with _teller(reference) as ref, _teller(candidate) as cand:
-        for index, dialogue in enumerate(found.dialogues):
-            tokens, logits = theirs.scored(dialogue), (ref.logits(dialogue), cand.logits(dialogue))
-            if renaming is None:
-                scores.append(teacher_score(dialogue.id, tokens, *logits, theirs.eos_ids))
+    with _open_logits(reference) as ref, _open_logits(candidate) as cand:
+        for count, dialogue in enumerate(workload.dialogues, start=1):
+            tokens = theirs.scored(dialogue)
+            whole = TokenLogits(tokens, ref.logits(dialogue), theirs.eos_ids)
+            if vocabulary is None:  # the ids are the reference's, or G0 has failed it
+                own = TokenLogits(tokens, cand.logits(dialogue), theirs.eos_ids)
             else:
-                whole, trimmed = (tokens, logits[0], theirs.eos_ids), (own.scored(dialogue), logits[1], own.eos_ids)
-                scores.append(trimmed_score(dialogue.id, whole, trimmed, renaming))
-            if index % 50 == 49:
-                progress(f"likelihoods: {(index + 1) / len(found.dialogues):.0%}")
+                own = TokenLogits(ours.scored(dialogue), cand.logits(dialogue), ours.eos_ids)
+            scores.append(teacher_score(dialogue.id, whole, own, vocabulary))
+            if count % 50 == 0:
+                progress(f"likelihoods: {count / len(workload.dialogues):.0%}")
     return tuple(scores)
 
 
-class _Teller(Protocol):
-    """Half a `Session`."""
-
-    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]: ...
-
-
-def _teller(spec: ServingSpec) -> AbstractContextManager[_Teller]:
-    """What tells logits: in this process, where the artifact can be loaded here."""
-    return ServingProcess(_everywhere(spec)) if spec.command else open_session(_everywhere(spec))
+def _open_logits(spec: ServingSpec) -> AbstractContextManager[Session] | AbstractContextManager[ServingProcess]:
+    """In this process, where the artifact can be loaded here."""
+    return ServingProcess(_on_all_cores(spec)) if spec.command else open_session(_on_all_cores(spec))
 
 
-def _everywhere(spec: ServingSpec) -> ServingSpec:
-    """On all cores: likelihoods are prefill only."""
+def _on_all_cores(spec: ServingSpec) -> ServingSpec:
+    """Likelihoods are prefill only."""
     return replace(spec, at=replace(spec.at, threads=None, threads_prefill=None))

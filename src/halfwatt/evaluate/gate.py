@@ -16,12 +16,12 @@ No data never passes; what is not finite or not paired raises.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Margins
@@ -30,7 +30,6 @@ from halfwatt.evaluate import reply_metrics
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Verdict
 from halfwatt.formats.artifact import Parity
 
-Floats = NDArray[np.float64]
 Pairs = Sequence[tuple[ScoredReply, ScoredReply]]
 
 
@@ -44,13 +43,13 @@ def judge(inputs: QualityInputs, *, split: str, margins: Margins, special: Seque
     Raises:
         BadInput: replies or scores that are not paired, or not finite.
     """
-    checks = integrity(inputs.parity, margins)
+    checks = integrity_checks(inputs.parity, margins)
     if all(check.verdict == "PASS" for check in checks):
-        checks += statistics(inputs, margins, special)
+        checks += statistical_checks(inputs, margins, special)
     tokens = sum(t.tokens if t.compared is None else t.compared for t in inputs.teacher)
     return QualityReport(
         split=split,
-        verdict=overall([check.verdict for check in checks]),
+        verdict=overall_verdict([check.verdict for check in checks]),
         checks=tuple(checks),
         dialogues=len(inputs.teacher),
         replies=len(inputs.replies_cand),
@@ -60,17 +59,12 @@ def judge(inputs: QualityInputs, *, split: str, margins: Margins, special: Seque
     )
 
 
-def likelihood_check(report: QualityReport | None) -> GateCheck | None:
+def likelihood_check(checks: Sequence[GateCheck]) -> GateCheck | None:
     """The check of the change in log-likelihood (G1), when the gate got that far."""
-    return None if report is None else likelihood_among(report.checks)
-
-
-def likelihood_among(checks: Sequence[GateCheck]) -> GateCheck | None:
-    """The same, among checks that are no whole report."""
     return next((c for c in checks if c.layer == "G1" and c.estimate is not None), None)
 
 
-def overall(verdicts: Sequence[Verdict]) -> Verdict:
+def overall_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     """PASS where every check passed, FAIL where one failed or none was made."""
     if "FAIL" in verdicts or not verdicts:
         return "FAIL"
@@ -80,7 +74,7 @@ def overall(verdicts: Sequence[Verdict]) -> Verdict:
 # --- G0: exact -----------------------------------------------------------------------------------------------------
 
 
-def integrity(parity: Parity, margins: Margins) -> list[GateCheck]:
+def integrity_checks(parity: Parity, margins: Margins) -> list[GateCheck]:
     """Is the artifact what it claims to be? Separates an export bug from a loss by compression."""
     exact = {
         "tensors are finite": parity.finite,
@@ -101,107 +95,96 @@ def integrity(parity: Parity, margins: Margins) -> list[GateCheck]:
 # --- G1 to G5 ------------------------------------------------------------------------------------------------------
 
 
-def statistics(inputs: QualityInputs, margins: Margins, special: Sequence[str]) -> list[GateCheck]:
+def statistical_checks(inputs: QualityInputs, margins: Margins, special: Sequence[str]) -> list[GateCheck]:
     """G1 to G5; `judge` asks for them once G0 holds."""
     if len(inputs.teacher) < 2 or len(inputs.replies_ref) < 2:
         return [GateCheck("G1", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
     pairs = _paired(inputs.replies_ref, inputs.replies_cand)
     return [
-        *by_likelihood(inputs.teacher, margins),
+        *teacher_checks(inputs.teacher, margins),
         _failures(pairs, margins, special),
         _length(pairs, margins),
         *_content(pairs, margins),
     ]
 
 
-def _paired(
-    reference: Sequence[ScoredReply], candidate: Sequence[ScoredReply]
-) -> list[list[tuple[ScoredReply, ScoredReply]]]:
-    """Replies of both models to the same prompts with the same seeds, grouped by dialogue.
+def _paired(reference: Sequence[ScoredReply], candidate: Sequence[ScoredReply]) -> list[Pairs]:
+    """Replies of both models to the same requests, grouped by dialogue.
 
     Raises:
-        BadInput: they do not answer the same prompts.
+        BadInput: they do not answer the same requests.
     """
     if len(reference) != len(candidate):
         raise BadInput(f"{len(reference)} replies of the reference against {len(candidate)} of the candidate")
-    for ref, cand in zip(reference, candidate, strict=True):
-        if _prompt(ref) != _prompt(cand):
-            raise BadInput("replies are not paired", got=f"{_prompt(ref)} against {_prompt(cand)}")
+    for ref, cand in zip(map(_request, reference), map(_request, candidate), strict=True):
+        if ref != cand:
+            raise BadInput("replies are not paired", got=f"{ref} against {cand}")
     pairs = sorted(zip(reference, candidate, strict=True), key=lambda pair: pair[0].dialogue)
     return [list(group) for _, group in groupby(pairs, key=lambda pair: pair[0].dialogue)]
 
 
-def _prompt(reply: ScoredReply) -> tuple[str, int, int | None, int]:
+def _request(reply: ScoredReply) -> tuple[str, int, int | None, int]:
     return reply.dialogue, reply.turn, reply.seed, reply.cap
 
 
-def by_likelihood(scores: Sequence[TeacherScore], margins: Margins) -> list[GateCheck]:
+def teacher_checks(scores: Sequence[TeacherScore], margins: Margins) -> list[GateCheck]:
     """G1 and G2: the checks that need no replies, only both models' probabilities of the human ones."""
-    return [*_likelihood(scores, margins), *_stopping(scores, margins)]
 
+    def ratio(x: Callable[[TeacherScore], float], size: Callable[[TeacherScore], float]) -> Clustered:
+        return clustered_ratio(np.array([x(s) for s in scores]), np.array([float(size(s)) for s in scores]))
 
-def _likelihood(scores: Sequence[TeacherScore], margins: Margins) -> list[GateCheck]:
-    found = clustered_ratio(
-        _column(scores, lambda s: s.nll_cand - s.nll_ref), _column(scores, lambda s: float(s.tokens))
+    limit, down, up = math.log1p(margins.perplexity), 1 - margins.eos_elsewhere, 1 + margins.eos_elsewhere
+    likelihood = _check(
+        ("G1", "likelihood", "nats/token"),
+        ratio(lambda s: s.nll_cand - s.nll_ref, lambda s: s.tokens),
+        f"upper bound of the change in nats per token < ln {1 + margins.perplexity:g} = {limit:.4f}",
+        high=limit,
     )
-    limit = math.log1p(margins.perplexity)
-    rule = f"upper bound of the change in nats per token < ln {1 + margins.perplexity:g} = {limit:.4f}"
-    return [_upper("G1", "likelihood", found, limit, "nats/token", rule)]
-
-
-def _stopping(scores: Sequence[TeacherScore], margins: Margins) -> list[GateCheck]:
-    ends = clustered_ratio(
-        _column(scores, lambda s: s.log_p_eos_cand - s.log_p_eos_ref), _column(scores, lambda s: float(s.ends))
+    ends = _check(
+        ("G2", "stopping at true ends", "nats"),
+        ratio(lambda s: s.log_p_eos_cand - s.log_p_eos_ref, lambda s: s.ends),
+        f"lower bound of the change in log P(EOS) > -{margins.eos_nats:g}",
+        low=-margins.eos_nats,
     )
-    elsewhere = clustered_ratio(_column(scores, lambda s: s.p_eos_cand), _column(scores, lambda s: s.p_eos_ref))
-    down, up = 1 - margins.eos_elsewhere, 1 + margins.eos_elsewhere
-    rule = f"lower bound of the change in log P(EOS) > -{margins.eos_nats:g}"
-    return [
-        _lower("G2", "stopping at true ends", ends, -margins.eos_nats, "nats", rule),
-        _between("G2", "stopping elsewhere", elsewhere, (down, up), "x", f"P(EOS) ratio within {down:g} and {up:g}"),
-    ]
+    elsewhere = _check(
+        ("G2", "stopping elsewhere", "x"),
+        ratio(lambda s: s.p_eos_cand, lambda s: s.p_eos_ref),
+        f"P(EOS) ratio within {down:g} and {up:g}",
+        low=down,
+        high=up,
+    )
+    return [likelihood, ends, elsewhere]
 
 
 def _failures(pairs: Sequence[Pairs], margins: Margins, special: Sequence[str]) -> GateCheck:
-    kinds: dict[str, int] = {}
+    kinds: Counter[str] = Counter()
     counts = np.zeros((len(pairs), 3))  # failures of the reference, of the candidate, replies
     for row, group in zip(counts, pairs, strict=True):
         for ref, cand in group:
-            named = reply_metrics.flags(cand, special)
-            row += (bool(reply_metrics.flags(ref, special)), bool(named), 1)
-            for kind in named:
-                kinds[kind] = kinds.get(kind, 0) + 1
-    found = rate_difference(counts[:, 0], counts[:, 1], counts[:, 2])
-    shown = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items())) or "none"
+            faults = reply_metrics.flags(cand, special)
+            row += (bool(reply_metrics.flags(ref, special)), bool(faults), 1)
+            kinds.update(faults)
+    listed = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items())) or "none"
     totals = counts.sum(axis=0)
-    detail = f"reference {totals[0]:.0f}, candidate {totals[1]:.0f} of {totals[2]:.0f} replies ({shown})"
-    rule = f"upper bound of the difference in failure rate < {margins.failures:.0%}"
-    return replace(_upper("G3", "failures", found, margins.failures, "share", rule), detail=detail)
+    check = _check(
+        ("G3", "failures", "share"),
+        rate_difference(counts[:, 0], counts[:, 1], counts[:, 2]),
+        f"upper bound of the difference in failure rate < {margins.failures:.0%}",
+        high=margins.failures,
+    )
+    detail = f"reference {totals[0]:.0f}, candidate {totals[1]:.0f} of {totals[2]:.0f} replies ({listed})"
+    return replace(check, detail=detail)
 
 
 def _length(pairs: Sequence[Pairs], margins: Margins) -> GateCheck:
     logs = np.array([sum(math.log(_tokens(c) / _tokens(r)) for r, c in group) for group in pairs])
-    found = clustered_ratio(logs, _sizes(pairs)).exp()
-    rule = f"length ratio within {margins.shorter:g} and {margins.longer:g}"
-    return _between("G4", "length", found, (margins.shorter, margins.longer), "x", rule)
-
-
-def _content(pairs: Sequence[Pairs], margins: Margins) -> list[GateCheck]:
-    greedy = [[(r, c) for r, c in group if r.seed is None] for group in pairs]
-    chrf = np.array(
-        [[sum(reply_metrics.chrf(x[k].text, x[k].reference) for x in group) for k in (0, 1)] for group in greedy]
+    return _check(
+        ("G4", "length", "x"),
+        clustered_ratio(logs, np.array([float(len(group)) for group in pairs])).exp(),
+        f"length ratio within {margins.shorter:g} and {margins.longer:g}",
+        low=margins.shorter,
+        high=margins.longer,
     )
-    fidelity = clustered_ratio(chrf[:, 1] - chrf[:, 0], chrf[:, 0])
-    ref, cand = (reply_metrics.diversity([[pair[k].text for pair in group] for group in pairs]) for k in (0, 1))
-    checks = [("chrF to the human reply", fidelity, margins.chrf)]
-    for name, (r, r_without), (c, c_without) in zip(("distinct-2", "bigram entropy"), ref, cand, strict=True):
-        if r <= 0 or (r_without <= 0).any():
-            raise BadInput(f"the reference's replies have no {name}", hint="it says next to nothing")
-        checks.append((name, jackknife(c / r - 1, c_without / r_without - 1), margins.diversity))
-    return [
-        _lower("G5", name, found, -margin, "share", f"lower bound of the relative change > -{margin:.0%}")
-        for name, found, margin in checks
-    ]
 
 
 def _tokens(reply: ScoredReply) -> int:
@@ -209,42 +192,44 @@ def _tokens(reply: ScoredReply) -> int:
     return max(1, reply.tokens if reply.stopped else reply.cap)
 
 
-def _sizes(pairs: Sequence[Pairs]) -> Floats:
-    return np.array([float(len(group)) for group in pairs])
-
-
-def _column(scores: Sequence[TeacherScore], figure: Callable[[TeacherScore], float]) -> Floats:
-    return np.array([figure(score) for score in scores])
+def _content(pairs: Sequence[Pairs], margins: Margins) -> list[GateCheck]:
+    greedy = [[pair for pair in group if pair[0].seed is None] for group in pairs]
+    chrf = np.array(
+        [
+            [sum(reply_metrics.chrf(pair[k].text, pair[k].reference) for pair in group) for k in (0, 1)]
+            for group in greedy
+        ]
+    )
+    changes = [("chrF to the human reply", clustered_ratio(chrf[:, 1] - chrf[:, 0], chrf[:, 0]), margins.chrf)]
+    ref, cand = (reply_metrics.diversity([[pair[k].text for pair in group] for group in pairs]) for k in (0, 1))
+    for name, (r, r_without), (c, c_without) in zip(("distinct-2", "bigram entropy"), ref, cand, strict=True):
+        if r <= 0 or (r_without <= 0).any():
+            raise BadInput(f"the reference's replies have no {name}", hint="it says next to nothing")
+        changes.append((name, jackknife(c / r - 1, c_without / r_without - 1), margins.diversity))
+    return [
+        _check(("G5", name, "share"), change, f"lower bound of the relative change > -{margin:.0%}", low=-margin)
+        for name, change, margin in changes
+    ]
 
 
 # --- a bound against a margin --------------------------------------------------------------------------------------
 
 
-def _upper(layer: str, name: str, found: Clustered, limit: float, unit: str, rule: str) -> GateCheck:
-    verdict: Verdict = "PASS" if found.hi < limit else "FAIL" if found.lo > limit else "INCONCLUSIVE"
-    return _check(layer, name, verdict, (found, unit, limit - found.mean), rule)
+def _check(
+    about: tuple[str, str, str], figure: Clustered, rule: str, *, low: float = -math.inf, high: float = math.inf
+) -> GateCheck:
+    """PASS where the whole interval lies within ``low`` and ``high``, FAIL where all of it lies beyond one of them.
 
-
-def _lower(layer: str, name: str, found: Clustered, limit: float, unit: str, rule: str) -> GateCheck:
-    verdict: Verdict = "PASS" if found.lo > limit else "FAIL" if found.hi < limit else "INCONCLUSIVE"
-    return _check(layer, name, verdict, (found, unit, found.mean - limit), rule)
-
-
-def _between(layer: str, name: str, found: Clustered, limits: tuple[float, float], unit: str, rule: str) -> GateCheck:
-    """Equivalence by two one-sided tests."""
-    low, high = limits
+    With both limits it is equivalence by two one-sided tests. about: layer, name and unit.
+    """
+    layer, name, unit = about
     verdict: Verdict = "INCONCLUSIVE"
-    if low < found.lo and found.hi < high:
+    if low < figure.lo and figure.hi < high:
         verdict = "PASS"
-    elif found.hi < low or found.lo > high:
+    elif figure.hi < low or figure.lo > high:
         verdict = "FAIL"
-    return _check(layer, name, verdict, (found, unit, min(found.mean - low, high - found.mean)), rule)
-
-
-def _check(layer: str, name: str, verdict: Verdict, figure: tuple[Clustered, str, float], rule: str) -> GateCheck:
-    found, unit, distance = figure
-    needed = found.needed(distance) if verdict == "INCONCLUSIVE" else None
-    detail = ""
+    needed, detail = None, ""
     if verdict == "INCONCLUSIVE":
+        needed = figure.needed(min(figure.mean - low, high - figure.mean))
         detail = f"needs about {needed} dialogues" if needed else "the estimate itself lies beyond the margin"
-    return GateCheck(layer, name, verdict, found.estimate(unit), rule, detail, needed)
+    return GateCheck(layer, name, verdict, figure.estimate(unit), rule, detail, needed)

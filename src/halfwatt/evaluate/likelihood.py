@@ -1,4 +1,15 @@
-"""Likelihoods of human replies, from logits."""
+"""How likely two models find the human replies: what the gate's layers G1 and G2 read, computed from logits.
+
+Both models are teacher-forced, that is, given the dialogue as it stands, and asked at every position of an assistant
+turn for the next token; nothing is generated, so nothing is noise. Sums over each dialogue are kept, not means: the
+dialogue is the unit of the gate, and a ratio of sums is weighted by tokens as perplexity is.
+
+    nll       sum of -log p(token)                               nats
+    P(EOS)    sum of p over every stop token, at true ends (as log) and elsewhere
+    KL        sum over positions of KL(p_ref || p_cand)          nats
+
+Pure. In float64, a few rows at a time. What the sums mean is decided in `halfwatt.evaluate.gate`.
+"""
 
 from __future__ import annotations
 
@@ -7,149 +18,126 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from halfwatt.core.errors import BadInput
+from halfwatt.core.statistics import Floats
 from halfwatt.evaluate.records import TeacherScore
-from halfwatt.evaluate.reply_metrics import Floats
 from halfwatt.models.tokenizer import ScoredTokens
 from halfwatt.models.vocabulary_map import VocabularyMap
 
-_CHUNK = 128  # rows at a time: a vocabulary of 150k stays below 200 MB
+_CHUNK = 128  # rows at a time: a vocabulary of 150k stays below 200 MB an array
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogits:
+    """One dialogue as one model reads it.
+
+    logits:   [tokens, vocabulary]; row i predicts token i + 1
+    eos_ids:  every stop token, for P(EOS)
+    """
+
+    tokens: ScoredTokens
+    logits: NDArray[np.float32]
+    eos_ids: Sequence[int]
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The rows that predict an assistant token."""
+        return np.flatnonzero(np.array(self.tokens.reply)[1:])
 
 
 def teacher_score(
-    dialogue: str,
-    tokens: ScoredTokens,
-    reference: NDArray[np.float32],
-    candidate: NDArray[np.float32],
-    eos_ids: Sequence[int],
+    dialogue: str, reference: TokenLogits, candidate: TokenLogits, vocabulary: VocabularyMap | None = None
 ) -> TeacherScore:
-    """Compare two models on the assistant's tokens of one dialogue.
+    """Compare two models on the assistant's tokens of the dialogue with this id.
 
-    reference, candidate: logits [tokens, vocabulary]; row i predicts token i + 1.
-    P(EOS) is the summed probability of every stop token. KL is KL(reference || candidate).
+    Args:
+        vocabulary: of a candidate whose vocabulary is the reference's with tokens taken out. The replies' probabilities
+            are those of the whole texts, so they compare whatever the tokens are. KL is then that of the reference's
+            distribution over the kept tokens, renormalised, and only where both read the same tokens.
 
     Raises:
-        BadInput: shapes that do not belong together, or logits that are not finite.
+        BadInput: shapes that do not belong together, no assistant token, or logits that are not finite.
     """
-    if reference.shape != candidate.shape or len(reference) != len(tokens.ids):
+    shapes = reference.logits.shape, candidate.logits.shape
+    if vocabulary is None and (shapes[0] != shapes[1] or len(reference.logits) != len(reference.tokens.ids)):
         raise BadInput(
             f"logits of {dialogue} do not belong together",
-            got=f"{reference.shape} and {candidate.shape} for {len(tokens.ids)} tokens",
+            got=f"{shapes[0]} and {shapes[1]} for {len(reference.tokens.ids)} tokens",
         )
-    ref, cand = (one_sided(dialogue, tokens, logits, eos_ids) for logits in (reference, candidate))
-    rows = np.flatnonzero(np.array(tokens.reply)[1:])
-    return joined(dialogue, ref, cand, _compared(reference[rows], candidate[rows]))
+    (ref_nll, ref_eos, ref_ends), (nll, eos, ends) = (token_scores(dialogue, side) for side in (reference, candidate))
+    kl, same = _divergence(reference, candidate, vocabulary)
+    elsewhere, own_elsewhere = int((~ref_ends).sum()), int((~ends).sum())
+    return TeacherScore(
+        dialogue=dialogue,
+        tokens=len(ref_nll),
+        nll_ref=float(ref_nll.sum()),
+        nll_cand=float(nll.sum()),
+        ends=int(ref_ends.sum()),
+        log_p_eos_ref=float(ref_eos[ref_ends].sum()),
+        log_p_eos_cand=float(eos[ends].sum()),
+        elsewhere=elsewhere,
+        p_eos_ref=float(np.exp(ref_eos[~ref_ends]).sum()),
+        p_eos_cand=float(np.exp(eos[~ends]).sum()) * (elsewhere / own_elsewhere if own_elsewhere else 1.0),
+        kl=float(kl.sum()),
+        kl_max=float(kl.max(initial=0.0)),
+        top1_same=int(same.sum()),
+        compared=None if len(kl) == len(ref_nll) else len(kl),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class OneSided:
-    """What one model says of the assistant's tokens of one dialogue; sums in nats and probabilities."""
+def token_scores(dialogue: str, side: TokenLogits) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """What one model says of the assistant's tokens: ``-log p(token)``, ``log P(EOS)``, and which of them end a turn.
 
-    tokens: int
-    nll: float
-    ends: int
-    log_p_eos: float
-    elsewhere: int
-    p_eos: float
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Two models' distributions at the same positions."""
-
-    positions: int
-    kl: float
-    kl_max: float
-    top1_same: int
-
-
-def one_sided(dialogue: str, tokens: ScoredTokens, logits: NDArray[np.float32], eos_ids: Sequence[int]) -> OneSided:
-    """One model's own tokens and logits; see `teacher_score`.
+    All three [assistant tokens], in nats.
 
     Raises:
         BadInput: no assistant token, or logits that are not finite.
     """
-    reply, end = np.array(tokens.reply), np.array(tokens.end)
-    rows = np.flatnonzero(reply[1:])  # the rows that predict an assistant token
+    rows = side.rows
     if not len(rows):
         raise BadInput(f"dialogue {dialogue} has no assistant token to score")
-    if not np.isfinite(logits[rows]).all():
+    if not np.isfinite(side.logits[rows]).all():
         raise BadInput(f"logits of {dialogue} are not finite")
-    target, is_end = np.array(tokens.ids)[rows + 1], end[rows + 1]
-    stops = np.array(sorted(eos_ids))
-    nll, eos = np.empty(len(rows)), np.empty(len(rows))
-    for at in _parts(len(rows)):
-        p = log_softmax(logits[rows[at]])
-        nll[at] = -p[np.arange(len(p)), target[at]]
-        eos[at] = np.logaddexp.reduce(p[:, stops], axis=1)
-    return OneSided(
-        tokens=len(rows),
-        nll=float(nll.sum()),
-        ends=int(is_end.sum()),
-        log_p_eos=float(eos[is_end].sum()),
-        elsewhere=int((~is_end).sum()),
-        p_eos=float(np.exp(eos[~is_end]).sum()),
-    )
+    targets, stops = np.array(side.tokens.ids)[rows + 1], sorted(side.eos_ids)
+    nll, log_p_eos = np.empty(len(rows)), np.empty(len(rows))
+    for at in _chunks(len(rows)):
+        p = _log_probabilities(side.logits[rows[at]])
+        nll[at] = -p[np.arange(len(p)), targets[at]]
+        log_p_eos[at] = np.logaddexp.reduce(p[:, stops], axis=1)
+    return nll, log_p_eos, np.array(side.tokens.end)[rows + 1]
 
 
-def trimmed_score(
-    dialogue: str,
-    whole: tuple[ScoredTokens, NDArray[np.float32], Sequence[int]],
-    trimmed: tuple[ScoredTokens, NDArray[np.float32], Sequence[int]],
-    renaming: VocabularyMap,
-) -> TeacherScore:
-    """`teacher_score` for a candidate whose vocabulary is the reference's with tokens taken out.
+def kl_rows(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Floats:
+    """KL(reference || candidate) in nats of each row of logits: sum p (log p - log q).
 
-    whole, trimmed: tokens, logits and stop tokens of reference and candidate, each in its own vocabulary.
-    The replies' probabilities are those of the whole texts, so they compare whatever the tokens are. KL is that of the
-    reference's distribution over the kept tokens, renormalised, and only where both read the same tokens.
+    Both [rows, vocabulary].
     """
-    ref, cand = one_sided(dialogue, *whole), one_sided(dialogue, *trimmed)
-    compared = Compared(0, 0.0, 0.0, 0)
-    if renaming.same(whole[0].ids, trimmed[0].ids):
-        rows = np.flatnonzero(np.array(whole[0].reply)[1:])
-        compared = _compared(whole[1][rows][:, renaming.kept], trimmed[1][rows])
-    return joined(dialogue, ref, cand, compared)
-
-
-def joined(dialogue: str, ref: OneSided, cand: OneSided, compared: Compared) -> TeacherScore:
-    """As one record, per token of the reference."""
-    share = ref.elsewhere / cand.elsewhere if cand.elsewhere else 1.0
-    return TeacherScore(
-        dialogue=dialogue,
-        tokens=ref.tokens,
-        nll_ref=ref.nll,
-        nll_cand=cand.nll,
-        ends=ref.ends,
-        log_p_eos_ref=ref.log_p_eos,
-        log_p_eos_cand=cand.log_p_eos,
-        elsewhere=ref.elsewhere,
-        p_eos_ref=ref.p_eos,
-        p_eos_cand=cand.p_eos * share,
-        kl=compared.kl,
-        kl_max=compared.kl_max,
-        top1_same=compared.top1_same,
-        compared=None if compared.positions == ref.tokens else compared.positions,
-    )
-
-
-def _compared(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Compared:
-    """Both [positions, vocabulary]."""
-    kl, same = np.empty(len(reference)), np.empty(len(reference), bool)
-    for at in _parts(len(reference)):
-        p, q = log_softmax(reference[at]), log_softmax(candidate[at])
+    kl = np.empty(len(reference))
+    for at in _chunks(len(reference)):
+        p, q = _log_probabilities(reference[at]), _log_probabilities(candidate[at])
         kl[at] = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)  # rounding may leave -1e-17
-        same[at] = p.argmax(axis=1) == q.argmax(axis=1)
-    return Compared(len(kl), float(kl.sum()), float(kl.max()), int(same.sum()))
+    return kl
 
 
-def _parts(rows: int) -> Iterator[slice]:
+def _divergence(
+    reference: TokenLogits, candidate: TokenLogits, vocabulary: VocabularyMap | None
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """KL of each assistant token, and whether both prefer the same; of none where the two read different tokens."""
+    theirs, own = reference.logits[reference.rows], candidate.logits[candidate.rows]
+    if vocabulary is not None:
+        if not vocabulary.same(reference.tokens.ids, candidate.tokens.ids):
+            return np.empty(0), np.empty(0, bool)
+        theirs = theirs[:, vocabulary.kept]
+    return kl_rows(theirs, own), theirs.argmax(axis=1) == own.argmax(axis=1)
+
+
+def _log_probabilities(logits: NDArray[np.float32]) -> Floats:
+    """[rows, vocabulary]"""
+    log_p: Floats = log_softmax(logits.astype(np.float64), axis=1)
+    return log_p
+
+
+def _chunks(rows: int) -> Iterator[slice]:
     return (slice(k, k + _CHUNK) for k in range(0, rows, _CHUNK))
-
-
-def log_softmax(logits: NDArray[np.float32]) -> Floats:
-    """[rows, vocabulary] in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    found: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return found

@@ -1,7 +1,7 @@
-"""Replies for the gate: every prompt of a split, greedy and sampled, spread over one-threaded workers.
+"""Replies for the gate: every request of a workload, greedy and sampled, spread over one-threaded serving processes.
 
-Quality work, never inside an energy window. Reference and candidate get the same prompts in the same order with the
-same seeds.
+Quality work, never inside an energy window. Reference and candidate get the same requests in the same order with the
+same seeds. A reply does not depend on which process gives it: each forgets its prefix cache before every shard.
 """
 
 from __future__ import annotations
@@ -20,39 +20,42 @@ from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import Reply
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 
-SHARD = 8  # dialogues a worker is handed at a time
+SHARD = 8  # dialogues that a process is handed at a time
 
 
 def generate_replies(
     spec: ServingSpec,
-    work: Sequence[Sequence[ReplyRequest]],
+    requests: Sequence[Sequence[ReplyRequest]],
     progress: Progress = lambda _: None,
     label: str = "replies",
     *,
     threads: int = 1,
 ) -> tuple[ScoredReply, ...]:
-    """Answer every prompt; the result is in the order of ``work``, whatever worker did it.
+    """Answer every request; the result is in their order, whichever process answered.
 
-    threads: of each worker; workers with one each are fastest, unless a runtime is at its worst there
+    Args:
+        requests: per dialogue, as `Workload.requests` gives them.
+        threads: of each process; one each is fastest, unless a runtime is at its worst there.
     """
     alone = replace(spec, at=replace(spec.at, threads=threads, threads_prefill=threads, batch=1))
-    shards = [work[i : i + SHARD] for i in range(0, len(work), SHARD)]
+    shards = [[request for rows in requests[i : i + SHARD] for request in rows] for i in range(0, len(requests), SHARD)]
     special = special_ids(ChatTokenizer.load(spec.artifact.path))
+    processes = min(max(1, cores() // threads), len(shards))
+    idle: Queue[ServingProcess] = Queue()
+
+    def answer(shard: Sequence[ReplyRequest]) -> list[ScoredReply]:
+        process = idle.get()
+        try:
+            replies = process.replies([r.prompt for r in shard], [r.sampling for r in shard])
+        finally:
+            idle.put(process)
+        return [scored_reply(request, reply, special) for request, reply in zip(shard, replies, strict=True)]
+
     scored: list[ScoredReply] = []
     with ExitStack() as stack:
-        lanes = min(max(1, cores() // threads), len(shards))
-        idle: Queue[ServingProcess] = Queue()
-        for _ in range(lanes):
+        for _ in range(processes):
             idle.put(stack.enter_context(ServingProcess(alone)))
-
-        def answer(shard: Sequence[Sequence[ReplyRequest]]) -> list[ScoredReply]:
-            worker = idle.get()
-            try:
-                return _scored(worker, [prompt for rows in shard for prompt in rows], special)
-            finally:
-                idle.put(worker)
-
-        executor = stack.enter_context(ThreadPoolExecutor(lanes))
+        executor = stack.enter_context(ThreadPoolExecutor(processes))
         for count, replies in enumerate(executor.map(answer, shards), start=1):
             scored += replies
             progress(f"{label}: {count / len(shards):.0%}")
@@ -65,22 +68,17 @@ def special_ids(tokenizer: ChatTokenizer) -> frozenset[int]:
     return frozenset(ids[0] for ids in encoded if len(ids) == 1)
 
 
-def _scored(worker: ServingProcess, rows: Sequence[ReplyRequest], special: frozenset[int]) -> list[ScoredReply]:
-    replies = worker.replies([p.dialogue.before(p.turn) for p in rows], [p.sampling for p in rows])
-    return [as_scored(prompt, reply, special) for prompt, reply in zip(rows, replies, strict=True)]
-
-
-def as_scored(prompt: ReplyRequest, reply: Reply, special: frozenset[int]) -> ScoredReply:
-    """A reply with what the gate needs to judge it."""
+def scored_reply(request: ReplyRequest, reply: Reply, special: frozenset[int]) -> ScoredReply:
+    """A reply with what the gate needs to judge it. special: as `special_ids` gives them."""
     inside = reply.token_ids[:-1] if reply.stopped else reply.token_ids
     return ScoredReply(
-        dialogue=prompt.dialogue.id,
-        turn=prompt.turn,
-        seed=prompt.seed,
+        dialogue=request.dialogue.id,
+        turn=request.turn,
+        seed=request.seed,
         text=reply.text,
         tokens=len(reply.token_ids),
         stopped=reply.stopped,
-        cap=prompt.sampling.max_new_tokens,
-        reference=prompt.dialogue.messages[prompt.turn].content,
+        cap=request.sampling.max_new_tokens,
+        reference=request.dialogue.messages[request.turn].content,
         leaked=sum(token in special for token in inside),
     )

@@ -1,4 +1,7 @@
-"""Figures of generated replies."""
+"""What is plainly wrong with a generated reply, how near it is to the human one, how diverse many of them are.
+
+Pure: text in, figures out. Whether a figure is good enough is decided in `halfwatt.evaluate.gate` (G3 and G5).
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,26 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from halfwatt.core.statistics import Floats
 from halfwatt.evaluate.records import ScoredReply
-
-Floats = NDArray[np.float64]
 
 
 def flags(reply: ScoredReply, special: Sequence[str]) -> tuple[str, ...]:
-    """What is plainly wrong with a reply, whatever it says."""
+    """What is plainly wrong with a reply, whatever it says. special: texts that a reply must never show."""
     text = reply.text
-    found = {
+    faults = {
         "empty": not text.strip(),
         "runs to the cap": not reply.stopped,
         "repeats itself": repetition(text.split()) > 0.5,
-        "same sentence three times": _most_said(text) >= 3,
+        "same sentence three times": _sentence_repeats(text) >= 3,
         "template tokens leaked": reply.leaked > 0 or any(token in text for token in special),
         "broken characters": "\ufffd" in text,
     }
-    return tuple(name for name, present in found.items() if present)
+    return tuple(name for name, present in faults.items() if present)
 
 
 def repetition(words: Sequence[str], n: int = 4) -> float:
@@ -35,54 +37,58 @@ def repetition(words: Sequence[str], n: int = 4) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _most_said(text: str) -> int:
-    """How often the most frequent sentence of two or more words is said."""
+def _sentence_repeats(text: str) -> int:
+    """How often the most frequent sentence of two or more words occurs."""
     sentences = [s.strip().casefold() for s in re.split(r"[.!?\n]+", text)]
-    counts = Counter(s for s in sentences if len(s.split()) >= 2)
-    return max(counts.values(), default=0)
+    return max(Counter(s for s in sentences if len(s.split()) >= 2).values(), default=0)
 
 
 def chrf(text: str, reference: str) -> float:
-    """Sentence chrF, 0 to 100, as sacrebleu computes it."""
+    """Sentence chrF, 0 to 100, as sacrebleu computes it (Popović, 2015)."""
     from sacrebleu import sentence_chrf
 
     return float(sentence_chrf(text, [reference]).score)
 
 
 def diversity(texts: Sequence[Sequence[str]]) -> tuple[tuple[float, Floats], tuple[float, Floats]]:
-    """Distinct-2 and conditional bigram entropy of all replies, each with its value without every single dialogue.
+    """Distinct-2 (Li et al., 2016) and conditional bigram entropy of all replies, with and without each dialogue.
 
         distinct-2 = different bigrams / bigrams,   H(w2 | w1) = (sum c1 log c1 - sum c12 log c12) / N   [nats]
 
+    c12 counts a bigram, c1 its first word. Without a dialogue only the terms of its own bigrams change.
+
     texts: per dialogue, its replies. Returns ((distinct-2, [dialogues]), (entropy, [dialogues])).
     """
-    per_dialogue = [_bigrams(replies) for replies in texts]
-    pairs: Counter[tuple[str, str]] = sum(per_dialogue, Counter())
-    heads: Counter[str] = Counter()
-    for (first, _), count in pairs.items():
-        heads[first] += count
-    total = pairs.total()
+    by_dialogue = [_bigrams(replies) for replies in texts]
+    pairs: Counter[tuple[str, str]] = Counter()
+    for own in by_dialogue:
+        pairs.update(own)
+    heads, n = _heads(pairs), pairs.total()
     pair_sum, head_sum = (sum(c * np.log(c) for c in counts.values()) for counts in (pairs, heads))
-    distinct_without, entropy_without = np.empty(len(texts)), np.empty(len(texts))
-    for d, own in enumerate(per_dialogue):
-        left = total - own.total()
-        gone = sum(pairs[pair] == count for pair, count in own.items())
-        own_heads: Counter[str] = Counter()
-        for (first, _), count in own.items():
-            own_heads[first] += count
-        pair_part = pair_sum + sum(_change(pairs[pair], count) for pair, count in own.items())
-        head_part = head_sum + sum(_change(heads[head], count) for head, count in own_heads.items())
-        distinct_without[d] = (len(pairs) - gone) / max(1, left)
-        entropy_without[d] = (head_part - pair_part) / max(1, left)
-    whole = (len(pairs) / max(1, total), (head_sum - pair_sum) / max(1, total))
-    return (float(whole[0]), distinct_without), (float(whole[1]), entropy_without)
-
-
-def _change(count: int, taken: int) -> float:
-    """By how much ``c log c`` changes when ``taken`` of ``count`` go."""
-    left = count - taken
-    return float((left * np.log(left) if left else 0.0) - count * np.log(count))
+    distinct, entropy = np.empty(len(texts)), np.empty(len(texts))
+    for d, own in enumerate(by_dialogue):
+        left = max(1, n - own.total())
+        distinct[d] = (len(pairs) - sum(pairs[pair] == count for pair, count in own.items())) / left
+        head_part, pair_part = head_sum + _change(heads, _heads(own)), pair_sum + _change(pairs, own)
+        entropy[d] = (head_part - pair_part) / left
+    return (len(pairs) / max(1, n), distinct), (float(head_sum - pair_sum) / max(1, n), entropy)
 
 
 def _bigrams(replies: Sequence[str]) -> Counter[tuple[str, str]]:
     return Counter(pair for reply in replies for pair in pairwise(reply.casefold().split()))
+
+
+def _heads(pairs: Counter[tuple[str, str]]) -> Counter[str]:
+    heads: Counter[str] = Counter()
+    for (first, _), count in pairs.items():
+        heads[first] += count
+    return heads
+
+
+def _change(counts: Counter[Any], removed: Counter[Any]) -> float:
+    """By how much ``sum c log c`` changes when ``removed`` is taken from ``counts``."""
+    change = 0.0
+    for key, count in removed.items():
+        left = counts[key] - count
+        change += float((left * np.log(left) if left else 0.0) - counts[key] * np.log(counts[key]))
+    return change

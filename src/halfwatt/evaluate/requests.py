@@ -1,10 +1,16 @@
-"""What is asked of a model: the dialogues cut to its context, the replies asked for, the profile of both."""
+"""What every model is asked: the dialogues of a split, cut to the turns that are asked, and the requests for replies.
+
+`make_workload` is the one place that says which turns those are: of each dialogue the first ones, as many as fit the
+model's context. Energy windows, likelihoods and the gate's replies all take every assistant turn that is left, so that
+they speak of the same replies.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 
@@ -19,59 +25,6 @@ from halfwatt.models.tokenizer import ChatTokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class ReplyRequest:
-    """One reply to be made: the assistant's message at ``turn`` of ``dialogue``, greedy (seed None) or sampled."""
-
-    dialogue: Dialogue
-    turn: int
-    seed: int | None
-    sampling: Sampling
-
-
-def reply_requests(
-    dialogues: Sequence[Dialogue], own: Sampling, *, cap: int, seeds: Sequence[int]
-) -> list[list[ReplyRequest]]:
-    """Per dialogue: each turn greedy, then each turn under the model's own sampling with each seed.
-
-    A model whose generation_config does not sample is judged on its greedy replies alone.
-    """
-    greedy = Sampling(max_new_tokens=cap, repetition_penalty=own.repetition_penalty)
-    sampled = [] if own.temperature == 0 else list(seeds)
-    made = []
-    for index, dialogue in enumerate(dialogues):
-        turns = dialogue.assistant_turns
-        rows = [ReplyRequest(dialogue, turn, None, greedy) for turn in turns]
-        for seed in sampled:
-            for turn in turns:
-                own_seed = replace(own, max_new_tokens=cap, seed=seed * 1_000_003 + index * 101 + turn)
-                rows.append(ReplyRequest(dialogue, turn, seed, own_seed))
-        made.append(rows)
-    return made
-
-
-def prompts_of(dialogues: Sequence[Dialogue]) -> list[list[Dialogue]]:
-    """Per dialogue of a workload, the prompt of each of its replies, in order."""
-    return [[d.before(turn) for turn in d.assistant_turns] for d in dialogues]
-
-
-def _chunks(prompts: Sequence[Sequence[Dialogue]], replies: float, draw: random.Random) -> list[list[Dialogue]]:
-    """Whole dialogues in groups of about ``replies`` replies, two dialogues or more; each group is like the whole.
-
-    The order in which dialogues come says nothing: files are often sorted by source. Ranked by length and dealt out at
-    random, one of each rank to a group, every group holds short and long ones in the same shares.
-    """
-    total = sum(len(turns) for turns in prompts)
-    count = max(1, min(len(prompts) // 2, round(total / max(1.0, replies))))
-    ranked = sorted(prompts, key=lambda turns: sum(len(m.content) for m in turns[-1].messages))
-    chunks: list[list[Dialogue]] = [[] for _ in range(count)]
-    for start in range(0, len(ranked), count):
-        layer = ranked[start : start + count]
-        for chunk, turns in zip(draw.sample(chunks, len(layer)), layer, strict=True):
-            chunk += turns
-    return chunks
-
-
-@dataclass(frozen=True, slots=True)
 class ChatFormat:
     """How a model talks: its tokenizer and template, its own sampling, the tokens it can look back on."""
 
@@ -80,12 +33,12 @@ class ChatFormat:
     context: int
 
     @classmethod
-    def by(cls, model: ChatModel) -> ChatFormat:
+    def of_model(cls, model: ChatModel) -> ChatFormat:
         """Of a model in memory."""
         return cls(model.tokenizer, model.generation, model.context)
 
     @classmethod
-    def of(cls, artifact: Artifact) -> ChatFormat:
+    def of_artifact(cls, artifact: Artifact) -> ChatFormat:
         """Read from an artifact's folder.
 
         Raises:
@@ -97,12 +50,27 @@ class ChatFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplyRequest:
+    """One reply to generate: the assistant's message at ``turn`` of ``dialogue``, greedy (seed None) or sampled."""
+
+    dialogue: Dialogue
+    turn: int
+    seed: int | None
+    sampling: Sampling
+
+    @property
+    def prompt(self) -> Dialogue:
+        """All messages before the reply."""
+        return self.dialogue.before(self.turn)
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """The dialogues of one split, cut to the turns that are asked: all that are left, by everybody who asks."""
 
     dialogues: tuple[Dialogue, ...]
     tokenizer: ChatTokenizer
-    own: Sampling  # the model's own generation settings
+    generation: Sampling  # the model's own settings
     cap: int  # the most tokens a reply may take
     notes: tuple[str, ...]  # what had to be cut or left out, in words
     seeds: tuple[int, ...] = ()  # of the sampled replies beside the greedy one
@@ -110,16 +78,33 @@ class Workload:
 
     @property
     def greedy(self) -> Sampling:
-        """How replies are made inside energy windows: greedy, so that every arm can be asked the same again."""
-        return Sampling(max_new_tokens=self.cap, repetition_penalty=self.own.repetition_penalty)
+        """How replies are generated in energy windows: greedy, so that every arm can be asked the same again."""
+        return Sampling(max_new_tokens=self.cap, repetition_penalty=self.generation.repetition_penalty)
 
-    def prompts(self) -> list[list[ReplyRequest]]:
-        """The replies that the gate asks for, per dialogue."""
-        return reply_requests(self.dialogues, self.own, cap=self.cap, seeds=self.seeds)
+    def requests(self) -> list[list[ReplyRequest]]:
+        """What the gate asks for, per dialogue: each turn greedy, then each under the model's own sampling by seed.
+
+        A model whose generation_config does not sample is judged on its greedy replies alone.
+        """
+        seeds = () if self.generation.temperature == 0 else self.seeds
+        return [
+            [ReplyRequest(dialogue, turn, None, self.greedy) for turn in dialogue.assistant_turns]
+            + [
+                ReplyRequest(dialogue, turn, seed, self._sampled(seed * 1_000_003 + index * 101 + turn))
+                for seed in seeds
+                for turn in dialogue.assistant_turns
+            ]
+            for index, dialogue in enumerate(self.dialogues)
+        ]
+
+    def _sampled(self, seed: int) -> Sampling:
+        return replace(self.generation, max_new_tokens=self.cap, seed=seed)
 
 
-def make_workload(found: DialogueSet, speech: ChatFormat, settings: RequestSettings, seed: int = 0) -> Workload:
-    """Cut ``found`` to the first turns of each dialogue, and to those that fit the model's context.
+def make_workload(
+    dialogue_set: DialogueSet, chat_format: ChatFormat, settings: RequestSettings, seed: int = 0
+) -> Workload:
+    """Cut each dialogue to its first turns, and to those that fit the model's context beside a reply.
 
     The cap on a reply is four times the 99th percentile of the human replies, at least `RequestSettings.min_cap`,
     at most half the context.
@@ -127,44 +112,70 @@ def make_workload(found: DialogueSet, speech: ChatFormat, settings: RequestSetti
     Raises:
         BadInput: nothing fits.
     """
-    tokenizer, context = speech.tokenizer, speech.context
-    lengths = [len(tokenizer.encode(d.messages[t].content)) for d in found.dialogues for t in d.assistant_turns]
-    cap = min(max(settings.min_cap, 4 * round(float(np.percentile(lengths, 99)))), context // 2)
-    kept: list[Dialogue] = []
-    cut = 0
-    for dialogue in found.dialogues:
-        wanted = dialogue.assistant_turns[: settings.max_turns]
-        turns = _fitting_turns(dialogue, wanted, tokenizer, context - cap)
-        if turns:
-            kept.append(Dialogue(dialogue.id, dialogue.messages[: turns[-1] + 1], dialogue.source))
-        cut += len(turns) < len(wanted)
-    if not kept:
-        raise BadInput(f"no dialogue of the {found.split} split fits the model's context of {context} tokens")
-    notes = []
-    if cut:
-        notes.append(f"{found.split}: {cut} of {len(found)} dialogues were cut to what fits {context - cap} tokens")
-    if len(kept) < len(found):
-        notes.append(f"{found.split}: {len(found) - len(kept)} dialogues whose first turn does not fit were left out")
-    return Workload(tuple(kept), tokenizer, speech.generation, cap, tuple(notes), settings.seeds, seed)
+    tokenizer, context = chat_format.tokenizer, chat_format.context
+    human = (d.messages[turn].content for d in dialogue_set.dialogues for turn in d.assistant_turns)
+    usual = round(float(np.percentile([len(tokenizer.encode(reply)) for reply in human], 99)))
+    cap = min(max(settings.min_cap, 4 * usual), context // 2)
+    dialogues, shortened = list[Dialogue](), 0
+    for dialogue in dialogue_set.dialogues:
+        turns = dialogue.assistant_turns[: settings.max_turns]
+        fitting = _fitting(dialogue, turns, tokenizer, context - cap)
+        if fitting:
+            dialogues.append(dialogue.before(fitting[-1] + 1))
+        shortened += len(fitting) < len(turns)
+    split, n = dialogue_set.split, len(dialogue_set)
+    if not dialogues:
+        raise BadInput(f"no dialogue of the {split} split fits the model's context of {context} tokens")
+    notes = list(dialogue_set.notes)
+    if shortened:
+        notes.append(f"{split}: {shortened} of {n} dialogues were cut to what fits {context - cap} tokens")
+    if len(dialogues) < n:
+        notes.append(f"{split}: {n - len(dialogues)} dialogues whose first turn does not fit were left out")
+    return Workload(tuple(dialogues), tokenizer, chat_format.generation, cap, tuple(notes), settings.seeds, seed)
 
 
-def workload_profile(found: Workload, users: int, replies_per_hour: float | None = None) -> Profile:
+def _fitting(dialogue: Dialogue, turns: Sequence[int], tokenizer: ChatTokenizer, room: int) -> list[int]:
+    """The first of ``turns`` up to which the dialogue has at most ``room`` tokens."""
+    return list(takewhile(lambda turn: len(tokenizer.scored(dialogue.before(turn + 1)).ids) <= room, turns))
+
+
+def prompts_of(dialogues: Sequence[Dialogue]) -> list[list[Dialogue]]:
+    """Per dialogue of a workload, the prompt of each of its replies, in order."""
+    return [[d.before(turn) for turn in d.assistant_turns] for d in dialogues]
+
+
+def balanced_chunks(prompts: Sequence[Sequence[Dialogue]], replies: float, draw: random.Random) -> list[list[Dialogue]]:
+    """Whole dialogues in groups of about ``replies`` replies, two dialogues or more; each group is like the whole.
+
+    The order in which dialogues come says nothing: files are often sorted by source. Ranked by length and dealt out at
+    random, one of each rank to a group, every group holds short and long ones in the same shares.
+
+    Args:
+        prompts: per dialogue, as `prompts_of` gives them.
+    """
+    total = sum(len(turns) for turns in prompts)
+    count = max(1, min(len(prompts) // 2, round(total / max(1.0, replies))))
+    ranked = sorted(prompts, key=lambda turns: sum(len(m.content) for m in turns[-1].messages))
+    chunks: list[list[Dialogue]] = [[] for _ in range(count)]
+    for start in range(0, len(ranked), count):
+        rank = ranked[start : start + count]
+        for chunk, turns in zip(draw.sample(chunks, len(rank)), rank, strict=True):
+            chunk += turns
+    return chunks
+
+
+def workload_profile(workload: Workload, users: int, replies_per_hour: float | None = None) -> Profile:
     """How long prompts and replies are; how many ask at once and how often, which the user says."""
-    tokenizer = found.tokenizer
-    asked, repeated, said = list[int](), 0, list[int]()
-    for dialogue in found.dialogues:
-        before = 0
-        for turn in dialogue.assistant_turns:
-            asked.append(len(tokenizer.prompt_ids(dialogue.before(turn))))
-            said.append(len(tokenizer.encode(dialogue.messages[turn].content)))
-            repeated += before
-            before = asked[-1]
+    tokenizer, dialogues = workload.tokenizer, workload.dialogues
+    prompts = [[len(tokenizer.prompt_ids(prompt)) for prompt in turns] for turns in prompts_of(dialogues)]
+    prompt_tokens = [tokens for turns in prompts for tokens in turns]
+    reply_tokens = [len(tokenizer.encode(d.messages[turn].content)) for d in dialogues for turn in d.assistant_turns]
     return Profile(
-        dialogues=len(found.dialogues),
-        replies_per_dialogue=len(asked) / len(found.dialogues),
-        prompt_tokens=_middle_and_long(asked),
-        repeated=repeated / sum(asked),
-        human_reply_tokens=_middle_and_long(said),
+        dialogues=len(dialogues),
+        replies_per_dialogue=len(prompt_tokens) / len(dialogues),
+        prompt_tokens=_middle_and_long(prompt_tokens),
+        repeated=sum(sum(turns[:-1]) for turns in prompts) / sum(prompt_tokens),
+        human_reply_tokens=_middle_and_long(reply_tokens),
         users=users,
         replies_per_hour=replies_per_hour,
     )
@@ -173,13 +184,3 @@ def workload_profile(found: Workload, users: int, replies_per_hour: float | None
 def _middle_and_long(counts: Sequence[int]) -> tuple[float, float]:
     middle, long = np.percentile(counts, [50, 95])
     return float(middle), float(long)
-
-
-def _fitting_turns(dialogue: Dialogue, wanted: Sequence[int], tokenizer: ChatTokenizer, room: int) -> list[int]:
-    turns = []
-    for turn in wanted:
-        whole = Dialogue(dialogue.id, dialogue.messages[: turn + 1])
-        if len(tokenizer.scored(whole).ids) > room:
-            break
-        turns.append(turn)
-    return turns

@@ -49,7 +49,7 @@ class Lab:
             BadInput: none of them fits.
         """
         settings = job.settings
-        workload = make_workload(dialogues, ChatFormat.by(job.model), settings.requests, settings.seed)
+        workload = make_workload(dialogues, ChatFormat.of_model(job.model), settings.requests, settings.seed)
         return cls(job, store, workload, split)
 
     def run(self, stage: Callable[[Lab, Order], Outcome], order: Order) -> Outcome:

@@ -161,7 +161,7 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
         delivered=delivered,
         recipe=_recipe_of(delivered, job),
         test=lab.workload,
-        notes=notes + lab.workload.notes,
+        notes=tuple(dict.fromkeys(notes + lab.workload.notes)),  # both splits tell what their file lost
     )
 
 

@@ -27,9 +27,9 @@ from halfwatt.core.settings import Margins, MeasurePlan
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.energy_protocol import measure as measure_arms
-from halfwatt.evaluate.examine import examine, teacher_forced
-from halfwatt.evaluate.gate import by_likelihood, likelihood_among
+from halfwatt.evaluate.examine import examine, teacher_scores
 from halfwatt.evaluate.gate import judge as judge_inputs
+from halfwatt.evaluate.gate import likelihood_check, teacher_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import Artifact
@@ -165,7 +165,7 @@ def screen(lab: Lab, order: ScreenOrder) -> Screening:
         return _given_up(lab, order, Screening(run.windows, saving, reason, NOT_PASSED))
     if not order.likelihood:
         return Screening(run.windows, saving)
-    checks = by_likelihood(likelihoods(lab, order.reference, order.candidate), order.margins)
+    checks = teacher_checks(likelihoods(lab, order.reference, order.candidate), order.margins)
     failed = [check for check in checks if check.verdict == "FAIL"]
     if not failed:
         return Screening(run.windows, saving)
@@ -191,7 +191,7 @@ def likelihoods(lab: Lab, reference: Contender, candidate: Contender) -> tuple[T
         "likelihood",
         (lab.split, pair),
         tuple[TeacherScore, ...],
-        lambda: teacher_forced(*specs, lab.workload, lab.say),
+        lambda: teacher_scores(*specs, lab.workload, lab.say),
     )
 
 
@@ -345,7 +345,7 @@ def judge(lab: Lab, order: JudgeOrder) -> Judgement:
 
 def nats_over_margin(checks: Sequence[GateCheck], margins: Margins) -> float:
     """Nats a token by which the likelihood's upper bound misses its margin."""
-    check = likelihood_among(checks)
+    check = likelihood_check(checks)
     return (check.estimate.hi if check and check.estimate else 1.0) - math.log1p(margins.perplexity)
 
 
@@ -356,6 +356,6 @@ def reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]
         (lab.split, reference),
         tuple[ScoredReply, ...],
         lambda: generate_replies(
-            lab.spec(reference), lab.workload.prompts(), lab.say, f"original's replies, {lab.split} split"
+            lab.spec(reference), lab.workload.requests(), lab.say, f"original's replies, {lab.split} split"
         ),
     )

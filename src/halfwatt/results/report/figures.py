@@ -104,7 +104,7 @@ def _quality(result: Result, everyone: tuple[Row, ...]) -> Plot:
 
 
 def _spot(row: Row) -> Spot | None:
-    check, cost = likelihood_check(row.quality), row.energy_vs_B1 or row.cpu_s_vs_B1
+    check, cost = likelihood_check(row.quality.checks if row.quality else ()), row.energy_vs_B1 or row.cpu_s_vs_B1
     if check is None or check.estimate is None or cost is None:
         return None
     return Spot(row.trial.name, cost, check.estimate, _colour(row), row.run == "tune")

@@ -191,7 +191,7 @@ def remarks(check: GateCheck) -> str:
 
 def outside(met: Outside) -> str:
     """What was lost on dialogues of another kind, in one line."""
-    report, check = met.quality, likelihood_check(met.quality)
+    report, check = met.quality, likelihood_check(met.quality.checks)
     head = f"{met.kind}: {report.verdict} on {report.dialogues} dialogues"
     if check is None:
         return f"{head}, " + "; ".join(c.detail for c in report.checks if c.verdict == "FAIL")

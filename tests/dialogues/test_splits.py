@@ -1,0 +1,112 @@
+"""Splits share no first turn and keep what is known of their file; the sealed split opens for one winner."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from halfwatt.core.errors import BadInput, DialogueError
+from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Message
+from halfwatt.dialogues.splits import SealedSplit, by_source, split_set
+
+
+def asking(openings: list[str]) -> DialogueSet:
+    return DialogueSet.of(
+        (Dialogue(str(i), (Message("user", text), Message("assistant", "ok"))) for i, text in enumerate(openings)),
+        split="train",
+        licence="MIT",
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a", "A ", "b", "c  d", "C d", "e"]) | st.text(min_size=1), min_size=30), st.integers()
+)
+def test_splits_share_no_first_turn_and_lose_nothing(openings: list[str], seed: int) -> None:
+    whole = asking(openings)
+    try:
+        parts = split_set(whole, {"train": 0.4, "tune": 0.3, "test": 0.3}, seed=seed)
+    except DialogueError:
+        return
+    first = {split: {d.opening for d in part.dialogues} for split, part in parts.items()}
+    assert not first["train"] & first["test"]
+    assert not first["tune"] & (first["train"] | first["test"])
+    assert sorted(d.id for part in parts.values() for d in part.dialogues) == sorted(d.id for d in whole.dialogues)
+
+
+def test_splits_are_as_large_as_asked_and_do_not_depend_on_the_files_order() -> None:
+    openings = [f"question {i}" for i in range(100)]
+    sizes: dict[Any, float | int] = {"train": 0.3, "tune": 0.3, "test": 0.4}
+    parts = split_set(asking(openings), sizes, seed=1)
+    assert {split: len(part) for split, part in parts.items()} == {"train": 30, "tune": 30, "test": 40}
+    assert all(part.split == split and part.licence == "MIT" for split, part in parts.items())
+    random.Random(0).shuffle(openings)
+    again = split_set(asking(openings), sizes, seed=1)
+    assert {d.opening for d in again["test"].dialogues} == {d.opening for d in parts["test"].dialogues}
+    other = split_set(asking(openings), sizes, seed=2)
+    assert {d.opening for d in other["test"].dialogues} != {d.opening for d in parts["test"].dialogues}
+    numbers = split_set(asking(openings), {"train": 5, "tune": 10, "test": 20})
+    assert {split: len(part) for split, part in numbers.items()} == {"train": 5, "tune": 10, "test": 20}
+
+
+def test_case_and_spaces_do_not_make_another_first_turn() -> None:
+    same = asking(["Turn on\tthe  LIGHT", "turn on the light ", " turn ON the light", "a", "b", "c"])
+    assert [d.opening for d in same.dialogues[:3]] == ["turn on the light"] * 3
+    for seed in range(8):
+        parts = split_set(same, {"train": 0.5, "test": 0.5}, seed=seed)
+        assert sum(d.opening == "turn on the light" for d in parts["test"].dialogues) in (0, 3)
+
+
+def test_a_group_that_does_not_fit_stays_in_train() -> None:
+    parts = split_set(asking(["same"] * 10 + ["a", "b", "c", "d"]), {"test": 0.2})
+    assert len(parts["test"]) == 3
+    assert "same" not in {d.opening for d in parts["test"].dialogues}
+
+
+def test_too_few_openings_to_split() -> None:
+    with pytest.raises(DialogueError, match="1 different first user turns cannot fill the test split"):
+        split_set(asking(["same"] * 50), {"tune": 0, "test": 0.3})
+
+
+def test_the_sealed_split_opens_for_one_winner(tmp_path: Path) -> None:
+    dialogues = asking(["a", "b"])
+    sealed = SealedSplit(dialogues, tmp_path / "opened.json")
+    assert (len(sealed), sealed.sha256) == (2, dialogues.sha256)
+    assert not sealed.seal.exists()
+    assert sealed.open("winner-1") is dialogues
+    assert json.loads(sealed.seal.read_text())["winner"] == "winner-1"
+    assert SealedSplit(dialogues, sealed.seal).open("winner-1") is dialogues  # the run was interrupted and goes on
+    for other in (SealedSplit(dialogues, sealed.seal), sealed):
+        with pytest.raises(BadInput, match=r"opened already.*winner-1.*winner-2"):
+            other.open("winner-2")
+    with pytest.raises(BadInput, match="opened already"):
+        SealedSplit(asking(["a", "c"]), sealed.seal).open("winner-1")
+    assert json.loads(sealed.seal.read_text())["winner"] == "winner-1"
+
+
+def test_every_part_still_knows_what_its_file_lost() -> None:
+    whole = asking([f"question {i}" for i in range(20)])
+    whole = DialogueSet.of(whole.dialogues, split="train", licence="MIT", skipped=("chats.jsonl:7: not JSON",))
+    parts = split_set(whole, {"train": 0.4, "tune": 0.3, "test": 0.3})
+    assert [part.skipped for part in (*parts.values(), *by_source(whole, 5).values())] == [whole.skipped] * 4
+
+
+def test_by_source_takes_evenly_of_each_and_leaves_out_a_single_one() -> None:
+    turns = (Message("user", "Hi"), Message("assistant", "Hello!"))
+    sources = ["home", "", "shop"] * 7 + ["once"]
+    whole = DialogueSet.of(
+        (Dialogue(str(i), turns, source) for i, source in enumerate(sources)), split="tune", licence="MIT"
+    )
+    parts = by_source(whole, 3)
+    assert {name: [d.id for d in part.dialogues] for name, part in parts.items()} == {
+        "other": ["1", "10", "19"],
+        "home": ["0", "9", "18"],
+        "shop": ["2", "11", "20"],
+    }
+    assert all((part.split, part.licence) == ("tune", "MIT") for part in parts.values())

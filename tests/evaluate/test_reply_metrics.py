@@ -1,0 +1,60 @@
+"""What is read off replies, against direct computations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from halfwatt.evaluate import reply_metrics
+from halfwatt.evaluate.records import ScoredReply
+
+
+def reply(text: str, *, stopped: bool = True, leaked: int = 0) -> ScoredReply:
+    return ScoredReply("d", 1, None, text, 9, stopped, 256, "human", leaked)
+
+
+@pytest.mark.parametrize(
+    ("bad", "flag"),
+    [
+        (reply("  \n"), "empty"),
+        (reply("fine words", stopped=False), "runs to the cap"),
+        (reply("go to the shop " * 6), "repeats itself"),
+        (reply("I am here. What now? I am here! So it is. i am here."), "same sentence three times"),
+        (reply("hello", leaked=1), "template tokens leaked"),
+        (reply("hello <|im_start|>user"), "template tokens leaked"),
+        (reply("caf\ufffd"), "broken characters"),
+    ],
+)
+def test_plain_failures_are_flagged(bad: ScoredReply, flag: str) -> None:
+    assert flag in reply_metrics.flags(bad, ("<|im_start|>",))
+
+
+def test_a_plain_good_reply_has_no_flag() -> None:
+    assert reply_metrics.flags(reply("Turning on the kitchen light now. Yes. Yes."), ("<|im_start|>",)) == ()
+
+
+def test_chrf_of_the_same_text_is_full() -> None:
+    assert reply_metrics.chrf("the light is on", "the light is on") == 100.0
+    assert reply_metrics.chrf("zzz", "the light is on") < 5
+
+
+def test_diversity_and_its_leave_one_out_values_by_brute_force() -> None:
+    texts = [["a b c a b", "b c"], ["a b"], ["x y z", "x y"], ["c a b c"]]
+
+    def direct(dialogues: list[list[str]]) -> tuple[float, float]:
+        pairs = Counter(pair for d in dialogues for text in d for pair in pairwise(text.split()))
+        heads: Counter[str] = Counter()
+        for (first, _), count in pairs.items():
+            heads[first] += count
+        total = pairs.total()
+        entropy = -sum(c / total * np.log(c / heads[first]) for (first, _), c in pairs.items())
+        return len(pairs) / total, float(entropy)
+
+    (distinct, distinct_without), (entropy, entropy_without) = reply_metrics.diversity(texts)
+    assert (distinct, entropy) == pytest.approx(direct(texts))
+    for left_out in range(len(texts)):
+        rest = direct(texts[:left_out] + texts[left_out + 1 :])
+        assert (distinct_without[left_out], entropy_without[left_out]) == pytest.approx(rest)
