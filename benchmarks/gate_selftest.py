@@ -33,16 +33,16 @@ from tests.support.damage import Bench
 
 def main() -> None:
     """Judge everything and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dialogues", type=int, default=360)
     parser.add_argument("--seeds", type=int, default=20)
-    given = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bench = _bench(given.dialogues, Path(folder))
+        bench = _bench(args.dialogues, Path(folder))
         rows = [_row(broken.__name__, broken(bench)) for broken, _ in damage.DAMAGES]
         rows.append(_row("itself, same seeds", damage.itself(bench)))
         rows.append(_row("itself in float32", damage.in_float32(bench)))
-        others = [_against_itself(bench, seed) for seed in range(1, given.seeds + 1)]
+        others = [_against_itself(bench, seed) for seed in range(1, args.seeds + 1)]
     verdicts = Counter(report.verdict for report in others)
     blocking = Counter(c.layer for r in others for c in r.checks if c.verdict != "PASS")
     print(f"itself, other seeds: {dict(verdicts)} of {len(others)}; not passed: {dict(blocking)}")
@@ -54,16 +54,16 @@ def _bench(count: int, work: Path) -> Bench:
     tune = demo.dialogues("tune")
     some = DialogueSet.of(tune.dialogues[:count], split="tune", licence=tune.licence)
     workload = requests.make_workload(some, ChatFormat.of_model(model), RequestSettings())
-    begun = time.monotonic()
+    start_s = time.monotonic()
     bench = Bench.of(model, workload, work)
-    print(f"{len(some)} dialogues, {len(bench.replies)} replies, {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    print(f"{len(some)} dialogues, {len(bench.replies)} replies, {time.monotonic() - start_s:.0f} s", file=sys.stderr)
     return bench
 
 
 def _against_itself(bench: Bench, seed: int) -> QualityReport:
     """Replies of the reference under other seeds, passed off as a candidate's."""
-    drawn = [[_other(prompt, seed) for prompt in rows] for rows in bench.workload.requests()]
-    replies = generate_replies(bench.reference, drawn)
+    reseeded = [[_other(prompt, seed) for prompt in rows] for rows in bench.workload.requests()]
+    replies = generate_replies(bench.reference, reseeded)
     inputs = examine.examine(bench.reference, bench.reference, bench.workload, bench.replies, lambda _: None)
     report = bench.report(replace(inputs, replies_cand=tuple(map(_as_paired, replies, bench.replies))))
     _row(f"itself, seeds {seed}", report)
@@ -81,10 +81,10 @@ def _as_paired(reply: ScoredReply, partner: ScoredReply) -> ScoredReply:
 
 
 def _row(name: str, report: QualityReport) -> dict[str, Any]:
-    caught = list(damage.caught_by(report))
+    failing = list(damage.caught_by(report))
     unsure = sorted({c.layer for c in report.checks if c.verdict == "INCONCLUSIVE"})
-    print(f"{name:22} {report.verdict:13} FAIL in {','.join(caught) or '-':15} undecided {','.join(unsure) or '-'}")
-    return {"model": name, "verdict": report.verdict, "fail": caught, "undecided": unsure}
+    print(f"{name:22} {report.verdict:13} FAIL in {','.join(failing) or '-':15} undecided {','.join(unsure) or '-'}")
+    return {"model": name, "verdict": report.verdict, "fail": failing, "undecided": unsure}
 
 
 if __name__ == "__main__":

@@ -55,76 +55,77 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=4, help="for train")
     parser.add_argument("--seconds", type=float, default=240, help="for reply: of all blocks, unless three take longer")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="for reply: dialogues answered together")
-    given = parser.parse_args()
-    if given.command == "train" and given.data is None:
+    args = parser.parse_args()
+    if args.command == "train" and args.data is None:
         parser.error("--data is needed: the folder that the demo model was trained from")
-    with closing(instruments(given.device)) as tools:
-        found = chain(given, tools) if given.command == "train" else replies(given, tools)
-        found["machine"] = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
-        found["meter"] = tools.info and {"name": tools.info.name, "kind": tools.info.kind, "domain": tools.info.domain}
-    print(json.dumps(found))
+    with closing(instruments(args.device)) as tools:
+        report = chain(args, tools) if args.command == "train" else replies(args, tools)
+        report["machine"] = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else args.device
+        report["meter"] = tools.info and {"name": tools.info.name, "kind": tools.info.kind, "domain": tools.info.domain}
+    print(json.dumps(report))
 
 
-def chain(given: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
+def chain(args: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
     """What training took in each precision, and how well what came of it tells the human replies."""
     model = load(demo.path())
     tune = only(demo.dialogues("tune"), SOURCES["narrow"]).dialogues
-    made = students(model, training(given.data, SOURCES["narrow"]).dialogues, given, tools)
-    everyone = [("original", model), *made.items()]
+    taught = students(model, training(args.data, SOURCES["narrow"]).dialogues, args, tools)
+    everyone = [("original", model), *taught.items()]
     return {
-        "trained": {name: trained(own) for name, own in made.items()},
-        "nats_a_reply": {name: likelihood(own, tune, given.device) for name, own in everyone},
+        "trained": {name: training_record(own) for name, own in taught.items()},
+        "nats_a_reply": {name: likelihood(own, tune, args.device) for name, own in everyone},
     }
 
 
-def replies(given: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
+def replies(args: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
     """What a reply takes, by model and by how many dialogues are answered together."""
-    models = {"original": load(demo.path()), **{folder.name: load(folder) for folder in given.students}}
-    served = {
-        name: TransformersEager(given.device, "bf16").export(m, given.out / "served" / name)
-        for name, m in models.items()
+    models = {"original": load(demo.path()), **{folder.name: load(folder) for folder in args.students}}
+    artifacts = {
+        name: TransformersEager(args.device, "bf16").export(m, args.out / "served" / name) for name, m in models.items()
     }
-    arms = [arm(name, artifact, batch, given.device) for batch in given.batch for name, artifact in served.items()]
-    seen = requests.make_workload(demo.dialogues("tune"), ChatFormat.of_model(models["original"]), RequestSettings())
-    plan = MeasurePlan(min_blocks=3, limit_s=given.seconds, prefill=False)
-    run = measure(arms, seen, plan, tools, say)
+    arms = [arm(name, artifact, batch, args.device) for batch in args.batch for name, artifact in artifacts.items()]
+    workload = requests.make_workload(
+        demo.dialogues("tune"), ChatFormat.of_model(models["original"]), RequestSettings()
+    )
+    plan = MeasurePlan(min_blocks=3, limit_s=args.seconds, prefill=False)
+    run = measure(arms, workload, plan, tools, say)
     bases = {each.name: f"original, {each.spec.at.batch} at once" for each in arms}
-    return {"replies": [measured(name, base, run) for name, base in bases.items()]}
+    return {"replies": [reply_row(name, base, run) for name, base in bases.items()]}
 
 
 def students(
-    model: ChatModel, learned: Sequence[Dialogue], given: argparse.Namespace, tools: Instruments
+    model: ChatModel, dialogues: Sequence[Dialogue], args: argparse.Namespace, tools: Instruments
 ) -> dict[Precision, ChatModel]:
     """The chain of the narrow ladder's recipe `CHAIN`, cut once and trained in each precision."""
     trim, prune, distil, grid = next(recipe.steps for recipe in narrow() if recipe.name == CHAIN)
     assert isinstance(distil, Distil)
-    context = StepContext(tuple(learned), device=given.device, meter=tools.primary, progress=say)
+    context = StepContext(tuple(dialogues), device=args.device, meter=tools.primary, progress=say)
     trimmed = apply.apply(trim, model, context)
     pruned = apply.apply(prune, trimmed, context)
-    taught = replace(distil, epochs=given.epochs)
-    found: dict[Precision, ChatModel] = {}
+    recovery = replace(distil, epochs=args.epochs)
+    taught: dict[Precision, ChatModel] = {}
     for precision in PRECISIONS:
         here = replace(context, original=trimmed, precision=precision)
-        found[precision] = apply.apply(grid, apply.apply(taught, pruned, here), here)
-        say(f"{precision}: {found[precision].spent}")
-    return found
+        taught[precision] = apply.apply(grid, apply.apply(recovery, pruned, here), here)
+        say(f"{precision}: {taught[precision].spent}")
+    return taught
 
 
-def trained(made: ChatModel) -> dict[str, Any]:
+def training_record(model: ChatModel) -> dict[str, Any]:
     """What its trainings took, and how it was made."""
-    rows = [{"tokens": s.tokens, "wall_s": s.wall_s, "joules": s.joules, "meter": s.meter} for s in made.spent]
-    return {"spent": rows, "lineage": made.lineage}
+    rows = [{"tokens": s.tokens, "wall_s": s.wall_s, "joules": s.joules, "meter": s.meter} for s in model.spent]
+    return {"spent": rows, "lineage": model.lineage}
 
 
 @torch.no_grad()
-def likelihood(made: ChatModel, dialogues: Sequence[Dialogue], device: str) -> float:
+def likelihood(model: ChatModel, dialogues: Sequence[Dialogue], device: str) -> float:
     """Mean negative log-likelihood of a human reply: of its text, so that any vocabulary may tell it."""
-    network: Any = made.network.to(device)  # type: ignore[arg-type]
+    network: Any = model.network.to(device)  # type: ignore[arg-type]
     predictor, total, replies = Predictor(network).eval(), 0.0, 0
-    for batch in in_batches(dialogues, made.tokenizer, made.context):
+    for batch in in_batches(dialogues, model.tokenizer, model.context):
         here = batch.to(torch.device(device))
         total += float(losses.label_nll(predictor(here.ids, here.reply), here.labels).sum())
-        replies += sum(int(label) in made.tokenizer.eos_ids for label in batch.labels)
+        replies += sum(int(label) in model.tokenizer.eos_ids for label in batch.labels)
     network.to("cpu")
     return total / replies
 
@@ -135,7 +136,7 @@ def arm(name: str, artifact: Artifact, batch: int, device: str) -> Arm:
     return Arm(f"{name}, {batch} at once", ServingSpec(artifact, at, device, "bf16"))
 
 
-def measured(name: str, base: str, run: Run) -> dict[str, Any]:
+def reply_row(name: str, base: str, run: Run) -> dict[str, Any]:
     """Joules a reply, and the base's over it."""
     own = energy_analysis.measurement(name, run.windows, run.meter)
     row: dict[str, Any] = {"name": name, "kind": own.kind, "j_per_reply": plain(own.j_per_reply)}

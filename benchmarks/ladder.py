@@ -125,48 +125,48 @@ def main() -> None:
     parser.add_argument("--budget", type=parse_budget, default="90m", help="for search: what it may cost")
     parser.add_argument("--part", default="1/1", help="for make: the first of two parts is 1/2")
     parser.add_argument("--device", default="cpu", help="for make: where the training runs")
-    given = parser.parse_args()
-    if given.command == "show":
-        show(given.out)
-    elif given.data is None:
+    args = parser.parse_args()
+    if args.command == "show":
+        show(args.out)
+    elif args.data is None:
         parser.error("--data is needed: the folder that the demo model was trained from")
-    elif given.command == "make":
-        make(given.traffic, given.data, given.out / given.traffic, given.part, given.device)
-    elif given.command == "search":
-        measured("search", given.traffic, given.data, given.out / f"{given.traffic}-search", searching(given))
+    elif args.command == "make":
+        make(args.traffic, args.data, args.out / args.traffic, args.part, args.device)
+    elif args.command == "search":
+        measure_traffic("search", args.traffic, args.data, args.out / f"{args.traffic}-search", search_within(args))
     else:
-        unpack(given.traffic, given.out)
-        measured("climb", given.traffic, given.data, given.out / given.traffic, climbing(given.traffic))
+        unpack(args.traffic, args.out)
+        measure_traffic("climb", args.traffic, args.data, args.out / args.traffic, listed_rungs(args.traffic))
 
 
 def make(traffic: str, data: Path, out: Path, part: str, device: str) -> None:
     """Run the trainings of every ``number``-th recipe that has any, to checkpoints that ``climb`` finds finished."""
     number, of = map(int, part.split("/"))
     model = load(demo.path())
-    told = training(data, SOURCES[traffic]).dialogues
-    context = StepContext(told, work=out / "training", device=device, progress=say)
-    begun: dict[str, list[Recipe]] = {}
+    dialogues = training(data, SOURCES[traffic]).dialogues
+    context = StepContext(dialogues, work=out / "training", device=device, progress=say)
+    groups: dict[str, list[Recipe]] = {}
     for recipe in RUNGS[traffic]():
-        begun.setdefault(repr(recipe.steps[:2]), []).append(recipe)
-    for group in list(begun.values())[number - 1 :: of]:
+        groups.setdefault(repr(recipe.steps[:2]), []).append(recipe)
+    for group in list(groups.values())[number - 1 :: of]:
         for recipe in group:
             say(f"{recipe.name}: training")
             apply.run(model, recipe, context)
 
 
-def climbing(traffic: str) -> Callable[[Job], Job]:
+def listed_rungs(traffic: str) -> Callable[[Job], Job]:
     """The listed rungs."""
     return lambda job: replace(job, recipes=(*post_training(traffic), *RUNGS[traffic]()))
 
 
-def searching(given: argparse.Namespace) -> Callable[[Job], Job]:
+def search_within(args: argparse.Namespace) -> Callable[[Job], Job]:
     """What a search within the budget finds; the demo's own students are for its whole traffic."""
-    adopted = demo.students() if given.traffic == "mix" else ()
-    search = SearchSettings(given.budget, candidates=adopted)
+    adopted = demo.students() if args.traffic == "mix" else ()
+    search = SearchSettings(args.budget, candidates=adopted)
     return lambda job: replace(job, recipes=(), settings=replace(job.settings, search=search), name="demo")
 
 
-def measured(command: str, traffic: str, data: Path, out: Path, tried: Callable[[Job], Job]) -> None:
+def measure_traffic(command: str, traffic: str, data: Path, out: Path, prepared: Callable[[Job], Job]) -> None:
     """Measure and judge what is ``tried``; the last line of the output is JSON."""
     sources = SOURCES[traffic]
     with locked(out), closing(instruments("cpu")) as tools:
@@ -182,10 +182,10 @@ def measured(command: str, traffic: str, data: Path, out: Path, tried: Callable[
             outside=by_source(only(demo.dialogues("tune"), others), most=64) if others else {},
             settings=RunSettings(progress=say),
         )
-        job = tried(job)
+        job = prepared(job)
         outcome = optimize.optimize(job)
         sha256 = {"tune": job.tune.sha256, "test": test.sha256, "train": job.train.sha256 if job.train else ""}
-        made = provenance(
+        origin = provenance(
             command=f"python -m benchmarks.ladder {command} --traffic {traffic}",
             seed=job.settings.seed,
             model="demo",
@@ -193,7 +193,7 @@ def measured(command: str, traffic: str, data: Path, out: Path, tried: Callable[
             dialogues=f"demo, {' and '.join(sources)}",
             sha256=sha256,
         )
-        result = deliver(outcome, job, made)
+        result = deliver(outcome, job, origin)
     print(json.dumps({"traffic": traffic, "rungs": rows(result, traffic), "claim": result.claim.verdict}))
 
 
@@ -209,8 +209,8 @@ def show(out: Path) -> None:
     file = DOCS / "ladder.json"
     before = json.loads(file.read_text(encoding="utf-8"))["rungs"] if file.exists() else []
     every = {traffic: [row for row in before if row["traffic"] == traffic] for traffic in SOURCES}
-    found = {traffic: out / traffic / "result.json" for traffic in SOURCES}
-    every |= {traffic: rows(parse(path.read_bytes()), traffic) for traffic, path in found.items() if path.exists()}
+    files = {traffic: out / traffic / "result.json" for traffic in SOURCES}
+    every |= {traffic: rows(parse(path.read_bytes()), traffic) for traffic, path in files.items() if path.exists()}
     document = {"rungs": [row for some in every.values() for row in some]}
     file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     for traffic, some in every.items():
@@ -227,8 +227,8 @@ def say(text: str) -> None:
 
 def rows(result: Result, traffic: str) -> list[dict[str, Any]]:
     """One for each rung on the tune split, and one for the winner on the sealed split."""
-    paid = {p.trial: p for p in paybacks(result)}
-    found = [_row(trial, traffic, result, paid.get(trial.name)) for trial in result.trials]
+    repaid = {p.trial: p for p in paybacks(result)}
+    table_rows = [_row(trial, traffic, result, repaid.get(trial.name)) for trial in result.trials]
     if any(trial.name == result.claim.about for trial in result.trials):
         sealed = replace(
             champion(result),
@@ -237,8 +237,8 @@ def rows(result: Result, traffic: str) -> list[dict[str, Any]]:
             cpu_s_ratio_vs_B1=result.claim.cpu_s_ratio_vs_B1,
             energy_ratio_vs_B1=result.claim.energy_ratio_vs_B1,
         )
-        found.append(_row(sealed, traffic, result, paid.get(sealed.name)))
-    return found
+        table_rows.append(_row(sealed, traffic, result, repaid.get(sealed.name)))
+    return table_rows
 
 
 def _row(trial: Trial, traffic: str, result: Result, paid: Payback | None) -> dict[str, Any]:
@@ -309,11 +309,11 @@ def gate(row: dict[str, Any]) -> str:
     return str(row["verdict"]) + (f" ({', '.join(row['not_passed'])})" if row["not_passed"] else "")
 
 
-def number(found: dict[str, float] | None, scale: float, unit: str = "") -> str:
+def number(estimate: dict[str, float] | None, scale: float, unit: str = "") -> str:
     """A mean with its interval."""
-    if found is None:
+    if estimate is None:
         return ABSENT
-    mean, lo, hi = (scale * found[name] for name in ("mean", "lo", "hi"))
+    mean, lo, hi = (scale * estimate[name] for name in ("mean", "lo", "hi"))
     digits = ",.0f" if abs(mean) >= 1000 else ".3g"
     return f"{mean:{digits}}{unit} [{lo:{digits}}, {hi:{digits}}]"
 
@@ -321,20 +321,20 @@ def number(found: dict[str, float] | None, scale: float, unit: str = "") -> str:
 # --- the dialogues ----------------------------------------------------------------------------------------------------
 
 
-def only(found: DialogueSet, sources: tuple[str, ...]) -> DialogueSet:
+def only(dialogues: DialogueSet, sources: tuple[str, ...]) -> DialogueSet:
     """The dialogues of some sources."""
-    kept = [d for d in found.dialogues if d.source in sources]
-    return DialogueSet.of(kept, split=found.split, licence=found.licence)
+    kept = [d for d in dialogues.dialogues if d.source in sources]
+    return DialogueSet.of(kept, split=dialogues.split, licence=dialogues.licence)
 
 
 def training(data: Path, sources: tuple[str, ...]) -> DialogueSet:
     """The training dialogues of these sources."""
     rows = [row for source in sources for row in prepare.corpus(data)[source]]
-    told = [
+    dialogues = [
         Dialogue(row["id"], tuple(Message(m["role"], m["content"]) for m in row["messages"]), row["source"])
         for row in rows
     ]
-    return DialogueSet.of(told, split="train", licence=demo.dialogues("train").licence)
+    return DialogueSet.of(dialogues, split="train", licence=demo.dialogues("train").licence)
 
 
 if __name__ == "__main__":

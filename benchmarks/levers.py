@@ -43,9 +43,9 @@ from halfwatt.models.chat_model import ChatModel, load
 
 PARTS = ("distil", "integers", "mixed", "mixed-gptq")
 STUDENT = Prune(width=0.667, ffn=0.5, kv_heads=2, drop=4)
-LEARNED = 3000  # dialogues that a seed draws to learn from, at most
-ON_GRID = 9000  # and to train on the grid
-SEEN = 256  # and to see what int4 costs each weight
+TRAINING_DIALOGUES = 3000  # dialogues that a seed draws to learn from, at most
+GRID_DIALOGUES = 9000  # and to train on the grid
+SENSITIVITY_DIALOGUES = 256  # and to see what int4 costs each weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +65,30 @@ class Bench:
         self.batches = in_batches(tune, self.model.tokenizer, self.model.context)
         self.pool, self.file = pool, out / "levers.json"
         out.mkdir(parents=True, exist_ok=True)
-        self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.figures: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
 
-    def context(self, seed: int, name: str, count: int = LEARNED) -> StepContext:
+    def context(self, seed: int, name: str, count: int = TRAINING_DIALOGUES) -> StepContext:
         """Dialogues drawn by this seed, and a folder for checkpoints."""
         order = np.random.default_rng(seed).permutation(len(self.pool))[:count]
-        told = tuple(self.pool[int(i)] for i in order)
+        dialogues = tuple(self.pool[int(i)] for i in order)
         work = self.file.parent / "training" / name
-        return StepContext(told, work=work, seed=seed, progress=lambda text: print(f"{name}: {text}", file=sys.stderr))
+        return StepContext(
+            dialogues, work=work, seed=seed, progress=lambda text: print(f"{name}: {text}", file=sys.stderr)
+        )
 
     def once(self, name: str, make: Callable[[], ChatModel]) -> Scores:
         """The scores of a model, made and read once."""
-        if name not in self.found:
-            made = make()
-            scores = score(self.model, made, self.batches)
-            tokens = sum(s.tokens for s in made.spent)
-            self.found[name] = {"nll": scores.nll, "kl": scores.kl, "top1": scores.top1, "trained_tokens": tokens}
+        if name not in self.figures:
+            model = make()
+            scores = score(self.model, model, self.batches)
+            tokens = sum(s.tokens for s in model.spent)
+            self.figures[name] = {"nll": scores.nll, "kl": scores.kl, "top1": scores.top1, "trained_tokens": tokens}
             self._keep()
             print(f"{name:32} nll {scores.nll:.4f}  kl {scores.kl:.5f}  top-1 {scores.top1:.2%}", flush=True)
-        row = self.found[name]
+        row = self.figures[name]
         return Scores(row["nll"], row["kl"], row["top1"])
 
-    def step(self, name: str, steps: Sequence[Step], seed: int = 0, count: int = LEARNED) -> Scores:
+    def step(self, name: str, steps: Sequence[Step], seed: int = 0, count: int = TRAINING_DIALOGUES) -> Scores:
         """The scores of a recipe."""
         context = self.context(seed, name.replace(" ", "-"), count)
         return self.once(name, lambda: apply.run(self.model, Recipe(name, tuple(steps)), context))
@@ -94,33 +96,33 @@ class Bench:
     def options(self, method: Method, seed: int) -> list[Option]:
         """What each weight costs on either grid, seen on this seed's dialogues; measured once."""
         name = f"{method} options {seed}"
-        if name not in self.found:
-            made = Mixed(method=method).options(self.model, self.context(seed, "mixed", SEEN))
-            self.found[name] = [[o.name, o.bytes_b, o.nats] for o in made]
+        if name not in self.figures:
+            options = Mixed(method=method).options(self.model, self.context(seed, "mixed", SENSITIVITY_DIALOGUES))
+            self.figures[name] = [[o.name, o.bytes_b, o.nats] for o in options]
             self._keep()
-        return [Option(label, tuple(bytes_b), tuple(nats)) for label, bytes_b, nats in self.found[name]]
+        return [Option(label, tuple(bytes_b), tuple(nats)) for label, bytes_b, nats in self.figures[name]]
 
     def _keep(self) -> None:
-        write_atomic(self.file, json.dumps(self.found, indent=1).encode())
+        write_atomic(self.file, json.dumps(self.figures, indent=1).encode())
 
 
 @torch.no_grad()
-def score(original: ChatModel, made: ChatModel, batches: Sequence[Batch]) -> Scores:
+def score(original: ChatModel, candidate: ChatModel, batches: Sequence[Batch]) -> Scores:
     """Both models in memory over the same batches."""
-    ours, theirs = Predictor(made.network).eval(), Predictor(original.network).eval()
+    ours, theirs = Predictor(candidate.network).eval(), Predictor(original.network).eval()
     sums = np.zeros(4)
     for batch in batches:
-        wanted, said = theirs(batch.ids, batch.reply).float(), ours(batch.ids, batch.reply).float()
-        same = (wanted.argmax(1) == said.argmax(1)).float()
-        columns = (losses.label_nll(said, batch.labels), losses.forward_kl(wanted, said), same)
-        sums += [*(float(c.sum()) for c in columns), len(said)]
+        reference, logits = theirs(batch.ids, batch.reply).float(), ours(batch.ids, batch.reply).float()
+        same = (reference.argmax(1) == logits.argmax(1)).float()
+        columns = (losses.label_nll(logits, batch.labels), losses.forward_kl(reference, logits), same)
+        sums += [*(float(c.sum()) for c in columns), len(logits)]
     return Scores(*(sums[:3] / sums[3]).tolist())
 
 
 def distil(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
     """Labels against labels and teacher: same student, dialogues, order, steps."""
-    taught = Distil(epochs=epochs, lr=2e-3, cached=32, temperature=1.0, label_weight=0.5)
-    kinds = {"labels": replace(taught, kind="labels", cached=0), "teacher": taught}
+    distillation = Distil(epochs=epochs, lr=2e-3, cached=32, temperature=1.0, label_weight=0.5)
+    kinds = {"labels": replace(distillation, kind="labels", cached=0), "teacher": distillation}
     nll = {k: [bench.step(f"distil {k} {s}", (STUDENT, d), s).nll for s in range(seeds)] for k, d in kinds.items()}
     return {kind: _interval(values, "nats/token") for kind, values in nll.items()}
 
@@ -130,31 +132,32 @@ def integers(bench: Bench, seeds: int, epochs: float) -> dict[str, Any]:
     plain = bench.step("int4 rtn", (Quantize(4),)).kl
     gptq = [bench.step(f"int4 gptq {s}", (Quantize(4, method="gptq"),), s).kl for s in range(seeds)]
     grid = TrainOnGrid(4, epochs=epochs)
-    trained = [bench.step(f"int4 on the grid {s}", (grid,), s, ON_GRID).kl for s in range(seeds)]
+    on_grid = [bench.step(f"int4 on the grid {s}", (grid,), s, GRID_DIALOGUES).kl for s in range(seeds)]
     return {
         "rtn": plain,
         "gptq_over_rtn": _interval([kl / plain for kl in gptq], "x"),
-        "gap_closed_on_the_grid": _interval([1 - kl / plain for kl in trained], "share"),
+        "gap_closed_on_the_grid": _interval([1 - kl / plain for kl in on_grid], "share"),
     }
 
 
 def mixed(bench: Bench, seeds: int, method: Method) -> list[dict[str, Any]]:
     """Each rule of thumb, and what the allocation makes of as many bytes."""
-    seen = [bench.options(method, seed) for seed in range(seeds)]
-    names = tuple(o.name for o in seen[0])
-    drawn = range(seeds) if method == "gptq" else (0,)  # rounding a rule's weights to nearest looks at no dialogues
-    found = []
+    by_seed = [bench.options(method, seed) for seed in range(seeds)]
+    names = tuple(o.name for o in by_seed[0])
+    # Rounding a rule's weights to nearest looks at no dialogues, so one seed stands for all.
+    rule_seeds = range(seeds) if method == "gptq" else (0,)
+    rows = []
     for rule, int8 in rules(names, bench.model.network.config.num_hidden_layers).items():
-        bytes_b = sum(o.bytes_b[o.name in int8] for o in seen[0])
-        chosen = [within(options, bytes_b) for options in seen]
+        bytes_b = sum(o.bytes_b[o.name in int8] for o in by_seed[0])
+        allocations = [within(options, bytes_b) for options in by_seed]
         step = Quantize(4, method=method, int8=int8)
-        kl = [bench.step(f"{method} {rule} {s}", (step,), s).kl for s in drawn]
+        kl = [bench.step(f"{method} {rule} {s}", (step,), s).kl for s in rule_seeds]
         name = f"{method} as many bytes as {rule}"
-        own = [bench.step(f"{name} {s}", (replace(step, int8=c.int8),), s).kl for s, c in enumerate(chosen)]
+        own = [bench.step(f"{name} {s}", (replace(step, int8=c.int8),), s).kl for s, c in enumerate(allocations)]
         ratio = _interval([a / b for a, b in zip(own, kl if len(kl) > 1 else kl * seeds, strict=True)], "x")
-        read = [c.bytes_b for c in chosen]
-        found.append({"rule": rule, "bytes_b": bytes_b, "kl": kl, "mixed_bytes_b": read, "mixed_kl": own, "x": ratio})
-    return found
+        read = [c.bytes_b for c in allocations]
+        rows.append({"rule": rule, "bytes_b": bytes_b, "kl": kl, "mixed_bytes_b": read, "mixed_kl": own, "x": ratio})
+    return rows
 
 
 def rules(names: tuple[str, ...], layers: int) -> dict[str, tuple[str, ...]]:
@@ -170,32 +173,32 @@ def rules(names: tuple[str, ...], layers: int) -> dict[str, tuple[str, ...]]:
 
 
 def _interval(values: Sequence[float], unit: str) -> dict[str, float]:
-    found = statistics.mean(values, unit)
-    return {"mean": found.mean, "lo": found.lo, "hi": found.hi, "n": found.n}
+    estimate = statistics.mean(values, unit)
+    return {"mean": estimate.mean, "lo": estimate.lo, "hi": estimate.hi, "n": estimate.n}
 
 
 def main() -> None:
     """Climb and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--traffic", choices=SOURCES, default="mix")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--out", type=Path, default=Path("out/levers"))
-    given = parser.parse_args()
-    if given.seeds < 2:
+    args = parser.parse_args()
+    if args.seeds < 2:
         parser.error("--seeds: an interval needs two or more")
-    sources = SOURCES[given.traffic]
-    pool = only(demo.dialogues("train"), sources) if given.data is None else training(given.data, sources)
-    bench = Bench(given.out / given.traffic, pool.dialogues, only(demo.dialogues("tune"), sources).dialogues)
+    sources = SOURCES[args.traffic]
+    pool = only(demo.dialogues("train"), sources) if args.data is None else training(args.data, sources)
+    bench = Bench(args.out / args.traffic, pool.dialogues, only(demo.dialogues("tune"), sources).dialogues)
     parts: dict[str, Callable[[], Any]] = {
-        "distil": lambda: distil(bench, given.seeds, given.epochs),
-        "integers": lambda: integers(bench, given.seeds, given.epochs),
-        "mixed": lambda: mixed(bench, given.seeds, "rtn"),
-        "mixed-gptq": lambda: mixed(bench, given.seeds, "gptq"),
+        "distil": lambda: distil(bench, args.seeds, args.epochs),
+        "integers": lambda: integers(bench, args.seeds, args.epochs),
+        "mixed": lambda: mixed(bench, args.seeds, "rtn"),
+        "mixed-gptq": lambda: mixed(bench, args.seeds, "gptq"),
     }
-    print(json.dumps({name: parts[name]() for name in given.parts}))
+    print(json.dumps({name: parts[name]() for name in args.parts}))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.planner
 
 Prints the error of a predicted ratio of energies for every device, for bytes alone and for operations alone beside it,
-and the coefficients that src/halfwatt/planner.py holds. Then what the planner, given the demo model and the recipes of
+and the coefficients that search/predict.py holds. Then what the planner, given the demo model and the recipes of
 docs/ladder.json, says of the CPU time that was measured there. The last line is JSON.
 
 Taken are lean runtimes (vLLM, llama.cpp) on one device with dense models at a known batch. Left out: mixtures of
@@ -13,6 +13,7 @@ runs whose concurrency is only known to be about 8.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,7 +119,7 @@ PUBLISHED = [
 # --- the fit ----------------------------------------------------------------------------------------------------------
 
 
-def predicted(row: Published, own: Coefficients) -> float:
+def modelled_cost(row: Published, own: Coefficients) -> float:
     """A decoded token by the planner's formula, in its seconds."""
     body, head, blocks, kv = MODELS[row.model]
     read = (body * row.bits[0] + head * row.bits[1]) * 1e6 / 8
@@ -135,8 +136,8 @@ def fit(rows: Sequence[Published]) -> Coefficients:
     def misfit(at: np.ndarray[Any, Any]) -> float:
         off: dict[str, list[float]] = {}
         for row in rows:
-            off.setdefault(row.device, []).append(log(predicted(row, own(at)) / row.cost))
-        return float(sum(np.var(found) * len(found) for found in off.values()))
+            off.setdefault(row.device, []).append(log(modelled_cost(row, own(at)) / row.cost))
+        return float(sum(np.var(logs) * len(logs) for logs in off.values()))
 
     starts = [(log(a), log(b)) for a in (1, 5) for b in (2e-5, 1e-4)]
     return own(min((minimize(misfit, s, method="Nelder-Mead") for s in starts), key=lambda o: o.fun).x)
@@ -150,11 +151,11 @@ def errors(rows: Sequence[Published], cost: Callable[[Published], float]) -> lis
 
 def left_out(rows: Sequence[Published]) -> dict[str, list[float]]:
     """By device: errors with coefficients that were fitted to the other devices."""
-    found = {}
+    by_device = {}
     for device in dict.fromkeys(row.device for row in rows):
         own = fit([row for row in rows if row.device != device])
-        found[device] = errors([row for row in rows if row.device == device], partial(predicted, own=own))
-    return found
+        by_device[device] = errors([row for row in rows if row.device == device], partial(modelled_cost, own=own))
+    return by_device
 
 
 def of_kind(cpu: bool) -> list[Published]:
@@ -163,8 +164,8 @@ def of_kind(cpu: bool) -> list[Published]:
 
 
 def fitted(rows: Sequence[Published], off: Mapping[str, Sequence[float]]) -> Coefficients:
-    """As planner.FITTED holds them: of all rows, with the error of devices left out (`left_out`)."""
-    everyone = [factor for found in off.values() for factor in found]
+    """As `predict.FITTED` holds them: of all rows, with the error of devices left out (`left_out`)."""
+    everyone = [factor for factors in off.values() for factor in factors]
     return replace(fit(rows), error=float(np.quantile(everyone, 0.95)) - 1)
 
 
@@ -173,8 +174,9 @@ def fitted(rows: Sequence[Published], off: Mapping[str, Sequence[float]]) -> Coe
 
 def main() -> None:
     """Print them."""
-    found = {}
-    bytes_only = partial(predicted, own=Coefficients(0, 0, 0, 0))
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    coefficients = {}
+    bytes_only = partial(modelled_cost, own=Coefficients(0, 0, 0, 0))
     for name, rows in (("gpu", of_kind(cpu=False)), ("cpu", of_kind(cpu=True))):
         by_device = left_out(rows)
         own = fitted(rows, by_device)
@@ -186,8 +188,13 @@ def main() -> None:
         print(f"  {'bytes only':<10} {_spread(errors(rows, bytes_only))}")
         print(f"  {'operations':<10} {_spread(errors(rows, lambda row: sum(MODELS[row.model][:2])))}")
         print(f"  {own}")
-        found[name] = {"compute": own.compute, "block_s": own.block_s, "error_p95": own.error, "n": own.measurements}
-    print(json.dumps(found | {"ladder": [_rung(*row) for row in against_ladder()]}))
+        coefficients[name] = {
+            "compute": own.compute,
+            "block_s": own.block_s,
+            "error_p95": own.error,
+            "n": own.measurements,
+        }
+    print(json.dumps(coefficients | {"ladder": [_rung(*row) for row in against_ladder()]}))
 
 
 def _spread(factors: Sequence[float]) -> str:
@@ -199,23 +206,23 @@ def against_ladder() -> list[tuple[str, str, float, float]]:
     """Traffic, rung, the planner's ratio of CPU time to B1's, and the measured one."""
     rows = json.loads((Path(__file__).parents[1] / "docs" / "ladder.json").read_text())["rungs"]
     model = outline(demo.path())
-    found = []
+    pairs = []
     for traffic, sources in SOURCES.items():
         recipes = {r.name: r for r in (*post_training(traffic), *RUNGS[traffic]())}
         measured = {r["name"]: r["cpu_s_ratio_vs_B1"] for r in rows if r["traffic"] == traffic and r["split"] == "tune"}
-        told = only(demo.dialogues("tune"), sources).dialogues
+        dialogues = only(demo.dialogues("tune"), sources).dialogues
         some = [recipe for name, recipe in recipes.items() if measured.get(name)]
-        for one in predict.plan(model, some, (CORE,), told).predictions:
-            found.append((traffic, one.recipe, one.energy_ratio.mean, measured[one.recipe]["mean"]))
+        for one in predict.plan(model, some, (CORE,), dialogues).predictions:
+            pairs.append((traffic, one.recipe, one.energy_ratio.mean, measured[one.recipe]["mean"]))
     print(f"\n{'docs/ladder.json, CPU time':<45} {'plan':>6} {'measured':>9}")
-    for traffic, name, plan, seen in found:
-        print(f"  {traffic + ': ' + name:<43} {plan:6.2f} {seen:9.2f}")
-    print(f"  plan over measured, as a factor: {_spread([exp(abs(log(p / s))) for *_, p, s in found])}")
-    return found
+    for traffic, name, plan, actual in pairs:
+        print(f"  {traffic + ': ' + name:<43} {plan:6.2f} {actual:9.2f}")
+    print(f"  plan over measured, as a factor: {_spread([exp(abs(log(p / s))) for *_, p, s in pairs])}")
+    return pairs
 
 
-def _rung(traffic: str, name: str, plan: float, seen: float) -> dict[str, Any]:
-    return {"traffic": traffic, "name": name, "planned": plan, "measured": seen}
+def _rung(traffic: str, name: str, plan: float, actual: float) -> dict[str, Any]:
+    return {"traffic": traffic, "name": name, "planned": plan, "measured": actual}
 
 
 if __name__ == "__main__":

@@ -28,25 +28,27 @@ SCHOOL = School(width=128, layers=4, steps=500, lr=2e-3)
 
 def main() -> None:
     """Teach, optimize, verify and print a row each."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/second"))
-    given = parser.parse_args()
-    print(json.dumps([_row(arch, given.out / arch) for arch in ARCHS]))
+    args = parser.parse_args()
+    print(json.dumps([_row(arch, args.out / arch) for arch in ARCHS]))
 
 
 def _row(arch: Arch, home: Path) -> dict[str, Any]:
     model = home / f"taught-{arch}"
-    told = taught.dialogues(ROOMS, THINGS)
+    dialogues = taught.dialogues(ROOMS, THINGS)
     if not model.exists():
         home.mkdir(parents=True, exist_ok=True)
-        taught.folder(home, arch, told, SCHOOL)
-    chats = taught.chats(home, told)
-    ended = _halfwatt("optimize", str(model), "--dialogues", str(chats), "--max-loss", "1%", "-o", str(home / "out"))
+        taught.folder(home, arch, dialogues, SCHOOL)
+    chats = taught.chats(home, dialogues)
+    exit_code = _halfwatt(
+        "optimize", str(model), "--dialogues", str(chats), "--max-loss", "1%", "-o", str(home / "out")
+    )
     result = json.loads((home / "out" / "result.json").read_text())
     claim, parity = result["claim"], result["baselines"]["B1"]["artifact"]["parity"]
     row = {
         "model": arch,
-        "exit": ended,
+        "exit": exit_code,
         "verify_exit": _halfwatt("verify", str(home / "out" / "result.json")),
         "verdict": claim["verdict"],
         "about": claim["about"],

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,29 +27,30 @@ SOURCES = {"home": "Smart home", "service": "Task dialogues", "support": "Custom
 
 def main() -> None:
     """Print the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("# Twelve conversations with the demo model\n")
     print(HOW + "\n")
     with TemporaryDirectory() as cache:
         spec = servable("demo", Access(), Path(cache), "llamacpp")
         with LlamaCpp().open(spec.artifact, spec.at) as session:
             for source, title in SOURCES.items():
-                for number, asked in enumerate(_questions(source), start=1):
+                for number, questions in enumerate(_questions(source), start=1):
                     print(f"## {title} {number}\n")
-                    _converse(session, asked)
+                    _converse(session, questions)
 
 
 def _questions(source: str) -> list[list[str]]:
     """The user's side of three conversations."""
-    found = [d for d in demo.dialogues("tune").dialogues if d.source == source]
-    users = [[m.content for m in d.messages if m.role == "user"] for d in found]
+    dialogues = [d for d in demo.dialogues("tune").dialogues if d.source == source]
+    users = [[m.content for m in d.messages if m.role == "user"] for d in dialogues]
     longer = [turns[:TURNS] for turns in users if len(turns) > 1]
     singles = [turns[0] for turns in users]
     return longer[:EACH] or [singles[i * EACH : (i + 1) * EACH] for i in range(EACH)]
 
 
-def _converse(session: Session, asked: list[str]) -> None:
+def _converse(session: Session, questions: list[str]) -> None:
     messages: list[Message] = []
-    for text in asked:
+    for text in questions:
         messages.append(Message("user", text))
         reply = session.reply([Dialogue("transcript", tuple(messages))], Sampling(max_new_tokens=256))[0]
         messages.append(Message("assistant", reply.text))

@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers --winner OUT/winner --out OUT/peers [--toolkits openvino,torchao]
     python -m benchmarks.peers --shape 135M --out OUT/peers        a model with random weights: what runtimes cost
-    python -m benchmarks.peers --show                              the tables of README.md
+    python -m benchmarks.peers --show                              the tables of docs/peers.md
 
 OUT/winner is the folder that ``halfwatt optimize demo`` delivered. Each toolkit lives in an environment of its own,
 OUT/environments, made on first use from requirements/. Every peer is served at the operating point that is the best for
@@ -25,29 +25,29 @@ from typing import Any
 
 from benchmarks.ladder import gate, markdown, number, plain, say
 from benchmarks.peers import llamacpp, shapes, torchao
-from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, written
+from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops, write_texts
 from halfwatt import demo
 from halfwatt.compress.recipe import Recipe, default_recipes
 from halfwatt.core.files import locked, turn, write_atomic
-from halfwatt.core.settings import MeasurePlan, RequestSettings, RunSettings
+from halfwatt.core.settings import MeasurePlan, RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
-from halfwatt.evaluate import energy_analysis, examine, requests
-from halfwatt.evaluate.energy_protocol import Run, measure
+from halfwatt.evaluate import energy_analysis
+from halfwatt.evaluate.energy_protocol import Run
+from halfwatt.evaluate.examine import teacher_scores
 from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs
 from halfwatt.evaluate.replies import generate_replies
-from halfwatt.evaluate.requests import ChatFormat, Workload
 from halfwatt.formats.artifact import Artifact, read_artifact
 from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.servable import read_operating_point
-from halfwatt.search import build
-from halfwatt.search.candidate import Evaluator, arm, tuned
+from halfwatt.search.build import build_artifact
 from halfwatt.search.job import Job
-from halfwatt.search.stages import StageStore
-from halfwatt.search.trial import Trial
+from halfwatt.search.lab import Contender, Lab
+from halfwatt.search.stage_store import StageStore
+from halfwatt.search.stages import MeasureOrder, TuneOrder, measure, reference_replies, tune
 
 RESULT = Path(__file__).parent / "result.json"
 PLAN = MeasurePlan(min_blocks=7, max_blocks=30, limit_s=900.0, prefill=False)
@@ -64,24 +64,24 @@ def main() -> None:
     what.add_argument("--show", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("out/peers"))
     parser.add_argument("--toolkits", default=",".join(EVERY), help="some of: %(default)s")
-    given = parser.parse_args()
-    if given.show:
+    args = parser.parse_args()
+    if args.show:
         show()
         return
-    names = given.toolkits.split(",")
+    names = args.toolkits.split(",")
     if unknown := set(names) - set(EVERY):
         parser.error(f"no such toolkit: {', '.join(sorted(unknown))}; there are: {', '.join(EVERY)}")
-    with locked(given.out), turn("cpu", say), closing(instruments("cpu")) as tools:
-        shops = workshops(names, given.out / "environments", say)
-        made = on_demo(given.winner, given.out, tools, shops) if given.winner else of_shape(given, tools, shops)
-        rows = met(made, names, shops)
-    found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-    if given.shape:
-        known = found.setdefault("shapes", {}).get(given.shape, [])
-        found["shapes"][given.shape] = list({row["name"]: row for row in (*known, *rows)}.values())
+    with locked(args.out), turn("cpu", say), closing(instruments("cpu")) as tools:
+        shops = workshops(names, args.out / "environments", say)
+        field = on_demo(args.winner, args.out, tools, shops) if args.winner else of_shape(args, tools, shops)
+        rows = run_field(field, names, shops)
+    document = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    if args.shape:
+        known = document.setdefault("shapes", {}).get(args.shape, [])
+        document["shapes"][args.shape] = list({row["name"]: row for row in (*known, *rows)}.values())
     else:
-        found |= {"peers": rows[:-1], "winner": rows[-1]}
-    write_atomic(RESULT, (json.dumps(found, indent=1) + "\n").encode())
+        document |= {"peers": rows[:-1], "winner": rows[-1]}
+    write_atomic(RESULT, (json.dumps(document, indent=1) + "\n").encode())
     print(json.dumps([{"name": r["name"], "verdict": r["verdict"], **(r["cpu_s_ratio"] or {})} for r in rows]))
 
 
@@ -92,125 +92,115 @@ def main() -> None:
 class Field:
     """Who meets, on what.
 
-    judged:  the gate looks at it
-    at:      how the others are served; None = each at the operating point that is the best for it
+    reference:  B1
+    judged:     the gate looks at it
+    at:         how the others are served; None = each at the operating point that is the best for it
     """
 
-    arena: Evaluator
-    winner: Trial
+    lab: Lab
+    reference: Contender
+    winner: Contender
     plan: MeasurePlan
     judged: bool
     at: OperatingPoint | None = None
 
+    def serve(self, name: str, artifact: Artifact) -> Contender:
+        """At its operating point."""
+        contender = Contender(name, artifact, self.at or OperatingPoint())
+        if self.at is not None:
+            return contender
+        plan = self.lab.job.settings.protocol.tune
+        return replace(contender, at=self.lab.run(tune, TuneOrder(contender, plan)).best)
+
 
 def on_demo(folder: Path, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Field:
     """The demo model, the winner that a search of it delivered, and the test split."""
-    model = load(demo.path())
-    seen = requests.make_workload(demo.dialogues("test"), ChatFormat.of_model(model), RequestSettings())
-    winner = replace(trial("winner", read_artifact(folder)), at=read_operating_point(folder))
-    return Field(arena_of(model, seen, out, tools, shops), winner, PLAN, judged=True)
+    lab = lab_of(load(demo.path()), demo.dialogues("test"), out, tools, shops)
+    winner = Contender("winner", read_artifact(folder), read_operating_point(folder))
+    return Field(lab, original(lab), winner, PLAN, judged=True)
 
 
-def of_shape(given: argparse.Namespace, tools: Instruments, shops: Sequence[Workshop]) -> Field:
+def of_shape(args: argparse.Namespace, tools: Instruments, shops: Sequence[Workshop]) -> Field:
     """Random weights, a few dialogues, short replies."""
-    out = given.out / given.shape
-    model = load(shapes.made(given.shape, out / "model"))
+    out = args.out / args.shape
+    model = load(shapes.random_model(args.shape, out / "model"))
     test = demo.dialogues("test")
     few = DialogueSet.of(test.dialogues[:: len(test) // shapes.DIALOGUES], split="test", licence=test.licence)
-    seen = replace(
-        requests.make_workload(few, ChatFormat.of_model(model), RequestSettings()), cap=shapes.LONGEST[given.shape]
-    )
-    arena = arena_of(model, seen, out, tools, shops)
+    lab = lab_of(model, few, out, tools, shops)
+    lab = replace(lab, workload=replace(lab.workload, cap=shapes.LONGEST[args.shape]))
     int4 = next(recipe for recipe in default_recipes() if recipe.name == "int4")
-    own = build.build(model, int4, seen.dialogues, out / "artifacts", "cpu")
-    winner = replace(trial("winner", own), at=shapes.SERVED)
-    return Field(arena, winner, SHAPE_PLAN, judged=False, at=shapes.SERVED)
+    own = build_artifact(model, int4, lab.workload.dialogues, out / "artifacts")
+    winner = Contender("winner", own, shapes.SERVED)
+    return Field(lab, original(lab), winner, SHAPE_PLAN, judged=False, at=shapes.SERVED)
 
 
-def arena_of(model: ChatModel, seen: Workload, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Evaluator:
-    """B1, and the workers that serve the others."""
-    test = demo.dialogues("test")
+def lab_of(model: ChatModel, dialogues: DialogueSet, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Lab:
+    """The dialogues that are measured, and the workers that serve the toolkits' models."""
     serve = {shop.toolkit.module: shop.serves for shop in shops}
-    sealed = SealedSplit(test, out / "unused.json")
+    sealed = SealedSplit(demo.dialogues("test"), out / "unused.json")
     job = Job(model, demo.dialogues("tune"), sealed, out, tools, RunSettings(commands=serve, progress=say))
-    exported = build.build(model, Recipe("B1"), seen.dialogues, out / "artifacts", "cpu")
-    return Evaluator(job, StageStore(out / "stages", {"model": model.sha256}), trial("B1", exported), seen)
+    return Lab.of(job, StageStore(out / "stages", {"model": model.sha256}), dialogues, "test")
 
 
-def met(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[dict[str, Any]]:
+def original(lab: Lab) -> Contender:
+    """B1, not tuned yet."""
+    job = lab.job
+    artifact = build_artifact(job.model, Recipe("B1"), lab.workload.dialogues, job.out / "artifacts")
+    return Contender("B1", artifact, OperatingPoint())
+
+
+def run_field(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[dict[str, Any]]:
     """A row for each peer, B1 and the winner."""
-    field = replace(field, arena=replace(field.arena, b1=served(field, field.arena.b1)))
-    arena = field.arena
-    others = own(field) if "llamacpp" in names else []
-    others += [each for shop in shops for each in made_by(shop, field)]
-    everyone = [*others, arena.b1, field.winner]
-    arms = [arm(arena.job, each) for each in everyone]
-    seen, told = arena.traffic, "-".join(names)
-    stage = f"duel-{told}-{artifact_of(field.winner).sha256[:12]}"
-    run = arena.journal.once(stage, Run, lambda: measure(arms, seen, field.plan, arena.job.tools, say))
-    return [row(field, each, run) for each in everyone]
+    field = replace(field, reference=field.serve("B1", field.reference.artifact))
+    peers = llamacpp_peers(field) if "llamacpp" in names else []
+    peers += [peer for shop in shops for peer in toolkit_peers(shop, field)]
+    everyone = (*peers, field.reference, field.winner)
+    run = field.lab.run(measure, MeasureOrder(everyone, field.plan))
+    return [row(field, contender, run) for contender in everyone]
 
 
 # --- the peers --------------------------------------------------------------------------------------------------------
 
 
-def own(field: Field) -> list[Trial]:
+def llamacpp_peers(field: Field) -> list[Contender]:
     """llama.cpp's own integers, in the runtime that halfwatt serves with."""
-    original, folder = artifact_of(field.arena.b1), field.arena.job.out / "artifacts"
-    made = {kind: llamacpp.quantized(original, kind, folder / kind.lower()) for kind in llamacpp.KINDS}
-    return [served(field, trial(f"llama.cpp {kind}", artifact)) for kind, artifact in made.items()]
+    b1, folder = field.reference.artifact, field.lab.job.out / "artifacts"
+    artifacts = {kind: llamacpp.quantize(b1, kind, folder / kind.lower()) for kind in llamacpp.KINDS}
+    return [field.serve(f"llama.cpp {kind}", artifact) for kind, artifact in artifacts.items()]
 
 
-def made_by(shop: Workshop, field: Field) -> list[Trial]:
+def toolkit_peers(shop: Workshop, field: Field) -> list[Contender]:
     """All that a toolkit makes of the original; what is judged with care too, on the demo's training dialogues."""
-    original, job = artifact_of(field.arena.b1), field.arena.job
-    told = demo.dialogues("train").dialogues if field.judged else ()
-    texts = written(told, job.model.tokenizer, job.out / "texts.jsonl")
-    found = []
+    job = field.lab.job
+    dialogues = demo.dialogues("train").dialogues if field.judged else ()
+    texts = write_texts(dialogues, job.model.tokenizer, job.out / "texts.jsonl")
+    peers = []
     for kind in (*shop.toolkit.kinds, *(shop.toolkit.careful if field.judged else ())):
         name = f"{shop.toolkit.name} {kind}"
         say(f"{name}: making it")
         folder = job.out / "artifacts" / Recipe(name).slug
-        found.append(served(field, trial(name, shop.made(kind, job.model.source, original, texts, folder))))
-    return found
-
-
-def trial(name: str, artifact: Artifact) -> Trial:
-    """Not tuned yet."""
-    return Trial(name, (), "done", None, artifact, OperatingPoint(), None, None)
-
-
-def served(field: Field, each: Trial) -> Trial:
-    """At its operating point."""
-    arena = field.arena
-    if field.at is not None:
-        return replace(each, at=field.at)
-    return tuned(arena.job, arena.journal, Recipe(each.name).slug, each, arena.traffic)
-
-
-def artifact_of(each: Trial) -> Artifact:
-    """Everybody here has one."""
-    assert each.artifact is not None
-    return each.artifact
+        peers.append(field.serve(name, shop.build(kind, job.model.source, field.reference.artifact, texts, folder)))
+    return peers
 
 
 # --- the rows ---------------------------------------------------------------------------------------------------------
 
 
-def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
+def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
     """Its cost over the winner's, and what the gate says."""
-    artifact, cost = artifact_of(each), energy_analysis.measurement(each.name, run.windows, run.meter)
-    reference, itself = each.name == "B1", each.name == "winner"
-    checks = judged(field.arena, each) if field.judged and not reference else []
+    name, artifact = contender.name, contender.artifact
+    cost = energy_analysis.measurement(name, run.windows, run.meter)
+    reference, itself = name == "B1", name == "winner"
+    checks = gate_checks(field, contender) if field.judged and not reference else []
     change = likelihood_check(checks)
     verdict = "reference" if reference else overall_verdict([c.verdict for c in checks]) if checks else "not judged"
-    figure, vs = energy_analysis.cpu_s_per_reply, (each.name, "winner", run.windows)
+    figure, vs = energy_analysis.cpu_s_per_reply, (name, "winner", run.windows)
     return {
-        "name": each.name,
+        "name": name,
         "version": llamacpp.VERSION if artifact.runtime == llamacpp.RUNTIME else artifact.lineage[-1],
         "precision": artifact.precision,
         "weights_read_b": artifact.weights_read_b,
-        "threads": each.at.threads,
+        "threads": contender.at.threads,
         "verdict": verdict,
         "not_passed": [f"{c.layer} {c.name}" for c in checks if c.verdict != "PASS"],
         "nll_change": plain(None if change is None else change.estimate),
@@ -223,8 +213,8 @@ def row(field: Field, each: Trial, run: Run) -> dict[str, Any]:
 
 def show() -> None:
     """Markdown: on the demo model, cheapest first, and on every shape."""
-    found = json.loads(RESULT.read_text(encoding="utf-8"))
-    for name, rows in {"demo": [*found["peers"], found["winner"]], **found.get("shapes", {})}.items():
+    document = json.loads(RESULT.read_text(encoding="utf-8"))
+    for name, rows in {"demo": [*document["peers"], document["winner"]], **document.get("shapes", {})}.items():
         ordered = sorted(rows, key=lambda row: row["cpu_s_per_reply"]["mean"])
         heads = ["toolkit", "MB/token", "threads", "CPU-ms/reply", "CPU time, it over halfwatt's", "nats/token", "gate"]
         print(f"\n## {name}\n\n{markdown([heads, *map(_cells, ordered)])}")
@@ -242,23 +232,23 @@ def _cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def judged(arena: Evaluator, each: Trial) -> list[GateCheck]:
+def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
     """G1 to G5 against the original, on the split that was measured. The same weights, eager and compiled, are judged
     once, eager, which comes first."""
-    artifact = artifact_of(each)
+    lab, reference = field.lab, field.reference
 
     def inputs() -> QualityInputs:
-        reference, own, seen = arm(arena.job, arena.b1).spec, arm(arena.job, each).spec, arena.traffic
-        asked = build.reference_replies(reference, seen, arena.journal, "test", say)
-        threads = each.at.threads or 1  # AutoRound's kernels take five times as long on one
-        replies = generate_replies(own, seen.requests(), say, f"{each.name}: replies", threads=threads)
-        proof = reference.artifact.parity
+        ours, theirs, proof = lab.spec(candidate), lab.spec(reference), reference.artifact.parity
         assert proof is not None  # the original's own: G1 to G5 do not look at it
-        return QualityInputs(proof, examine.teacher_scores(reference, own, seen, say), asked, replies)
+        threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
+        replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
+        scores = teacher_scores(theirs, ours, lab.workload, say)
+        return QualityInputs(proof, scores, reference_replies(lab, reference), replies)
 
-    stage = f"quality-{Recipe(each.name.removesuffix(torchao.COMPILED)).slug}-{artifact.sha256[:12]}"
-    found = arena.journal.once(stage, QualityInputs, inputs)
-    return statistical_checks(found, arena.job.settings.margins, arena.job.model.tokenizer.special_tokens)
+    weights = candidate.name.removesuffix(torchao.COMPILED)
+    stage = f"quality-{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"
+    quality_inputs = lab.store.once(stage, QualityInputs, inputs)
+    return statistical_checks(quality_inputs, lab.job.settings.margins, lab.job.model.tokenizer.special_tokens)
 
 
 if __name__ == "__main__":

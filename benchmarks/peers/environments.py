@@ -18,24 +18,24 @@ REQUIREMENTS = Path(__file__).parent / "requirements"
 
 def interpreter(toolkit: str, at: Path, progress: Progress) -> Path:
     """The toolkit's Python. Its environment is made where there is none for its list as it stands."""
-    wanted = REQUIREMENTS / f"{toolkit}.txt"
-    folder = at / f"{toolkit}-{sha256_file(wanted)[:8]}"
+    requirements = REQUIREMENTS / f"{toolkit}.txt"
+    folder = at / f"{toolkit}-{sha256_file(requirements)[:8]}"
     ready = folder / ".ready"
     if not ready.exists():
         progress(f"{toolkit}: making its environment")
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", "-r", wanted], check=True)
+        subprocess.run([folder / "bin" / "pip", "install", "--quiet", "-r", requirements], check=True)
         subprocess.run([folder / "bin" / "pip", "uninstall", "--quiet", "--yes", UNWANTED], check=True)
         ready.touch()
     return (folder / "bin" / "python").absolute()
 
 
-def program(python: Path, toolkit: str, *given: str) -> tuple[str, ...]:
+def program(python: Path, toolkit: str, *arguments: str) -> tuple[str, ...]:
     """The toolkit's module in this package as a command that runs in its environment, with this project beside it."""
-    return ("env", f"PYTHONPATH={ROOT}:{ROOT / 'src'}", str(python), "-m", f"benchmarks.peers.{toolkit}", *given)
+    return ("env", f"PYTHONPATH={ROOT}:{ROOT / 'src'}", str(python), "-m", f"benchmarks.peers.{toolkit}", *arguments)
 
 
-def told(command: tuple[str, ...]) -> dict[str, Any]:
+def run_json(command: tuple[str, ...]) -> dict[str, Any]:
     """Run it; what it says in its last line, which is JSON.
 
     Raises:

@@ -21,7 +21,7 @@ RUNTIME = LlamaCpp.name
 KINDS = {"Q4_0": llama.LLAMA_FTYPE_MOSTLY_Q4_0, "Q4_K_M": llama.LLAMA_FTYPE_MOSTLY_Q4_K_M}
 
 
-def quantized(original: Artifact, kind: str, to: Path) -> Artifact:
+def quantize(original: Artifact, kind: str, to: Path) -> Artifact:
     """Quantize with all of llama.cpp's defaults; made once.
 
     Raises:
@@ -36,11 +36,11 @@ def quantized(original: Artifact, kind: str, to: Path) -> Artifact:
             source, target = (str(folder / GGUF).encode() for folder in (original.path, part))
             if llama.llama_model_quantize(source, target, ctypes.byref(options)) != 0:
                 raise RuntimeError(f"llama.cpp could not quantize to {kind}")
-            write_atomic(part / ARTIFACT, to_json(_described(original, kind, part)).encode())
+            write_atomic(part / ARTIFACT, to_json(_artifact(original, kind, part)).encode())
     return read_artifact(to)
 
 
-def _described(original: Artifact, kind: str, folder: Path) -> Artifact:
+def _artifact(original: Artifact, kind: str, folder: Path) -> Artifact:
     tensors = gguf.GGUFReader(folder / GGUF).tensors
     sizes = {tensor.name: int(tensor.n_bytes) for tensor in tensors}
     looked_up = sizes["token_embd.weight"] if "output.weight" in sizes else 0

@@ -29,25 +29,25 @@ class TransformersSession(PeerSession):
         self._cache: Any = None
         self._kept: list[int] = []
         if self._compiled:
-            self.generated([*range(8)], Sampling(), 4)
+            self.generate_ids([*range(8)], Sampling(), 4)
             self.reset()
 
     @torch.inference_mode()
-    def generated(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
+    def generate_ids(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
         """From the tokens on that the cache does not hold."""
         common = common_prefix(self._kept, prompt[:-1]) if self.at.reuse_prefix and not self._compiled else 0
         self._rewind(common)
         choose = _Chooser(sampling, prompt)
-        found = self._network(input_ids=torch.tensor([prompt[common:]]), past_key_values=self._cache, logits_to_keep=1)
-        new = [choose(found.logits[:, -1])]
+        output = self._network(input_ids=torch.tensor([prompt[common:]]), past_key_values=self._cache, logits_to_keep=1)
+        new = [choose(output.logits[:, -1])]
         while len(new) < most and new[-1] not in self.stops:
-            found = self._next(input_ids=torch.tensor([new[-1:]]), past_key_values=self._cache)
-            new.append(choose(found.logits[:, -1]))
+            output = self._next(input_ids=torch.tensor([new[-1:]]), past_key_values=self._cache)
+            new.append(choose(output.logits[:, -1]))
         self._kept = [*prompt, *new[:-1]]
         return new, common
 
     @torch.inference_mode()
-    def scored(self, ids: list[int]) -> NDArray[np.float32]:
+    def all_logits(self, ids: list[int]) -> NDArray[np.float32]:
         """In one pass, without the cache."""
         rows: NDArray[np.float32] = (
             self._network(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float().numpy()
@@ -81,7 +81,7 @@ class _Chooser:
         from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
         from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-        self._said = list(prompt)
+        self._ids = list(prompt)
         self._draws = sampling.temperature > 0
         self._random = torch.Generator().manual_seed(sampling.seed)
         self._processors: Any = LogitsProcessorList()
@@ -97,10 +97,10 @@ class _Chooser:
     def __call__(self, logits: torch.Tensor) -> int:
         scores = logits
         if self._processors:
-            scores = self._processors(torch.tensor([self._said]), logits.float())
+            scores = self._processors(torch.tensor([self._ids]), logits.float())
         if self._draws:
             token = int(torch.multinomial(scores.softmax(-1), 1, generator=self._random))
         else:
             token = int(scores.argmax())
-        self._said.append(token)
+        self._ids.append(token)
         return token

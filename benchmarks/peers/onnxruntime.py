@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.serving import Described, Order, PeerSession, main
+from benchmarks.peers.serving import Description, Order, PeerSession, main
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import common_prefix
 from halfwatt.runtimes.serving_process import ServingSpec
@@ -20,14 +20,14 @@ BEST = ("algo_config=k_quant_mixed",)  # the builder takes any name, and says no
 KINDS = {"int4": (), "int4, k-quants": BEST}
 
 
-def make(order: Order) -> Described:
+def make(order: Order) -> Description:
     """Build: the default, and what its documentation recommends for quality, some matrices and the head at 8 bits."""
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(order.model), "-o", str(order.to)]
     command += ["-p", "int4", "-e", "cpu"]
     options = KINDS[order.kind]
     subprocess.run([*command, *(("--extra_options", *options) if options else ())], check=True, stdout=sys.stderr)
     size, read = _weights(order)
-    return Described(f"onnxruntime-genai {version('onnxruntime-genai')}", size, read)
+    return Description(f"onnxruntime-genai {version('onnxruntime-genai')}", size, read)
 
 
 def _weights(order: Order) -> tuple[int, int]:
@@ -41,8 +41,8 @@ def _weights(order: Order) -> tuple[int, int]:
 
 
 def _bytes(tensor: Any) -> int:
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    return int(told["length"]) if "length" in told else int(tensor.ByteSize())
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return int(entries["length"]) if "length" in entries else int(tensor.ByteSize())
 
 
 class OnnxRuntime(PeerSession):
@@ -59,9 +59,9 @@ class OnnxRuntime(PeerSession):
         self._generator: Any = None
         self._kept: tuple[Sampling, list[int]] | None = None  # the way of sampling, and the ids in the cache
 
-    def generated(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
+    def generate_ids(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
         """From the tokens on that the cache does not hold."""
-        common = self._rewound(prompt, sampling)
+        common = self._rewind(prompt, sampling)
         self._generator.append_tokens(np.array([prompt[common:]], np.int32))
         new: list[int] = []
         while len(new) < most and not (new and new[-1] in self.stops):
@@ -70,7 +70,7 @@ class OnnxRuntime(PeerSession):
         self._kept = (sampling, [*prompt, *new[:-1]])
         return new, common
 
-    def scored(self, ids: list[int]) -> NDArray[np.float32]:
+    def all_logits(self, ids: list[int]) -> NDArray[np.float32]:
         """In one pass."""
         self._fresh(Sampling())
         self._generator.append_tokens(np.array([ids], np.int32))
@@ -82,7 +82,7 @@ class OnnxRuntime(PeerSession):
         """Without a generator there is no cache."""
         self._generator = self._kept = None
 
-    def _rewound(self, prompt: list[int], sampling: Sampling) -> int:
+    def _rewind(self, prompt: list[int], sampling: Sampling) -> int:
         """The generator at the end of what it shares with the prompt."""
         if self._kept is None or self._kept[0] != sampling or not self.at.reuse_prefix:
             self._fresh(sampling)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers.serving import Described, Order, PeerSession, main
+from benchmarks.peers.serving import Description, Order, PeerSession, main
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.serving_process import ServingSpec
 
@@ -25,7 +25,7 @@ _BLOCK = 32  # tokens of a block of the paged cache on a CPU
 _MODEL = "openvino_model.xml"
 
 
-def make(order: Order) -> Described:
+def make(order: Order) -> Description:
     """Export: the documented default of each width, and int4 with AWQ and scale estimation on the dialogues."""
     bits = order.kind.partition(",")[0]
     command = [str(Path(sys.executable).with_name("optimum-cli")), "export", "openvino", "--model", str(order.model)]
@@ -35,7 +35,7 @@ def make(order: Order) -> Described:
     if order.kind == DATA_AWARE:
         _data_aware(order)
     sizes = _constants(order.to / _MODEL)
-    return Described(f"openvino-genai {version('openvino-genai')}, nncf {version('nncf')}", sum(sizes), sum(sizes))
+    return Description(f"openvino-genai {version('openvino-genai')}, nncf {version('nncf')}", sum(sizes), sum(sizes))
 
 
 def _data_aware(order: Order) -> None:
@@ -46,8 +46,10 @@ def _data_aware(order: Order) -> None:
         bits=4, group_size=128, ratio=1.0, quant_method="awq", scale_estimation=True, dataset=order.dialogues(128)
     )
     tokenizer = AutoTokenizer.from_pretrained(order.model)
-    made = OVModelForCausalLM.from_pretrained(order.model, export=True, quantization_config=config, tokenizer=tokenizer)
-    made.save_pretrained(order.to)
+    model = OVModelForCausalLM.from_pretrained(
+        order.model, export=True, quantization_config=config, tokenizer=tokenizer
+    )
+    model.save_pretrained(order.to)
 
 
 def _constants(model: Path) -> list[int]:
@@ -72,7 +74,7 @@ class OpenVino(PeerSession):
         self._pipe = genai.LLMPipeline(str(self.files), "CPU", **options)
         self._whole: Any = None  # the same network outside the pipeline, which tells only the last token's logits
 
-    def generated(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
+    def generate_ids(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
         """The pipeline does not say what came from its cache."""
         import openvino
         import openvino_genai as genai
@@ -85,14 +87,14 @@ class OpenVino(PeerSession):
             if sampling.top_k:
                 config.top_k = sampling.top_k
         ids = np.array([prompt], np.int64)
-        asked = genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
-        new = [int(token) for token in self._pipe.generate(asked, config).tokens[0]]
+        inputs = genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
+        new = [int(token) for token in self._pipe.generate(inputs, config).tokens[0]]
         return new, 0
 
     def reset(self) -> None:
         """The pipeline cannot be told to; its cache is of blocks of equal tokens, which changes no answer."""
 
-    def scored(self, ids: list[int]) -> NDArray[np.float32]:
+    def all_logits(self, ids: list[int]) -> NDArray[np.float32]:
         """With the properties that the pipeline has."""
         import openvino
 
@@ -103,9 +105,9 @@ class OpenVino(PeerSession):
             self._whole = compiled.create_infer_request()
         self._whole.reset_state()
         row = np.array([ids], np.int64)
-        asked = {"input_ids": row, "attention_mask": np.ones_like(row), "position_ids": np.arange(len(ids))[None]}
-        asked["beam_idx"] = np.zeros(1, np.int32)
-        rows: NDArray[np.float32] = self._whole.infer(asked)["logits"][0].astype(np.float32)
+        inputs = {"input_ids": row, "attention_mask": np.ones_like(row), "position_ids": np.arange(len(ids))[None]}
+        inputs["beam_idx"] = np.zeros(1, np.int32)
+        rows: NDArray[np.float32] = self._whole.infer(inputs)["logits"][0].astype(np.float32)
         return rows
 
 

@@ -45,7 +45,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class Description:
     """What was made."""
 
     version: str  # of the toolkit
@@ -74,11 +74,11 @@ class PeerSession(ABC):
         self._bytes = 0
 
     @abstractmethod
-    def generated(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
+    def generate_ids(self, prompt: list[int], sampling: Sampling, most: int) -> tuple[list[int], int]:
         """(at most so many new ids, a stop token included, tokens of the prompt that were in the cache)."""
 
     @abstractmethod
-    def scored(self, ids: list[int]) -> NDArray[np.float32]:
+    def all_logits(self, ids: list[int]) -> NDArray[np.float32]:
         """Logits after each token, [tokens, vocabulary]."""
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
@@ -93,7 +93,7 @@ class PeerSession(ABC):
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """Row i predicts token i+1 of the rendered dialogue."""
-        return self.scored(self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False)))
+        return self.all_logits(self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False)))
 
     @abstractmethod
     def reset(self) -> None:
@@ -108,17 +108,17 @@ class PeerSession(ABC):
 
     def _answer(self, dialogue: Dialogue, sampling: Sampling) -> Reply:
         prompt = self.tokenizer.prompt_ids(dialogue)
-        ids, cached = self.generated(prompt, sampling, min(sampling.max_new_tokens, self.longest - len(prompt)))
+        ids, cached = self.generate_ids(prompt, sampling, min(sampling.max_new_tokens, self.longest - len(prompt)))
         passes, kv = len(ids), self.artifact.kv_b_per_token
         self._bytes += passes * self.artifact.weights_read_b + kv * sum(range(len(prompt), len(prompt) + passes))
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), cached, bool(ids) and ids[-1] in self.stops)
 
 
-def main(make: Callable[[Order], Described], session: Callable[[ServingSpec], PeerSession]) -> None:
+def main(make: Callable[[Order], Description], session: Callable[[ServingSpec], PeerSession]) -> None:
     """The toolkit's program."""
-    verb, *given = sys.argv[1:]
+    verb, *arguments = sys.argv[1:]
     if verb == "serve":
         serving_process.main(lambda spec: nullcontext(session(spec)))
     else:
-        kind, *paths = given
+        kind, *paths = arguments
         print(json.dumps(asdict(make(Order(kind, *map(Path, paths))))))

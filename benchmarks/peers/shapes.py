@@ -25,7 +25,7 @@ SERVED = OperatingPoint(threads=1, threads_prefill=1)
 _TIED = ("135M",)  # the head is the embedding
 
 
-def made(name: str, to: Path) -> Path:
+def random_model(name: str, to: Path) -> Path:
     """A model folder with the demo's tokenizer, whose tokens are the first of the vocabulary; made once."""
     if not to.exists():
         torch.manual_seed(0)

@@ -50,7 +50,7 @@ class Workshop:
         """The command of its worker."""
         return environments.program(self.python, self.toolkit.module, "serve")
 
-    def made(self, kind: str, model: Path, original: Artifact, texts: Path, to: Path) -> Artifact:
+    def build(self, kind: str, model: Path, original: Artifact, texts: Path, to: Path) -> Artifact:
         """One kind of ``model``, made once.
 
         Args:
@@ -65,16 +65,16 @@ class Workshop:
                 shutil.copytree(original.path, part, dirs_exist_ok=True)
                 (part / GGUF).unlink()
                 orders = ("make", kind, str(model), str(texts), str(part / FILES))
-                told = environments.told(environments.program(self.python, self.toolkit.module, *orders))
+                description = environments.run_json(environments.program(self.python, self.toolkit.module, *orders))
                 artifact = replace(
                     original,
                     path=to,
                     runtime=self.toolkit.module,
                     precision=kind,
-                    size_b=told["size_b"],
-                    weights_read_b=told["weights_read_b"],
+                    size_b=description["size_b"],
+                    weights_read_b=description["weights_read_b"],
                     sha256="",  # it may be a folder of many files, which only its own runtime reads
-                    lineage=(*original.lineage, told["version"]),
+                    lineage=(*original.lineage, description["version"]),
                     kept=(),
                     parts=(),
                     parity=None,
@@ -85,11 +85,11 @@ class Workshop:
 
 def workshops(names: Sequence[str], at: Path, progress: Progress) -> list[Workshop]:
     """Of the toolkits whose modules are named."""
-    chosen = [toolkit for toolkit in TOOLKITS if toolkit.module in names]
-    return [Workshop(toolkit, environments.interpreter(toolkit.module, at, progress)) for toolkit in chosen]
+    toolkits = [toolkit for toolkit in TOOLKITS if toolkit.module in names]
+    return [Workshop(toolkit, environments.interpreter(toolkit.module, at, progress)) for toolkit in toolkits]
 
 
-def written(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, to: Path) -> Path:
+def write_texts(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, to: Path) -> Path:
     """Rendered dialogues to calibrate on, a JSON string a line."""
     lines = [json.dumps(tokenizer.render(dialogue, prompt=False)) for dialogue in dialogues]
     write_atomic(to, "".join(f"{line}\n" for line in lines).encode())

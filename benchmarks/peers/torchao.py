@@ -10,24 +10,24 @@ from typing import Any
 import torch
 
 from benchmarks.peers.loop import TransformersSession
-from benchmarks.peers.serving import FILES, Described, Order, group_size, main
+from benchmarks.peers.serving import FILES, Description, Order, group_size, main
 from halfwatt.runtimes.serving_process import ServingSpec
 
 COMPILED = ", compiled"
 KINDS = ("int8", f"int8{COMPILED}", "int4", f"int4{COMPILED}")
 
 
-def make(order: Order) -> Described:
+def make(order: Order) -> Description:
     """A copy of the model: torchao quantizes what transformers has loaded."""
     shutil.copytree(order.model, order.to)
-    network = loaded(order.to, order.kind)
+    network = load_network(order.to, order.kind)
     embedding = network.get_input_embeddings().weight
     stored = {id(weight): _bytes(weight) for weight in network.state_dict().values()}
     size = sum(stored.values())
-    return Described(f"torchao {version('torchao')}", size, size - _bytes(embedding))
+    return Description(f"torchao {version('torchao')}", size, size - _bytes(embedding))
 
 
-def loaded(folder: Path, kind: str) -> Any:
+def load_network(folder: Path, kind: str) -> Any:
     """The network with its linear layers quantized, the head too."""
     from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
@@ -53,7 +53,7 @@ def _bytes(weight: Any) -> int:
 def session(spec: ServingSpec) -> TransformersSession:
     """As its kind is served."""
     kind = spec.artifact.precision
-    return TransformersSession(spec, loaded(spec.artifact.path / FILES, kind), compiled=kind.endswith(COMPILED))
+    return TransformersSession(spec, load_network(spec.artifact.path / FILES, kind), compiled=kind.endswith(COMPILED))
 
 
 if __name__ == "__main__":

@@ -150,13 +150,13 @@ def _row(stage: int, row: dict[str, float]) -> str:
 
 def main() -> None:
     """Write README.md into the folder, and the curves where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--curves", type=Path)
-    given = parser.parse_args()
-    (given.folder / "README.md").write_text(card(given.folder))
-    if given.curves:
-        curves(given.folder, given.curves)
+    args = parser.parse_args()
+    (args.folder / "README.md").write_text(card(args.folder))
+    if args.curves:
+        curves(args.folder, args.curves)
 
 
 if __name__ == "__main__":

@@ -59,28 +59,28 @@ def prepare_arrays(data: Path, work: Path, mix: Mix, tokenizer: Path | int) -> N
     work.mkdir(parents=True, exist_ok=True)
     rows = prepare.corpus(data)
     if isinstance(tokenizer, Path):
-        learned = Tokenizer.from_file(str(tokenizer))
+        bpe = Tokenizer.from_file(str(tokenizer))
     else:
         texts = (m["content"] for source in rows.values() for row in source for m in row["messages"])
-        learned = train_tokenizer(texts, tokenizer)
-    learned.save(str(work / "tokenizer.json"))
-    shown = [row for source, times in mix.shares.items() for row in repeated(rows[source], times, mix.pairs)]
-    save(table([encode(learned, row) for row in shown]), work / "train.npz")
-    held = prepare.tune(data)
+        bpe = train_tokenizer(texts, tokenizer)
+    bpe.save(str(work / "tokenizer.json"))
+    train_rows = [row for source, times in mix.shares.items() for row in repeat(rows[source], times, mix.pairs)]
+    save(table([encode(bpe, row) for row in train_rows]), work / "train.npz")
+    tune_rows = prepare.tune(data)
     for source in mix.shares:
-        save(table([encode(learned, row) for row in held if row["source"] == source]), work / f"tune.{source}.npz")
+        save(table([encode(bpe, row) for row in tune_rows if row["source"] == source]), work / f"tune.{source}.npz")
 
 
-def repeated(rows: Sequence[Row], times: float, pairs: float = 0.0) -> list[Row]:
+def repeat(rows: Sequence[Row], times: float, pairs: float = 0.0) -> list[Row]:
     """``times`` copies of the rows, the last copy cut short; of single questions a share of ``pairs`` made of pairs."""
     whole = int(times)
     single = all(len(row["messages"]) == 2 for row in rows)
-    made_of_pairs = round(whole * pairs) if single else 0
-    copies = [paired(rows, seed) if seed < made_of_pairs else list(rows) for seed in range(whole)]
+    pair_copies = round(whole * pairs) if single else 0
+    copies = [pair_up(rows, seed) if seed < pair_copies else list(rows) for seed in range(whole)]
     return [row for copy in copies for row in copy] + list(rows[: round((times - whole) * len(rows))])
 
 
-def paired(rows: Sequence[Row], seed: int) -> list[Row]:
+def pair_up(rows: Sequence[Row], seed: int) -> list[Row]:
     """The rows shuffled, two to a dialogue."""
     order = np.random.default_rng(seed).permutation(len(rows))
     pairs = zip(order[::2], order[1::2], strict=False)

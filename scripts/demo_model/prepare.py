@@ -79,7 +79,7 @@ def first_turn(row: Row) -> str:
 
 def fill(text: str) -> str:
     """Placeholders become details of one company; an unknown one keeps its own words, as in ``{{My Orders}}``."""
-    return re.sub(r"\{\{\s*([^{}]*?)\s*\}\}", lambda found: _detail(found[1]), text)
+    return re.sub(r"\{\{\s*([^{}]*?)\s*\}\}", lambda match: _detail(match[1]), text)
 
 
 def _detail(name: str) -> str:
@@ -97,19 +97,19 @@ def _row(raw: Row, source: str) -> Row:
     return {"id": raw["id"], "source": source, "messages": messages}
 
 
-def _take(data: Path, wanted: dict[str, int], skip: dict[str, int]) -> list[Row]:
+def _take(data: Path, counts: dict[str, int], skip: dict[str, int]) -> list[Row]:
     """``wanted`` dev dialogues a source with distinct first turns, in an order that hangs on their content alone.
 
     Dialogues whose first turn does not occur in the training file come first, so that little training data is lost.
     """
-    taken: list[Row] = []
+    dialogues: list[Row] = []
     for source in SOURCES:
         seen_in_training = {first_turn(row) for row in read(data, source, "train")}
         rows = {first_turn(row): row for row in read(data, source, "dev")}
         order = sorted(rows, key=lambda turn: (turn in seen_in_training, _digest(turn)))
         start = skip.get(source, 0)
-        taken += [_cut(rows[turn]) for turn in order[start : start + wanted[source]]]
-    return sorted(taken, key=lambda row: _digest(first_turn(row)))
+        dialogues += [_cut(rows[turn]) for turn in order[start : start + counts[source]]]
+    return sorted(dialogues, key=lambda row: _digest(first_turn(row)))
 
 
 def _cut(row: Row) -> Row:
@@ -131,11 +131,11 @@ def write(rows: Sequence[Row], to: Path) -> None:
 
 def calibration(rows: dict[str, list[Row]]) -> list[Row]:
     """A sample of the training corpus to ship."""
-    chosen: list[Row] = []
+    sample: list[Row] = []
     for source, count in CALIBRATION.items():
         distinct = {first_turn(row): _cut(row) for row in rows[source]}
-        chosen += [distinct[turn] for turn in sorted(distinct, key=_digest)[:count]]
-    return sorted(chosen, key=lambda row: _digest(first_turn(row)))
+        sample += [distinct[turn] for turn in sorted(distinct, key=_digest)[:count]]
+    return sorted(sample, key=lambda row: _digest(first_turn(row)))
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -143,10 +143,10 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make the demo's dialogues.")
     parser.add_argument("--data", type=Path, required=True, help="the folder with the four sources")
     parser.add_argument("--out", type=Path, default=Path(demo.__file__).parent, help="where the three files go")
-    given = parser.parse_args(None if arguments is None else list(arguments))
-    splits = {"train": calibration(corpus(given.data)), "tune": tune(given.data), "test": test(given.data)}
+    args = parser.parse_args(None if arguments is None else list(arguments))
+    splits = {"train": calibration(corpus(args.data)), "tune": tune(args.data), "test": test(args.data)}
     for split, rows in splits.items():
-        write(rows, given.out / f"dialogues.{split}.jsonl.gz")
+        write(rows, args.out / f"dialogues.{split}.jsonl.gz")
 
 
 if __name__ == "__main__":

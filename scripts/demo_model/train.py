@@ -94,9 +94,9 @@ def add_dropout(model: LlamaForCausalLM, p: float) -> None:
         layer.mlp.register_forward_hook(drop)
 
 
-def batch(rows: Rows, chosen: NDArray[np.int64], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(rows: Rows, rows_of_step: NDArray[np.int64], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, weights) of one step, int64 [rows, length]."""
-    ids, weight = (torch.from_numpy(part[chosen].astype(np.int64)) for part in (rows.ids, rows.weight))
+    ids, weight = (torch.from_numpy(part[rows_of_step].astype(np.int64)) for part in (rows.ids, rows.weight))
     return ids.to(device, non_blocking=True), weight.to(device, non_blocking=True)
 
 
@@ -116,7 +116,7 @@ def loss_of(
 def evaluate(model: nn.Module, sets: dict[str, list[Rows]], device: torch.device) -> dict[str, float]:
     """Nats per assistant token (end of turn included) of each source of the tune split."""
     model.eval()
-    found = {}
+    nats = {}
     for source, tables in sets.items():
         total, tokens = 0.0, 0
         for rows in tables:
@@ -127,9 +127,9 @@ def evaluate(model: nn.Module, sets: dict[str, list[Rows]], device: torch.device
                 mine = weight[:, 1:] == 2
                 total += float((each * mine).sum())
                 tokens += int(mine.sum())
-        found[source] = total / tokens
+        nats[source] = total / tokens
     model.train()
-    return found
+    return nats
 
 
 def learning_rate(step: int, done: float, settings: Settings) -> float:
@@ -169,7 +169,7 @@ class Run:
             fused=True,
         )
         self.step, self.seconds, self.joules = 0, 0.0, 0.0
-        self.begun_at = 0  # the step of this process's start
+        self.first_step = 0  # the step of this process's start
         self.curve: list[dict[str, Any]] = []
         self.best: tuple[float, dict[str, torch.Tensor]] | None = None
         self.epoch_steps = len(epoch(tables, settings.batch_tokens, settings.seed, 0))
@@ -178,13 +178,13 @@ class Run:
     def train(self, *, compiled: bool, checkpoint_s: float = 300.0) -> None:
         """Train from the last checkpoint to the end."""
         self._resume()
-        self.begun_at = self.step
+        self.first_step = self.step
         forward = torch.compile(self.model, dynamic=False) if compiled else self.model
         self.model.train()
         meter = _meter(self.device)
         mark = self._mark(meter)
         every = max(1, self.steps // self.settings.evaluations)
-        saved = begun = time.monotonic()
+        saved = start_s = time.monotonic()
         plan: list[tuple[int, NDArray[np.int64]]] = []
         while self.step < self.steps:
             if self.seconds + time.monotonic() - mark[0] > self.settings.minutes * 60:
@@ -197,20 +197,22 @@ class Run:
             self.step += 1
             if self.step % every == 0 or self.step == self.steps:
                 mark = self._account(meter, mark)
-                self._note(float(loss.detach()), begun)
+                self._note(float(loss.detach()), start_s)
             if time.monotonic() - saved > checkpoint_s:
                 mark = self._account(meter, mark)
                 self._checkpoint()
                 saved = time.monotonic()
         self._account(meter, mark)
         if not self.curve or self.curve[-1]["step"] != self.step:
-            self._note(None, begun)
+            self._note(None, start_s)
         self._checkpoint()
 
-    def _update(self, forward: Callable[..., Any], chosen: tuple[int, NDArray[np.int64]], done: float) -> torch.Tensor:
+    def _update(
+        self, forward: Callable[..., Any], step_rows: tuple[int, NDArray[np.int64]], done: float
+    ) -> torch.Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, done, self.settings)
-        ids, weight = batch(self.tables[chosen[0]], chosen[1], self.device)
+        ids, weight = batch(self.tables[step_rows[0]], step_rows[1], self.device)
         with _autocast(self.device):
             loss, _ = loss_of(forward, ids, weight, self.settings.user_weight)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -219,7 +221,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
-    def _note(self, loss: float | None, begun: float) -> None:
+    def _note(self, loss: float | None, start_s: float) -> None:
         """Evaluate, remember, keep the best weights."""
         scores = evaluate(self.model, self.tune, self.device)
         mean = sum(scores.values()) / len(scores)
@@ -227,9 +229,9 @@ class Run:
         self.curve.append({"step": self.step, "tokens": tokens, "train": loss, "tune": mean, **scores})
         if self.best is None or mean < self.best[0]:
             self.best = (mean, {k: v.detach().to("cpu", copy=True) for k, v in self.model.state_dict().items()})
-        pace = (self.step - self.begun_at) * self.settings.batch_tokens / max(1e-9, time.monotonic() - begun)
-        shown = " ".join(f"{k} {v:.3f}" for k, v in scores.items())
-        line = f"step {self.step}/{self.steps} tune {mean:.4f} ({shown}) {pace / 1e3:.0f}k tokens/s"
+        pace = (self.step - self.first_step) * self.settings.batch_tokens / max(1e-9, time.monotonic() - start_s)
+        figures = " ".join(f"{k} {v:.3f}" for k, v in scores.items())
+        line = f"step {self.step}/{self.steps} tune {mean:.4f} ({figures}) {pace / 1e3:.0f}k tokens/s"
         print(line, file=sys.stderr, flush=True)
 
     def _mark(self, meter: Any) -> tuple[float, float | None]:
@@ -370,29 +372,29 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Setti
     parser.add_argument("--no-compile", action="store_true")
     for name, value in asdict(Settings()).items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value)
-    given = parser.parse_args(arguments)
-    return given, Settings(**{name: getattr(given, name) for name in asdict(Settings())})
+    args = parser.parse_args(arguments)
+    return args, Settings(**{name: getattr(args, name) for name in asdict(Settings())})
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prepare what is missing, train, save into OUT/model."""
-    given, settings = parse(arguments)
-    work = given.work or given.out / "work"
+    args, settings = parse(arguments)
+    work = args.work or args.out / "work"
     if not (work / "train.npz").exists():
-        tokenizer = None if given.start is None else given.start / "tokenizer.json"
+        tokenizer = None if args.start is None else args.start / "tokenizer.json"
         shares = {source: getattr(settings, source) for source in prepare.SOURCES}
         mix = corpus.Mix(shares, settings.pairs)
-        corpus.prepare_arrays(given.data, work, mix, tokenizer or settings.vocabulary)
-    if given.device == "cuda":
+        corpus.prepare_arrays(args.data, work, mix, tokenizer or settings.vocabulary)
+    if args.device == "cuda":
         torch.set_float32_matmul_precision("high")
     tune = {source: corpus.load(work / f"tune.{source}.npz") for source in prepare.SOURCES}
-    run = Run(settings, corpus.load(work / "train.npz"), tune, given.out, given.device)
+    run = Run(settings, corpus.load(work / "train.npz"), tune, args.out, args.device)
     earlier: list[dict[str, Any]] = []
-    if given.start is not None:
-        run.model.load_state_dict(load_file(given.start / "model.safetensors"), strict=False)
-        earlier = json.loads((given.start / "training.json").read_text())["stages"]
-    run.train(compiled=not given.no_compile)
-    run.save(given.out / "model", work / "tokenizer.json", earlier)
+    if args.start is not None:
+        run.model.load_state_dict(load_file(args.start / "model.safetensors"), strict=False)
+        earlier = json.loads((args.start / "training.json").read_text())["stages"]
+    run.train(compiled=not args.no_compile)
+    run.save(args.out / "model", work / "tokenizer.json", earlier)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ SMALL = Settings(
 
 
 def row(i: int) -> dict[str, Any]:
-    said = [("user", f"turn on light {i % 7}"), ("assistant", f"Turning on light {i % 7} now.")]
-    return {"messages": [{"role": role, "content": text} for role, text in said]}
+    messages = [("user", f"turn on light {i % 7}"), ("assistant", f"Turning on light {i % 7} now.")]
+    return {"messages": [{"role": role, "content": text} for role, text in messages]}
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +49,18 @@ def test_a_row_weighs_the_assistants_words_and_its_end_of_turn(tokenizer: Tokeni
 
 
 def test_long_and_short_dialogues_find_their_length() -> None:
-    made = corpus.table([([5] * n, [2] * n) for n in (10, 96, 97, 900)])
-    assert [len(rows.ids) for rows in made] == [2, 1, 0, 1]
-    assert made[0].weight[0].sum() == 20
-    assert (made[0].ids[0, 10:] == corpus.PAD).all()
+    by_length = corpus.table([([5] * n, [2] * n) for n in (10, 96, 97, 900)])
+    assert [len(rows.ids) for rows in by_length] == [2, 1, 0, 1]
+    assert by_length[0].weight[0].sum() == 20
+    assert (by_length[0].ids[0, 10:] == corpus.PAD).all()
 
 
 def test_it_learns_and_what_it_saves_is_a_chat_model(tables: list[Rows], tokenizer: Tokenizer, tmp_path: Path) -> None:
-    made = run(tables, tmp_path / "out")
-    made.train(compiled=False)
-    assert made.curve[-1]["tune"] < 0.5 * made.curve[0]["tune"]
+    trained = run(tables, tmp_path / "out")
+    trained.train(compiled=False)
+    assert trained.curve[-1]["tune"] < 0.5 * trained.curve[0]["tune"]
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    made.save(tmp_path / "model", tmp_path / "tokenizer.json", [])
+    trained.save(tmp_path / "model", tmp_path / "tokenizer.json", [])
     model = load(tmp_path / "model")
     dialogue = Dialogue("d", tuple(Message(m["role"], m["content"]) for m in row(3)["messages"]))
     assert list(model.tokenizer.scored(dialogue).ids) == corpus.encode(tokenizer, row(3))[0]
@@ -113,9 +113,9 @@ def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
 
 def test_single_questions_are_shown_in_pairs_and_the_last_copy_is_cut() -> None:
     rows = [row(i) for i in range(10)]
-    shown = corpus.repeated(rows, 2.5, pairs=0.5)
+    shown = corpus.repeat(rows, 2.5, pairs=0.5)
     assert [len(r["messages"]) for r in shown] == [4] * 5 + [2] * 15
-    said = sorted(m["content"] for r in shown[:5] for m in r["messages"])
-    assert said == sorted(m["content"] for r in rows for m in r["messages"])
+    messages = sorted(m["content"] for r in shown[:5] for m in r["messages"])
+    assert messages == sorted(m["content"] for r in rows for m in r["messages"])
     longer = [{"messages": r["messages"] * 2} for r in rows]
-    assert corpus.repeated(longer, 2, pairs=1.0) == longer * 2
+    assert corpus.repeat(longer, 2, pairs=1.0) == longer * 2

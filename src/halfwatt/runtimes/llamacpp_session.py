@@ -1,8 +1,8 @@
 """A loaded GGUF file that answers, through llama-cpp-python's C functions.
 
     prompt ids  -> longest prefix already in the KV cache is kept -> the rest is decoded in one batch
-                -> sample in C -> decode that one token, with guesses at the next ones (drafts.py) -> sample after each
-                guess that came true -> decode ... until a stop token, the cap or the context's end
+                -> sample in C -> decode that one token, with guesses at the next ones (speculation.py) -> sample after
+                each guess that came true -> decode ... until a stop token, the cap or the context's end
 
 Sampling and decoding are both C; Python sees one chosen id a token and copies no logits: a greedy choice without a
 penalty looks at them where they are. The ids of a prompt always come from the model's own `ChatTokenizer`, never from

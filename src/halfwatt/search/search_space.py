@@ -2,7 +2,7 @@
 
     base      the original, a smaller model that was made before (step `adopt`), or a student
     student   of which of those models, and what shares of its blocks, channels and FFN neurons; how long it learns is
-              for its round to say (halving.py). The original teaches all of them
+              for its round to say (successive_halving.py). The original teaches all of them
     trim      none, or to the dialogues' own tokens; what was made before has the vocabulary that it was taught with
     numbers   int8, int4 with the head at either, int4 and int8 by layer; a student's are int4 by GPTQ
     draft     none, or an n-gram table; a student has none

@@ -64,14 +64,14 @@ class Quantize:
 
     method:          "rtn" = round each weight to the nearest, by itself; "gptq" = each column makes up for the errors
                      of those before it, on the dialogues' activations, and outlier columns are handed over first
-                     (gptq.py, balance.py); the embedding is always rtn
+                     (gptq.py, column_balancing.py); the embedding is always rtn
     bits:            of the Linear layers
     head_bits:       of the output head; None = the same
     embedding_bits:  of the input embedding. One row of it is looked up a token, so fewer bits save room but no
                      reading; where it shares the head's weights and their bits differ, each gets its own
     scale_search:    "mse" = the scale with the least squared error per group, "absmax" = the one that clips nothing,
                      "hqq" = the one with the least sum of |error|^0.7; gptq has its own
-    sweeps:          gptq's integers then go downhill one by one, so many times over all (descent.py); 0 = not at all
+    sweeps:          sweeps of coordinate_descent.py over gptq's integers; 0 = none
     int8:            names of weights that stay at int8 whatever ``bits`` says
     """
 
