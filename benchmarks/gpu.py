@@ -31,11 +31,10 @@ from halfwatt.compress.training.batches import Predictor, in_batches
 from halfwatt.core.settings import MeasurePlan, Precision, RequestSettings, RunSettings
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import energy_analysis, requests
-from halfwatt.evaluate.claim import energy_ratio
 from halfwatt.evaluate.energy_protocol import Arm, Run, measure
-from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
+from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingSpec
@@ -144,7 +143,7 @@ def reply_row(name: str, base: str, run: Run) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "kind": own.kind, "j_per_reply": plain(own.j_per_reply)}
     row["s_per_reply"] = plain(own.s_per_reply)
     if name != base:
-        row["energy_ratio"] = plain(energy_ratio(base, name, run))
+        row["energy_ratio"] = plain(energy_analysis.energy_ratio(base, name, run.windows, run.meter))
     return row
 
 

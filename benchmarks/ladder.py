@@ -41,7 +41,7 @@ from halfwatt.core.settings import RunSettings, SearchSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Message
 from halfwatt.dialogues.splits import SealedSplit, by_source
 from halfwatt.evaluate.gate import likelihood_check
-from halfwatt.evaluate.instruments import instruments
+from halfwatt.meters.discover import instruments
 from halfwatt.models.chat_model import load
 from halfwatt.results.payback import Payback
 from halfwatt.results.provenance import provenance

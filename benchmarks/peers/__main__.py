@@ -33,14 +33,13 @@ from halfwatt.core.settings import MeasurePlan, RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis
-from halfwatt.evaluate.claim import energy_ratio
 from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.examine import teacher_scores
 from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks
-from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.records import GateCheck, QualityInputs
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import Artifact, read_artifact
+from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.servable import read_operating_point
@@ -195,7 +194,7 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
     checks = gate_checks(field, contender) if field.judged and not reference else []
     change = likelihood_check(checks)
     verdict = "reference" if reference else overall_verdict([c.verdict for c in checks]) if checks else "not judged"
-    figure = energy_analysis.cpu_s_per_reply
+    figure, vs = energy_analysis.cpu_s_per_reply, (name, "winner", run.windows)
     return {
         "name": name,
         "version": llamacpp.VERSION if artifact.runtime == llamacpp.RUNTIME else artifact.lineage[-1],
@@ -206,8 +205,8 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
         "not_passed": [f"{c.layer} {c.name}" for c in checks if c.verdict != "PASS"],
         "nll_change": plain(None if change is None else change.estimate),
         "cpu_s_per_reply": plain(cost.cpu_s_per_reply),
-        "cpu_s_ratio": None if itself else plain(energy_analysis.ratio(name, "winner", run.windows, figure)),
-        "energy_ratio": None if itself else plain(energy_ratio(name, "winner", run)),
+        "cpu_s_ratio": None if itself else plain(energy_analysis.ratio(*vs, figure)),
+        "energy_ratio": None if itself else plain(energy_analysis.energy_ratio(*vs, run.meter)),
         "energy_kind": cost.kind,
     }
 

@@ -356,10 +356,9 @@ def _meter(device: torch.device) -> Any:
     """The board's counter when the work runs on one; None elsewhere: nothing is guessed."""
     if device.type != "cuda":
         return None
-    from halfwatt.meters.nvml import open_all
+    from halfwatt.meters.discover import instruments
 
-    meters = open_all()
-    return meters[0] if meters else None
+    return instruments(str(device)).primary
 
 
 def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Settings]:

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from halfwatt.api.verbs import plan as plan
     from halfwatt.api.verbs import quantize as quantize
 
-__version__ = "0.1.0"
+    __version__: str
 
 
 def __getattr__(name: str) -> Any:
-    """The names above, on first use."""
+    """The names above, on first use; the version is that of the installed package."""
     from importlib import import_module
 
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("halfwatt")
     if name == "demo":
         return import_module("halfwatt.demo")
     if name in ("compare", "load", "measure", "optimize", "plan", "quantize"):

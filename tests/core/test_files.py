@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from halfwatt.core.errors import BadInput, EnvironmentFault, RunLocked
-from halfwatt.core.files import locked, new_folder, require_space, sha256_file, sha256_folder, turn, write_atomic
+from halfwatt.core.files import locked, new_folder, require_space, sha256_file, sha256_files, turn, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -98,6 +98,17 @@ def test_a_second_process_is_refused_and_told_who_holds_the_folder(tmp_path: Pat
     assert other() == "in\n"
 
 
+def test_a_folder_is_owned_once_within_a_process_too(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(RunLocked, match=f"pid {os.getpid()}"), locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_says_so(tmp_path: Path) -> None:
+    (tmp_path / ".halfwatt.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EnvironmentFault, match=r"cannot be locked.*local disk"), locked(tmp_path):
+        pass
+
+
 def test_the_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
     holder = (
         "import sys, time; from pathlib import Path; from halfwatt.core.files import locked\n"
@@ -117,12 +128,12 @@ def test_the_lock_ends_with_a_killed_process(tmp_path: Path) -> None:
 def test_hashes_see_contents_and_names(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     assert sha256_file(tmp_path / "a").startswith("e3b0c44298fc1c14")
-    whole = sha256_folder(tmp_path)
-    (tmp_path / "artifact.json").write_bytes(b"{}")
-    assert sha256_folder(tmp_path) != whole
-    assert sha256_folder(tmp_path, without=["artifact.json"]) == whole
-    (tmp_path / "a").rename(tmp_path / "b")
-    assert sha256_folder(tmp_path, without=["artifact.json"]) != whole
+    (tmp_path / "b").write_bytes(b"{}")
+    both = sha256_files(tmp_path, ["a", "b"])
+    assert sha256_files(tmp_path, ["b", "a"]) == both
+    assert sha256_files(tmp_path, ["a"]) != both
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert sha256_files(tmp_path, ["a", "c"]) != both
 
 
 def test_space_is_checked_before_the_folder_exists(tmp_path: Path) -> None:

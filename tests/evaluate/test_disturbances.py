@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import namedtuple
 from pathlib import Path
 
+import psutil
 import pytest
 
 from halfwatt.evaluate.disturbances import Snapshot, disturbances, snapshot
@@ -39,17 +41,18 @@ def test_own_work_is_no_disturbance() -> None:
     ],
 )
 def test_each_disturbance_is_named(after: Snapshot, own_cpu_s: float, named: str) -> None:
-    (found,) = disturbances(QUIET, after, own_cpu_s)
-    assert named in found
+    (cause,) = disturbances(QUIET, after, own_cpu_s)
+    assert named in cause
 
 
-def test_what_the_system_does_not_tell_is_not_judged(tmp_path: Path) -> None:
-    nothing = snapshot(tmp_path, tmp_path)
+def test_what_the_system_does_not_tell_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    nothing = snapshot(tmp_path)
     assert nothing == Snapshot(None, None, None, None, None, None)
     assert disturbances(nothing, nothing, own_cpu_s=1.0) == ()
 
 
-def test_reads_the_kernels_own_format(tmp_path: Path) -> None:
+def test_reads_the_kernels_own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proc, sys = tmp_path / "proc", tmp_path / "sys"
     (proc).mkdir()
     (proc / "stat").write_text("cpu  100 10 50 800 40 0 0 7 20 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n")
@@ -62,5 +65,16 @@ def test_reads_the_kernels_own_format(tmp_path: Path) -> None:
     zone.mkdir(parents=True)
     (zone / "temp").write_text("61500\n")
     tick = os.sysconf("SC_CLK_TCK")
-    found = snapshot(proc, sys)
-    assert found == Snapshot(160 / tick, 7 / tick, 1007 / tick, 12, True, 61.5)
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(proc))
+    now = snapshot(sys)
+    assert (now.busy_s, now.steal_s, now.capacity_s) == pytest.approx((160 / tick, 7 / tick, 1007 / tick))
+    assert (now.major_faults, now.on_mains, now.temperature_c) == (12, True, 61.5)
+    (mains / "online").write_text("0\n")
+    assert snapshot(sys).on_mains is False
+
+
+def test_a_system_that_accounts_for_less_is_judged_by_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Times = namedtuple("Times", ["user", "nice", "system", "idle"])  # as on macOS
+    monkeypatch.setattr(psutil, "cpu_times", lambda: Times(50.0, 1.0, 9.0, 40.0))
+    now = snapshot(tmp_path)
+    assert (now.busy_s, now.steal_s, now.capacity_s) == (60.0, 0.0, 100.0)

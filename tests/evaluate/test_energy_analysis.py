@@ -11,23 +11,26 @@ from halfwatt.core.errors import BadInput, MeterError
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.records import Phase, Window
 from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.meters.modelled import DERIVED, model_of
 
 RAPL = MeterInfo("rapl", "cpu", "measured", "B", "cpu", "the rest", 0.001, 6e-5, 0.0)
-MODELLED = replace(RAPL, name="modelled", kind="modelled", grade="E", period_s=0.0, step_j=0.0, ratio_error=0.5)
+MODELLED = model_of(cores=1)
 
 
 def window(
     arm: str, block: int, joules: float, *, phase: Phase = "reply", cpu_s: float = 1.0, replies: int = 10
 ) -> Window:
+    """Ten seconds by ``RAPL``, and of so many bytes that the model gives the same joules."""
     start = 100.0 * block
+    bytes_b = round((joules - DERIVED.static_w * 10 - DERIVED.active_w * cpu_s) / DERIVED.j_per_byte)
     return Window(
         arm=arm,
         block=block,
         phase=phase,
         start_s=start,
         end_s=start + 10,
-        readings={name: (Reading(start, 50.0), Reading(start + 10, 50.0 + joules)) for name in ("rapl", "modelled")},
-        usage=(Usage(5.0, 7.0, 100), Usage(5.0 + cpu_s, 17.0, 200)),
+        readings={"rapl": (Reading(start, 50.0), Reading(start + 10, 50.0 + joules))},
+        usage=(Usage(5.0, 7.0, 100), Usage(5.0 + cpu_s, 17.0, 100 + bytes_b)),
         replies=replies,
         tokens_in=60 * replies,
         tokens_out=20 * replies,
@@ -106,13 +109,16 @@ def test_a_window_of_few_updates_resolves_nothing() -> None:
 def test_drift_that_both_arms_share_cancels_in_the_ratio() -> None:
     run = [*blocks("A", lambda b: 200.0 * (1 + b)), *blocks("B", lambda b: 100.0 * (1 + b))]
     found = energy_analysis.energy_ratio("A", "B", run, RAPL)
+    assert found is not None
     assert (found.mean, found.lo, found.hi) == pytest.approx((2.0, 2.0, 2.0))
 
 
 def test_mirrored_windows_cancel_a_linear_drift() -> None:
     order = ["A", "B", "B", "A"]
     run = [window(arm, block, 100.0 + 5 * at) for block in range(3) for at, arm in enumerate(order)]
-    assert energy_analysis.energy_ratio("A", "B", run, RAPL).mean == pytest.approx(1.0)
+    found = energy_analysis.energy_ratio("A", "B", run, RAPL)
+    assert found is not None
+    assert found.mean == pytest.approx(1.0)
 
 
 def test_only_blocks_that_hold_both_arms_are_compared() -> None:
@@ -124,4 +130,16 @@ def test_only_blocks_that_hold_both_arms_are_compared() -> None:
 def test_a_modelled_ratio_carries_the_models_error() -> None:
     run = [*blocks("A", lambda b: 200.0), *blocks("B", lambda b: 100.0)]
     found = energy_analysis.energy_ratio("A", "B", run, MODELLED)
+    assert found is not None
     assert (found.lo, found.hi) == pytest.approx((2 / 1.5, 2 * 1.5))
+
+
+def test_without_a_counter_joules_are_modelled_from_what_the_window_used() -> None:
+    used = replace(window("A", 0, 0.0), readings={}, usage=(Usage(5.0, 7.0, 100), Usage(8.0, 17.0, 2 * 10**9 + 100)))
+    expected = 1.87 * 4 * 10.0 + 2.33 * 3.0 + 100e-12 * 2e9
+    assert energy_analysis.window_joules(used, model_of(cores=4)) == pytest.approx(expected)
+
+
+def test_a_modelled_share_of_a_counter_is_read_not_computed() -> None:
+    share = replace(RAPL, kind="modelled", grade="D")  # of a host's RAPL, as a guest sees it
+    assert energy_analysis.window_joules(window("A", 0, 300.0), share) == pytest.approx(300.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,16 +12,19 @@ import pytest
 from halfwatt.core.errors import BadInput, TaintedRun
 from halfwatt.core.settings import MeasurePlan
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.evaluate import disturbances, energy_protocol
+from halfwatt.evaluate import disturbances, energy_analysis, energy_protocol
 from halfwatt.evaluate.disturbances import Snapshot
 from halfwatt.evaluate.energy_protocol import Arm, measure
-from halfwatt.evaluate.instruments import Instruments, UsageBox
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.meters.discover import Instruments
+from halfwatt.meters.modelled import INFO, model_of, modelled_joules
+from halfwatt.meters.ticks import Clock
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import RunCounts, ServingSpec
+from tests.support.replay_meter import ReplayMeter, Trace
 
 QUIET = Snapshot(0.0, 0.0, 1.0, 0, None, None)
 
@@ -60,21 +64,6 @@ class ScriptedWorker:
         return RunCounts((before, self.used), n, n, 0, n, 1, " ".join(p.id for p in prompts))
 
 
-class CpuMeter:
-    """Modelled: 10 J a CPU-second of the box."""
-
-    info = MeterInfo("modelled", "process", "modelled", "E", "cpu", "rest", 0.0, 0.0, 0.5)
-
-    def __init__(self, box: UsageBox) -> None:
-        self.box = box
-
-    def read(self) -> Reading:
-        return Reading(0.0, 10 * self.box.get().cpu_s)
-
-    def close(self) -> None:
-        return None
-
-
 class TickingMeter:
     """A device-wide counter that is always at a tick."""
 
@@ -94,12 +83,12 @@ class TickingMeter:
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
     """Scripted workers on a machine that reports the disturbances it is told to report."""
-    monkeypatch.setattr(energy_protocol, "Worker", ScriptedWorker)
+    monkeypatch.setattr(energy_protocol, "ServingProcess", ScriptedWorker)
     monkeypatch.setattr("halfwatt.evaluate.energy_protocol.time.sleep", lambda _: None)
     monkeypatch.setattr(disturbances, "snapshot", lambda: QUIET)
 
     def report(found: tuple[str, ...]) -> None:
-        monkeypatch.setattr(disturbances, "taints", lambda *_: found)
+        monkeypatch.setattr(disturbances, "disturbances", lambda *_: found)
 
     report(())
     return report
@@ -111,8 +100,8 @@ def arm(name: str, cpu_ms: int) -> Arm:
 
 
 def modelled() -> Instruments:
-    box = UsageBox()
-    return Instruments(None, (), CpuMeter(box), box)
+    """A machine of one core without a counter."""
+    return Instruments(None, model=model_of(cores=1))
 
 
 DIALOGUES = tuple(dialogue(str(i), turns=2) for i in range(6))
@@ -139,9 +128,12 @@ def test_arms_are_interleaved_and_mirrored_on_the_same_prompts(quiet: object) ->
 
 def test_modelled_joules_belong_to_the_window_alone(quiet: object) -> None:
     run = measure([arm("A", 40), arm("B", 20)], asking(), MeasurePlan(2, 2, prefill=False), modelled())
+    assert (run.meter, run.meters) == (replace(INFO, cores=1), (replace(INFO, cores=1),))
     for w in run.windows:
-        start, end = w.readings["modelled"]
-        assert end.joules - start.joules == pytest.approx(10 * w.replies * (0.04 if w.arm == "A" else 0.02))
+        cpu_s = w.replies * (0.04 if w.arm == "A" else 0.02)
+        joules = energy_analysis.window_joules(w, model_of(cores=1))
+        assert joules == pytest.approx(modelled_joules(Usage(cpu_s, w.replies * 0.5, w.replies), 1))
+        assert w.readings == {}, "what a model gives is no reading"
 
 
 def test_prefill_windows_ask_for_one_token(quiet: object) -> None:
@@ -157,11 +149,20 @@ def test_idle_is_read_only_by_a_real_meter(quiet: object) -> None:
     assert phases[-1] == "loaded_idle"
 
 
+def test_replayed_joules_say_so(quiet: object) -> None:
+    seconds = itertools.count()
+    trace = Trace(TickingMeter.info, tuple(Reading(float(s), 5.0 * s) for s in range(100)))
+    meter = ReplayMeter(trace, Clock(now=lambda: float(next(seconds))))
+    run = measure([arm("A", 4)], asking(), MeasurePlan(2, 2, prefill=False), Instruments(meter))
+    result = energy_analysis.measurement("A", run.windows, run.meter)
+    assert (result.meter, result.kind, result.grade) == ("replay:rapl", "replayed", "B")
+
+
 def test_a_disturbed_window_is_repeated_and_stays_on_record(
     quiet: Callable[[tuple[str, ...]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([("foreign CPU load 50%",), ()] + [()] * 50)
-    monkeypatch.setattr(disturbances, "taints", lambda *_: next(answers))
+    monkeypatch.setattr(disturbances, "disturbances", lambda *_: next(answers))
     run = measure([arm("A", 40), arm("B", 20)], asking(), MeasurePlan(2, 2, prefill=False), modelled())
     thrown = [w for w in run.windows if w.discarded]
     assert len(thrown) == 1
@@ -232,8 +233,11 @@ def test_a_continuous_counter_repeats_nothing_and_a_stepping_one_fills_its_windo
         return run(self, prompts, sampling, min_s=min_s)
 
     monkeypatch.setattr(ScriptedWorker, "run", noting)
-    plan = MeasurePlan(2, 2, window_s=4.0, prefill=False)
-    for tools, shortest in ((modelled(), 0.5), (Instruments(TickingMeter()), 10.0)):
+    plan = MeasurePlan(2, 2, window_s=4.0, limit_s=0.0, prefill=False)
+    share = TickingMeter()  # of a host's counter, as a guest sees it, every 200 ms
+    share.info = replace(share.info, kind="modelled", grade="D", period_s=0.2)
+    monkeypatch.setattr(energy_protocol, "align", lambda meter: meter.read())
+    for tools, shortest in ((modelled(), 0.5), (Instruments(TickingMeter()), 10.0), (Instruments(share), 20.0)):
         asked.clear()
         measure([arm("A", 40), arm("B", 20)], asking(), plan, tools)
         assert set(asked) == {0.0, shortest}  # 0 while warming up

@@ -32,7 +32,7 @@ def watts(root: Path) -> float:
 def test_a_battery_that_feeds_the_machine_is_the_whole_system(tmp_path: Path) -> None:
     battery(tmp_path, power_now=12_500_000)
     sensor = hwmon.sensors(tmp_path)[0]
-    assert (sensor.domain, sensor.grade) == (hwmon.WHOLE, "A")
+    assert (sensor.info.domain, sensor.info.grade) == (hwmon.WHOLE, "A")
     assert watts(tmp_path) == 12.5
 
 
@@ -64,13 +64,13 @@ def test_rails_counters_and_the_boards_own_meter(tmp_path: Path) -> None:
     write(tmp_path / "hwmon" / "hwmon0", name="ina3221", in1_label="VDD_IN", in1_input=5000, curr1_input=900)
     write(tmp_path / "hwmon" / "hwmon1", name="xe", energy1_input=4_000_000)
     write(tmp_path / "hwmon" / "hwmon2", name="power_meter", power1_average=230_000_000)
-    found = {sensor.name: sensor for sensor in hwmon.sensors(tmp_path)}
+    sensors = {sensor.info.name: sensor for sensor in hwmon.sensors(tmp_path)}
     rail, counter, board = (
-        found[n] for n in ("hwmon0:ina3221:VDD_IN", "hwmon1:xe:energy1", "hwmon2:power_meter:power1")
+        sensors[n] for n in ("hwmon0:ina3221:VDD_IN", "hwmon1:xe:energy1", "hwmon2:power_meter:power1")
     )
-    assert (rail.look(), rail.power, rail.grade, rail.domain) == (4.5, True, "C", hwmon.WHOLE)
-    assert (counter.look(), counter.power, counter.grade) == (4.0, False, "B")
-    assert (board.look(), board.domain, board.grade) == (230.0, hwmon.WHOLE, "A")
+    assert (rail.look(), rail.power, rail.info.grade, rail.info.domain) == (4.5, True, "C", hwmon.WHOLE)
+    assert (counter.look(), counter.power, counter.info.grade) == (4.0, False, "B")
+    assert (board.look(), board.info.domain, board.info.grade) == (230.0, hwmon.WHOLE, "A")
 
 
 def test_an_energy_counter_keeps_the_contract(tmp_path: Path) -> None:

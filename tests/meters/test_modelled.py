@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from halfwatt.core.errors import MeterError
 from halfwatt.meters.base import Usage
-from halfwatt.meters.modelled import DERIVED, INFO, Coefficients, ModelledMeter, modelled_joules
-from tests.contracts import meters as contract
+from halfwatt.meters.modelled import INFO, Coefficients, model_of, modelled_joules
 
 amounts = st.floats(0, 1e6)
 
@@ -33,14 +35,12 @@ def test_it_claims_ratios_only() -> None:
     assert "absolute joules" in INFO.not_covered
 
 
-def test_the_contract() -> None:
-    now = [0.0]
+@pytest.mark.parametrize("use", [Usage(-1.0, 1.0, 0), Usage(1.0, float("nan"), 0), Usage(1.0, 1.0, -1)])
+def test_an_impossible_use_is_no_number(use: Usage) -> None:
+    with pytest.raises(MeterError, match="not known"):
+        modelled_joules(use, 4)
 
-    def pass_time(seconds: float) -> None:
-        now[0] += seconds
 
-    meter = ModelledMeter(lambda: Usage(now[0], now[0], 0), cores=4)
-    contract.says_what_it_is(meter)
-    contract.keeps_counting(meter, pass_time, watts=4 * DERIVED.static_w + DERIVED.active_w)
-    contract.raises_when_broken(meter, lambda: pass_time(float("nan")), "not known")
-    contract.closes_twice(meter)
+def test_the_model_of_a_machine_says_for_how_many_cores() -> None:
+    assert model_of(8) == replace(INFO, cores=8)
+    assert INFO.cores is None

@@ -158,7 +158,7 @@ def test_without_driver_or_package_the_finding_says_what_to_install(
     assert "no NVIDIA driver answers" in str(nvml.findings()[0].reason)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "pip install" in str(nvml.findings()[0].reason)
-    assert nvml.open_all() == []
+    assert nvml.count() == 0
 
 
 def test_the_counter_and_the_power_must_agree(driver: Driver) -> None:

@@ -11,7 +11,7 @@ import pytest
 from halfwatt.core.errors import MeterError
 from halfwatt.meters import rapl
 from halfwatt.meters.base import align
-from halfwatt.meters.rapl import RaplMeter
+from halfwatt.meters.counter import CounterMeter
 from tests.contracts import meters as contract
 from tests.meters.fake_tree import RANGE_UJ, World
 
@@ -26,30 +26,30 @@ def world(tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def meter(world: World) -> Iterator[RaplMeter]:
+def meter(world: World) -> Iterator[CounterMeter]:
     opened = total(world)
     yield opened
     opened.close()
 
 
-def total(world: World) -> RaplMeter:
+def total(world: World) -> CounterMeter:
     return rapl.open_total(world.root, world.read_text, world.clock)
 
 
-def spent(world: World, meter: RaplMeter, seconds: float = 1.0) -> float:
+def spent(world: World, meter: CounterMeter, seconds: float = 1.0) -> float:
     before = meter.read().joules
     world.pass_time(seconds)
     return meter.read().joules - before
 
 
-def test_the_contract(world: World, meter: RaplMeter) -> None:
+def test_the_contract(world: World, meter: CounterMeter) -> None:
     contract.says_what_it_is(meter)
     contract.keeps_counting(meter, world.pass_time, watts=13)
     contract.raises_when_broken(meter, world.failing("intel-rapl:0", DENIED), "sudo chmod")
     contract.closes_twice(meter)
 
 
-def test_package_and_dram_are_added_core_is_inside_and_psys_is_apart(world: World, meter: RaplMeter) -> None:
+def test_package_and_dram_are_added_core_is_inside_and_psys_is_apart(world: World, meter: CounterMeter) -> None:
     psys = rapl.open_psys(world.root, world.read_text, world.clock)
     assert psys is not None
     before = psys.read().joules
@@ -73,7 +73,7 @@ def test_one_zone_wraps_in_the_middle_of_a_run(tmp_path: Path, wrapping: str) ->
     meter.close()
 
 
-def test_permission_lost_half_way_is_an_error_with_the_command(world: World, meter: RaplMeter) -> None:
+def test_permission_lost_half_way_is_an_error_with_the_command(world: World, meter: CounterMeter) -> None:
     assert spent(world, meter) > 0
     world["intel-rapl:0:2"].fault = DENIED
     with pytest.raises(MeterError, match=r"may not be read.*sudo chmod -R a\+r"):
@@ -95,7 +95,7 @@ def test_a_counter_stuck_at_zero_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_counter_that_stops_later_is_never_zero_joules(
-    world: World, meter: RaplMeter, monkeypatch: pytest.MonkeyPatch
+    world: World, meter: CounterMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("intel-rapl:0", "intel-rapl:0:2"):
         world[name].start_uj, world[name].watts = int(world.read_text(_energy(world, name))), 0
@@ -119,13 +119,13 @@ def test_dram_that_stands_still_is_left_out_and_said(tmp_path: Path) -> None:
     meter.close()
 
 
-def test_a_counter_that_disappears(world: World, meter: RaplMeter) -> None:
+def test_a_counter_that_disappears(world: World, meter: CounterMeter) -> None:
     contract.raises_when_broken(
         meter, world.failing("intel-rapl:0", FileNotFoundError(errno.ENOENT, "gone")), "is gone"
     )
 
 
-def test_a_fall_that_is_no_wrap_is_a_reset_and_final(world: World, meter: RaplMeter) -> None:
+def test_a_fall_that_is_no_wrap_is_a_reset_and_final(world: World, meter: CounterMeter) -> None:
     world["intel-rapl:0"].start_uj = 150_000_000_000
     other = total(world)
     other.read()
@@ -136,13 +136,13 @@ def test_a_fall_that_is_no_wrap_is_a_reset_and_final(world: World, meter: RaplMe
     other.close()
 
 
-def test_a_jump_that_no_processor_can_draw_is_refused(world: World, meter: RaplMeter) -> None:
+def test_a_jump_that_no_processor_can_draw_is_refused(world: World, meter: CounterMeter) -> None:
     world["intel-rapl:0"].start_uj += 90_000_000_000
     with pytest.raises(MeterError, match="more than its source can draw"):
         meter.read()
 
 
-def test_too_long_unread_may_hide_a_second_wrap(world: World, meter: RaplMeter) -> None:
+def test_too_long_unread_may_hide_a_second_wrap(world: World, meter: CounterMeter) -> None:
     world.pass_time(3600)
     with pytest.raises(MeterError, match="wrapped more than once"):
         meter.read()

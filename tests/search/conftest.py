@@ -10,7 +10,7 @@ import pytest
 
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
-from halfwatt.evaluate.instruments import instruments
+from halfwatt.meters.discover import instruments
 from halfwatt.models.chat_model import load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.job import Job

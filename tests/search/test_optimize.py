@@ -19,9 +19,9 @@ from halfwatt.core.json_records import from_json
 from halfwatt.core.settings import Budget, SearchSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
-from halfwatt.evaluate.instruments import Instruments
 from halfwatt.evaluate.records import QualityReport, Verdict
 from halfwatt.formats.artifact import Artifact
+from halfwatt.meters.discover import Instruments
 from halfwatt.models.chat_model import load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search import successive_halving

@@ -17,8 +17,7 @@ from halfwatt.core.estimate import Estimate
 from halfwatt.core.settings import Margins
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import energy_analysis
-from halfwatt.evaluate.claim import energy_ratio, make_claim
-from halfwatt.evaluate.energy_protocol import Run
+from halfwatt.evaluate.claim import make_claim
 from halfwatt.evaluate.records import (
     ClaimVerdict,
     GateCheck,
@@ -53,6 +52,7 @@ MODELLED = MeterInfo(
     period_s=0.0,
     step_j=0.0,
     ratio_error=0.5,
+    cores=4,
 )
 RAPL = MeterInfo(
     name="rapl",
@@ -91,9 +91,8 @@ def make(energy: Energy = "modelled", verdict: ClaimVerdict = "PASS", seed: int 
     rng = random.Random(seed)
     about = "B1" if verdict == "NO PROVEN SAVING" else "int4"
     windows = _final_windows(about, info, rng)
-    run = Run(windows, info, meters, ())
     report = _report("test", "PASS" if verdict == "NO PROVEN SAVING" else verdict, LOSSES.get(about, 0.0))
-    claim = make_claim(run, report, about)
+    claim = make_claim(windows, info, report, about)
     assert claim.verdict == verdict
     final = tuple(energy_analysis.measurement(arm, windows, info) for arm in ("B0", "B1", "winner"))
     candidates = [_candidate(name, info, rng) for name in LOSSES]
@@ -228,9 +227,9 @@ class _Clock:
     ) -> None:
         start, before = self.now_s, self.joules
         self.now_s += seconds
-        self.joules += 5.0 * used.cpu_s + used.bytes_b * 60e-12 if self.info is MODELLED else watts * seconds
+        self.joules += watts * seconds
         readings = {}
-        if self.info is not None:
+        if self.info is RAPL:
             readings[self.info.name] = (Reading(start, before), Reading(self.now_s, self.joules))
         self.windows.append(
             Window(
@@ -283,13 +282,12 @@ def _parts(read_b: int) -> tuple[Part, ...]:
 
 def _candidate(name: str, info: MeterInfo | None, rng: random.Random) -> tuple[Trial, TrialReadings]:
     windows = _tune_windows(name, info, rng)
-    run = Run(windows, info, () if info is None else (info,), ())
     trial = replace(
         _trial(name, OperatingPoint(1, 1)),
         energy=energy_analysis.measurement(name, windows, info),
         quality=_report("tune", "PASS" if name == "int8" else "INCONCLUSIVE", LOSSES[name] * 1.1),
         cpu_s_ratio_vs_B1=energy_analysis.ratio("B1", name, windows, energy_analysis.cpu_s_per_reply),
-        energy_ratio_vs_B1=energy_ratio("B1", name, run),
+        energy_ratio_vs_B1=energy_analysis.energy_ratio("B1", name, windows, info),
     )
     return trial, TrialReadings(name, windows, None)
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.meters.base import MeterInfo, Usage
+from halfwatt.meters.discover import Instruments, instruments
+from halfwatt.meters.modelled import modelled_joules
 from halfwatt.models.access import serving_device
 from halfwatt.runtimes.base import Reply, Session
 from halfwatt.runtimes.registry import by_name
@@ -74,7 +75,7 @@ def _metered(
     stream: Generator[str, None, Reply], session: Session, tools: Instruments, emit: Callable[[Any], None]
 ) -> tuple[Reply, ReplyCost]:
     """One reply between two looks at the meter. The terminal's own work is inside, unlike in `measure`."""
-    before, joules, started = _usage(session), _joules(tools, _usage(session)), time.monotonic()
+    before, counted_j = _usage(session), None if tools.primary is None else tools.primary.read().joules
     while True:
         try:
             emit(next(stream))
@@ -82,31 +83,28 @@ def _metered(
             reply: Reply = end.value
             break
     session.sync()
-    after = _usage(session)
-    seconds = time.monotonic() - started
-    spent = _joules(tools, Usage(after.cpu_s, before.wall_s + seconds, after.bytes_b))
+    use = _usage(session) - before
     return reply, ReplyCost(
-        joules=None if spent is None or joules is None else spent - joules,
+        joules=_joules(tools, counted_j, use),
         meter=tools.info,
-        cpu_s=after.cpu_s - before.cpu_s,
-        seconds=seconds,
+        cpu_s=use.cpu_s,
+        seconds=use.wall_s,
         tokens=len(reply.token_ids),
         tokens_in=reply.tokens_in,
         tokens_cached=reply.tokens_cached,
     )
 
 
+def _joules(tools: Instruments, counted_j: float | None, use: Usage) -> float | None:
+    """By the counter since it showed ``counted_j``, else by the model of ``use``; None without either."""
+    if tools.primary is not None and counted_j is not None:
+        return tools.primary.read().joules - counted_j
+    cores = tools.model and tools.model.cores
+    return modelled_joules(use, cores) if cores else None
+
+
 def _usage(session: Session) -> Usage:
     return Usage(time.process_time(), time.monotonic(), session.bytes_moved())
-
-
-def _joules(tools: Instruments, usage: Usage) -> float | None:
-    if tools.primary is not None:
-        return tools.primary.read().joules
-    if tools.modelled is None or tools.box is None:
-        return None
-    tools.box.now = usage
-    return tools.modelled.read().joules
 
 
 def _figures(spent: ReplyCost) -> dict[str, Any]:

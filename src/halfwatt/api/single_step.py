@@ -17,9 +17,9 @@ from halfwatt.core.files import locked
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.evaluate import requests
-from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
+from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.access import load_model, training_device
 from halfwatt.models.chat_model import ChatModel, torch_device
 from halfwatt.results.result import TransformedModel

@@ -26,10 +26,10 @@ from halfwatt.evaluate import energy_analysis, examine, requests
 from halfwatt.evaluate.energy_protocol import Arm
 from halfwatt.evaluate.energy_protocol import measure as run_measure
 from halfwatt.evaluate.gate import judge
-from halfwatt.evaluate.instruments import instruments
 from halfwatt.evaluate.records import QualityInputs
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat
+from halfwatt.meters.discover import instruments
 from halfwatt.models.access import load_model, model_source, serving_device
 from halfwatt.models.chat_model import ChatModel, load, outline
 from halfwatt.models.grid import Bits, ScaleSearch
@@ -186,7 +186,7 @@ def compare(
         artifacts=(a.artifact, b.artifact),
         measurements=tuple(energy_analysis.measurement(arm.name, run.windows, run.meter) for arm in arms),
         cpu_s_ratio=energy_analysis.ratio("A", "B", run.windows, energy_analysis.cpu_s_per_reply),
-        energy_ratio=None if run.meter is None else energy_analysis.energy_ratio("A", "B", run.windows, run.meter),
+        energy_ratio=energy_analysis.energy_ratio("A", "B", run.windows, run.meter),
         quality=report,
         inputs=inputs,
         windows=run.windows,

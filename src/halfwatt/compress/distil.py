@@ -32,7 +32,7 @@ from halfwatt.compress.training.loop import Objective, TrainingSettings, default
 from halfwatt.compress.training.teacher_cache import with_teacher
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.meters.cost import Cost, CostMeter, together
+from halfwatt.meters.cost import Cost, CostMeter
 from halfwatt.models.chat_model import ChatModel
 
 Kind = Literal["labels", "logits", "sequence", "on_policy", "together"]
@@ -216,7 +216,7 @@ class Distil(Step):
                 rows, teacher_cost = with_teacher(rows, frozen, self.cached, context)
             objective = self._objective(frozen, learner, context.settings.seed)
             history = train(Predictor(student), objective, rows, settings, context)
-        lineage, spent = (*model.lineage, self._summary(history.steps)), together(teacher_cost, history.spent)
+        lineage, spent = (*model.lineage, self._summary(history.steps)), teacher_cost + history.spent
         return replace(learner, network=student.cpu().eval(), lineage=lineage, spent=(*model.spent, spent))
 
     def _original(self, model: ChatModel, context: StepContext) -> ChatModel:

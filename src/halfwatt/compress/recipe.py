@@ -29,7 +29,7 @@ from halfwatt.compress.base import Stage, Step
 from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.registry import STEPS
-from halfwatt.core.errors import BadInput, meant
+from halfwatt.core.errors import BadInput, suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +144,9 @@ def _parse_step(row: dict[str, Any]) -> tuple[Step | None, list[str]]:
     values = dict(row)
     use = values.pop("use", None)
     if use not in STEPS:
-        return None, [f"unknown step use = {use!r}; {meant(str(use), STEPS)}"]
+        return None, [f"unknown step use = {use!r}; {suggestion(str(use), STEPS)}"]
     known = [f.name for f in fields(STEPS[use])]  # type: ignore[arg-type]
-    faults = [f"{use} has no '{key}'; {meant(key, known, 'it has')}" for key in values.keys() - set(known)]
+    faults = [f"{use} has no '{key}'; {suggestion(key, known, 'it has')}" for key in values.keys() - set(known)]
     try:
         step = TypeAdapter(STEPS[use]).validate_python({k: v for k, v in values.items() if k in known})
     except ValidationError as error:

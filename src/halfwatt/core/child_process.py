@@ -9,7 +9,7 @@ from halfwatt.core.errors import EnvironmentFault, HalfwattError
 
 
 def error_record(error: Exception) -> dict[str, str]:
-    """An error as `revived` takes it; where it came from goes to stderr."""
+    """An error as `error_of_record` takes it; where it came from goes to stderr."""
     import traceback
 
     traceback.print_exception(error)

@@ -64,10 +64,10 @@ class TaintedRun(EnvironmentFault):
     """Too many windows in a row were disturbed to measure anything."""
 
 
-def meant(word: str, known: Collection[str], lead: str = "there are") -> str:
+def suggestion(word: str, known: Collection[str], lead: str = "there are") -> str:
     """What someone may have meant who typed ``word``: the name that is like it, else all of them.
 
-    >>> meant("prun", ("prune", "trim")), meant("x", ("prune", "trim"))
+    >>> suggestion("prun", ("prune", "trim")), suggestion("x", ("prune", "trim"))
     ('did you mean prune?', 'there are prune, trim')
     """
     near = difflib.get_close_matches(word, known, 1)

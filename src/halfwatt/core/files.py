@@ -7,7 +7,7 @@ the target is the old one or the new one.
 from __future__ import annotations
 
 import errno
-import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from halfwatt.core.errors import BadInput, EnvironmentFault, RunLocked
+from halfwatt.core.types import Progress
 
 LOCK_NAME = ".halfwatt.lock"
 _PART = ".part"
-_CHUNK_B = 1 << 20
+_POLL_S = 1.0  # asleep in between: another process measures meanwhile
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -40,7 +41,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
-        raise _named(error, path) from error
+        raise _disk_error(error, path) from error
     _fsync(path.parent)
 
 
@@ -60,62 +61,68 @@ def new_folder(path: Path) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
-        for found in [*part.rglob("*"), part]:
-            _fsync(found)
+        for entry in [*part.rglob("*"), part]:
+            _fsync(entry)
         os.replace(part, path)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise _named(error, path) from error
+        raise _disk_error(error, path) from error
     _fsync(path.parent)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Own ``folder`` (made when missing) while the block runs. The lock ends with the process, however it ends.
+    """Own ``folder``, created when missing, while the block runs. The lock ends with the process, however it ends.
 
     Raises:
         RunLocked: another process owns it; names its pid and host.
         EnvironmentFault: this file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK_NAME, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise RunLocked(
-                f"{folder} is in use by another process", got=holder, hint="wait for it, or choose another -o folder"
-            ) from None
-        except OSError as error:
-            raise EnvironmentFault(
-                f"{folder} cannot be locked", got=str(error), hint="choose an -o folder on a local disk"
-            ) from error
-        file.truncate(0)  # "a+" appends, so that a refused process never wipes the holder's name
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+    file = folder / LOCK_NAME
+
+    def refuse() -> None:
+        holder = file.read_text().strip() or "unknown"
+        raise RunLocked(
+            f"{folder} is in use by another process", got=holder, hint="wait for it, or choose another -o folder"
+        )
+
+    with _lock(file, refuse, hint="choose an -o folder on a local disk"):
+        file.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n")
         yield
 
 
 @contextmanager
-def turn(what: str, progress: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def turn(what: str, progress: Progress = lambda _: None) -> Iterator[None]:
     """Be the only process of this machine that does ``what`` while the block runs; waits for the others.
 
     Raises:
         EnvironmentFault: the lock in the machine's folder of temporary files cannot be opened.
     """
-    path = Path(tempfile.gettempdir()) / f"halfwatt-{what}.lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise EnvironmentFault(f"{path} cannot be opened", got=str(error), hint="set TMPDIR, or remove it") from error
-    with os.fdopen(handle, "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"waiting for the {what}: another process of this machine measures on it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    file = Path(tempfile.gettempdir()) / f"halfwatt-{what}.lock"
+    waiting = f"waiting for the {what}: another process of this machine measures on it"
+    with _lock(file, lambda: progress(waiting), hint="set TMPDIR, or remove it"):
         yield
+
+
+@contextmanager
+def _lock(file: Path, when_held: Callable[[], None], hint: str) -> Iterator[None]:
+    """Lock a file; one that another process holds is waited for, unless ``when_held`` raises."""
+    from filelock import FileLock, Timeout  # 50 ms, which serving processes need not spend
+
+    lock = FileLock(file, fallback_to_soft=False)  # a soft lock would outlive a killed process
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            when_held()
+            lock.acquire(poll_interval=_POLL_S)
+    except OSError as error:
+        raise EnvironmentFault(f"{file} cannot be locked", got=str(error), hint=hint) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256_file(path: Path) -> str:
@@ -130,20 +137,14 @@ def sha256_files(folder: Path, names: Collection[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def sha256_folder(folder: Path, without: Collection[str] = ()) -> str:
-    """Hex digest over all files below ``folder`` except those named in ``without`` (relative, with /)."""
-    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sha256_files(folder, [name for name in found if name not in without])
-
-
 def require_space(folder: Path, need_b: int) -> None:
     """Check the free space of the disk under ``folder``, which need not exist yet.
 
     Raises:
         EnvironmentFault: fewer than ``need_b`` bytes are free.
     """
-    there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    free_b = shutil.disk_usage(there).free
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    free_b = shutil.disk_usage(existing).free
     if free_b < need_b:
         raise EnvironmentFault(
             f"{folder} needs {need_b / 1e6:,.0f} MB",
@@ -152,7 +153,7 @@ def require_space(folder: Path, need_b: int) -> None:
         )
 
 
-def _named(error: BaseException, path: Path) -> BaseException:
+def _disk_error(error: BaseException, path: Path) -> BaseException:
     """A full disk as an error that names the file; anything else as it is."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentFault(f"no space left to write {path}", hint="free some space; nothing was replaced")
@@ -161,28 +162,13 @@ def _named(error: BaseException, path: Path) -> BaseException:
 
 def _sweep(path: Path) -> None:
     """Remove the temporary folders that killed processes of this host left behind for ``path``."""
+    from psutil import pid_exists
+
     start = f".{path.name}.{socket.gethostname()}."
-    for left in path.parent.glob(f"{_escaped(start)}*{_PART}"):
-        pid = left.name[len(start) : -len(_PART)]
-        if pid.isdigit() and (int(pid) == os.getpid() or not alive(int(pid))):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _escaped(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
-
-
-def alive(pid: int) -> bool:
-    """Is there such a process on this host?"""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    for part in path.parent.glob(f"{glob.escape(start)}*{_PART}"):
+        pid = part.name[len(start) : -len(_PART)]
+        if pid.isdigit() and (int(pid) == os.getpid() or not pid_exists(int(pid))):
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _fsync(path: Path) -> None:

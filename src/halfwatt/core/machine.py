@@ -2,66 +2,65 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-import sys
-from importlib import metadata
+from contextlib import suppress
 from pathlib import Path
 
 _PACKAGES = ("torch", "transformers", "llama-cpp-python", "gguf", "numpy", "scipy", "sacrebleu")
 
 
-def cores() -> int:
-    """Logical processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Logical processors that this process may use: those it may run on, or its container's quota of CPU time.
+
+    cpu_max: the quota, "max 100000" or microseconds in each period of so many
+    """
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        count = os.process_cpu_count() or 1
+    else:  # macOS has no affinity
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota_us, period_us = map(int, cpu_max.read_text().split())
+    except (OSError, ValueError):  # no container, or one without a quota
+        return count
+    return min(count, math.ceil(quota_us / period_us))
 
 
-def _machine() -> dict[str, str]:
-    known = {
-        "cpu": _cpu_name(),
+def machine() -> dict[str, str]:
+    """Processor, cores, memory, kernel and what else a reader of a measurement wants to know."""
+    import psutil
+
+    facts = {
+        "cpu": _cpuinfo("model name") or platform.processor(),  # psutil tells no name
         "cores": str(cores()),
-        "memory_gib": _memory_gib(),
+        "memory_gib": f"{psutil.virtual_memory().total / 2**30:.1f}",
         "kernel": platform.release(),
         "system": platform.system(),
-        "governor": _first_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "virtual": "yes" if "hypervisor" in _cpu_flags() else None,
+        "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")).strip(),
+        "virtual": "yes" if "hypervisor" in _cpuinfo("flags") else "",
     }
-    return {name: value for name, value in known.items() if value}
+    return {name: value for name, value in facts.items() if value}
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that compute."""
+    from importlib import metadata
+
+    texts = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            texts[package] = metadata.version(package)
+    return texts
 
 
-def _cpu_name() -> str | None:
-    return _cpuinfo("model name") or platform.processor() or None
+def _cpuinfo(field: str) -> str:
+    lines = _text(Path("/proc/cpuinfo")).splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
-def _cpu_flags() -> str:
-    return _cpuinfo("flags") or ""
-
-
-def _cpuinfo(field: str) -> str | None:
+def _text(path: Path) -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return path.read_text()
     except OSError:
-        return None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), None)
-
-
-def _memory_gib() -> str | None:
-    first = _first_line(Path("/proc/meminfo"))
-    return f"{int(first.split()[1]) / 2**20:.1f}" if first and first.startswith("MemTotal") else None
-
-
-def _first_line(path: Path) -> str | None:
-    try:
-        return path.read_text().splitlines()[0].strip()
-    except (OSError, IndexError):
-        return None
+        return ""

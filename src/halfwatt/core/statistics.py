@@ -24,9 +24,6 @@ _Z = float(stats.norm.ppf(1 - ALPHA))
 _Z_POWER = float(stats.norm.ppf(0.8))
 
 
-# --- figures per reply ---------------------------------------------------------------------------------------------
-
-
 def mean(values: Sequence[float], unit: str) -> Estimate:
     """Mean with its two-sided 95 % t interval.
 
@@ -69,11 +66,7 @@ def _mean_and_half(values: Floats) -> tuple[float, float]:
     n = len(values)
     if n < 2:
         raise BadInput("an interval needs two or more repeats", got=str(n))
-    half = float(stats.t.ppf(1 - ALPHA / 2, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
-    return float(values.mean()), half
-
-
-# --- the gate ------------------------------------------------------------------------------------------------------
+    return float(values.mean()), float(stats.t.ppf(1 - ALPHA / 2, n - 1) * stats.sem(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +79,17 @@ class Clustered:
     floor: float = 0.0  # the least distance between the mean and a bound
 
     @property
-    def _half(self) -> float:
+    def half(self) -> float:
+        """Between the mean and a bound."""
         return max(self.floor, float(stats.t.ppf(1 - ALPHA, self.n - 1)) * self.se)
 
     @property
     def lo(self) -> float:
-        return self.mean - self._half
+        return self.mean - self.half
 
     @property
     def hi(self) -> float:
-        return self.mean + self._half
+        return self.mean + self.half
 
     def estimate(self, unit: str) -> Estimate:
         """As a record."""

@@ -1,14 +1,15 @@
 """What disturbs a measuring window: foreign load, stolen time, paging, a change of power source.
 
-Two snapshots around a window are compared; each disturbance is named in words with its size. Everything is read from
-procfs and sysfs; what the system does not tell is not judged.
+Two snapshots around a window are compared; each disturbance is named in words with its size. What the system does not
+tell is not judged.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 FOREIGN_LIMIT = 0.05  # share of the machine's cores, as in the measuring protocol
 STEAL_LIMIT = 0.01
@@ -28,10 +29,9 @@ class Snapshot:
     temperature_c: float | None
 
 
-def snapshot(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Snapshot:
-    """Read the counters now (about 0.1 ms)."""
-    busy, steal, capacity = _cpu_times(proc)
-    return Snapshot(busy, steal, capacity, _major_faults(proc), _on_mains(sys), _temperature(sys))
+def snapshot(sys: Path = Path("/sys")) -> Snapshot:
+    """Read the counters now (about 0.2 ms)."""
+    return Snapshot(*_cpu_times(), _major_faults(), _on_mains(sys), _temperature(sys))
 
 
 def disturbances(before: Snapshot, after: Snapshot, own_cpu_s: float) -> tuple[str, ...]:
@@ -40,70 +40,63 @@ def disturbances(before: Snapshot, after: Snapshot, own_cpu_s: float) -> tuple[s
     Args:
         own_cpu_s: CPU-seconds that the process under test and the harness used in between.
     """
-    found: list[str] = []
-    if before.capacity_s is not None and after.capacity_s is not None and after.capacity_s > before.capacity_s:
-        capacity = after.capacity_s - before.capacity_s
-        foreign = ((after.busy_s or 0.0) - (before.busy_s or 0.0) - own_cpu_s) / capacity
-        steal = ((after.steal_s or 0.0) - (before.steal_s or 0.0)) / capacity
+    causes: list[str] = []
+    capacity_s = _rise(before.capacity_s, after.capacity_s)
+    if capacity_s > 0:
+        foreign = (_rise(before.busy_s, after.busy_s) - own_cpu_s) / capacity_s
+        steal = _rise(before.steal_s, after.steal_s) / capacity_s
         if foreign > FOREIGN_LIMIT:
-            found.append(f"foreign CPU load {foreign:.0%} of the machine")
+            causes.append(f"foreign CPU load {foreign:.0%} of the machine")
         if steal > STEAL_LIMIT:
-            found.append(f"{steal:.1%} of the CPU time stolen by the hypervisor")
-    if before.major_faults is not None and after.major_faults is not None:
-        faults = after.major_faults - before.major_faults
-        if faults > PAGE_INS_LIMIT:
-            found.append(f"{faults} pages read back from disk")
+            causes.append(f"{steal:.1%} of the CPU time stolen by the hypervisor")
+    faults = _rise(before.major_faults, after.major_faults)
+    if faults > PAGE_INS_LIMIT:
+        causes.append(f"{faults:.0f} pages read back from disk")
     if before.on_mains != after.on_mains:
-        found.append("power source changed")
-    if before.temperature_c is not None and after.temperature_c is not None:
-        drift = abs(after.temperature_c - before.temperature_c)
-        if drift > DRIFT_LIMIT_C:
-            found.append(f"temperature moved by {drift:.1f} C")
-    return tuple(found)
+        causes.append("power source changed")
+    drift_c = abs(_rise(before.temperature_c, after.temperature_c))
+    if drift_c > DRIFT_LIMIT_C:
+        causes.append(f"temperature moved by {drift_c:.1f} C")
+    return tuple(causes)
 
 
-def _cpu_times(proc: Path) -> tuple[float | None, float | None, float | None]:
-    """(busy, stolen, all) seconds of the first line of /proc/stat; guest time is already inside user time."""
+def _rise(before: float | None, after: float | None) -> float:
+    return 0.0 if before is None or after is None else after - before
+
+
+def _cpu_times() -> tuple[float | None, float | None, float | None]:
+    """(busy, stolen, all) seconds; guests' time is already inside user and nice."""
     try:
-        first = (proc / "stat").read_text().split("\n", 1)[0].split()
+        times = psutil.cpu_times()._asdict()
     except OSError:
         return None, None, None
-    user, nice, system, idle, iowait, irq, softirq, steal = (int(x) for x in first[1:9])
-    tick = os.sysconf("SC_CLK_TCK")
-    busy = user + nice + system + irq + softirq
-    return busy / tick, steal / tick, (busy + steal + idle + iowait) / tick
+    steal = times.get("steal", 0.0)
+    capacity = sum(seconds for name, seconds in times.items() if name not in ("guest", "guest_nice"))
+    return capacity - steal - times["idle"] - times.get("iowait", 0.0), steal, capacity
 
 
-def _major_faults(proc: Path) -> int | None:
-    try:
-        lines = (proc / "vmstat").read_text().splitlines()
-    except OSError:
-        return None
+def _major_faults() -> int | None:
+    """Of the whole machine; psutil counts those of living processes."""
+    lines = _text(Path(psutil.PROCFS_PATH) / "vmstat").splitlines()
     return next((int(line.split()[1]) for line in lines if line.startswith("pgmajfault ")), None)
 
 
 def _on_mains(sys: Path) -> bool | None:
-    states = [_read_int(p / "online") for p in (sys / "class/power_supply").glob("*") if _is_mains(p)]
-    known = [s for s in states if s is not None]
-    return bool(max(known)) if known else None
-
-
-def _is_mains(supply: Path) -> bool:
-    try:
-        return (supply / "type").read_text().strip() == "Mains"
-    except OSError:
-        return False
+    """psutil knows two names of chargers, and takes a battery that is not charging for off the mains."""
+    supplies = (sys / "class/power_supply").glob("*")
+    states = [_text(supply / "online") for supply in supplies if _text(supply / "type") == "Mains"]
+    return "1" in states if any(states) else None
 
 
 def _temperature(sys: Path) -> float | None:
-    """The hottest thermal zone: the one that throttles first."""
-    readings = [_read_int(p) for p in (sys / "class/thermal").glob("thermal_zone*/temp")]
-    known = [r for r in readings if r is not None]
-    return max(known) / 1000 if known else None
+    """The hottest thermal zone: the one that throttles first. psutil would read, and wake, disks and cards too."""
+    zones = map(_text, (sys / "class/thermal").glob("thermal_zone*/temp"))
+    return max((int(text) / 1000 for text in zones if text.lstrip("-").isdigit()), default=None)
 
 
-def _read_int(path: Path) -> int | None:
+def _text(path: Path) -> str:
+    """What a file says; "" where it is missing or silent."""
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,6 +1,7 @@
 """From raw windows to figures per reply. Pure: `halfwatt verify` calls the same functions on the stored windows.
 
     E_gross/reply = sum over windows of (joules at the end edge - joules at the start edge) / replies completed
+                    without a counter: of the joules that `meters.modelled` gives for what the window used
     E_net/reply   = E_gross/reply - P_loaded_idle * s/reply
     ratio         = exp(mean over blocks of log(base_b / cand_b)), interval from the spread between blocks
 
@@ -15,8 +16,10 @@ from statistics import fmean
 
 from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
+from halfwatt.core.statistics import difference, log_ratio, mean, widened
 from halfwatt.evaluate.records import Measurement, Phase, Window
 from halfwatt.meters.base import MeterInfo
+from halfwatt.meters.modelled import modelled_joules
 from halfwatt.meters.ticks import resolved
 
 Figure = Callable[[Window], float]
@@ -50,31 +53,31 @@ class Arms:
 
 def cpu_s_per_reply(w: Window) -> float:
     """Measured CPU-seconds (user + system, all threads of the process under test) per reply."""
-    return (w.usage[1].cpu_s - w.usage[0].cpu_s) / w.replies
+    return w.consumption.cpu_s / w.replies
 
 
 def s_per_reply(w: Window) -> float:
     """Seconds of wall time per reply."""
-    return (w.usage[1].wall_s - w.usage[0].wall_s) / w.replies
+    return w.consumption.wall_s / w.replies
 
 
 def joules(meter: MeterInfo) -> Figure:
     """Joules per reply by one meter."""
-
-    def per_reply(w: Window) -> float:
-        return window_joules(w, meter) / w.replies
-
-    return per_reply
+    return lambda w: window_joules(w, meter) / w.replies
 
 
 def window_joules(w: Window, meter: MeterInfo) -> float:
-    """Joules of one window by one meter.
+    """Joules of one window by one meter: what its counter rose by, or what the model gives for the window's use.
 
     Raises:
         MeterError: too few updates of the counter to mean anything, or it did not move; work never costs 0 J.
     """
-    start, end = w.readings[meter.name]
-    return resolved(meter, end.joules - start.joules, w.end_s - w.start_s)
+    if meter.cores is None:
+        start, end = w.readings[meter.name]
+        joules = end.joules - start.joules
+    else:
+        joules = modelled_joules(w.consumption, meter.cores)
+    return resolved(meter, joules, w.end_s - w.start_s)
 
 
 # --- an arm, and two arms ------------------------------------------------------------------------------------------
@@ -92,18 +95,18 @@ def measurement(arm: str, windows: Sequence[Window], meter: MeterInfo | None) ->
         raise BadInput(f"no clean window of arm {arm}")
 
     def estimate(figure: Figure, unit: str, phase: Phase = "reply") -> Estimate:
-        return _mean(list(arms.per_block(arm, figure, phase).values()), unit)
+        return mean(list(arms.per_block(arm, figure, phase).values()), unit)
 
     gross = net = per_token = prefill = decode = watts = None
     if meter is not None:
         gross = estimate(joules(meter), "J/reply")
         per_token = estimate(lambda w: window_joules(w, meter) / w.tokens_out, "J/token")
-        watts = estimate(lambda w: window_joules(w, meter) / (w.usage[1].wall_s - w.usage[0].wall_s), "W")
+        watts = estimate(lambda w: window_joules(w, meter) / w.consumption.wall_s, "W")
         idle = idle_watts(windows, meter.name)
         net = None if idle is None else estimate(_net(meter, idle), "J/reply")
         if arms.select(arm, "prefill"):
             prefill = estimate(joules(meter), "J/reply", "prefill")
-            decode = _difference(gross, prefill)
+            decode = difference(gross, prefill)
     mine = [w for w in windows if w.arm == arm and w.phase in ("reply", "prefill")]
     return Measurement(
         arm=arm,
@@ -134,8 +137,6 @@ def ratio(base: str, cand: str, windows: Sequence[Window], figure: Figure, syste
     Raises:
         BadInput: fewer than two blocks hold both arms.
     """
-    from halfwatt.core.statistics import log_ratio, widened
-
     arms = Arms.of(windows)
     a, b = arms.per_block(base, figure), arms.per_block(cand, figure)
     common = sorted(a.keys() & b.keys())
@@ -144,9 +145,9 @@ def ratio(base: str, cand: str, windows: Sequence[Window], figure: Figure, syste
     return widened(log_ratio([a[k] for k in common], [b[k] for k in common]), systematic)
 
 
-def energy_ratio(base: str, cand: str, windows: Sequence[Window], meter: MeterInfo) -> Estimate:
-    """The ratio of joules per reply by one meter, its systematic error included."""
-    return ratio(base, cand, windows, joules(meter), meter.ratio_error)
+def energy_ratio(base: str, cand: str, windows: Sequence[Window], meter: MeterInfo | None) -> Estimate | None:
+    """The ratio of joules per reply by one meter, its systematic error included; None where there was no meter."""
+    return None if meter is None else ratio(base, cand, windows, joules(meter), meter.ratio_error)
 
 
 def idle_watts(windows: Sequence[Window], meter: str, phase: Phase = "loaded_idle") -> float | None:
@@ -159,15 +160,3 @@ def idle_watts(windows: Sequence[Window], meter: str, phase: Phase = "loaded_idl
 
 def _net(meter: MeterInfo, idle_w: float) -> Figure:
     return lambda w: (window_joules(w, meter) - idle_w * (w.end_s - w.start_s)) / w.replies
-
-
-def _mean(values: list[float], unit: str) -> Estimate:
-    from halfwatt.core.statistics import mean
-
-    return mean(values, unit)
-
-
-def _difference(a: Estimate, b: Estimate) -> Estimate:
-    from halfwatt.core.statistics import difference
-
-    return difference(a, b)

@@ -22,17 +22,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import cycle, pairwise
+from functools import partial
+from itertools import cycle
+from statistics import fmean
 
 from halfwatt.core.errors import BadInput, TaintedRun
 from halfwatt.core.settings import MeasurePlan
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import disturbances, energy_analysis
-from halfwatt.evaluate.instruments import Instruments
 from halfwatt.evaluate.records import Phase, Window
 from halfwatt.evaluate.requests import Workload, balanced_chunks, prompts_of
-from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.meters.base import MeterInfo, Reading, Usage, align
+from halfwatt.meters.discover import Instruments
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.serving_process import RunCounts, ServingProcess, ServingSpec
 
@@ -74,29 +76,29 @@ def measure(
     dialogues, sampling = workload.dialogues, workload.greedy
     if len(dialogues) < 2:
         raise BadInput("measuring needs two or more dialogues", got=str(len(dialogues)))
+    recorder = _Recorder(plan, tools, progress, workload.seed)
     with ExitStack() as stack:
-        bench = _Bench(plan, tools, progress, workload.seed)
-        bench.idle("bare_idle")
+        recorder.idle("bare_idle")
         for arm in arms:
             progress(f"loading {arm.name}")
-            bench.workers[arm.name] = stack.enter_context(ServingProcess(arm.spec))
-        replies = bench.window_s / bench.warm_up(dialogues, sampling)
+            recorder.workers[arm.name] = stack.enter_context(ServingProcess(arm.spec))
+        replies = recorder.window_s / recorder.warm_up(dialogues, sampling)
         chunks = cycle(balanced_chunks(prompts_of(dialogues), replies, random.Random(workload.seed)))
-        bench.idle("loaded_idle")
-        names, began = [arm.name for arm in arms], time.monotonic()
+        recorder.idle("loaded_idle")
+        names, start_s = [arm.name for arm in arms], time.monotonic()
         for block in range(plan.max_blocks):
-            since = time.monotonic()
-            bench.block(block, names, (next(chunks), next(chunks)), sampling)
-            now = time.monotonic()
-            late = now - began + (now - since) > plan.limit_s  # another as long as this one would end too late
-            if block + 1 >= plan.min_blocks and (late or bench.narrow_enough(names)):
+            block_start_s = time.monotonic()
+            recorder.block(block, names, (next(chunks), next(chunks)), sampling)
+            now_s = time.monotonic()
+            late = now_s - start_s + (now_s - block_start_s) > plan.limit_s  # another as long would end too late
+            if block + 1 >= plan.min_blocks and (late or recorder.narrow_enough(names)):
                 break
-        bench.idle("loaded_idle")
-    return Run(tuple(bench.windows), tools.info, _infos(tools), tuple(bench.events))
+        recorder.idle("loaded_idle")
+    return Run(tuple(recorder.windows), tools.info, tools.infos, tuple(recorder.events))
 
 
-class _Bench:
-    """The state of one run."""
+class _Recorder:
+    """Reads the windows of one run, and keeps them with what happened."""
 
     def __init__(self, plan: MeasurePlan, tools: Instruments, progress: Progress, seed: int) -> None:
         self.plan, self.tools, self.progress = plan, tools, progress
@@ -109,38 +111,34 @@ class _Bench:
     @property
     def window_s(self) -> float:
         """Of the slowest arm: 10 s and 100 updates at least for a counter that steps, else the plan's."""
-        info = self.tools.info
-        if info is None or info.kind == "modelled":
+        if self.tools.primary is None:
             return self.plan.window_s
-        return max(self.plan.window_s, 10.0, 100 * info.period_s)
+        return max(self.plan.window_s, 10.0, 100 * self.tools.primary.info.period_s)
 
     @property
     def shortest_s(self) -> float:
-        """Of any arm. A continuous counter needs no repeats of the same replies: other replies say more."""
-        info = self.tools.info
-        if info is None or info.kind == "modelled":
-            return min(self.plan.window_s, _SHORTEST_S)
-        return self.window_s
+        """Of any arm. Without a counter no repeats of the same replies are needed: other replies say more."""
+        return min(self.plan.window_s, _SHORTEST_S) if self.tools.primary is None else self.window_s
 
     def warm_up(self, dialogues: Sequence[Dialogue], sampling: Sampling) -> float:
         """Run every arm until its pace is flat; returns seconds per reply of the slowest."""
         few = [prompts[0] for prompts in prompts_of(dialogues[:4])]
-        slowest = 0.0
+        paces = []
         for name, worker in self.workers.items():
             self.progress(f"warming up {name}")
-            pace = _until_flat(lambda worker=worker: worker.run(few, sampling))  # type: ignore[misc]
+            pace = _until_flat(partial(worker.run, few, sampling))
             self.events.append(
                 f"{name}: warm-up of {len(pace)} passes, first {pace[0]:.3f}, last {pace[-1]:.3f} s/reply"
             )
-            slowest = max(slowest, pace[-1])
-        return slowest
+            paces.append(pace[-1])
+        return max(paces)
 
     def idle(self, phase: Phase) -> None:
         """Read the power of doing nothing; only a real meter can."""
         if self.tools.primary is None:
             return
         self.progress(phase.replace("_", " "))
-        self._keep_clean(lambda: self._window("", -1, phase, None))
+        self._keep_clean(lambda: self._window("", -1, phase, self._rest))
 
     def block(
         self,
@@ -162,106 +160,74 @@ class _Bench:
         """Is every ratio against the last arm known to the planned half-width?"""
         info = self.tools.info
         figure = energy_analysis.cpu_s_per_reply if info is None else energy_analysis.joules(info)
-        for name in names[:-1]:
-            found = energy_analysis.ratio(name, names[-1], self.windows, figure)
-            if math.log(found.hi / found.lo) / 2 > self.plan.half_width:
-                return False
-        return True
+        ratios = (energy_analysis.ratio(name, names[-1], self.windows, figure) for name in names[:-1])
+        return all(math.log(ratio.hi / ratio.lo) / 2 <= self.plan.half_width for ratio in ratios)
 
     def _work(self, name: str, block: int, phase: Phase, prompts: Sequence[Dialogue], sampling: Sampling) -> None:
-        worker = self.workers[name]
-        self._keep_clean(
-            lambda: self._window(name, block, phase, lambda: worker.run(prompts, sampling, min_s=self.shortest_s))
-        )
+        work = partial(self.workers[name].run, prompts, sampling, min_s=self.shortest_s)
+        self._keep_clean(lambda: self._window(name, block, phase, work))
 
-    def _keep_clean(self, window: Callable[[], Window]) -> None:
+    def _rest(self) -> RunCounts:
+        time.sleep(max(self.plan.idle_s, self.window_s))
+        return RunCounts((Usage(0.0, 0.0, 0), Usage(0.0, 0.0, 0)), 0, 0, 0, 0, 0, "")
+
+    def _keep_clean(self, read_window: Callable[[], Window]) -> None:
         """Repeat a disturbed window while repeats are left."""
-        while True:
-            seen = window()
-            if not seen.taints:
-                self.windows.append(seen)
-                return
-            why = "; ".join(seen.taints)
-            if self._repeats_left == 0:
-                if self.tools.primary is not None:
-                    raise TaintedRun(
-                        f"windows stay disturbed: {why}", hint="quiet the machine, then run the same command again"
-                    )
-                self.windows.append(seen)
-                self.events.append(f"kept a disturbed window of {seen.arm}: {why}")
-                return
+        while (window := read_window()).taints and self._repeats_left > 0:
             self._repeats_left -= 1
-            self.windows.append(replace(seen, discarded=True))
-            self.events.append(f"discarded a window of {seen.arm or seen.phase}: {why}")
+            self.windows.append(replace(window, discarded=True))
+            self.events.append(f"discarded a window of {window.arm or window.phase}: {'; '.join(window.taints)}")
+        if window.taints:
+            why = "; ".join(window.taints)
+            if self.tools.primary is not None:
+                raise TaintedRun(
+                    f"windows stay disturbed: {why}", hint="quiet the machine, then run the same command again"
+                )
+            self.events.append(f"kept a disturbed window of {window.arm}: {why}")
+        self.windows.append(window)
 
-    def _window(self, arm: str, block: int, phase: Phase, work: Callable[[], RunCounts] | None) -> Window:
-        """Read, run, read. Without ``work`` the window is idle."""
+    def _window(self, arm: str, block: int, phase: Phase, work: Callable[[], RunCounts]) -> Window:
+        """Read, run, read."""
         if self.tools.primary is not None:  # part-time sensing: do not start all windows at the same phase of it
             time.sleep(self._random.random() * self.tools.primary.info.period_s)
-        before, harness = disturbances.snapshot(), time.process_time()
+        before, harness_s = disturbances.snapshot(), time.process_time()
         start_readings, start_s = self._edge(), time.monotonic()
-        if work is None:
-            time.sleep(max(self.plan.idle_s, self.window_s))
-            done = RunCounts((Usage(0.0, 0.0, 0), Usage(0.0, 0.0, 0)), 0, 0, 0, 0, 0, "")
-        else:
-            done = work()
+        counts = work()
         end_readings, end_s = self._edge(), time.monotonic()
-        after, harness = disturbances.snapshot(), time.process_time() - harness
-        own_cpu_s = done.usage[1].cpu_s - done.usage[0].cpu_s + harness
-        readings = {name: (start_readings[name], end_readings[name]) for name in start_readings}
-        if work is not None:
-            readings |= self._modelled(done)
+        after, harness_s = disturbances.snapshot(), time.process_time() - harness_s
+        own_cpu_s = (counts.usage[1] - counts.usage[0]).cpu_s + harness_s
         return Window(
             arm=arm,
             block=block,
             phase=phase,
             start_s=start_s,
             end_s=end_s,
-            readings=readings,
-            usage=done.usage,
-            replies=done.replies,
-            tokens_in=done.tokens_in,
-            tokens_cached=done.tokens_cached,
-            tokens_out=done.tokens_out,
-            passes=done.passes,
-            replies_sha256=done.replies_sha256,
+            readings={name: (start_readings[name], end_readings[name]) for name in start_readings},
+            usage=counts.usage,
+            replies=counts.replies,
+            tokens_in=counts.tokens_in,
+            tokens_cached=counts.tokens_cached,
+            tokens_out=counts.tokens_out,
+            passes=counts.passes,
+            replies_sha256=counts.replies_sha256,
             taints=disturbances.disturbances(before, after, own_cpu_s),
         )
 
     def _edge(self) -> dict[str, Reading]:
-        """All live meters, the primary one at a tick of its counter."""
-        from halfwatt.meters.base import align
-
+        """All meters, the primary one at a tick of its counter."""
         readings = {meter.info.name: meter.read() for meter in self.tools.others}
         if self.tools.primary is not None:
             readings[self.tools.primary.info.name] = align(self.tools.primary)
         return readings
-
-    def _modelled(self, done: RunCounts) -> dict[str, tuple[Reading, Reading]]:
-        """The modelled counter at the worker's own two edges."""
-        if self.tools.modelled is None or self.tools.box is None:
-            return {}
-        edges = []
-        for usage in done.usage:
-            self.tools.box.now = usage
-            edges.append(self.tools.modelled.read())
-        return {self.tools.modelled.info.name: (edges[0], edges[1])}
 
 
 def _until_flat(once: Callable[[], RunCounts], *, limit: int = 12, tolerance: float = 0.01) -> list[float]:
     """Seconds per reply of each pass, until the slope over the last five is below 1 % a pass, or the limit."""
     pace: list[float] = []
     while len(pace) < limit:
-        work = once()
-        pace.append((work.usage[1].wall_s - work.usage[0].wall_s) / work.replies)
+        counts = once()
+        pace.append((counts.usage[1] - counts.usage[0]).wall_s / counts.replies)
         last = pace[-5:]
-        if len(last) == 5:
-            steps = [b - a for a, b in pairwise(last)]
-            if abs(sum(steps) / len(steps)) < tolerance * sum(last) / len(last):
-                break
+        if len(last) == 5 and abs(last[-1] - last[0]) / 4 < tolerance * fmean(last):
+            break
     return pace
-
-
-def _infos(tools: Instruments) -> tuple[MeterInfo, ...]:
-    meters = (tools.primary, *tools.others, tools.modelled)
-    return tuple(m.info for m in meters if m is not None)

@@ -49,6 +49,11 @@ class Window:
     taints: tuple[str, ...] = ()
     discarded: bool = False
 
+    @property
+    def consumption(self) -> Usage:
+        """By the process under test, within the window."""
+        return self.usage[1] - self.usage[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:

@@ -27,7 +27,8 @@ class MeterInfo:
     not_covered: str
     period_s: float  # time between two updates of the counter; 0 = continuous
     step_j: float  # smallest change of the counter; 0 = continuous
-    ratio_error: float  # systematic 95 % error of a ratio of two readings of this meter: 0.5 = +-50 %; 0 = it cancels
+    ratio_error: float = 0.0  # systematic 95 % error of a ratio of two readings: 0.5 = +-50 %; 0 = it cancels
+    cores: int | None = None  # logical processors of the model, see `meters.modelled`; None = a counter, which is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,9 @@ class Usage:
     cpu_s: float  # user + system, all threads
     wall_s: float  # time spent inside windows' work
     bytes_b: int  # weight and KV bytes that the replies had to read, computed from the format
+
+    def __sub__(self, earlier: Usage) -> Usage:
+        return Usage(self.cpu_s - earlier.cpu_s, self.wall_s - earlier.wall_s, self.bytes_b - earlier.bytes_b)
 
 
 class EnergyMeter(Protocol):
@@ -79,6 +83,11 @@ class Finding:
     available: bool
     reason: str | None  # None when available; else cause and the command that would enable it
     advice: str | None = None  # what its device might be set to, by hand; halfwatt sets nothing
+
+    @classmethod
+    def of(cls, info: MeterInfo, reason: str | None = None, advice: str | None = None) -> Finding:
+        """Of a meter that was opened; ``reason`` says why it must not be used all the same."""
+        return cls(info.name, info.domain, info.grade, info.covers, reason is None, reason, advice)
 
 
 def align(meter: EnergyMeter, timeout_s: float = 5.0) -> Reading:

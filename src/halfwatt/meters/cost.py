@@ -1,5 +1,5 @@
-"""What work uses. Laps of a training: tokens and bytes as counted by it, time and joules as measured here; and the
-tally of a whole run, all its sittings and child processes, its trainings aside, which count themselves."""
+"""What work uses: laps of a training, with tokens and bytes as counted by it, and the cost of a whole run, all its
+sittings and child processes, its trainings aside, which count themselves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import reduce
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from halfwatt.core.files import write_atomic
@@ -26,7 +25,31 @@ class Cost:
     bytes_b: int = 0  # of weights and optimizer state, computed from their sizes
     joules: float | None = None
     meter: str | None = None  # where the joules come from; this process's device only
-    device: str | None = None  # where it was trained, "cpu" or "cuda"; None = not told
+    device: str | None = None  # where it was trained, "cpu" or "cuda"; None = unknown
+
+    def __add__(self, other: Cost) -> Cost:
+        """Two parts of one work. Joules are those that were measured: a part without any adds none."""
+        measured = [cost.joules for cost in (self, other) if cost.joules is not None]
+        return Cost(
+            tokens=self.tokens + other.tokens,
+            wall_s=self.wall_s + other.wall_s,
+            cpu_s=self.cpu_s + other.cpu_s,
+            bytes_b=self.bytes_b + other.bytes_b,
+            joules=sum(measured) if measured else None,
+            meter=self.meter or other.meter,
+            device=self.device or other.device,
+        )
+
+    def __sub__(self, earlier: Cost) -> Cost:
+        """What one work has used since it had used ``earlier``."""
+        joules = None if earlier.joules is None else -earlier.joules
+        return self + Cost(-earlier.tokens, -earlier.wall_s, -earlier.cpu_s, -earlier.bytes_b, joules)
+
+
+def _now(cpu_s: float, meter: EnergyMeter | None) -> Cost:
+    if meter is None:
+        return Cost(wall_s=time.monotonic(), cpu_s=cpu_s)
+    return Cost(wall_s=time.monotonic(), cpu_s=cpu_s, joules=meter.read().joules, meter=meter.info.name)
 
 
 @dataclass(slots=True)
@@ -35,42 +58,16 @@ class CostMeter:
 
     meter: EnergyMeter | None = None
     device: str | None = None  # where the work is done
-    _before: tuple[float, float, float | None] = field(init=False)
+    _before: Cost = field(init=False)
 
     def __post_init__(self) -> None:
-        self._before = self._look()
+        self._before = _now(time.process_time(), self.meter)
 
     def lap(self, tokens: int, bytes_b: int) -> Cost:
-        """Since the last lap, or since this object was made."""
-        now, before = self._look(), self._before
+        """Since the last lap, or since this object was created."""
+        now, before = _now(time.process_time(), self.meter), self._before
         self._before = now
-        return Cost(
-            tokens=tokens,
-            wall_s=now[0] - before[0],
-            cpu_s=now[1] - before[1],
-            bytes_b=bytes_b,
-            joules=None if now[2] is None or before[2] is None else now[2] - before[2],
-            meter=None if self.meter is None else self.meter.info.name,
-            device=self.device,
-        )
-
-    def _look(self) -> tuple[float, float, float | None]:
-        joules = None if self.meter is None else self.meter.read().joules
-        return time.monotonic(), time.process_time(), joules
-
-
-def together(a: Cost, b: Cost) -> Cost:
-    """Two parts of one training. Joules are those that were measured: a part without any adds none."""
-    known = [s.joules for s in (a, b) if s.joules is not None]
-    return Cost(
-        tokens=a.tokens + b.tokens,
-        wall_s=a.wall_s + b.wall_s,
-        cpu_s=a.cpu_s + b.cpu_s,
-        bytes_b=a.bytes_b + b.bytes_b,
-        joules=sum(known) if known else None,
-        meter=a.meter or b.meter,
-        device=a.device or b.device,
-    )
+        return replace(now - before, tokens=tokens, bytes_b=bytes_b, device=self.device)
 
 
 class RunCost:
@@ -82,34 +79,27 @@ class RunCost:
 
     def __init__(self, folder: Path, meter: EnergyMeter | None = None) -> None:
         self._folder, self._meter = folder, meter
-        self._begun, self._aside = self._look(), (0.0, 0.0, 0.0)
+        self._start = self._look()
         self._file = folder / f"{time.time_ns()}.json"
 
     def note(self) -> None:
         """Write down what this sitting has taken so far."""
-        wall_s, cpu_s, joules = (n - b - a for n, b, a in zip(self._look(), self._begun, self._aside, strict=True))
-        meter = None if self._meter is None else self._meter.info.name
         self._folder.mkdir(parents=True, exist_ok=True)
-        spent = Cost(wall_s=wall_s, cpu_s=cpu_s, joules=joules if meter else None, meter=meter)
-        write_atomic(self._file, to_json(spent).encode())
+        write_atomic(self._file, to_json(self._look() - self._start).encode())
 
     def total(self) -> Cost:
         """Of all sittings, as far as they were written down."""
-        sittings = (from_json(file.read_bytes(), Cost) for file in sorted(self._folder.glob("*.json")))
-        return reduce(together, sittings, Cost())
+        return sum((from_json(file.read_bytes(), Cost) for file in sorted(self._folder.glob("*.json"))), Cost())
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What the block takes is not this tally's."""
+        """What the block takes does not count."""
         before = self._look()
         try:
             yield
         finally:
-            taken = (n - b for n, b in zip(self._look(), before, strict=True))
-            self._aside = tuple(a + t for a, t in zip(self._aside, taken, strict=True))  # type: ignore[assignment]
+            self._start += self._look() - before
 
-    def _look(self) -> tuple[float, float, float]:
-        """Seconds on the clock, CPU-seconds with children, joules (0 without a meter)."""
-        used = os.times()
-        cpu_s = used.user + used.system + used.children_user + used.children_system
-        return time.monotonic(), cpu_s, 0.0 if self._meter is None else self._meter.read().joules
+    def _look(self) -> Cost:
+        times = os.times()
+        return _now(times.user + times.system + times.children_user + times.children_system, self._meter)

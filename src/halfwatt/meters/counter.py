@@ -1,4 +1,4 @@
-"""A raw hardware counter turned into joules that never fall: unwrapped in the same read, refused when not plausible.
+"""Raw hardware counters turned into joules that never fall: unwrapped in the same read, refused when not plausible.
 
     rise  = raw - last                          joules since the read before
     rise += range          if rise < 0          at most one wrap between two reads, so read every range / (4 x W)
@@ -9,9 +9,14 @@ A refusal is final. Joules that were lost cannot be made up, so the meter has to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from halfwatt.core.errors import MeterError
+from halfwatt.meters.base import MeterInfo, Reading
+from halfwatt.meters.periodic import Periodic
+from halfwatt.meters.ticks import REAL, Clock
 
 HEADROOM = 1.5  # a source above 1.5 x its power limit is not believed
 SLACK_S = 0.5  # a counter may publish at once what it gathered since its last update
@@ -30,8 +35,8 @@ class Counter:
     max_w: float
     range_j: float | None = None
     total_j: float = 0.0
-    _last: tuple[float, float] | None = field(default=None)
-    _broken: MeterError | None = field(default=None)
+    _last: tuple[float, float] | None = None
+    _broken: MeterError | None = None
 
     @property
     def read_within_s(self) -> float | None:
@@ -89,3 +94,37 @@ class Counter:
             f"{self.name} fell from {last:.1f} to {raw_j:.1f} J, which is no wrap",
             hint="the counter was reset, by a driver reload or by suspend: measure again",
         )
+
+
+class CounterMeter:
+    """The sum of some counters, each unwrapped within the same read, as joules since the meter was opened.
+
+    While it is open a thread reads counters that wrap every quarter of a wrap, so that none is missed.
+    """
+
+    def __init__(
+        self, info: MeterInfo, counters: Sequence[tuple[Counter, Callable[[], float]]], clock: Clock = REAL
+    ) -> None:
+        """counters: each with what it shows, in joules."""
+        self.info = info
+        self._counters, self._clock, self._lock = counters, clock, threading.Lock()
+        self.read()
+        within_s = [counter.read_within_s for counter, _ in counters if counter.read_within_s is not None]
+        self._keeper = Periodic(min(within_s), self.read) if within_s else None
+
+    def read(self) -> Reading:
+        """Joules of all counters since the meter was opened.
+
+        Raises:
+            MeterError: one cannot be read (any more), was reset, or jumped.
+        """
+        with self._lock:
+            t_s = self._clock.now()
+            raw_j = [look() for _, look in self._counters]
+            pairs = zip(self._counters, raw_j, strict=True)
+            return Reading(t_s, sum(counter.advance(t_s, joules) for (counter, _), joules in pairs))
+
+    def close(self) -> None:
+        """End the thread that keeps an eye on wraps."""
+        if self._keeper is not None:
+            self._keeper.stop()

@@ -2,8 +2,9 @@
 
 One meter makes the total; others are read beside it and never added, because what they cover overlaps.
 
-    work on the processor    RAPL packages + DRAM; else the whole system (ACPI power meter, battery, Jetson's input)
-    work on an NVIDIA GPU    the board that CUDA uses, and no other board; else the whole system
+    work on the processor    RAPL packages + DRAM; else the whole system (ACPI power meter, battery, Jetson's input);
+                             else the model of a processor, which is computed and not read
+    work on an NVIDIA GPU    the board that CUDA uses, and no other board; else the whole system; else nothing
 """
 
 from __future__ import annotations
@@ -15,68 +16,73 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halfwatt.core.errors import MeterError
+from halfwatt.core.machine import cores
 from halfwatt.meters import hwmon, modelled, nvml, rapl
-from halfwatt.meters.base import EnergyMeter, Finding
+from halfwatt.meters.base import EnergyMeter, Finding, MeterInfo
 
 CLASS = hwmon.ROOT
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """``primary`` gives the joules; ``others`` are read beside it and never added to it."""
+class Instruments:
+    """The meters of a run. ``primary`` gives the joules, or without one ``model``; ``others`` are read beside it."""
 
     primary: EnergyMeter | None
     others: tuple[EnergyMeter, ...] = ()
+    model: MeterInfo | None = None
+
+    @property
+    def info(self) -> MeterInfo | None:
+        """Where the joules come from; None = there are none (grade F)."""
+        return self.model if self.primary is None else self.primary.info
+
+    @property
+    def infos(self) -> tuple[MeterInfo, ...]:
+        """All of them, that of the joules first."""
+        first = () if self.info is None else (self.info,)
+        return (*first, *(meter.info for meter in self.others))
+
+    def close(self) -> None:
+        """Close every meter; some keep a thread."""
+        for meter in (self.primary, *self.others):
+            if meter is not None:
+                meter.close()
 
 
-def choose(
+def instruments(
     device: str,
     *,
     rapl_root: str | Path | None = None,
     class_root: Path = CLASS,
-    environ: Mapping[str, str] | None = None,
-) -> Chosen:
+    environ: Mapping[str, str] = os.environ,
+) -> Instruments:
     """Open the meters for work on ``device`` ("cpu", "cuda", "cuda:1"); the others of the machine stay closed.
 
     Args:
         rapl_root: a powercap tree that the user named; it must be usable. One that merely exists here need not be.
         class_root: in place of /sys/class.
-        environ: in place of the process's own; says which boards CUDA shows to the worker.
+        environ: says which boards CUDA shows to the serving process.
 
     Raises:
         MeterError: ``rapl_root`` was given and cannot be used, or it is not certain which board CUDA uses.
     """
     # Opened first: when the user's own tree or the choice of board is at fault, nothing else is left open.
-    board = _board(device, os.environ if environ is None else environ)
+    board = _board(device, environ)
     tree = _tree(rapl_root, class_root)
     total = rapl.open_total(tree) if rapl_root is not None else _opened(lambda: rapl.open_total(tree))
     psys = _opened(lambda: rapl.open_psys(tree))
-    wanted = board if device.startswith("cuda") else total
-    primary = wanted or _whole_system(class_root)
-    beside = (board, total, psys)
-    return Chosen(primary, tuple(meter for meter in beside if meter is not None and meter is not primary))
-
-
-def available(*, rapl_root: str | Path | None = None, class_root: Path = CLASS) -> list[EnergyMeter]:
-    """Every real meter that can be opened here, opened. Close them after use."""
-    tree = _tree(rapl_root, class_root)
-    openers: list[Callable[[], EnergyMeter | None]] = [
-        lambda: rapl.open_total(tree),
-        lambda: rapl.open_psys(tree),
-        *(lambda sensor=sensor: hwmon.open_sensor(sensor) for sensor in hwmon.sensors(class_root)),
-    ]
-    found = [meter for opener in openers if (meter := _opened(opener)) is not None]
-    return [*found, *nvml.open_all()]
+    primary = (board if device.startswith("cuda") else total) or _whole_system(class_root)
+    others = tuple(meter for meter in (board, total, psys) if meter is not None and meter is not primary)
+    return Instruments(primary, others, modelled.model_of(cores()) if primary is None and device == "cpu" else None)
 
 
 def findings(*, rapl_root: str | Path | None = None, class_root: Path = CLASS) -> list[Finding]:
     """One line a meter that exists, or that could and why it does not; for `halfwatt doctor`."""
-    info = modelled.INFO
     return [
         *rapl.findings(_tree(rapl_root, class_root)),
         *nvml.findings(),
         *hwmon.findings(class_root),
-        Finding(info.name, info.domain, info.grade, info.covers, True, None),
+        Finding.of(modelled.INFO),
     ]
 
 
@@ -94,7 +100,7 @@ def _board(device: str, environ: Mapping[str, str]) -> EnergyMeter | None:
 
 
 def _whole_system(class_root: Path) -> EnergyMeter | None:
-    whole = [sensor for sensor in hwmon.sensors(class_root) if sensor.domain == hwmon.WHOLE]
+    whole = [sensor for sensor in hwmon.sensors(class_root) if sensor.info.domain == hwmon.WHOLE]
     return next((meter for s in whole if (meter := _opened(lambda s=s: hwmon.open_sensor(s)))), None)  # type: ignore[misc]
 
 

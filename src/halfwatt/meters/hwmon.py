@@ -10,12 +10,12 @@ power_supply BAT*                 what batteries give to the whole system, integ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from halfwatt.core.errors import MeterError
-from halfwatt.meters.base import EnergyMeter, Finding, Grade, MeterInfo, Reading
-from halfwatt.meters.counter import Counter
+from halfwatt.meters.base import EnergyMeter, Finding, Grade, MeterInfo
+from halfwatt.meters.counter import Counter, CounterMeter
 from halfwatt.meters.power import MAX_W, SAMPLE_S, PowerMeter
 from halfwatt.meters.ticks import REAL, Clock, tick_of
 
@@ -30,41 +30,15 @@ ReadText = Callable[[Path], str]
 class Sensor:
     """One source. ``look`` gives joules of a counter, or watts when ``power``; it raises `MeterError`."""
 
-    name: str
-    domain: str
-    grade: Grade
-    covers: str
-    not_covered: str
+    info: MeterInfo  # how often it changes is seen when it is opened
     power: bool
     look: Callable[[], float]
 
 
-class CounterMeter:
-    """An ``energy*_input`` counter as joules since it was opened."""
-
-    def __init__(self, info: MeterInfo, look: Callable[[], float], clock: Clock) -> None:
-        self.info = info
-        self._look, self._clock = look, clock
-        self._counter = Counter(info.name, MAX_W)
-        self.read()
-
-    def read(self) -> Reading:
-        """Joules since the meter was opened.
-
-        Raises:
-            MeterError: the counter cannot be read, fell, or jumped.
-        """
-        raw_j, t_s = self._look(), self._clock.now()
-        return Reading(t_s, self._counter.advance(t_s, raw_j))
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
 def sensors(root: Path = ROOT, read_text: ReadText = Path.read_text) -> list[Sensor]:
     """What there is under ``root`` (that is, under /sys/class), those of the whole system first."""
-    found = [*_batteries(root, read_text), *_chips(root, read_text)]
-    return sorted(found, key=lambda sensor: sensor.domain != WHOLE)
+    every = [*_batteries(root, read_text), *_chips(root, read_text)]
+    return sorted(every, key=lambda sensor: sensor.info.domain != WHOLE)
 
 
 def open_sensor(sensor: Sensor, clock: Clock = REAL) -> EnergyMeter:
@@ -76,71 +50,52 @@ def open_sensor(sensor: Sensor, clock: Clock = REAL) -> EnergyMeter:
     if not sensor.power:
         tick = tick_of(sensor.look, poll_s=0.001, clock=clock)
         if tick is None:
-            raise MeterError(f"the counter {sensor.name} stands still", got=f"{sensor.look():.3f} J")
-        return CounterMeter(_info(sensor, tick.period_s, tick.step), sensor.look, clock)
+            raise MeterError(f"the counter {sensor.info.name} stands still", got=f"{sensor.look():.3f} J")
+        info = replace(sensor.info, period_s=tick.period_s, step_j=tick.step)
+        return CounterMeter(info, [(Counter(info.name, MAX_W), sensor.look)], clock)
     tick = tick_of(sensor.look, poll_s=0.01, limit_s=_WATCH_S, clock=clock)  # a steady load may show no change
-    return PowerMeter(_info(sensor, max(SAMPLE_S, tick.period_s if tick else _WATCH_S), 0.0), sensor.look, clock)
+    period_s = max(SAMPLE_S, tick.period_s if tick else _WATCH_S)
+    return PowerMeter(replace(sensor.info, period_s=period_s), sensor.look, clock)
 
 
 def findings(root: Path = ROOT, read_text: ReadText = Path.read_text) -> list[Finding]:
     """What `halfwatt doctor` says about batteries and board sensors here."""
-    known = sensors(root, read_text)
-    found = [_finding(sensor) for sensor in known]
-    if not any(sensor.name == "battery" for sensor in known):
+    lines = [_finding(sensor) for sensor in sensors(root, read_text)]
+    names = {line.name for line in lines}
+    if "battery" not in names:
         why = f"no battery under {root / 'power_supply'}: a wall meter is the other way to see the whole system"
-        found.append(Finding("battery", WHOLE, "A", "everything that the battery feeds", False, why))
-    if all(sensor.name == "battery" for sensor in known):
+        lines.append(Finding("battery", WHOLE, "A", "everything that the battery feeds", False, why))
+    if names <= {"battery"}:
         why = f"no energy or power sensor under {root / 'hwmon'}: no driver found one; type: sudo sensors-detect"
-        found.append(Finding("hwmon", "board rails", "C", "what the board's own sensors measure", False, why))
-    return found
+        lines.append(Finding("hwmon", "board rails", "C", "what the board's own sensors measure", False, why))
+    return lines
 
 
 def _finding(sensor: Sensor) -> Finding:
     try:
         sensor.look()
     except MeterError as error:
-        return Finding(sensor.name, sensor.domain, sensor.grade, sensor.covers, False, str(error))
-    return Finding(sensor.name, sensor.domain, sensor.grade, sensor.covers, True, None)
+        return Finding.of(sensor.info, str(error))
+    return Finding.of(sensor.info)
 
 
-def _info(sensor: Sensor, period_s: float, step_j: float) -> MeterInfo:
-    return MeterInfo(
-        sensor.name,
-        sensor.domain,
-        "measured",
-        sensor.grade,
-        sensor.covers,
-        sensor.not_covered,
-        period_s,
-        step_j,
-        ratio_error=0.0,
-    )
+def _info(name: str, domain: str, grade: Grade, covers: str, not_covered: str) -> MeterInfo:
+    return MeterInfo(name, domain, "measured", grade, covers, not_covered, period_s=0.0, step_j=0.0)
 
 
 # --- batteries -----------------------------------------------------------------------------------------------------
 
 
 def _batteries(root: Path, read_text: ReadText) -> list[Sensor]:
-    """One sensor for all batteries together: the system draws from one or the other."""
-    folders = [f for f in sorted((root / "power_supply").glob("*")) if _feeds_system(f, read_text)]
+    """One sensor for all batteries together: the system draws from one or the other. Not that of a mouse or headset."""
+    supplies = sorted((root / "power_supply").glob("*"))
+    batteries = [f for f in supplies if _text(f / "type", read_text) == "Battery"]
+    folders = [f for f in batteries if _text(f / "scope", read_text) != "Device"]
     if not folders:
         return []
-    return [
-        Sensor(
-            name="battery",
-            domain=WHOLE,
-            grade="A",
-            covers=f"everything that {' and '.join(f.name for f in folders)} feeds, the screen included",
-            not_covered="losses of the charger and inside the battery",
-            power=True,
-            look=lambda: _discharge_w(folders, read_text),
-        )
-    ]
-
-
-def _feeds_system(folder: Path, read_text: ReadText) -> bool:
-    """A battery, and not that of a mouse or headset."""
-    return _text(folder / "type", read_text) == "Battery" and _text(folder / "scope", read_text) != "Device"
+    covers = f"everything that {' and '.join(f.name for f in folders)} feeds, the screen included"
+    info = _info("battery", WHOLE, "A", covers, "losses of the charger and inside the battery")
+    return [Sensor(info, True, lambda: _discharge_w(folders, read_text))]
 
 
 def _discharge_w(folders: Sequence[Path], read_text: ReadText) -> float:
@@ -194,15 +149,14 @@ def _sensor(folder: Path, chip: str, rail: str, *, power: bool, look: Callable[[
     whole = chip == "power_meter"  # the ACPI power meter, which the BMC fills
     board = rail == "VDD_IN"  # Jetson: what enters the module
     what = "the whole system" if whole else "the whole Jetson module" if board else f"{rail} of {chip}"
-    return Sensor(
-        name=f"{folder.name}:{chip}:{rail}",
-        domain=WHOLE if whole or board else f"{chip} {rail}",
-        grade="A" if whole else "C" if power else "B",
-        covers=f"{what}, as its maker wired the sensor",
-        not_covered="losses of the power supply" if whole or board else "everything else in the machine",
-        power=power,
-        look=look,
+    info = _info(
+        f"{folder.name}:{chip}:{rail}",
+        WHOLE if whole or board else f"{chip} {rail}",
+        "A" if whole else "C" if power else "B",
+        f"{what}, as its maker wired the sensor",
+        "losses of the power supply" if whole or board else "everything else in the machine",
     )
+    return Sensor(info, power, look)
 
 
 def _rail(path: Path, read_text: ReadText) -> str:

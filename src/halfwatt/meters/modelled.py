@@ -10,10 +10,8 @@ CPU time both count logical processors (hardware threads), because that is how t
 Coefficients [derived]. codecarbon publishes RAPL energies of four processors, each with 0 to all of its logical
 processors busy (``data/hardware/cpu_load_profiling``, "some_cores" files: EPYC 8024P, Threadripper 1950X, E3-1240 v2,
 2 x E5-2620 v3; 39 loaded points). Least squares on the relative error of ``W = a * processors + b * busy`` gives a and
-b below. Two shorter ways were tried on the same points and left. Spreading the EPYC's 46.5 W at full load over 8 cores,
-with an idle share of 9 W from codecarbon's law TDP * (0.1 + 0.9 load^3), is wrong twice: those 46.5 W had 16 hardware
-threads busy, and one busy thread already draws 37 W, so ratios are off by up to 229 %. CPU-seconds alone are off by
-69 % in the median.
+b below. On the same points codecarbon's own law, TDP * (0.1 + 0.9 load^3), is off by up to 229 % in ratios, and
+CPU-seconds alone by 69 % in the median.
 
 Published error of a ratio, that is of the power ratio of two loads on one processor at measured time (326 pairs):
 
@@ -31,12 +29,10 @@ processor's cache cost less, so for small models the model flatters whatever shr
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from halfwatt.core.errors import MeterError
-from halfwatt.meters.base import MeterInfo, Reading, Usage
+from halfwatt.meters.base import MeterInfo, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +62,13 @@ INFO = MeterInfo(
 )
 
 
+def model_of(cores: int) -> MeterInfo:
+    """`INFO` for a machine with so many logical processors."""
+    return replace(INFO, cores=cores)
+
+
 def modelled_joules(usage: Usage, cores: int, coefficients: Coefficients = DERIVED) -> float:
-    """The formula above.
+    """The formula above, of what was used in a window or by a training.
 
     Args:
         cores: logical processors visible to us, which share the static power.
@@ -82,22 +83,3 @@ def modelled_joules(usage: Usage, cores: int, coefficients: Coefficients = DERIV
         + coefficients.active_w * usage.cpu_s
         + coefficients.j_per_byte * usage.bytes_b
     )
-
-
-class ModelledMeter:
-    """The model as a cumulative counter; it falls only if what ``usage`` returns does."""
-
-    def __init__(self, usage: Callable[[], Usage], cores: int, coefficients: Coefficients = DERIVED) -> None:
-        self._usage, self._cores, self._coefficients = usage, cores, coefficients
-        self.info = INFO
-
-    def read(self) -> Reading:
-        """Modelled joules of all use so far.
-
-        Raises:
-            MeterError: the use is not known.
-        """
-        return Reading(time.monotonic(), modelled_joules(self._usage(), self._cores, self._coefficients))
-
-    def close(self) -> None:
-        """Nothing to let go of."""

@@ -39,7 +39,6 @@ class NvmlMeter:
             with self._readable():
                 self._handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
                 self._refuse_slices()
-                self.uuid = str(self._nvml.nvmlDeviceGetUUID(self._handle))
                 board = str(self._nvml.nvmlDeviceGetName(self._handle))
             self._counter = Counter(f"nvml:{index}", self._max_w())
             self.info = self._describe(board)
@@ -150,36 +149,25 @@ class NvmlMeter:
             not_covered="power supply losses" if module else "CPU, system memory, power supply losses",
             period_s=tick.period_s,
             step_j=tick.step,
-            ratio_error=0.0,
         )
-
-
-def open_all() -> list[NvmlMeter]:
-    """A meter for each board that has a counter; empty where there is no NVIDIA driver or library."""
-    meters = []
-    for index in range(count()):
-        try:
-            meters.append(NvmlMeter(index))
-        except MeterError:
-            continue  # findings() says why
-    return meters
 
 
 def findings() -> list[Finding]:
     """One line a board, or why there is none."""
     try:
-        found = _count()
+        with _driver() as nvml:
+            boards = int(nvml.nvmlDeviceGetCount())
     except MeterError as error:
         return [Finding("nvml", "gpu board", "B", COVERS, False, str(error))]
-    if not found:
-        return [Finding("nvml", "gpu board", "B", COVERS, False, "the driver sees no NVIDIA board: run nvidia-smi -L")]
-    return [_finding(index) for index in range(found)]
+    none = Finding("nvml", "gpu board", "B", COVERS, False, "the driver sees no NVIDIA board: run nvidia-smi -L")
+    return [_finding(index) for index in range(boards)] or [none]
 
 
 def count() -> int:
     """How many boards the driver shows; 0 where package or driver are missing."""
     try:
-        return _count()
+        with _driver() as nvml:
+            return int(nvml.nvmlDeviceGetCount())
     except MeterError:
         return 0
 
@@ -228,18 +216,17 @@ def cross_check(meter: NvmlMeter, seconds: float = 5.0, period_s: float = 0.05) 
     """
     clock, power_j = meter._clock, 0.0
     first = meter.read()
-    then_s, then_w = first.t_s, meter.watts()
+    before_s, before_w = first.t_s, meter.watts()
     while clock.now() - first.t_s < seconds:
         clock.sleep(period_s)
         now_s, now_w = clock.now(), meter.watts()
-        power_j += (now_s - then_s) * (now_w + then_w) / 2
-        then_s, then_w = now_s, now_w
+        power_j += (now_s - before_s) * (now_w + before_w) / 2
+        before_s, before_w = now_s, now_w
     counter_j = meter.read().joules - first.joules
-    reason = None
-    if abs(counter_j - power_j) > AGREEMENT * power_j:
-        reason = f"in {seconds:.0f} s the counter rose by {counter_j:.1f} J, but integrated power is {power_j:.1f} J"
-    info = meter.info
-    return Finding(info.name, info.domain, info.grade, info.covers, reason is None, reason)
+    if abs(counter_j - power_j) <= AGREEMENT * power_j:
+        return Finding.of(meter.info)
+    why = f"in {seconds:.0f} s the counter rose by {counter_j:.1f} J, but integrated power is {power_j:.1f} J"
+    return Finding.of(meter.info, why)
 
 
 def _finding(index: int) -> Finding:
@@ -250,28 +237,30 @@ def _finding(index: int) -> Finding:
     try:
         return replace(cross_check(meter, seconds=2.0), advice=meter.advice())
     except MeterError as error:
-        info = meter.info
-        return Finding(info.name, info.domain, info.grade, info.covers, False, str(error))
+        return Finding.of(meter.info, str(error))
     finally:
         meter.close()
 
 
 def _boards() -> list[tuple[str, str]]:
     """(UUID, name) of each board in NVML's order."""
-    nvml = _library()
-    try:
+    with _driver() as nvml:
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
         return [(str(nvml.nvmlDeviceGetUUID(h)), str(nvml.nvmlDeviceGetName(h))) for h in handles]
-    except nvml.NVMLError as error:
-        raise MeterError("a board does not answer", got=str(error), hint="run nvidia-smi") from error
-    finally:
-        nvml.nvmlShutdown()
 
 
-def _count() -> int:
+@contextmanager
+def _driver() -> Iterator[Any]:
+    """The library, for a few questions.
+
+    Raises:
+        MeterError: package or driver are missing, or a board does not answer.
+    """
     nvml = _library()
     try:
-        return int(nvml.nvmlDeviceGetCount())
+        yield nvml
+    except nvml.NVMLError as error:
+        raise MeterError("a board does not answer", got=str(error), hint="run nvidia-smi") from error
     finally:
         nvml.nvmlShutdown()
 

@@ -6,9 +6,7 @@
     intel-rapl:1          name psys               the whole platform, package included: a meter apart, never added
     intel-rapl-mmio:0     name package-0          the same package by another way: left out
 
-Counters wrap at ``max_energy_range_uj`` (262 kJ: 22 minutes at 200 W). Each zone is unwrapped within the same read, and
-only then are zones added. While a meter is open, a thread reads it every quarter of a wrap, so that none is missed. A
-read that fails raises; it is never 0 J.
+Counters wrap at ``max_energy_range_uj`` (262 kJ: 22 minutes at 200 W). A read that fails raises; it is never 0 J.
 
 A guest whose host writes its share of the counters into such a tree (scaphandre does; zones without a name) gets a
 meter of grade D: the host divides its joules by CPU time, so they are modelled.
@@ -17,19 +15,19 @@ meter of grade D: the host divides its joules by CPU time, so they are modelled.
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from halfwatt.core.errors import MeterError
-from halfwatt.meters.base import Finding, MeterInfo, Reading
-from halfwatt.meters.counter import Counter
-from halfwatt.meters.periodic import Periodic
+from halfwatt.meters.base import Finding, MeterInfo
+from halfwatt.meters.counter import Counter, CounterMeter
 from halfwatt.meters.ticks import REAL, Clock, Tick, tick_of
 
 ROOT = Path("/sys/class/powercap")
 TOTAL, PSYS = "rapl:package+dram", "rapl:psys"
+PLATFORM = "the platform as its maker wired it, processor packages included"
 NOT_COVERED = "GPU, disks, fans, power supply losses"
 _UNKNOWN_MAX_W = 600.0  # above any one socket; used where the zone has no power limit (AMD)
 _LEAST_MAX_W = 100.0  # limits can be set far below what a package draws for a moment
@@ -53,116 +51,81 @@ class Zone:
     max_w: float
     share: bool
 
-    @property
-    def mmio(self) -> bool:
-        """Is it the memory-mapped way to a counter that intel-rapl has too?"""
-        return self.path.name.split(":")[0].endswith("mmio")
 
-
-class RaplMeter:
-    """The sum of some zones as one counter that never falls."""
-
-    def __init__(self, zones: Sequence[Zone], info: MeterInfo, read_text: ReadText, clock: Clock) -> None:
-        self.info = info
-        self._read_text, self._clock = read_text, clock
-        self._counters = [(zone, Counter(zone.name, zone.max_w, zone.range_j)) for zone in zones]
-        self._lock = threading.Lock()
-        self.read()
-        within_s = self.read_within_s
-        self._keeper = None if within_s is None else Periodic(within_s, self.read)
-
-    @property
-    def read_within_s(self) -> float | None:
-        """It must be read at least this often, or a wrap could be missed; None = it does not wrap."""
-        limits = [counter.read_within_s for _, counter in self._counters]
-        return min((s for s in limits if s is not None), default=None)
-
-    def read(self) -> Reading:
-        """Joules of all zones since the meter was opened; a wrap of any zone is undone here.
-
-        Raises:
-            MeterError: a zone cannot be read (any more), was reset, or jumped.
-        """
-        with self._lock:
-            t_s = self._clock.now()
-            looks = [(counter, _raw_j(zone, self._read_text)) for zone, counter in self._counters]
-            return Reading(t_s, sum(counter.advance(t_s, raw_j) for counter, raw_j in looks))
-
-    def close(self) -> None:
-        """End the thread that keeps an eye on wraps."""
-        if self._keeper is not None:
-            self._keeper.stop()
-
-
-def open_total(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Clock = REAL) -> RaplMeter:
+def open_total(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Clock = REAL) -> CounterMeter:
     """The processors: the sum of all packages, and of their DRAM where the processor has such a counter.
 
     Raises:
         MeterError: there is no tree, it may not be read, or its counters stand still; says what to type.
     """
-    found = zones(root, read_text)
-    packages = [z for z in found if re.fullmatch(r"package-\d+(-die-\d+)?", z.name)]
+    all_zones = zones(root, read_text)
+    packages = [z for z in all_zones if re.fullmatch(r"package-\d+(-die-\d+)?", z.name)]
     if not packages:
         raise MeterError(f"no RAPL package under {root}", hint=_enabling(root))
     ticks = [_moving(zone, read_text, clock) for zone in packages]
-    memory = [z for z in found if z.name == "dram" and (not z.parent or z.parent.startswith("package"))]
+    memory = [z for z in all_zones if z.name == "dram" and (not z.parent or z.parent.startswith("package"))]
     alive = [z for z in memory if _tick(z, read_text, clock) is not None]
     stuck = "DRAM (its counter stands still)" if memory else "DRAM (this processor has no counter for it)"
+    share = packages[0].share
     info = MeterInfo(
         name=TOTAL if alive else "rapl:package",
         domain=f"cpu: {', '.join(z.name for z in packages)}",
-        kind="modelled" if packages[0].share else "measured",
-        grade="D" if packages[0].share else "B",
+        kind="modelled" if share else "measured",
+        grade="D" if share else "B",
         covers=_covers(packages, alive),
         not_covered=NOT_COVERED if alive else f"{stuck}, {NOT_COVERED}",
         period_s=max(tick.period_s for tick in ticks),
         step_j=min(tick.step for tick in ticks),
-        ratio_error=_SHARE_ERROR if packages[0].share else 0.0,
+        ratio_error=_SHARE_ERROR if share else 0.0,
     )
-    return RaplMeter([*packages, *alive], info, read_text, clock)
+    return _meter([*packages, *alive], info, read_text, clock)
 
 
-def open_psys(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Clock = REAL) -> RaplMeter | None:
+def open_psys(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Clock = REAL) -> CounterMeter | None:
     """The platform counter, which contains the packages; None where there is none.
 
     Raises:
         MeterError: there is one, but it may not be read or stands still.
     """
-    found = [zone for zone in zones(root, read_text) if zone.name.startswith("psys")]
-    if not found:
+    platform = [zone for zone in zones(root, read_text) if zone.name.startswith("psys")]
+    if not platform:
         return None
-    ticks = [_moving(zone, read_text, clock) for zone in found]
+    ticks = [_moving(zone, read_text, clock) for zone in platform]
     info = MeterInfo(
         name=PSYS,
         domain="platform",
         kind="measured",
         grade="B",
-        covers="the platform as its maker wired it, processor packages included",
+        covers=PLATFORM,
         not_covered="differs between makers; wrong on some laptops",
         period_s=max(tick.period_s for tick in ticks),
         step_j=min(tick.step for tick in ticks),
-        ratio_error=0.0,
     )
-    return RaplMeter(found, info, read_text, clock)
+    return _meter(platform, info, read_text, clock)
+
+
+def _meter(zones: Sequence[Zone], info: MeterInfo, read_text: ReadText, clock: Clock) -> CounterMeter:
+    counters = [(Counter(z.name, z.max_w, z.range_j), partial(_raw_j, z, read_text)) for z in zones]
+    return CounterMeter(info, counters, clock)
 
 
 def findings(root: Path = ROOT, read_text: ReadText = Path.read_text) -> list[Finding]:
     """What `halfwatt doctor` says about RAPL here: the total, and psys where there is one."""
-    found = []
-    for name, domain, covers, opener in (
-        (TOTAL, "cpu", "processor packages and their DRAM", open_total),
-        (PSYS, "platform", "the platform as its maker wired it, processor packages included", open_psys),
-    ):
+    openers = {
+        (TOTAL, "cpu", "processor packages and their DRAM"): open_total,
+        (PSYS, "platform", PLATFORM): open_psys,
+    }
+    lines = []
+    for (name, domain, covers), opener in openers.items():
         try:
             meter = opener(root, read_text)
         except MeterError as error:
-            found.append(Finding(name, domain, "B", covers, False, str(error)))
+            lines.append(Finding(name, domain, "B", covers, False, str(error)))
             continue
         if meter is not None:
             meter.close()
-            info = meter.info
-            found.append(Finding(info.name, info.domain, info.grade, info.covers, True, None))
-    return found
+            lines.append(Finding.of(meter.info))
+    return lines
 
 
 def zones(root: Path, read_text: ReadText = Path.read_text) -> list[Zone]:
@@ -173,9 +136,11 @@ def zones(root: Path, read_text: ReadText = Path.read_text) -> list[Zone]:
             if (folder / "energy_uj").exists():
                 folders.setdefault(folder.resolve(), folder)
     names = {folder.name: _name(folder, read_text) for folder in folders.values()}
-    found = [_zone(folder, names, read_text) for folder in folders.values()]
-    twins = {(zone.parent, zone.name) for zone in found if not zone.mmio}
-    return [zone for zone in found if not (zone.mmio and (zone.parent, zone.name) in twins)]
+    counters = [_zone(folder, names, read_text) for folder in folders.values()]
+    mapped = [zone for zone in counters if "mmio" in zone.path.name]  # another way to what intel-rapl has too
+    others = [zone for zone in counters if zone not in mapped]
+    twins = {(zone.parent, zone.name) for zone in others}
+    return [*others, *(zone for zone in mapped if (zone.parent, zone.name) not in twins)]
 
 
 def _zone(folder: Path, names: dict[str, str | None], read_text: ReadText) -> Zone:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import halfwatt
-from halfwatt.core.machine import _machine, _versions
+from halfwatt.core import machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +32,4 @@ def provenance(
     """Of a run that begins now on this machine. ``sha256``: of the dialogues, by split."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
     inputs = (command, seed, model, model_sha256, dialogues, dict(sha256))
-    return Provenance(halfwatt.__version__, created, *inputs, _machine(), _versions())
+    return Provenance(halfwatt.__version__, created, *inputs, machine.machine(), machine.versions())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from halfwatt.evaluate.records import Claim, Measurement, Outside, Profile, Qual
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import Finding, MeterInfo
 from halfwatt.meters.cost import Cost
+from halfwatt.meters.modelled import INFO
 from halfwatt.results.payback import Ledger
 from halfwatt.results.provenance import Provenance
 from halfwatt.runtimes.base import OperatingPoint
@@ -119,6 +120,9 @@ class TransformedModel:
 def parse(text: str | bytes) -> Result:
     """Read a ``result.json``.
 
+    Files of 0.1.0 hold modelled joules among the readings, and their meter does not say for how many cores: the machine
+    does. `halfwatt verify` holds those readings against the windows.
+
     Raises:
         BadInput: it is not one, or one of another schema version.
     """
@@ -131,8 +135,18 @@ def parse(text: str | bytes) -> Result:
             f"this halfwatt reads results of schema {SCHEMA}", got=str(schema), hint="use the version that wrote it"
         )
     try:
-        return from_json(text, Result)
+        result = from_json(text, Result)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadInput(f"result.json is damaged at {where}", got=str(first["msg"])) from None
+    return replace(result, meters=tuple(_with_cores(info, result.provenance) for info in result.meters))
+
+
+def _with_cores(info: MeterInfo, provenance: Provenance) -> MeterInfo:
+    if info.name != INFO.name or info.cores is not None:
+        return info
+    cores = provenance.machine.get("cores", "")
+    if not cores.isdigit():
+        raise BadInput("result.json is damaged at provenance.machine.cores", got=cores or "nothing")
+    return replace(info, cores=int(cores))

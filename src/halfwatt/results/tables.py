@@ -97,7 +97,7 @@ def rows(result: Result) -> tuple[Row, ...]:
     info, windows, b1 = meter(result), result.raw.windows, result.baselines.B1
     b0 = replace(
         result.baselines.B0,
-        energy_ratio_vs_B1=None if info is None else energy_analysis.energy_ratio("B1", "B0", windows, info),
+        energy_ratio_vs_B1=energy_analysis.energy_ratio("B1", "B0", windows, info),
         cpu_s_ratio_vs_B1=energy_analysis.ratio("B1", "B0", windows, energy_analysis.cpu_s_per_reply),
     )
     return (

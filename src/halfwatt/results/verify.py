@@ -1,6 +1,7 @@
 """Recompute every figure of a ``result.json`` from the raw readings in it. Pure but for reading the file.
 
-windows           -> measurements of the final run, the ratios and the claim
+windows           -> measurements of the final run, the ratios and the claim; modelled joules from CPU-seconds, wall
+                     time and bytes
 quality inputs    -> every check of the gate and its verdict
 what it took      -> the replies and days until that is repaid
 """
@@ -8,17 +9,16 @@ what it took      -> the replies and days until that is repaid
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from halfwatt.core.errors import BadInput
 from halfwatt.evaluate import energy_analysis
-from halfwatt.evaluate.claim import energy_ratio, make_claim
-from halfwatt.evaluate.energy_protocol import Run
+from halfwatt.evaluate.claim import make_claim
 from halfwatt.evaluate.gate import judge
-from halfwatt.evaluate.records import QualityInputs, QualityReport
+from halfwatt.evaluate.records import QualityInputs, QualityReport, Window
 from halfwatt.meters.base import MeterInfo
 from halfwatt.results.payback import ledger
 from halfwatt.results.result import Result, parse
@@ -67,6 +67,7 @@ def _pairs(result: Result) -> Iterator[tuple[str, Any, Any]]:
     """(where, stored, recomputed) for every single figure."""
     meter = next((m for m in result.meters if m.name == result.final[0].meter), None)
     windows = result.raw.windows
+    yield from _modelled_readings("raw.windows", windows, meter)
     for stored in result.final:
         fresh = energy_analysis.measurement(stored.arm, windows, meter)
         yield from _leaves(f"final.{stored.arm}", stored, fresh)
@@ -75,10 +76,9 @@ def _pairs(result: Result) -> Iterator[tuple[str, Any, Any]]:
         raise BadInput("the result holds no quality readings", hint="it was not written by a finished run")
     report = _judged(result, inputs, result.final_quality)
     yield from _leaves("final_quality", result.final_quality, report)
-    run = Run(windows, meter, result.meters, ())
-    for met in result.outside:
-        yield from _leaves(f"outside.{met.kind}", met.quality, _judged(result, met.inputs, met.quality))
-    yield from _leaves("claim", result.claim, make_claim(run, report, result.claim.about))
+    for outside in result.outside:
+        yield from _leaves(f"outside.{outside.kind}", outside.quality, _judged(result, outside.inputs, outside.quality))
+    yield from _leaves("claim", result.claim, make_claim(windows, meter, report, result.claim.about))
     yield from _trial_pairs(result, meter)
     if result.repaid is not None:
         rate = replies_per_hour(result)
@@ -91,16 +91,28 @@ def _trial_pairs(result: Result, meter: MeterInfo | None) -> Iterator[tuple[str,
     """The candidates' figures on the tune split."""
     reads = readings(result)
     for trial in result.trials:
-        read = reads[trial.name]
+        read, where = reads[trial.name], f"trials.{trial.name}"
+        yield from _modelled_readings(f"{where}.windows", read.windows, meter)
         if trial.energy is None or trial.quality is None or read.quality_inputs is None:
             continue
-        where = f"trials.{trial.name}"
-        run = Run(read.windows, meter, result.meters, ())
-        yield from _leaves(f"{where}.energy", trial.energy, energy_analysis.measurement(trial.name, run.windows, meter))
-        cpu = energy_analysis.ratio("B1", trial.name, run.windows, energy_analysis.cpu_s_per_reply)
-        yield from _leaves(f"{where}.cpu_s_ratio_vs_B1", trial.cpu_s_ratio_vs_B1, cpu)
-        yield from _leaves(f"{where}.energy_ratio_vs_B1", trial.energy_ratio_vs_B1, energy_ratio("B1", trial.name, run))
+        measurement = energy_analysis.measurement(trial.name, read.windows, meter)
+        yield from _leaves(f"{where}.energy", trial.energy, measurement)
+        cpu_s = energy_analysis.ratio("B1", trial.name, read.windows, energy_analysis.cpu_s_per_reply)
+        yield from _leaves(f"{where}.cpu_s_ratio_vs_B1", trial.cpu_s_ratio_vs_B1, cpu_s)
+        energy = energy_analysis.energy_ratio("B1", trial.name, read.windows, meter)
+        yield from _leaves(f"{where}.energy_ratio_vs_B1", trial.energy_ratio_vs_B1, energy)
         yield from _leaves(f"{where}.quality", trial.quality, _judged(result, read.quality_inputs, trial.quality))
+
+
+def _modelled_readings(
+    where: str, windows: Sequence[Window], meter: MeterInfo | None
+) -> Iterator[tuple[str, float, float]]:
+    """What files of 0.1.0 hold beside the windows' use: joules that the model is said to have given for it."""
+    for index, window in enumerate(windows):
+        if meter is not None and meter.cores is not None and meter.name in window.readings:
+            start, end = window.readings[meter.name]
+            modelled_j = energy_analysis.window_joules(window, meter)
+            yield f"{where}[{index}].readings.{meter.name}", end.joules - start.joules, modelled_j
 
 
 def _judged(result: Result, inputs: QualityInputs, like: QualityReport) -> QualityReport:

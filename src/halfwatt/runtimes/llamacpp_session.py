@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.machine import cores
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models.ngram_table import NgramTable
@@ -63,7 +63,7 @@ class LlamaCppSession:
             EnvironmentFault: it cannot make a context, for want of memory for instance.
         """
         self.tokenizer = ChatTokenizer.load(artifact.path)
-        self.threads = at.threads or len(os.sched_getaffinity(0))
+        self.threads = at.threads or cores()
         self.threads_prefill = at.threads_prefill or self.threads
         self._artifact, self._at, self._gpu, self._table = artifact, at, gpu, table
         self._stops = frozenset(self.tokenizer.eos_ids)

@@ -115,7 +115,7 @@ def main() -> None:
 def _build(request: BuildRequest, progress: Progress) -> Artifact:
     from halfwatt.compress.base import StepContext
     from halfwatt.compress.recipe import from_toml
-    from halfwatt.evaluate.instruments import instruments
+    from halfwatt.meters.discover import instruments
     from halfwatt.models.access import load_model
     from halfwatt.search.build import build_artifact
 

@@ -17,7 +17,6 @@ from halfwatt.compress.base import Stage
 from halfwatt.compress.recipe import Recipe, cheap_proxy, to_toml
 from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate import energy_analysis
-from halfwatt.evaluate.claim import energy_ratio
 from halfwatt.formats.artifact import Artifact
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.lab import Contender, Lab
@@ -166,7 +165,7 @@ def _measure_and_judge(lab: Lab, trial: Trial, rivals: Rivals) -> CandidateResul
         energy=energy_analysis.measurement(trial.name, windows, run.meter),
         quality=report,
         cpu_s_ratio_vs_B1=energy_analysis.ratio(reference.name, trial.name, windows, energy_analysis.cpu_s_per_reply),
-        energy_ratio_vs_B1=energy_ratio(reference.name, trial.name, run),
+        energy_ratio_vs_B1=energy_analysis.energy_ratio(reference.name, trial.name, run.windows, run.meter),
     )
     over = nats_over_margin(report.checks, settings.margins)
     over = min(over, 0.0) if report.verdict == "PASS" else max(over, NOT_PASSED)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from halfwatt.core.errors import BadInput, meant
+from halfwatt.core.errors import BadInput, suggestion
 
 Kind = Literal["gpu", "tpu", "cpu"]
 
@@ -73,5 +73,5 @@ def find(keys: Sequence[str]) -> tuple[Hardware, ...]:
     known = {h.key: h for h in TABLE}
     strange = [key for key in keys if key not in known]
     if strange:
-        raise BadInput("unknown --hardware", got=strange[0], hint=meant(strange[0], known))
+        raise BadInput("unknown --hardware", got=strange[0], hint=suggestion(strange[0], known))
     return tuple(known[key] for key in keys)

@@ -15,7 +15,7 @@ from halfwatt.core.machine import cores
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
-from halfwatt.evaluate.instruments import Instruments
+from halfwatt.meters.discover import Instruments
 from halfwatt.models.chat_model import ChatModel
 
 

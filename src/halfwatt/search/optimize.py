@@ -145,7 +145,7 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
     b0, b1 = contender_of(selection.b0), contender_of(selection.b1)
     run = lab.run(measure, MeasureOrder((b0, b1, replace(champion, name="winner")), settings.protocol.final))
     judgement = lab.run(judge, JudgeOrder(b1, champion, settings.margins))
-    claim = make_claim(run, judgement.report, champion.name)
+    claim = make_claim(run.windows, run.meter, judgement.report, champion.name)
     measured = tuple(energy_analysis.measurement(arm, run.windows, run.meter) for arm in ("B0", "B1", "winner"))
     delivered = selection.champion if claim.verdict == "PASS" else selection.b1
     with_energy = replace(

@@ -24,9 +24,9 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
+from psutil import pid_exists
 
 from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError
-from halfwatt.core.files import alive
 
 BEAT_S, SILENT_S = 20.0, 120.0
 RECIPE = "recipe"  # the name under which a trial's recipe is told again
@@ -258,7 +258,7 @@ def _lives(trial: FrozenTrial) -> bool:
     """A worker of this host lives while its process does, one of another while it is heard."""
     host, pid = trial.user_attrs.get(_WORKER, (None, 0))
     if host == socket.gethostname():
-        return alive(int(pid))
+        return bool(pid_exists(int(pid)))
     return time.time() - _heard(trial) < SILENT_S
 
 

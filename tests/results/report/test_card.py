@@ -34,7 +34,7 @@ def test_the_card_shows_before_and_after(results: dict[str, Result]) -> None:
         assert words in text
     modelled = model_card(results["modelled"])
     assert "J/reply" not in modelled
-    assert "0.46 [0.30 to 0.69] E modelled" in modelled
+    assert "0.46 [0.31 to 0.69] E modelled" in modelled
     assert "service: FAIL on 400 dialogues" in modelled
     assert "| original as commonly run (B0) | original, best runtime (B1) |\n" in model_card(
         results["no proven saving"]

@@ -44,7 +44,7 @@ def test_energy_is_joules_where_they_may_be_stated_and_a_share_of_b1_where_not(r
         for case in ("modelled", "measured", "no meter")
     }
     assert energy["modelled"]["B1"] == "1 E modelled"
-    assert energy["modelled"]["int4"] == "0.46 [0.30 to 0.69] E modelled"
+    assert energy["modelled"]["int4"] == "0.46 [0.31 to 0.69] E modelled"
     assert energy["measured"]["int4"] == "0.501 [0.497 to 0.504] B"
     assert energy["no meter"]["int4"] == "\N{EN DASH} (no meter)"
     assert energy["measured"]["int2"] == "\N{EN DASH} (failed)"

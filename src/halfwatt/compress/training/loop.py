@@ -32,7 +32,7 @@ from halfwatt.compress.training.batches import Batch, Row, collate, plan
 from halfwatt.compress.training.losses import label_nll
 from halfwatt.core.errors import BadInput, HalfwattError
 from halfwatt.core.settings import Precision
-from halfwatt.meters.cost import Cost, CostMeter, together
+from halfwatt.meters.cost import Cost, CostMeter
 
 _BYTES_A_STEP = 10  # float32 passes over the weights: forward, backward, gradient; AdamW reads 4 tensors and writes 3
 
@@ -213,7 +213,7 @@ class _Run:
             rows = self.schedule.step_rows(self.step)
             self._update(self._batch(rows))
             self.step += 1
-            self.spent = together(self.spent, self.cost_meter.lap(sum(len(row.ids) for row in rows), self.step_b))
+            self.spent += self.cost_meter.lap(sum(len(row.ids) for row in rows), self.step_b)
             now_s = time.monotonic()
             if now_s - report_s > 2 and self.accelerator.is_main_process:
                 self._report((self.spent.tokens - begin_tokens) / (now_s - begin_s))

@@ -7,28 +7,29 @@ from pathlib import Path
 import pytest
 
 from halfwatt.core.errors import BadInput, MeterError
-from halfwatt.meters import rapl, replay
+from halfwatt.meters import rapl
 from tests.contracts import meters as contract
 from tests.meters.fake_tree import World
+from tests.support import replay_meter
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    made = World(tmp_path)
-    made.standard()
-    return made
+    tree = World(tmp_path)
+    tree.standard()
+    return tree
 
 
 @pytest.fixture
 def trace(world: World, tmp_path: Path) -> Path:
     meter = rapl.open_total(world.root, world.read_text, world.clock)
-    path = replay.record(meter, 6.0, tmp_path / "trace.jsonl", period_s=0.05, clock=world.clock)
+    path = replay_meter.record(meter, 6.0, tmp_path / "trace.jsonl", period_s=0.05, clock=world.clock)
     meter.close()
     return path
 
 
 def test_a_trace_plays_what_was_recorded(world: World, trace: Path) -> None:
-    meter = replay.ReplayMeter(replay.load(trace), world.clock)
+    meter = replay_meter.ReplayMeter(replay_meter.load(trace), world.clock)
     contract.says_what_it_is(meter)
     contract.keeps_counting(meter, world.pass_time, watts=13)
     contract.raises_when_broken(meter, lambda: world.pass_time(10), "is over")
@@ -41,13 +42,13 @@ def test_a_meter_that_fails_leaves_no_trace(world: World, tmp_path: Path) -> Non
     meter = rapl.open_total(world.root, world.read_text, world.clock)
     world["intel-rapl:0"].fault = PermissionError()
     with pytest.raises(MeterError):
-        replay.record(meter, 1.0, tmp_path / "none.jsonl", clock=world.clock)
+        replay_meter.record(meter, 1.0, tmp_path / "none.jsonl", clock=world.clock)
     meter.close()
     assert not (tmp_path / "none.jsonl").exists()
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (lambda lines: lines[1:], "is not a trace"),
         (lambda lines: [lines[0].replace('"halfwatt_trace": 1', '"halfwatt_trace": 2'), *lines[1:]], "format 2"),
@@ -55,7 +56,7 @@ def test_a_meter_that_fails_leaves_no_trace(world: World, tmp_path: Path) -> Non
         (lambda lines: lines[:2], "is not a trace"),
     ],
 )
-def test_a_damaged_trace_is_named(trace: Path, edit: object, said: str) -> None:
+def test_a_damaged_trace_is_named(trace: Path, edit: object, message: str) -> None:
     trace.write_text("\n".join(edit(trace.read_text().splitlines())))  # type: ignore[operator]
-    with pytest.raises(BadInput, match=said):
-        replay.load(trace)
+    with pytest.raises(BadInput, match=message):
+        replay_meter.load(trace)

@@ -5,25 +5,20 @@ A trace is JSON lines. The first tells where the joules come from, the others ar
     {"halfwatt_trace": 1, "info": {"name": "nvml:0", ...}}
     {"t_s": 0.0, "joules": 0.0}
     {"t_s": 0.1, "joules": 12.3}
-
-Record one with:  python -m halfwatt.meters.replay --record nvml:0 --seconds 30 -o trace.jsonl
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from halfwatt.core.errors import BadInput, HalfwattError, MeterError
+from halfwatt.core.errors import BadInput, MeterError
 from halfwatt.core.files import write_atomic
 from halfwatt.meters.base import EnergyMeter, MeterInfo, Reading
-from halfwatt.meters.discover import available
 from halfwatt.meters.ticks import REAL, Clock
 
 FORMAT = 1
@@ -76,27 +71,21 @@ def load(path: Path) -> Trace:
         info = MeterInfo(**header["info"])
         readings = tuple(Reading(float(row["t_s"]), float(row["joules"])) for row in rows)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise BadInput(
-            f"{path} is not a trace", got=str(error), hint="record one: python -m halfwatt.meters.replay --help"
-        ) from error
+        raise BadInput(f"{path} is not a trace", got=str(error), hint="record one") from error
     _check(path, readings)
     return Trace(info, readings)
 
 
-def record(meter: EnergyMeter, seconds: float, to: Path, period_s: float | None = None, clock: Clock = REAL) -> Path:
-    """Read ``meter`` for ``seconds`` and write the trace to ``to``.
-
-    Args:
-        period_s: time between readings; by default a quarter of the meter's own period, 20 ms for a continuous one.
+def record(meter: EnergyMeter, seconds: float, to: Path, *, period_s: float = 0.02, clock: Clock = REAL) -> Path:
+    """Read ``meter`` every ``period_s`` for ``seconds`` and write the trace to ``to``.
 
     Raises:
         MeterError: the meter could not be read; nothing is written.
     """
-    pause_s = period_s or meter.info.period_s / 4 or 0.02
     first = meter.read()
     readings = [Reading(0.0, 0.0)]
     while readings[-1].t_s < seconds:
-        clock.sleep(pause_s)
+        clock.sleep(period_s)
         now = meter.read()
         readings.append(Reading(now.t_s - first.t_s, now.joules - first.joules))
     rows = [{"halfwatt_trace": FORMAT, "info": asdict(meter.info)}, *(asdict(reading) for reading in readings)]
@@ -110,32 +99,3 @@ def _check(path: Path, readings: Sequence[Reading]) -> None:
     for line, (a, b) in enumerate(pairwise(readings), start=3):
         if not (b.t_s > a.t_s and b.joules >= a.joules):
             raise BadInput(f"{path}:{line} runs backwards", got=f"{b.t_s} s, {b.joules} J", hint="record it again")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Record a meter of this machine. Exit codes as everywhere: 0, 2 bad input, 3 environment."""
-    parser = argparse.ArgumentParser(prog="python -m halfwatt.meters.replay", description="Record an energy meter.")
-    parser.add_argument("--record", metavar="METER", required=True, help="its name, as 'halfwatt doctor' lists it")
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--period", type=float, help="seconds between readings; default: a quarter of the meter's own")
-    parser.add_argument("--rapl-root", type=Path)
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    asked = parser.parse_args(arguments)
-    meters = available(rapl_root=asked.rapl_root)
-    try:
-        meter = next((m for m in meters if m.info.name == asked.record), None)
-        if meter is None:
-            here = ", ".join(m.info.name for m in meters) or "none"
-            raise BadInput(f"there is no meter {asked.record} here", got=here, hint="run 'halfwatt doctor'")
-        record(meter, asked.seconds, asked.out, asked.period)
-    except HalfwattError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    finally:
-        for opened in meters:
-            opened.close()
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

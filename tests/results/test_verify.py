@@ -1,0 +1,123 @@
+"""`halfwatt verify`: figures are computed again from what was measured, in new files and in those of version 0.1.0.
+
+``tests/data/result_with_modelled_readings.json.gz`` was written by version 0.1.0, commit bbf9d59, on two cores without
+a meter, when modelled joules stood among the readings of each window. There:
+
+    taught.folder(into, "gpt2", taught.dialogues()); taught.chats(into, taught.dialogues())          # tests/taught.py
+    python -m tests.hasty optimize into/taught-gpt2 -d into/chats.jsonl --max-loss 40% -o into/out --json
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halfwatt.core.errors import BadInput
+from halfwatt.core.json_records import to_json
+from halfwatt.results.result import parse
+from halfwatt.results.verify import Verification, verify_file
+
+OLD = Path(__file__).parents[1] / "data" / "result_with_modelled_readings.json.gz"
+
+Record = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def old() -> bytes:
+    return gzip.decompress(OLD.read_bytes())
+
+
+def verified(text: bytes | str, folder: Path) -> Verification:
+    path = folder / "result.json"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return verify_file(path)
+
+
+def without_readings(record: Record) -> Record:
+    """As it is written now: what a model gives is no reading, and the model says for how many cores."""
+    for window in (*record["raw"]["windows"], *(w for trial in record["raw"]["trials"] for w in trial["windows"])):
+        window["readings"].clear()
+    record["meters"][0]["cores"] = 2
+    return record
+
+
+def test_a_result_with_modelled_readings_still_verifies(old: bytes, tmp_path: Path) -> None:
+    outcome = verified(old, tmp_path)
+    assert outcome.differences == ()
+    assert (outcome.figures, outcome.windows, outcome.replies) == (895 + 12 + 3 * 8, 12, 153)  # a reading a window
+
+
+def test_the_same_figures_follow_without_them(old: bytes, tmp_path: Path) -> None:
+    outcome = verified(json.dumps(without_readings(json.loads(old))), tmp_path)
+    assert outcome.differences == ()
+    assert outcome.figures == 895
+
+
+def test_an_old_result_is_written_as_a_new_one(old: bytes) -> None:
+    result = parse(old)
+    assert [info.cores for info in result.meters] == [2]
+    assert parse(to_json(result)) == result
+
+
+def _reading(record: Record) -> None:
+    record["raw"]["windows"][2]["readings"]["modelled"][1]["joules"] += 0.01
+
+
+def _figure(record: Record) -> None:
+    record["final"][1]["j_per_reply"]["mean"] *= 0.5
+
+
+def _ratio(record: Record) -> None:
+    record["claim"]["energy_ratio_vs_B0"]["lo"] = 11.0
+
+
+def _cores(record: Record) -> None:
+    record["provenance"]["machine"]["cores"] = "64"
+
+
+@pytest.mark.parametrize(
+    ("forge", "where"),
+    [
+        (_reading, "raw.windows[2].readings.modelled"),
+        (_figure, "final.B1.j_per_reply.mean"),
+        (_ratio, "claim.energy_ratio_vs_B0.lo"),
+        (_cores, "raw.windows[0].readings.modelled"),
+    ],
+)
+def test_a_forged_modelled_figure_is_named(
+    old: bytes, tmp_path: Path, forge: Callable[[Record], None], where: str
+) -> None:
+    record = json.loads(old)
+    forge(record)
+    assert where in [d.where for d in verified(json.dumps(record), tmp_path).differences]
+
+
+def _bytes(record: Record) -> None:
+    record["raw"]["windows"][0]["usage"][1]["bytes_b"] += 10**9
+
+
+def _model(record: Record) -> None:
+    record["meters"][0]["cores"] = 64
+
+
+@pytest.mark.parametrize("forge", [_figure, _bytes, _model])
+def test_modelled_figures_are_recomputed_from_what_the_windows_used(
+    old: bytes, tmp_path: Path, forge: Callable[[Record], None]
+) -> None:
+    record = without_readings(json.loads(old))
+    forge(record)
+    places = [d.where for d in verified(json.dumps(record), tmp_path).differences]
+    assert f"final.{'B0' if forge is _bytes else 'B1'}.j_per_reply.mean" in places
+    assert not [where for where in places if "cpu_s" in where]
+
+
+def test_a_model_of_unknown_cores_is_refused(old: bytes) -> None:
+    record = json.loads(old)
+    del record["provenance"]["machine"]["cores"]
+    with pytest.raises(BadInput, match=r"damaged at provenance\.machine\.cores"):
+        parse(json.dumps(record))
