@@ -28,7 +28,7 @@ from halfwatt.compress.base import StepContext
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Predictor, in_batches
-from halfwatt.core.settings import MeasurePlan, Precision, RequestSettings
+from halfwatt.core.settings import Access, MeasurePlan, Precision, RequestSettings
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import energy_analysis, requests
 from halfwatt.evaluate.claim import energy_ratio
@@ -36,10 +36,10 @@ from halfwatt.evaluate.energy_protocol import Arm, Run, measure
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingSpec
-from halfwatt.runtimes.transformers_eager import TransformersEager
 
 CHAIN = "3 blocks of 256, FFN 256, int4 QAD"
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16")
@@ -81,10 +81,7 @@ def chain(given: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
 def replies(given: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
     """What a reply takes, by model and by how many dialogues are answered together."""
     models = {"original": load(demo.path()), **{folder.name: load(folder) for folder in given.students}}
-    served = {
-        name: TransformersEager(given.device, "bf16").export(m, given.out / "served" / name)
-        for name, m in models.items()
-    }
+    served = {name: TransformersFolder("bf16").write(m, given.out / "served" / name) for name, m in models.items()}
     arms = [arm(name, artifact, batch, given.device) for batch in given.batch for name, artifact in served.items()]
     seen = requests.make_workload(demo.dialogues("tune"), ChatFormat.of_model(models["original"]), RequestSettings())
     plan = MeasurePlan(min_blocks=3, limit_s=given.seconds, prefill=False)
@@ -133,7 +130,7 @@ def likelihood(made: ChatModel, dialogues: Sequence[Dialogue], device: str) -> f
 def arm(name: str, artifact: Artifact, batch: int, device: str) -> Arm:
     """Served by transformers on the device."""
     at = OperatingPoint(batch=batch, reuse_prefix=False)
-    return Arm(f"{name}, {batch} at once", ServingSpec(artifact, at, device, "bf16"))
+    return Arm(f"{name}, {batch} at once", ServingSpec(artifact, at, Access(device, "bf16")))
 
 
 def measured(name: str, base: str, run: Run) -> dict[str, Any]:

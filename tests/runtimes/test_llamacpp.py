@@ -32,6 +32,7 @@ from halfwatt.core.files import sha256_file
 from halfwatt.core.json_records import from_json
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes import llamacpp_session
@@ -52,7 +53,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
 
 @pytest.fixture(scope="module")
 def artifact(llama: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return LlamaCpp().export(llama, tmp_path_factory.mktemp("artifact") / "out")
+    return Gguf().write(llama, tmp_path_factory.mktemp("artifact") / "out")
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def drain(stream: Generator[str, None, Reply], pieces: list[str]) -> Reply:
 @pytest.mark.parametrize("arch", tiny.ARCHS)
 def test_greedy_replies_are_transformers_greedy_replies(arch: tiny.Arch, tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, arch))
-    with LlamaCpp().open(LlamaCpp().export(model, tmp_path / "out"), ONE) as session:
+    with LlamaCpp().open(Gguf().write(model, tmp_path / "out"), ONE) as session:
         for dialogue in tiny.dialogues():
             prompt = dialogue.before(dialogue.assistant_turns[-1])
             reply = session.reply([prompt], SHORT)[0]
@@ -145,7 +146,7 @@ def test_the_stop_list_is_honoured_and_the_cap_is_told_from_it(llama: ChatModel,
     assert len(free) == SHORT.max_new_tokens  # random weights do not stop by themselves here
     stop = next(t for t in free[2:] if t not in free[:2])
     stopping = load(tiny.folder(tmp_path, generation={"eos_token_id": [tiny.END, stop]}))
-    with LlamaCpp().open(LlamaCpp().export(stopping, tmp_path / "out"), ONE) as session:
+    with LlamaCpp().open(Gguf().write(stopping, tmp_path / "out"), ONE) as session:
         reply = session.reply([FIRST], SHORT)[0]
         assert list(reply.token_ids) == free[: free.index(stop) + 1]
         assert reply.stopped
@@ -223,7 +224,7 @@ def test_logits_are_torchs_whatever_the_batch(
 
 def test_torch_may_compute_between_replies(llama: ChatModel, tmp_path: Path) -> None:
     """Where the processor has AMX, torch's bf16 products take the tiles that llama.cpp configured in that thread."""
-    made = LlamaCpp().export(Quantize(8).apply(llama, StepContext()), tmp_path / "int8")
+    made = Gguf().write(Quantize(8).apply(llama, StepContext()), tmp_path / "int8")
     some = torch.randn(256, 256, dtype=torch.bfloat16)
     with LlamaCpp().open(made, ONE) as session:
         wanted, logits = session.reply([FIRST], SHORT)[0].token_ids, session.logits(tiny.dialogues()[1])
@@ -270,7 +271,7 @@ def test_a_reply_ends_with_the_context(session: LlamaCppSession) -> None:
 def test_the_cache_may_have_fewer_bits(bits: Any, tmp_path: Path) -> None:
     base = load(tiny.folder(tmp_path, "qwen3"))
     wide = replace(base, network=tiny.network("qwen3", width=128))  # heads of 32, a block of the small types
-    artifact = LlamaCpp().export(wide, tmp_path / "out")
+    artifact = Gguf().write(wide, tmp_path / "out")
     dialogue = tiny.dialogues()[1]
     with LlamaCpp().open(artifact, replace(ONE, kv_bits=bits)) as session:
         got = session.logits(dialogue)
@@ -333,7 +334,7 @@ def test_the_folder_is_whole_and_serves_without_torch(artifact: Artifact) -> Non
 
 def test_an_existing_folder_is_not_overwritten(llama: ChatModel, artifact: Artifact) -> None:
     with pytest.raises(BadInput, match="exists already"):
-        LlamaCpp().export(llama, artifact.path)
+        Gguf().write(llama, artifact.path)
 
 
 def test_two_hundred_damaged_files_never_reach_llama_cpp(
@@ -381,6 +382,6 @@ def test_a_gpu_that_the_build_lacks_is_refused_with_the_command(artifact: Artifa
 
 def test_a_quantized_model_replies_like_its_own_weights(llama: ChatModel, tmp_path: Path) -> None:
     made = Quantize(8).apply(llama, StepContext())
-    with LlamaCpp().open(LlamaCpp().export(made, tmp_path / "out"), ONE) as session:
+    with LlamaCpp().open(Gguf().write(made, tmp_path / "out"), ONE) as session:
         reply = session.reply([FIRST], replace(SHORT, max_new_tokens=4))[0]
     assert list(reply.token_ids) == by_transformers(made, FIRST, replace(SHORT, max_new_tokens=4))

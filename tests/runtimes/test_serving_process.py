@@ -78,7 +78,7 @@ def test_a_worker_that_is_killed_is_an_environment_fault(gone: bool, spec: Servi
     with ServingProcess(spec) as worker:
         os.kill(worker.pid, signal.SIGKILL)
         if gone:
-            worker._process.wait()
+            worker._child.process.wait()
         with pytest.raises(EnvironmentFault, match="ended with code -9"):
             worker.run(asked, GREEDY)
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.core.json_records import from_json
 from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.models import chat_model
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.sampling import Sampling
@@ -47,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 def session(folder: Path, at: OperatingPoint | None = None, **options: Any) -> Any:
     runtime = TransformersEager(**options)
-    artifact = runtime.export(chat_model.load(folder), folder.parent / "exported")
+    artifact = TransformersFolder(runtime.dtype).write(chat_model.load(folder), folder.parent / "exported")
     return runtime.open(artifact, at or OperatingPoint())
 
 
@@ -220,7 +221,7 @@ def test_bytes_moved_add_up(folder: Path) -> None:
 
 def test_an_unmodified_model_is_not_copied(folder: Path, tmp_path: Path) -> None:
     model = chat_model.load(folder)
-    artifact = TransformersEager().export(model, tmp_path / "a")
+    artifact = TransformersFolder().write(model, tmp_path / "a")
     assert artifact.path == folder
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["artifact.json"]
     assert from_json((tmp_path / "a" / "artifact.json").read_bytes(), Artifact) == artifact
@@ -234,7 +235,7 @@ def test_a_template_from_outside_goes_with_the_artifact(tmp_path: Path) -> None:
     folder = tiny.folder(tmp_path, template=None)
     (tmp_path / "t.jinja").write_text(tiny.CHATML + "{# mine #}")
     model = chat_model.load(folder, chat_template=tmp_path / "t.jinja")
-    artifact = TransformersEager().export(model, tmp_path / "a")
+    artifact = TransformersFolder().write(model, tmp_path / "a")
     assert artifact.path == tmp_path / "a"
     with TransformersEager().open(artifact, OperatingPoint()) as opened:
         assert opened.tokenizer.template == model.tokenizer.template
@@ -243,7 +244,7 @@ def test_a_template_from_outside_goes_with_the_artifact(tmp_path: Path) -> None:
 def test_a_modified_model_is_saved(folder: Path, tmp_path: Path) -> None:
     model = chat_model.load(folder)
     other = replace(model, network=tiny.network("llama", seed=9), lineage=(*model.lineage, "made another"))
-    artifact = TransformersEager().export(other, tmp_path / "a")
+    artifact = TransformersFolder().write(other, tmp_path / "a")
     assert artifact.path == tmp_path / "a"
     assert artifact.lineage == other.lineage
     (tmp_path / "a").rename(tmp_path / "b")
@@ -251,14 +252,14 @@ def test_a_modified_model_is_saved(folder: Path, tmp_path: Path) -> None:
         state = opened.network.state_dict()
         assert all(torch.equal(state[k], v) for k, v in other.network.state_dict().items())
     with pytest.raises(BadInput, match="exists already"):
-        TransformersEager().export(other, tmp_path / "b")
+        TransformersFolder().write(other, tmp_path / "b")
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("bf16", "bf16"), ("fp16", "f16"), ("fp32", "f32"), ("auto", "bf16")])
 def test_dtypes(tmp_path: Path, dtype: str, precision: str) -> None:
     folder = tiny.folder(tmp_path, dtype=torch.bfloat16)
     runtime = TransformersEager(dtype=dtype)
-    artifact = runtime.export(chat_model.load(folder), tmp_path / "a")
+    artifact = TransformersFolder(dtype).write(chat_model.load(folder), tmp_path / "a")
     assert artifact.precision == precision
     with runtime.open(artifact, OperatingPoint()) as opened:
         assert artifact.weights_read_b == weights_read(opened.network) * opened.network.dtype.itemsize
@@ -267,14 +268,14 @@ def test_dtypes(tmp_path: Path, dtype: str, precision: str) -> None:
 
 def test_auto_serves_the_model_as_it_was_loaded(tmp_path: Path) -> None:
     folder = tiny.folder(tmp_path, dtype=torch.bfloat16)
-    artifact = TransformersEager().export(chat_model.load(folder, dtype="fp32"), tmp_path / "a")
+    artifact = TransformersFolder().write(chat_model.load(folder, dtype="fp32"), tmp_path / "a")
     assert artifact.precision == "f32"
     with TransformersEager().open(artifact, OperatingPoint()) as opened:
         assert opened.network.dtype == torch.float32
 
 
 def test_a_changed_artifact_is_not_opened(folder: Path, tmp_path: Path) -> None:
-    artifact = TransformersEager().export(chat_model.load(folder), tmp_path / "a")
+    artifact = TransformersFolder().write(chat_model.load(folder), tmp_path / "a")
     (folder / "chat_template.jinja").write_text("changed")
     with (
         pytest.raises(ModelError, match="not the model that was exported"),
@@ -290,7 +291,7 @@ def test_threads_are_set_for_the_session_only(folder: Path) -> None:
 
 
 def test_what_this_runtime_does_not_do(folder: Path, tmp_path: Path) -> None:
-    artifact = TransformersEager().export(chat_model.load(folder), tmp_path / "a")
+    artifact = TransformersFolder().write(chat_model.load(folder), tmp_path / "a")
     for runtime, at, kind in (
         (TransformersEager(), OperatingPoint(kv_bits=8), BadInput),
         (TransformersEager(device="cuda:99"), OperatingPoint(), EnvironmentFault),

@@ -21,7 +21,8 @@ from halfwatt.evaluate import requests
 from halfwatt.evaluate.instruments import Instruments, instruments
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
-from halfwatt.models.access import load_model, training_device
+from halfwatt.formats.registry import load_model
+from halfwatt.models.access import training_device
 from halfwatt.models.chat_model import ChatModel, torch_device
 from halfwatt.results.result import Made
 from halfwatt.search.build import build_artifact

@@ -1,4 +1,4 @@
-"""Several dialogues answered at once by llama.cpp: one pass over the weights says a token of each.
+"""Several dialogues answered at once by llama.cpp: one pass over the weights gives a token of each.
 
     a prompt each -> the sequence whose cache it shares most with -> the rest of it is decoded there
                   -> a token of every sequence in one batch -> sampled, each for itself -> ... until all have ended
@@ -55,7 +55,7 @@ class BatchedSession(LlamaCppSession):
             BadInput: a prompt leaves no room for a reply in the model's context.
         """
         prompts = [self.tokenizer.prompt_ids(dialogue) for dialogue in batch]
-        turns = self._apart(lambda: self._said(prompts, sampling))
+        turns = self._in_thread(lambda: self._generate_batch(prompts, sampling))
         return [self._as_reply(turn.prompt, turn.cached, turn.ids) for turn in turns]
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
@@ -72,19 +72,19 @@ class BatchedSession(LlamaCppSession):
         params.n_ctx, params.n_seq_max = self._size * self._at.batch, self._at.batch
         return params
 
-    def _said(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[_Turn]:
+    def _generate_batch(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[_Turn]:
         longest = max(map(len, prompts))
         self._check_room(longest + 1)
         self._make_room(min(self._longest, longest + sampling.max_new_tokens))
         turns: list[_Turn] = []
         try:
             for number, slot in self._slots(prompts):
-                turns.append(self._begun(number, slot, prompts[number], sampling))
+                turns.append(self._start(number, slot, prompts[number], sampling))
             live = turns
             while live := [turn for turn in live if len(turn.ids) < turn.most and turn.ids[-1] not in self._stops]:
                 self._pass([(turn.slot, turn.ids[-1:]) for turn in live])
                 for row, turn in enumerate(live):
-                    turn.ids.append(self._chosen(turn, row))
+                    turn.ids.append(self._choose(turn, row))
         finally:
             for turn in turns:
                 if turn.chain is not None:
@@ -94,16 +94,16 @@ class BatchedSession(LlamaCppSession):
     def _slots(self, prompts: Sequence[list[int]]) -> list[tuple[int, int]]:
         """(prompt, sequence) pairs: who shares most with what a sequence holds chooses first."""
         left, free = set(range(len(prompts))), set(range(self._at.batch))
-        found: list[tuple[int, int]] = []
+        pairs: list[tuple[int, int]] = []
         shared = {(n, s): common_prefix(self._held[s], prompts[n][:-1]) for n in left for s in free}
         for n, s in sorted(shared, key=lambda pair: (-shared[pair], pair)):
             if n in left and s in free:
-                found.append((n, s))
+                pairs.append((n, s))
                 left.remove(n)
                 free.remove(s)
-        return found
+        return pairs
 
-    def _begun(self, number: int, slot: int, prompt: list[int], sampling: Sampling) -> _Turn:
+    def _start(self, number: int, slot: int, prompt: list[int], sampling: Sampling) -> _Turn:
         """The prompt decoded, and the reply's first token."""
         cached = common_prefix(self._held[slot], prompt[:-1]) if self._at.reuse_prefix else 0
         memory = llama.llama_get_memory(self._context)
@@ -115,10 +115,10 @@ class BatchedSession(LlamaCppSession):
             self._pass([(slot, prompt[start : start + UBATCH])])
         chain = self._chain(prompt, sampling)
         turn = _Turn(number, slot, prompt, cached, chain, min(sampling.max_new_tokens, self._longest - len(prompt)))
-        turn.ids.append(self._chosen(turn, -1))
+        turn.ids.append(self._choose(turn, -1))
         return turn
 
-    def _chosen(self, turn: _Turn, row: int) -> int:
+    def _choose(self, turn: _Turn, row: int) -> int:
         if turn.chain is None:
             return self._likeliest(row)
         return int(llama.llama_sampler_sample(turn.chain, self._context, row))

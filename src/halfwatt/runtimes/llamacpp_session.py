@@ -1,10 +1,10 @@
 """A loaded GGUF file that answers, through llama-cpp-python's C functions.
 
     prompt ids  -> longest prefix already in the KV cache is kept -> the rest is decoded in one batch
-                -> sample in C -> decode that one token, with guesses at the next ones (drafts.py) -> sample after each
-                guess that came true -> decode ... until a stop token, the cap or the context's end
+                -> sample in C -> decode that one token, with guesses at the next ones (speculation.py) -> sample after
+                each guess that came true -> decode ... until a stop token, the cap or the context's end
 
-Sampling and decoding are both C; Python sees one chosen id a token and copies no logits: a greedy choice without a
+Sampling and decoding are both C; Python sees one id a token and copies no logits: a greedy choice without a
 penalty looks at them where they are. The ids of a prompt always come from the model's own `ChatTokenizer`, never from
 llama.cpp's.
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +26,13 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.machine import cores
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix
+from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, stream_text
 from halfwatt.runtimes.speculation import Drafter, LookupDrafter, TableDrafter
 
 _FIRST_CONTEXT = 2048  # tokens; grown when a dialogue needs more, up to what the model was trained for
@@ -40,7 +40,6 @@ _LOGITS_AT_ONCE = 64  # tokens in a batch whose logits are all kept; bounds that
 UBATCH = 512  # prompt tokens computed together
 _KV_TYPES = {16: llama.GGML_TYPE_F16, 8: llama.GGML_TYPE_Q8_0, 4: llama.GGML_TYPE_Q4_0}
 _KV_SHARE = {16: 1.0, 8: 34 / 64, 4: 18 / 64}  # bytes of a block of 32 values, against fp16
-_REPLACEMENT = "\ufffd"  # what the beginning of a character decodes to
 
 T = TypeVar("T")
 
@@ -63,7 +62,7 @@ class LlamaCppSession:
             EnvironmentFault: it cannot make a context, for want of memory for instance.
         """
         self.tokenizer = ChatTokenizer.load(artifact.path)
-        self.threads = at.threads or len(os.sched_getaffinity(0))
+        self.threads = at.threads or cores()
         self.threads_prefill = at.threads_prefill or self.threads
         self._artifact, self._at, self._gpu, self._table = artifact, at, gpu, table
         self._stops = frozenset(self.tokenizer.eos_ids)
@@ -80,7 +79,7 @@ class LlamaCppSession:
         self._size = 0
         self._make_room(min(self._longest, _FIRST_CONTEXT))
 
-    # --- what a Session does
+    # --- a Session
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer each dialogue, one after the other.
@@ -88,25 +87,16 @@ class LlamaCppSession:
         Raises:
             BadInput: a prompt leaves no room for a reply in the model's context.
         """
-        return self._apart(lambda: [self._answer(dialogue, sampling) for dialogue in batch])
+        return self._in_thread(lambda: [self._answer(dialogue, sampling) for dialogue in batch])
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue in pieces of whole characters; the generator's return value is the `Reply`."""
         prompt = self.tokenizer.prompt_ids(dialogue)
-        cached = self._apart(lambda: self._prefill(prompt, sampling))
+        cached = self._in_thread(lambda: self._prefill(prompt, sampling))
         tokens = self._generate(prompt, sampling)
-        ids: list[int] = []
-        shown = ""
-        while (token := self._apart(lambda: next(tokens, None))) is not None:
-            ids.append(token)
-            text = self.tokenizer.decode(ids)
-            if len(text) > len(shown) and text.startswith(shown) and not text.endswith(_REPLACEMENT):
-                yield text[len(shown) :]
-                shown = text
-        answer = self._as_reply(prompt, cached, ids)
-        if rest := answer.text[len(shown) :]:
-            yield rest
-        return answer
+        one_by_one = iter(lambda: self._in_thread(lambda: next(tokens, None)), None)
+        ids = yield from stream_text(one_by_one, self.tokenizer.decode)
+        return self._as_reply(prompt, cached, ids)
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue. Forgets the cached prefix."""
@@ -114,7 +104,7 @@ class LlamaCppSession:
         self._check_room(len(ids))
         self._make_room(len(ids))
         self.reset()
-        parts = self._apart(lambda: [self._all_logits(ids, at) for at in range(0, len(ids), _LOGITS_AT_ONCE)])
+        parts = self._in_thread(lambda: [self._all_logits(ids, at) for at in range(0, len(ids), _LOGITS_AT_ONCE)])
         self.reset()
         return np.concatenate(parts)
 
@@ -131,7 +121,7 @@ class LlamaCppSession:
         """Bytes of weights and KV cache read for all replies so far: once a decoded token, once a batch of prompt."""
         return int(self._bytes)
 
-    # --- what the parity check asks for
+    # --- for the parity check
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids that llama.cpp's own tokenizer makes of rendered text, as other programs would see them."""
@@ -165,8 +155,8 @@ class LlamaCppSession:
             llama.llama_model_free(self._model)
             self._context = None
 
-    def _apart(self, compute: Callable[[], T]) -> T:
-        """What ``compute`` gives, computed in the session's own thread."""
+    def _in_thread(self, compute: Callable[[], T]) -> T:
+        """The result of ``compute``, computed in the session's own thread."""
         return self._thread.submit(compute).result()
 
     # --- a reply
@@ -200,8 +190,8 @@ class LlamaCppSession:
         cap = min(sampling.max_new_tokens, self._longest - len(prompt))
         chain = self._chain(prompt, sampling)
         drafter = self._drafter(prompt)
-        drafted: list[int] = []  # decoded with the token before them, and not said yet
-        right, row = 0, -1  # of them, said by the model too; logits that choose the next token
+        drafted: list[int] = []  # decoded with the token before them, and not yielded yet
+        right, row = 0, -1  # how many of them the model chose too; the logits that choose the next token
         try:
             for count in range(1, cap + 1):
                 token = self._likeliest(row) if chain is None else llama.llama_sampler_sample(chain, self._context, row)
@@ -224,7 +214,7 @@ class LlamaCppSession:
 
     def _chain(self, prompt: list[int], sampling: Sampling) -> Any:
         """A sampler for one reply; None = the largest logit wins."""
-        if _likeliest_wins(sampling):
+        if _is_greedy(sampling):
             return None
         chain = _sampler(sampling, self._row._length_, self._longest)
         if sampling.repetition_penalty != 1.0:
@@ -239,12 +229,12 @@ class LlamaCppSession:
 
     def _drafter(self, prompt: list[int]) -> Drafter | None:
         """For one reply."""
-        asked = self._at.speculation
-        if asked is None:
+        speculation = self._at.speculation
+        if speculation is None:
             return None
-        made = LookupDrafter() if self._table is None else TableDrafter(self._table, asked.least)
-        made.hear(prompt)
-        return made
+        drafter = LookupDrafter() if self._table is None else TableDrafter(self._table, speculation.least)
+        drafter.hear(prompt)
+        return drafter
 
     def _keep(self, count: int) -> bool:
         """Forget all but the first tokens of the context; False where llama.cpp can only forget everything."""
@@ -334,7 +324,7 @@ def batch_of(tokens: int) -> Any:
     return batch
 
 
-def _likeliest_wins(sampling: Sampling) -> bool:
+def _is_greedy(sampling: Sampling) -> bool:
     """Nothing but the largest logit decides."""
     return sampling.temperature == 0 and sampling.repetition_penalty == 1.0
 

@@ -116,7 +116,7 @@ def _build(request: BuildRequest, progress: Progress) -> Artifact:
     from halfwatt.compress.base import StepContext
     from halfwatt.compress.recipe import from_toml
     from halfwatt.evaluate.instruments import instruments
-    from halfwatt.models.access import load_model
+    from halfwatt.formats.registry import load_model
     from halfwatt.search.build import build_artifact
 
     model, device = load_model(request.model, request.access), request.access.device

@@ -10,9 +10,9 @@ from halfwatt.evaluate.records import Measurement
 from halfwatt.results.report import formatting
 from halfwatt.results.result import Result
 from halfwatt.results.tables import champion, delivered, meter, rows
+from halfwatt.runtimes.registry import find_runtime
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_LIBRARY = {"llamacpp": "llama-cpp-python", "torch_eager": "transformers"}
 
 
 def model_card(result: Result, *, licence: str | None = None) -> str:
@@ -39,11 +39,11 @@ def licence_of(folder: Path) -> str | None:
 def _front_matter(result: Result, licence: str | None) -> str:
     """YAML; strings are quoted as JSON, which YAML reads."""
     artifact = delivered(result).artifact
-    runtime = artifact.runtime if artifact else ""
+    runtime = find_runtime(artifact.runtime) if artifact else None
     fields = {
         "base_model": _base(result.provenance.model),
         "base_model_relation": "quantized",
-        "library_name": _LIBRARY.get(runtime),
+        "library_name": runtime.library if runtime else None,
         "pipeline_tag": "text-generation",
         "license": licence,
     }
