@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes import llamacpp_session
-from halfwatt.runtimes.base import OperatingPoint, Reply
+from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.llamacpp_session import LlamaCppSession
 from tests.support import tiny_models as tiny
@@ -75,18 +75,6 @@ def by_transformers(model: ChatModel, dialogue: Dialogue, sampling: Sampling) ->
         pad_token_id=tiny.PAD,
     )
     return [int(i) for i in ids[0, prompt.shape[1] :]]
-
-
-def drain(stream: Generator[str, None, Reply], pieces: list[str]) -> Reply:
-    reply: Reply | None = None
-
-    def outer() -> Generator[str, None, None]:
-        nonlocal reply
-        reply = yield from stream
-
-    pieces.extend(outer())
-    assert reply is not None
-    return reply
 
 
 # --- replies -------------------------------------------------------------------------------------------------------
@@ -135,12 +123,6 @@ def test_samples_are_drawn_from_transformers_distribution(llama: ChatModel, sess
         assert abs(got[token] / draws - probability) <= spread
 
 
-def test_a_seed_repeats_and_another_differs(session: LlamaCppSession) -> None:
-    sampling = Sampling(temperature=1.5, max_new_tokens=12)
-    a, b, c = (session.reply([FIRST], replace(sampling, seed=s))[0].token_ids for s in (7, 7, 8))
-    assert a == b != c
-
-
 def test_the_stop_list_is_honoured_and_the_cap_is_told_from_it(llama: ChatModel, tmp_path: Path) -> None:
     free = by_transformers(llama, FIRST, SHORT)
     assert len(free) == SHORT.max_new_tokens  # random weights do not stop by themselves here
@@ -153,44 +135,7 @@ def test_the_stop_list_is_honoured_and_the_cap_is_told_from_it(llama: ChatModel,
         assert not session.reply([FIRST], replace(SHORT, max_new_tokens=2))[0].stopped
 
 
-def test_streaming_gives_the_same_reply_in_whole_characters(session: LlamaCppSession) -> None:
-    for dialogue in (FIRST, SECOND):
-        whole = session.reply([dialogue], SHORT)[0]
-        session.reset()
-        pieces: list[str] = []
-        streamed = drain(session.stream(dialogue, SHORT), pieces)
-        assert streamed == replace(whole, tokens_cached=0)
-        assert "".join(pieces) == whole.text
-        assert len(pieces) > 1
-        assert not any(p.endswith("\ufffd") for p in pieces[:-1])
-
-
-def test_a_stream_left_early_does_not_spoil_the_next_reply(session: LlamaCppSession) -> None:
-    wanted = session.reply([FIRST], SHORT)[0].token_ids
-    session.reset()
-    stream = session.stream(FIRST, SHORT)
-    next(stream)
-    stream.close()
-    assert session.reply([FIRST], SHORT)[0].token_ids == wanted
-
-
 # --- the cache -----------------------------------------------------------------------------------------------------
-
-
-def test_the_prefix_of_the_turns_before_is_kept(artifact: Artifact) -> None:
-    dialogue = tiny.dialogues()[2]
-    prompts = [dialogue.before(turn) for turn in dialogue.assistant_turns]
-    with (
-        LlamaCpp().open(artifact, ONE) as keeps,
-        LlamaCpp().open(artifact, replace(ONE, reuse_prefix=False)) as forgets,
-    ):
-        kept = [keeps.reply([p], SHORT)[0] for p in prompts]
-        fresh = [forgets.reply([p], SHORT)[0] for p in prompts]
-    assert [r.token_ids for r in kept] == [r.token_ids for r in fresh]
-    assert [r.tokens_cached for r in fresh] == [0, 0, 0]
-    assert kept[0].tokens_cached == 0
-    # All of the earlier prompt is reused; what the human answered there differs from what this model said.
-    assert [r.tokens_cached for r in kept[1:]] == [r.tokens_in for r in kept[:2]]
 
 
 def test_the_same_prompt_again_leaves_one_token_to_decode(session: LlamaCppSession) -> None:
@@ -245,18 +190,6 @@ def test_a_context_grows_when_a_dialogue_needs_it(artifact: Artifact, monkeypatc
     monkeypatch.setattr(llamacpp_session, "_FIRST_CONTEXT", 32)
     with LlamaCpp().open(artifact, ONE) as tight:
         assert tight.reply([long], SHORT)[0].token_ids == wanted
-
-
-@pytest.mark.parametrize("words", [600, 5000])
-def test_a_dialogue_beyond_the_context_is_refused_before_any_work(words: int, session: LlamaCppSession) -> None:
-    long = Dialogue("long", (Message("user", "light " * words), Message("assistant", "ok")))
-    before = session.bytes_moved()
-    with pytest.raises(BadInput, match=r"a context of 512.*shorten"):
-        session.reply([long.before(1)], SHORT)
-    with pytest.raises(BadInput, match=r"a context of 512"):
-        session.logits(long)
-    assert session.bytes_moved() == before
-    assert session.reply([FIRST], SHORT)
 
 
 def test_a_reply_ends_with_the_context(session: LlamaCppSession) -> None:
@@ -330,11 +263,6 @@ def test_the_folder_is_whole_and_serves_without_torch(artifact: Artifact) -> Non
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["4", "False"]
     assert "llama" not in done.stderr  # its log stays silent
-
-
-def test_an_existing_folder_is_not_overwritten(llama: ChatModel, artifact: Artifact) -> None:
-    with pytest.raises(BadInput, match="exists already"):
-        Gguf().write(llama, artifact.path)
 
 
 def test_two_hundred_damaged_files_never_reach_llama_cpp(

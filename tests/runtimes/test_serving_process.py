@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -115,3 +116,14 @@ def test_a_name_becomes_something_that_can_be_served(model: Path, spec: ServingS
     moved = spec.artifact.path.rename(tmp_path / "moved")
     assert read_artifact(moved).path == moved
     moved.rename(spec.artifact.path)
+
+
+def test_its_program_imports_nothing_that_another_environment_may_lack(tmp_path: Path) -> None:
+    """Environments of other toolkits have torch, transformers, pydantic and jinja2; and what is loaded takes memory."""
+    script = (
+        "import sys; before = set(sys.modules); import halfwatt.runtimes.serving_process\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new - set(sys.stdlib_module_names) - {'halfwatt'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

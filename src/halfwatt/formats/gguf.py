@@ -86,6 +86,7 @@ class Written:
         return sum(part.read_b for part in self.parts)
 
 
+@dataclass(frozen=True, slots=True)
 class Gguf:
     """Implements `halfwatt.formats.base.Format`."""
 
