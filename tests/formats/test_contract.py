@@ -102,13 +102,13 @@ def test_a_path_is_of_one_format(tmp_path: Path) -> None:
     (tmp_path / "artifact").mkdir()
     (tmp_path / "artifact" / "model.gguf").touch()
     (tmp_path / "weights.safetensors").touch()
-    for source, form in {
+    sources: dict[str | Path, str] = {
         tmp_path / "model.gguf": "gguf",
         tmp_path / "artifact": "gguf",
         tiny.folder(tmp_path): "transformers_folder",
         "org/name": "transformers_folder",
-    }.items():
-        assert format_of(source).name == form
+    }
+    assert {source: format_of(source).name for source in sources} == sources
     with pytest.raises(ModelError, match=r"weights\.safetensors is a file of no known format; give"):
         format_of(tmp_path / "weights.safetensors")
 

@@ -77,9 +77,9 @@ def test_the_same_prompts_have_the_same_fingerprint(spec: ServingSpec, asked: li
 @pytest.mark.parametrize("gone", [False, True], ids=["dying", "gone before it is asked"])
 def test_a_worker_that_is_killed_is_an_environment_fault(gone: bool, spec: ServingSpec, asked: list[Dialogue]) -> None:
     with ServingProcess(spec) as worker:
-        os.kill(worker.pid, signal.SIGKILL)
+        os.kill(worker.process.pid, signal.SIGKILL)
         if gone:
-            worker._child.process.wait()
+            worker.process.wait()
         with pytest.raises(EnvironmentFault, match="ended with code -9"):
             worker.run(asked, GREEDY)
 
@@ -102,7 +102,7 @@ def test_an_error_keeps_its_class_across_the_process_border(spec: ServingSpec, t
 
 def test_closed_it_is_gone(spec: ServingSpec) -> None:
     with ServingProcess(spec) as worker:
-        pid = worker.pid
+        pid = worker.process.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -15,9 +15,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
-from types import TracebackType
-from typing import IO, Any
+from contextlib import suppress
+from typing import IO, Any, Self
 
 from halfwatt.core.errors import EnvironmentFault, HalfwattError
 
@@ -34,7 +33,7 @@ class ChildDied(EnvironmentFault):
     """A process ended before it had answered."""
 
 
-class ChildProcess(AbstractContextManager["ChildProcess"]):
+class ChildProcess:
     """The parent's end. Every wait is asleep on a pipe: a parent that measures does not heat the bench."""
 
     def __init__(self, command: Sequence[str], name: str) -> None:
@@ -98,9 +97,10 @@ class ChildProcess(AbstractContextManager["ChildProcess"]):
         self.process.stdout.close()
         self._log.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _died(self) -> ChildDied:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import RuntimeName
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
@@ -93,6 +94,18 @@ class Runtime(Protocol):
             EnvironmentFault: this machine lacks the device.
         """
         ...
+
+
+def require_room(tokens: int, context: int, reply: int = 1) -> None:
+    """A dialogue of so many tokens and the least reply must fit.
+
+    Raises:
+        BadInput: they do not.
+    """
+    if tokens + reply > context:
+        raise BadInput(
+            f"a dialogue of {tokens} tokens does not fit", got=f"a context of {context}", hint="shorten the dialogue"
+        )
 
 
 def stream_text(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Generator[str, None, list[int]]:

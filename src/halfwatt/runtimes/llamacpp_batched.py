@@ -18,7 +18,7 @@ from halfwatt.core.errors import EnvironmentFault
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models.sampling import Sampling
-from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix
+from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, require_room
 from halfwatt.runtimes.llamacpp_session import UBATCH, LlamaCppSession, batch_of
 
 
@@ -74,7 +74,7 @@ class BatchedSession(LlamaCppSession):
 
     def _generate_batch(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[_Turn]:
         longest = max(map(len, prompts))
-        self._check_room(longest + 1)
+        require_room(longest, self._longest)
         self._make_room(min(self._longest, longest + sampling.max_new_tokens))
         turns: list[_Turn] = []
         try:

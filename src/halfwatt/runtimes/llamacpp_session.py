@@ -25,14 +25,14 @@ import numpy as np
 from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
-from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.errors import EnvironmentFault, ModelError
 from halfwatt.core.machine import cores
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, stream_text
+from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, require_room, stream_text
 from halfwatt.runtimes.speculation import Drafter, LookupDrafter, TableDrafter
 
 _FIRST_CONTEXT = 2048  # tokens; grown when a dialogue needs more, up to what the model was trained for
@@ -101,7 +101,7 @@ class LlamaCppSession:
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue. Forgets the cached prefix."""
         ids = list(self.tokenizer.scored(dialogue).ids)
-        self._check_room(len(ids))
+        require_room(len(ids), self._longest, reply=0)
         self._make_room(len(ids))
         self.reset()
         parts = self._in_thread(lambda: [self._all_logits(ids, at) for at in range(0, len(ids), _LOGITS_AT_ONCE)])
@@ -171,7 +171,7 @@ class LlamaCppSession:
 
     def _prefill(self, prompt: list[int], sampling: Sampling) -> int:
         """Bring the context to hold exactly ``prompt``; returns how many of its tokens were there already."""
-        self._check_room(len(prompt) + 1)
+        require_room(len(prompt), self._longest)
         self._make_room(min(self._longest, len(prompt) + sampling.max_new_tokens))
         shared = common_prefix(self._cached, prompt[:-1]) if self._at.reuse_prefix else 0
         if not self._keep(shared):
@@ -280,14 +280,6 @@ class LlamaCppSession:
         if not model:
             raise ModelError(f"llama.cpp cannot load {gguf}", got=self._log.last())
         return model
-
-    def _check_room(self, tokens: int) -> None:
-        if tokens > self._longest:
-            raise BadInput(
-                f"a dialogue of {tokens - 1} tokens does not fit",
-                got=f"a context of {self._longest}",
-                hint="shorten the dialogue",
-            )
 
     def _make_room(self, tokens: int) -> None:
         """A context of at least this many tokens. A new one is twice as large as it must be, and empty."""

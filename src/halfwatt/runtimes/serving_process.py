@@ -24,7 +24,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from halfwatt.core.child_process import ChildProcess, error_record, module_command, protocol_stream
@@ -79,17 +78,12 @@ class _Order:
     file: Path | None = None
 
 
-class ServingProcess(AbstractContextManager["ServingProcess"]):
-    """A handle on a serving process.
-
-    Raises:
-        ChildDied: the process ended or did not answer in time; carries the last line it wrote. HalfwattError: its own.
-    """
+class ServingProcess(ChildProcess):
+    """A handle on a serving process; what its methods raise is in `ChildProcess.receive`."""
 
     def __init__(self, spec: ServingSpec, *, timeout_s: float = 1800.0) -> None:
+        super().__init__(spec.command or module_command("halfwatt.runtimes.serving_process"), "serving")
         self._timeout_s = timeout_s
-        self._child = ChildProcess(spec.command or module_command("halfwatt.runtimes.serving_process"), "serving")
-        self.pid = self._child.process.pid
         try:
             self._ask(_Order("open", spec=spec), type(None))
         except BaseException:
@@ -114,20 +108,11 @@ class ServingProcess(AbstractContextManager["ServingProcess"]):
             rows: NDArray[np.float32] = np.load(file)
         return rows
 
-    def close(self) -> None:
-        """End the process; it is killed when it does not leave by itself."""
-        self._child.close()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _ask(self, order: _Order, answer: type[T]) -> T:
         from pydantic import TypeAdapter
 
-        self._child.send(order)
-        return TypeAdapter(answer).validate_python(self._child.receive(self._timeout_s)["ok"])
+        self.send(order)
+        return TypeAdapter(answer).validate_python(self.receive(self._timeout_s)["ok"])
 
 
 def open_session(spec: ServingSpec) -> AbstractContextManager[Session]:
@@ -139,14 +124,10 @@ def open_session(spec: ServingSpec) -> AbstractContextManager[Session]:
 
 def main(opening: Callable[[ServingSpec], AbstractContextManager[Session]] = open_session) -> None:
     """Serve orders from stdin until it ends."""
-    _serve(sys.stdin, protocol_stream(), opening)
-
-
-def _serve(orders: IO[str], out: IO[str], opening: Callable[[ServingSpec], AbstractContextManager[Session]]) -> None:
     from pydantic import TypeAdapter
 
-    reader = TypeAdapter(_Order)
-    first = orders.readline()
+    out, reader = protocol_stream(), TypeAdapter(_Order)
+    first = sys.stdin.readline()
     if not first:
         return
     spec = reader.validate_json(first).spec
@@ -157,7 +138,7 @@ def _serve(orders: IO[str], out: IO[str], opening: Callable[[ServingSpec], Abstr
             gc.freeze()  # what is loaded now stays: searching it for garbage between replies is no part of their cost
             counted = _CountedSession(session, spec.at.batch)
             _answer(out, None)
-            for line in orders:
+            for line in sys.stdin:
                 _answer(out, counted.do(reader.validate_json(line)))
     except Exception as error:  # noqa: BLE001 - the process boundary: every error travels to the harness
         print(json.dumps(error_record(error)), file=out)

@@ -30,7 +30,7 @@ from halfwatt.models.chat_model import quiet, torch_device, torch_dtype
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained
 from halfwatt.models.weights import weights_read
-from halfwatt.runtimes.base import OperatingPoint, Reply, stream_text
+from halfwatt.runtimes.base import OperatingPoint, Reply, require_room, stream_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class TransformersSession:
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
         ids = self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False))
-        self._check_room(len(ids))
+        require_room(len(ids), self._longest, reply=0)
         with torch.inference_mode():
             output = self.network(input_ids=torch.tensor([ids], device=self.network.device), use_cache=False)
         rows: NDArray[np.float32] = output.logits[0].float().numpy(force=True)
@@ -140,14 +140,14 @@ class TransformersSession:
     def _generate(self, prompts: Sequence[list[int]], sampling: Sampling, tap: _Tap | None = None) -> list[list[int]]:
         """The new tokens of each row, padding cut off."""
         longest = max(map(len, prompts))
-        self._check_room(longest + 1)
+        require_room(longest, self._longest)
         steps = min(sampling.max_new_tokens, self._longest - longest)
         ids = [[self.tokenizer.pad_id] * (longest - len(p)) + p for p in prompts]
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
         device = self.network.device
         streaming: dict[str, Any] = {}
         if tap is not None:
-            streaming = {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap.criterion])}
+            streaming = {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap])}
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(sampling.seed)
             rows = self.network.generate(
@@ -169,32 +169,13 @@ class TransformersSession:
         stopped = bool(ids) and ids[-1] in self.tokenizer.eos_ids
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), 0, stopped)
 
-    def _check_room(self, tokens: int) -> None:
-        if tokens > self._longest:
-            raise BadInput(
-                f"a dialogue of {tokens} tokens does not fit",
-                got=f"a context of {self._longest}",
-                hint="shorten the dialogue",
-            )
 
-
-class _Stop(StoppingCriteria):
-    """Ends ``generate`` at the next token once the event is set."""
-
-    def __init__(self, closed: Event) -> None:
-        self._closed = closed
-
-    def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self._closed.is_set(), dtype=torch.bool, device=input_ids.device)
-
-
-class _Tap(BaseStreamer):
-    """Hands over the tokens of a ``generate`` in another thread one by one; None is the end."""
+class _Tap(BaseStreamer, StoppingCriteria):
+    """Hands over the tokens of a ``generate`` in another thread one by one, and ends it once `closed` is set."""
 
     def __init__(self) -> None:
         self.closed = Event()
-        self.criterion = _Stop(self.closed)
-        self._tokens: SimpleQueue[int | None] = SimpleQueue()
+        self._tokens: SimpleQueue[int | None] = SimpleQueue()  # None is the end
         self._error: BaseException | None = None
         self._prompt_seen = False
 
@@ -211,6 +192,10 @@ class _Tap(BaseStreamer):
         yield from iter(self._tokens.get, None)
         if self._error is not None:
             raise self._error
+
+    def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """For ``generate``, at every token: which rows are done."""
+        return torch.full((len(input_ids),), self.closed.is_set(), dtype=torch.bool, device=input_ids.device)
 
     def put(self, value: torch.Tensor) -> None:
         """``generate`` hands over the prompt first."""
