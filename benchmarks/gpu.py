@@ -28,17 +28,17 @@ from halfwatt.compress.base import StepContext
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Predictor, in_batches
-from halfwatt.core.settings import MeasurePlan, Precision, RequestSettings, RunSettings
+from halfwatt.core.settings import Access, MeasurePlan, Precision, RequestSettings, RunSettings
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import energy_analysis, requests
 from halfwatt.evaluate.energy_protocol import Arm, Run, measure
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingSpec
-from halfwatt.runtimes.transformers_eager import TransformersEager
 
 CHAIN = "3 blocks of 256, FFN 256, int4 QAD"
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16")
@@ -80,9 +80,7 @@ def chain(args: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
 def replies(args: argparse.Namespace, tools: Instruments) -> dict[str, Any]:
     """What a reply takes, by model and by how many dialogues are answered together."""
     models = {"original": load(demo.path()), **{folder.name: load(folder) for folder in args.students}}
-    artifacts = {
-        name: TransformersEager(args.device, "bf16").export(m, args.out / "served" / name) for name, m in models.items()
-    }
+    artifacts = {name: TransformersFolder("bf16").write(m, args.out / "served" / name) for name, m in models.items()}
     arms = [arm(name, artifact, batch, args.device) for batch in args.batch for name, artifact in artifacts.items()]
     workload = requests.make_workload(
         demo.dialogues("tune"), ChatFormat.of_model(models["original"]), RequestSettings()
@@ -134,7 +132,7 @@ def likelihood(model: ChatModel, dialogues: Sequence[Dialogue], device: str) -> 
 def arm(name: str, artifact: Artifact, batch: int, device: str) -> Arm:
     """Served by transformers on the device."""
     at = OperatingPoint(batch=batch, reuse_prefix=False)
-    return Arm(f"{name}, {batch} at once", ServingSpec(artifact, at, device, "bf16"))
+    return Arm(f"{name}, {batch} at once", ServingSpec(artifact, at, Access(device, "bf16")))
 
 
 def reply_row(name: str, base: str, run: Run) -> dict[str, Any]:

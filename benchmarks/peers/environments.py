@@ -32,7 +32,15 @@ def interpreter(toolkit: str, at: Path, progress: Progress) -> Path:
 
 def program(python: Path, toolkit: str, *arguments: str) -> tuple[str, ...]:
     """The toolkit's module in this package as a command that runs in its environment, with this project beside it."""
-    return ("env", f"PYTHONPATH={ROOT}:{ROOT / 'src'}", str(python), "-m", f"benchmarks.peers.{toolkit}", *arguments)
+    return (
+        "env",
+        f"PYTHONPATH={ROOT}:{ROOT / 'src'}",
+        str(python),
+        "-P",
+        "-m",
+        f"benchmarks.peers.{toolkit}",
+        *arguments,
+    )
 
 
 def run_json(command: tuple[str, ...]) -> dict[str, Any]:

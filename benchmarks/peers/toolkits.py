@@ -11,12 +11,10 @@ from pathlib import Path
 from benchmarks.peers import autoround, environments, onnxruntime, openvino, torchao
 from benchmarks.peers.serving import FILES
 from halfwatt.core.files import new_folder, write_atomic
-from halfwatt.core.json_records import to_json
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
+from halfwatt.formats.artifact import GGUF_FILE, Artifact, read_artifact, write_artifact
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.runtimes.llamacpp import GGUF
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Workshop:
         if not to.exists():
             with new_folder(to) as part:
                 shutil.copytree(original.path, part, dirs_exist_ok=True)
-                (part / GGUF).unlink()
+                (part / GGUF_FILE).unlink()
                 orders = ("make", kind, str(model), str(texts), str(part / FILES))
                 description = environments.run_json(environments.program(self.python, self.toolkit.module, *orders))
                 artifact = replace(
@@ -79,7 +77,7 @@ class Workshop:
                     parts=(),
                     parity=None,
                 )
-                write_atomic(part / ARTIFACT, to_json(artifact).encode())
+                write_artifact(artifact, part)
         return read_artifact(to)
 
 

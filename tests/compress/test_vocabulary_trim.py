@@ -16,6 +16,7 @@ from halfwatt.compress.vocabulary_trim import Trim, trim, untrimmable
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import parity
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
@@ -94,7 +95,7 @@ def test_stops_are_renumbered_everywhere_and_llama_cpp_reads_the_same_ids(llama:
     again = load(tmp_path / "saved")
     assert again.tokenizer.eos_ids == smaller.tokenizer.eos_ids
     assert encoded(again, tiny.dialogues()[3]) == encoded(smaller, tiny.dialogues()[3])
-    artifact = LlamaCpp().export(smaller, tmp_path / "artifact")
+    artifact = Gguf().write(smaller, tmp_path / "artifact")
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
         report = parity.check(smaller, artifact, session, tiny.dialogues())
         assert session.reply([tiny.dialogues()[0].before(1)], smaller.generation)[0].token_ids

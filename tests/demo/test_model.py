@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from halfwatt import demo
 from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint
@@ -40,7 +41,7 @@ def test_the_card_is_what_training_left() -> None:
     ],
 )
 def test_it_answers_in_its_domains(model: ChatModel, question: str, words: tuple[str, ...], tmp_path: Path) -> None:
-    artifact = TransformersEager().export(model, tmp_path / "exported")
+    artifact = TransformersFolder().write(model, tmp_path / "exported")
     with TransformersEager().open(artifact, OperatingPoint()) as session:
         reply = session.reply([Dialogue("question", (Message("user", question),))], Sampling(max_new_tokens=200))[0]
     assert reply.stopped

@@ -17,6 +17,7 @@ from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import parity
 from halfwatt.formats.artifact import Artifact, Parity
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
@@ -31,7 +32,7 @@ def model(tmp_path: Path) -> ChatModel:
 
 @pytest.fixture
 def artifact(model: ChatModel, tmp_path: Path) -> Artifact:
-    return LlamaCpp().export(model, tmp_path / "out")
+    return Gguf().write(model, tmp_path / "out")
 
 
 def check(model: ChatModel, artifact: Artifact, dialogues: tuple[Dialogue, ...] = tiny.dialogues()) -> Parity:
@@ -78,7 +79,7 @@ def test_other_weights_are_found(model: ChatModel, artifact: Artifact) -> None:
 
 def test_the_grid_is_the_reference_not_what_the_network_rounded_it_to(model: ChatModel, tmp_path: Path) -> None:
     quantized = Quantize(8).apply(model, StepContext())
-    artifact = LlamaCpp().export(quantized, tmp_path / "int8")
+    artifact = Gguf().write(quantized, tmp_path / "int8")
     exact = check(quantized, artifact)
     with torch.no_grad():
         for name in quantized.grid:
@@ -116,7 +117,7 @@ def test_a_shuffled_vocabulary_is_found(model: ChatModel, artifact: Artifact) ->
 def test_a_scale_that_is_not_finite_is_found(model: ChatModel, tmp_path: Path) -> None:
     quantized = Quantize(8).apply(model, StepContext())
     quantized.grid["model.layers.0.mlp.up_proj.weight"].scale[0, 0] = float("nan")
-    record = check(quantized, LlamaCpp().export(quantized, tmp_path / "nan"))
+    record = check(quantized, Gguf().write(quantized, tmp_path / "nan"))
     assert not record.finite
     assert record.problems[0] == "not finite: model.layers.0.mlp.up_proj.weight"
     assert record.top1 == 0.0

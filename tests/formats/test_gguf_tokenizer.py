@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from halfwatt.core.errors import ModelError
 from halfwatt.evaluate import parity
 from halfwatt.formats import gguf_tokenizer
+from halfwatt.formats.gguf import Gguf
 from halfwatt.formats.gguf_tokenizer import vocabulary
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.tokenizer import ChatTokenizer
@@ -98,7 +99,7 @@ def model(into: Path, tokenizer: ChatTokenizer) -> ChatModel:
 
 
 def assert_same_ids(made: ChatModel, into: Path) -> None:
-    artifact = LlamaCpp().export(made, into)
+    artifact = Gguf().write(made, into)
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
         for text in TEXTS:
             assert session.tokenize(text) == made.tokenizer.encode(text), text
@@ -133,7 +134,7 @@ def test_an_unknown_way_of_splitting_serves_but_is_reported(name: str, tmp_path:
     tokenizer = byte_level(UNKNOWN[name])
     made = model(tmp_path, tokenizer)
     assert vocabulary(tokenizer, 400).pre == "default"
-    artifact = LlamaCpp().export(made, tmp_path / "out")
+    artifact = Gguf().write(made, tmp_path / "out")
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
         found = parity.check(made, artifact, session, tiny.dialogues())
     assert not found.token_ids_equal
@@ -175,7 +176,7 @@ def test_a_tokenizer_that_adds_a_start_token_says_so() -> None:
 
 
 def test_stop_tokens_in_the_file(tmp_path: Path) -> None:
-    artifact = LlamaCpp().export(load(tiny.folder(tmp_path, "llama")), tmp_path / "out")
+    artifact = Gguf().write(load(tiny.folder(tmp_path, "llama")), tmp_path / "out")
     fields = gguf.GGUFReader(artifact.path / "model.gguf").fields
     assert fields["tokenizer.ggml.eos_token_id"].contents() == tiny.END
     assert fields["tokenizer.ggml.eot_token_id"].contents() == tiny.END

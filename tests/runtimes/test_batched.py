@@ -11,6 +11,7 @@ import pytest
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import load
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint, Reply, Speculation
@@ -24,7 +25,7 @@ from tests.support.serving_requests import DRAWN, GREEDY, ONE, PROMPTS, STRICT
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     model = load(tiny.folder(tmp_path_factory.mktemp("model"), "llama"))
-    return LlamaCpp().export(model, tmp_path_factory.mktemp("artifact") / "out")
+    return Gguf().write(model, tmp_path_factory.mktemp("artifact") / "out")
 
 
 def answers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -76,9 +77,9 @@ def test_the_same_prompts_have_the_same_fingerprint(spec: ServingSpec, asked: li
 @pytest.mark.parametrize("gone", [False, True], ids=["dying", "gone before it is asked"])
 def test_a_worker_that_is_killed_is_an_environment_fault(gone: bool, spec: ServingSpec, asked: list[Dialogue]) -> None:
     with ServingProcess(spec) as worker:
-        os.kill(worker.pid, signal.SIGKILL)
+        os.kill(worker.process.pid, signal.SIGKILL)
         if gone:
-            worker._process.wait()
+            worker.process.wait()
         with pytest.raises(EnvironmentFault, match="ended with code -9"):
             worker.run(asked, GREEDY)
 
@@ -101,7 +102,7 @@ def test_an_error_keeps_its_class_across_the_process_border(spec: ServingSpec, t
 
 def test_closed_it_is_gone(spec: ServingSpec) -> None:
     with ServingProcess(spec) as worker:
-        pid = worker.pid
+        pid = worker.process.pid
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -115,3 +116,14 @@ def test_a_name_becomes_something_that_can_be_served(model: Path, spec: ServingS
     moved = spec.artifact.path.rename(tmp_path / "moved")
     assert read_artifact(moved).path == moved
     moved.rename(spec.artifact.path)
+
+
+def test_its_program_imports_nothing_that_another_environment_may_lack(tmp_path: Path) -> None:
+    """Environments of other toolkits have torch, transformers, pydantic and jinja2; and what is loaded takes memory."""
+    script = (
+        "import sys; before = set(sys.modules); import halfwatt.runtimes.serving_process\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new - set(sys.stdlib_module_names) - {'halfwatt'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

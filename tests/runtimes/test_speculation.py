@@ -14,12 +14,14 @@ from halfwatt.compress.ngram_draft import Draft
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.artifact import DRAFT_FILE, Artifact
+from halfwatt.formats.gguf import Gguf
+from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.ngram_table import Guess, NgramTable
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint, Reply, Speculation
-from halfwatt.runtimes.llamacpp import DRAFT, LlamaCpp
+from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.transformers_eager import TransformersEager
 from tests.support import tiny_models as tiny
 from tests.support.serving_requests import DRAWN, GREEDY, ONE, PROMPTS, STRICT
@@ -31,7 +33,7 @@ TABLE, LOOKUP = Speculation("table", longest=3, least=0.3), Speculation("lookup"
 def drafted(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
     """With a table of the model's own replies, so that many guesses come true, and of a few that never do."""
     model = load(tiny.folder(tmp_path_factory.mktemp("model"), "llama"))
-    artifact = LlamaCpp().export(model, tmp_path_factory.mktemp("plain") / "out")
+    artifact = Gguf().write(model, tmp_path_factory.mktemp("plain") / "out")
     follows: dict[tuple[int, ...], Guess] = {}
     for reply in answers(artifact, ONE, GREEDY)[::2]:
         ids = reply.token_ids
@@ -42,7 +44,7 @@ def drafted(tmp_path_factory: pytest.TempPathFactory) -> ChatModel:
 
 @pytest.fixture(scope="module")
 def artifact(drafted: ChatModel, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return LlamaCpp().export(drafted, tmp_path_factory.mktemp("drafted") / "out")
+    return Gguf().write(drafted, tmp_path_factory.mktemp("drafted") / "out")
 
 
 def answers(
@@ -86,7 +88,7 @@ def test_the_cap_holds_whatever_is_guessed(artifact: Artifact) -> None:
 
 
 def test_a_table_that_is_not_there_or_not_its_own_is_refused(artifact: Artifact, tmp_path: Path) -> None:
-    bare = LlamaCpp().export(load(tiny.folder(tmp_path, "llama")), tmp_path / "bare")
+    bare = Gguf().write(load(tiny.folder(tmp_path, "llama")), tmp_path / "bare")
     at = replace(ONE, speculation=TABLE)
     with pytest.raises(BadInput, match="holds no table of drafts; add the step draft"), LlamaCpp().open(bare, at):
         pass
@@ -94,13 +96,13 @@ def test_a_table_that_is_not_there_or_not_its_own_is_refused(artifact: Artifact,
     copy.mkdir()
     for file in artifact.path.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    (copy / DRAFT).write_bytes((copy / DRAFT).read_bytes()[:-4] + b"\0\0\0\0")
+    (copy / DRAFT_FILE).write_bytes((copy / DRAFT_FILE).read_bytes()[:-4] + b"\0\0\0\0")
     with (
         pytest.raises(ModelError, match="not the file that was exported"),
         LlamaCpp().open(replace(artifact, path=copy), at),
     ):
         pass
-    eager = TransformersEager().export(load(tiny.folder(tmp_path / "eager", "llama")), tmp_path / "eager-out")
+    eager = TransformersFolder().write(load(tiny.folder(tmp_path / "eager", "llama")), tmp_path / "eager-out")
     with (
         pytest.raises(BadInput, match="does not guess ahead"),
         TransformersEager().open(eager, replace(ONE, speculation=LOOKUP)),
@@ -115,7 +117,7 @@ def test_the_step_learns_the_models_own_first_choices(tmp_path: Path) -> None:
     again = apply_recipe(model, Recipe("", (Draft(order=3),)), context)
     assert made.draft is not None
     assert again.draft == made.draft, "it is not lost where what the steps made is kept"
-    artifact = LlamaCpp().export(made, tmp_path / "out")
+    artifact = Gguf().write(made, tmp_path / "out")
     dialogue = tiny.dialogues()[1]
     with LlamaCpp().open(artifact, ONE) as session:
         said = session.logits(dialogue).argmax(-1)

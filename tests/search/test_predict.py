@@ -20,9 +20,9 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe, default_recipes
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.errors import BadInput, ModelError
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import load, outline
 from halfwatt.results.report import console
-from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.search import hardware, predict
 from halfwatt.search.predict import Coefficients, Exchange, Shape
 from tests.support import tiny_models as tiny
@@ -52,7 +52,7 @@ def test_a_shape_is_what_the_export_will_have(arch: tiny.Arch, recipe: Recipe, t
     folder = tiny.folder(tmp_path, arch)
     told = tiny.dialogues()
     made = apply_recipe(load(folder), recipe, StepContext(told))
-    artifact = LlamaCpp().export(made, tmp_path / "export")
+    artifact = Gguf().write(made, tmp_path / "export")
     (folder / "model.safetensors").unlink()
     shape = predict.shape(outline(folder), recipe, told)
     assert shape.read_b == artifact.weights_read_b

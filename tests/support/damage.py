@@ -201,9 +201,7 @@ def repeat_bonus(bench: Bench) -> QualityReport:
 
     plain = llamacpp_session._sampler
     special = special_ids(bench.model.tokenizer)
-    sampled = patch.multiple(
-        llamacpp_session, _sampler=tempted, _likeliest_wins=lambda _: False
-    )  # greedy, by a sampler
+    sampled = patch.multiple(llamacpp_session, _sampler=tempted, _is_greedy=lambda _: False)  # greedy, by a sampler
     with sampled, LlamaCpp().open(*_opening(bench.reference)) as session:
         replies = [
             scored_reply(p, session.reply([p.prompt], p.sampling)[0], special)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from halfwatt.evaluate import parity
 from halfwatt.formats.artifact import Parity
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
@@ -14,6 +15,6 @@ from tests.support import tiny_models as tiny
 
 def parity_in_llamacpp(model: ChatModel, into: Path) -> Parity:
     """``into`` must not exist."""
-    artifact = LlamaCpp().export(model, into)
+    artifact = Gguf().write(model, into)
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
         return parity.check(model, artifact, session, tiny.dialogues())

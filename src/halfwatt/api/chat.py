@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from halfwatt.core.settings import RunSettings
+from halfwatt.core.settings import RunSettings, RuntimeChoice
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.meters.base import MeterInfo, Usage
@@ -18,8 +18,8 @@ from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.meters.modelled import modelled_joules
 from halfwatt.models.access import serving_device
 from halfwatt.runtimes.base import Reply, Session
-from halfwatt.runtimes.registry import by_name
-from halfwatt.runtimes.servable import RuntimeChoice, servable
+from halfwatt.runtimes.servable import servable
+from halfwatt.runtimes.serving_process import open_session
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,8 @@ def converse(
     ):
         spec = servable(name, access, Path(cache), runtime)
         speech = ChatFormat.of_artifact(spec.artifact)
-        chosen = by_name(spec.artifact.runtime, device=spec.device, dtype=spec.dtype)
         messages: list[Message] = []
-        with chosen.open(spec.artifact, replace(spec.at, batch=1)) as session:  # one person talks to it
+        with open_session(replace(spec, at=replace(spec.at, batch=1))) as session:  # one person talks to it
             for line in lines:
                 messages.append(Message("user", line))
                 stream = session.stream(Dialogue("chat", tuple(messages)), speech.generation)

@@ -19,8 +19,9 @@ from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.evaluate import requests
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.registry import load_model
 from halfwatt.meters.discover import Instruments, instruments
-from halfwatt.models.access import load_model, training_device
+from halfwatt.models.access import training_device
 from halfwatt.models.chat_model import ChatModel, torch_device
 from halfwatt.results.result import TransformedModel
 from halfwatt.search.build import build_artifact

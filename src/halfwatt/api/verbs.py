@@ -19,7 +19,7 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe, default_recipes, read_recipe
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
-from halfwatt.core.settings import Budget, Margins, MeasurePlan, RunSettings, SearchSettings
+from halfwatt.core.settings import Budget, Margins, MeasurePlan, RunSettings, RuntimeChoice, SearchSettings
 from halfwatt.dialogues.dialogue import DialogueSet, Split
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis, examine, requests
@@ -29,14 +29,15 @@ from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat
+from halfwatt.formats.registry import load_model
 from halfwatt.meters.discover import instruments
-from halfwatt.models.access import load_model, model_source, serving_device
+from halfwatt.models.access import model_source, serving_device
 from halfwatt.models.chat_model import ChatModel, load, outline
 from halfwatt.models.grid import Bits, ScaleSearch
 from halfwatt.results.provenance import Provenance, provenance
 from halfwatt.results.result import Comparison, Measured, Result
 from halfwatt.results.write import write_results
-from halfwatt.runtimes.servable import RuntimeChoice, servable
+from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import ServingSpec
 from halfwatt.search.budget import parse_budget
 from halfwatt.search.hardware import TABLE, find

@@ -1,11 +1,116 @@
-"""What both ends of a pipe to a child process share: a clean channel, and errors that travel."""
+"""A child process that answers orders, one JSON object a line, and what its two ends share.
+
+parent: `ChildProcess`              child: python -P -m MODULE
+  send(order)               ->        a line of stdin
+  receive(), asleep         <-        a line of `protocol_stream()`; an error as `error_record` has it
+  close()                   ->        end of file on stdin: the signal to leave
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from typing import IO
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, Any, Self
 
 from halfwatt.core.errors import EnvironmentFault, HalfwattError
+
+
+def module_command(module: str) -> tuple[str, ...]:
+    """The command that runs a module in this interpreter.
+
+    ``-P``: modules that lie in the user's working folder (a ``random.py``, say) are never imported.
+    """
+    return (sys.executable, "-P", "-m", module)
+
+
+class ChildDied(EnvironmentFault):
+    """A process ended before it had answered."""
+
+
+class ChildProcess:
+    """The parent's end. Every wait is asleep on a pipe: a parent that measures does not heat the bench."""
+
+    def __init__(self, command: Sequence[str], name: str) -> None:
+        """Start it. ``name`` stands in messages: "the NAME process ended"."""
+        self._name = name
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process; closed in close()
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            bufsize=1,
+            start_new_session=True,  # Ctrl-C reaches the parent, which closes the child in order
+        )
+
+    def send(self, order: Any) -> None:
+        """Hand over a record.
+
+        Raises:
+            ChildDied: it is gone.
+        """
+        from pydantic import TypeAdapter
+
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(TypeAdapter(type(order)).dump_json(order).decode() + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def receive(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """The next answer; a timeout is for children that answer once an order.
+
+        Raises:
+            ChildDied: it ended, or did not answer in time; carries the last line that it wrote.
+            HalfwattError: its own error.
+        """
+        assert self.process.stdout is not None
+        if timeout_s is not None and not select.select([self.process.stdout], [], [], timeout_s)[0]:
+            raise ChildDied(f"the {self._name} process did not answer within {timeout_s:.0f} s")
+        line = self.process.stdout.readline()
+        if not line:
+            raise self._died()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise error_of_record(answer)
+        return answer
+
+    def close(self, patience_s: float = 10.0) -> None:
+        """End the process; it is killed when it does not leave by itself."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with suppress(BrokenPipeError):  # it died, and an order that never reached it is still in the buffer
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _died(self) -> ChildDied:
+        code = self.process.wait()
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines()
+        hint = "out of memory? see the system's log" if code == -9 else None
+        return ChildDied(
+            f"the {self._name} process ended with code {code}", got=lines[-1] if lines else None, hint=hint
+        )
 
 
 def error_record(error: Exception) -> dict[str, str]:
@@ -27,7 +132,7 @@ def _all_errors(root: type[HalfwattError]) -> list[type[HalfwattError]]:
 
 
 def protocol_stream() -> IO[str]:
-    """A private copy of stdout for a protocol; libraries may print, and what they print goes to stderr."""
+    """The child's end: a private copy of stdout; libraries may print, and what they print goes to stderr."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return out

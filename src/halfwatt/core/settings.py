@@ -16,6 +16,10 @@ from halfwatt.core.types import Progress
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+RuntimeName = Literal["torch_eager", "llamacpp"]
+"""The rows of `halfwatt.runtimes.registry`."""
+RuntimeChoice = Literal["auto", "torch_eager", "llamacpp"]
+"""auto = as commonly run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from halfwatt.core.json_records import from_json
+from halfwatt.core.files import write_atomic
+from halfwatt.core.json_records import from_json, to_json
 from halfwatt.meters.cost import Cost
 from halfwatt.models.lineage import KeptLayer
 
@@ -56,11 +57,17 @@ class Parity:
     problems: tuple[str, ...] = ()
 
 
-ARTIFACT = "artifact.json"
+ARTIFACT, GGUF_FILE, DRAFT_FILE = "artifact.json", "model.gguf", "draft.safetensors"
+"""Names in an artifact's folder: its record, its weights where they are GGUF, its table of drafts."""
+
+
+def write_artifact(artifact: Artifact, folder: Path) -> None:
+    """Write the record into the artifact's folder, or into the one that will become it."""
+    write_atomic(folder / ARTIFACT, to_json(artifact).encode())
 
 
 def read_artifact(folder: Path) -> Artifact:
     """The artifact in ``folder``, wherever the folder was moved to."""
-    found = from_json((folder / ARTIFACT).read_bytes(), Artifact)
-    holds_model = (folder / "model.gguf").exists() or (folder / "config.json").exists()
-    return replace(found, path=folder) if holds_model else found
+    artifact = from_json((folder / ARTIFACT).read_bytes(), Artifact)
+    holds_model = (folder / GGUF_FILE).exists() or (folder / "config.json").exists()
+    return replace(artifact, path=folder) if holds_model else artifact

@@ -11,11 +11,12 @@ Names and the meaning of the keys are llama.cpp's; which of them a network needs
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gguf
 import torch
@@ -23,11 +24,16 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from halfwatt.core.errors import ModelError
-from halfwatt.formats.artifact import Part
+from halfwatt.core.files import new_folder, sha256_file
+from halfwatt.core.settings import Access, RuntimeName
+from halfwatt.formats.artifact import DRAFT_FILE, GGUF_FILE, Artifact, Part, write_artifact
+from halfwatt.formats.base import require_writable
 from halfwatt.formats.gguf_tokenizer import vocabulary, write_tokenizer
+from halfwatt.models import ngram_table
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import GridTensor, pack
 from halfwatt.models.lineage import KeptLayer
+from halfwatt.models.tokenizer import read_json
 from halfwatt.models.weights import Weight, weights
 
 _F16_MAX = 65504.0
@@ -80,15 +86,80 @@ class Written:
         return sum(part.read_b for part in self.parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Gguf:
+    """Implements `halfwatt.formats.base.Format`."""
+
+    name: ClassVar[str] = "gguf"
+    runtime: ClassVar[RuntimeName] = "llamacpp"
+
+    def reads(self, source: str | Path) -> bool:
+        """A file named .gguf, or a folder that holds one and no config.json."""
+        path = Path(source)
+        return path.suffix == ".gguf" or (not (path / "config.json").exists() and any(path.glob("*.gguf")))
+
+    def read(self, source: str | Path, access: Access) -> ChatModel:  # noqa: ARG002 - the protocol's
+        """Planned.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(
+            f"{source} is GGUF, which is written but not read yet", hint="give the Hugging Face folder of it"
+        )
+
+    def problems(self, model: ChatModel) -> list[str]:
+        """What llama.cpp would compute differently, what GGUF cannot hold, weights that are not finite."""
+        config = model.network.config
+        problems = model.architecture.problems(config)
+        try:
+            vocabulary(model.tokenizer, config.vocab_size)
+        except ModelError as error:
+            problems.append(str(error))
+        bad = [w.name for w in weights(model.network) if w.name not in model.grid and not w.rows().isfinite().all()]
+        return problems + ([f"not finite: {', '.join(bad)}"] if bad else [])
+
+    def write(self, model: ChatModel, folder: Path) -> Artifact:
+        """Write ``model.gguf``, the tokenizer, template and configuration files, and ``artifact.json``.
+
+        Raises:
+            BadInput: the folder exists already.
+            ModelError: `problems` names some.
+        """
+        require_writable(model, self)
+        with new_folder(folder) as part:
+            written = write_gguf(model, part / GGUF_FILE)
+            _write_companions(model, part)
+            if model.draft is not None:
+                ngram_table.write_table(model.draft, part / DRAFT_FILE)
+            artifact = Artifact(
+                path=folder,
+                runtime=self.runtime,
+                precision=precision(model),
+                size_b=written.size_b,
+                weights_read_b=written.weights_read_b,
+                kv_b_per_token=2 * model.architecture.kv_numbers(model.network.config),
+                sha256=sha256_file(part / GGUF_FILE),
+                lineage=model.lineage,
+                kept=written.kept,
+                context=model.architecture.context_length(model.network.config),
+                spent=model.spent,
+                draft=None if model.draft is None else sha256_file(part / DRAFT_FILE),
+                parts=written.parts,
+            )
+            write_artifact(artifact, part)
+        return artifact
+
+
 def write_gguf(model: ChatModel, to: Path) -> Written:
     """Write ``model`` to the file ``to``; it appears whole or not at all.
 
+    `Gguf.problems` says beforehand whether llama.cpp would compute it as torch does.
+
     Raises:
-        ModelError: an architecture, setting or tokenizer that llama.cpp would compute differently; named.
+        ModelError: a tensor or tokenizer that GGUF does not have; named.
     """
     config, own = model.network.config, model.architecture
-    if problems := own.problems(config):
-        raise ModelError("no GGUF export of this model", got="; ".join(problems))
     tensors = list(_tensors(model))
     writer = gguf.GGUFWriter(None, own.gguf_architecture(config))
     writer.add_name(model.source.name)
@@ -104,6 +175,18 @@ def write_gguf(model: ChatModel, to: Path) -> Written:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.kind)
     _write_whole(writer, to)
     return Written(_kept(model, tensors), _parts(tensors))
+
+
+def _write_companions(model: ChatModel, folder: Path) -> None:
+    """The model's own sampling settings with the whole list of stop tokens, and the tokenizer with its template.
+
+    No config.json: the GGUF file holds the settings, and with one there transformers needs torch to read a tokenizer.
+    """
+    path = model.source / "generation_config.json"
+    generation = read_json(path) if path.exists() else {}
+    generation["eos_token_id"] = list(model.tokenizer.eos_ids)
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), encoding="utf-8")
+    model.tokenizer.save(folder)
 
 
 def precision(model: ChatModel) -> str:
@@ -153,8 +236,6 @@ def _matrix(weight: Weight, grid: GridTensor | None, order: torch.Tensor | None)
         rows = GridTensor(_ordered(grid.q, order), _ordered(grid.scale, order), grid.bits)
         return pack(rows).numpy(force=True), Type.Q8_0 if grid.bits == 8 else Type.Q4_0
     values = _ordered(weight.rows(), order)
-    if not torch.isfinite(values).all():
-        raise ModelError("a weight is not finite", got=weight.name)
     if weight.role == "positions":
         return values.float().numpy(force=True), Type.F32
     if float(values.abs().max()) <= _F16_MAX:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from halfwatt.core.settings import Access
-from halfwatt.models.chat_model import ChatModel, load
 
 
 def serving_device(access: Access) -> str:
@@ -32,12 +31,3 @@ def model_source(name: str) -> str:
     from halfwatt import demo
 
     return str(demo.path())
-
-
-def load_model(name: str, access: Access) -> ChatModel:
-    """The model that a user names, as `chat_model.load` does.
-
-    Raises:
-        ModelError: it cannot be used. EnvironmentFault: it cannot be reached.
-    """
-    return load(model_source(name), chat_template=access.chat_template, dtype=access.dtype, offline=access.offline)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from halfwatt.core.child_process import module_command
 from halfwatt.core.errors import ModelError
 from halfwatt.dialogues.dialogue import Dialogue, Message
 
@@ -62,7 +63,7 @@ def probe(template: str, tokens: dict[str, str], *, limit_s: int = PROBE_S) -> N
 @lru_cache  # a template that passed once passes again
 def _probe(order: str, limit_s: int) -> None:
     child = subprocess.run(
-        [sys.executable, "-c", "from halfwatt.models.template_sandbox import _probe_child; _probe_child()"],
+        module_command("halfwatt.models.template_sandbox"),
         input=order,
         capture_output=True,
         text=True,
@@ -115,3 +116,7 @@ def check_template(template: str) -> None:
         raise ModelError("the chat template is too long", got=f"{len(template)}, at most {MAX_TEMPLATE} characters")
     if inner := _INTERNALS.search(template):  # the sandbox would block it; a template that tries is not to be trusted
         raise ModelError("the chat template tries to leave its sandbox", got=inner.group(), hint="do not trust it")
+
+
+if __name__ == "__main__":
+    _probe_child()

@@ -1,13 +1,14 @@
-"""What a runtime is: it exports a model once, then serves it in sessions."""
+"""What a runtime is: it serves an artifact in sessions."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RuntimeName
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models.sampling import Sampling
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from halfwatt.models.chat_model import ChatModel
+_REPLACEMENT = "\ufffd"  # what the beginning of a character decodes to
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,46 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    name: ClassVar[str]
+    """A library that serves artifacts of one format."""
 
-    def export(self, model: ChatModel, to: Path) -> Artifact:
-        """Write ``model`` into the folder ``to`` (which must not exist) in this runtime's form."""
+    name: ClassVar[RuntimeName]
+
+    def open(self, artifact: Artifact, at: OperatingPoint) -> AbstractContextManager[Session]:
+        """Load the artifact.
+
+        Raises:
+            ModelError: it is missing, or was changed since it was written.
+            BadInput: the operating point asks for something this runtime does not do.
+            EnvironmentFault: this machine lacks the device.
+        """
         ...
 
-    def open(self, artifact: Artifact, at: OperatingPoint) -> AbstractContextManager[Session]: ...
+
+def require_room(tokens: int, context: int, reply: int = 1) -> None:
+    """A dialogue of so many tokens and the least reply must fit.
+
+    Raises:
+        BadInput: they do not.
+    """
+    if tokens + reply > context:
+        raise BadInput(
+            f"a dialogue of {tokens} tokens does not fit", got=f"a context of {context}", hint="shorten the dialogue"
+        )
+
+
+def stream_text(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Generator[str, None, list[int]]:
+    """The text of a reply's tokens as they come, in pieces of whole characters; returns the tokens' ids."""
+    ids: list[int] = []
+    shown = ""
+    for token in tokens:
+        ids.append(token)
+        text = decode(ids)
+        if len(text) > len(shown) and text.startswith(shown) and not text.endswith(_REPLACEMENT):
+            yield text[len(shown) :]
+            shown = text
+    if rest := decode(ids)[len(shown) :]:
+        yield rest
+    return ids
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

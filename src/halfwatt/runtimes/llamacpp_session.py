@@ -4,7 +4,7 @@
                 -> sample in C -> decode that one token, with guesses at the next ones (speculation.py) -> sample after
                 each guess that came true -> decode ... until a stop token, the cap or the context's end
 
-Sampling and decoding are both C; Python sees one chosen id a token and copies no logits: a greedy choice without a
+Sampling and decoding are both C; Python sees one id a token and copies no logits: a greedy choice without a
 penalty looks at them where they are. The ids of a prompt always come from the model's own `ChatTokenizer`, never from
 llama.cpp's.
 
@@ -25,14 +25,14 @@ import numpy as np
 from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
-from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.errors import EnvironmentFault, ModelError
 from halfwatt.core.machine import cores
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix
+from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, require_room, stream_text
 from halfwatt.runtimes.speculation import Drafter, LookupDrafter, TableDrafter
 
 _FIRST_CONTEXT = 2048  # tokens; grown when a dialogue needs more, up to what the model was trained for
@@ -40,7 +40,6 @@ _LOGITS_AT_ONCE = 64  # tokens in a batch whose logits are all kept; bounds that
 UBATCH = 512  # prompt tokens computed together
 _KV_TYPES = {16: llama.GGML_TYPE_F16, 8: llama.GGML_TYPE_Q8_0, 4: llama.GGML_TYPE_Q4_0}
 _KV_SHARE = {16: 1.0, 8: 34 / 64, 4: 18 / 64}  # bytes of a block of 32 values, against fp16
-_REPLACEMENT = "\ufffd"  # what the beginning of a character decodes to
 
 T = TypeVar("T")
 
@@ -76,11 +75,11 @@ class LlamaCppSession:
         self._row: Any = ctypes.c_float * llama.llama_vocab_n_tokens(self._vocabulary)  # logits after one token
         self._longest = llama.llama_model_n_ctx_train(self._model)
         self._longest_draft = at.speculation.longest if at.speculation else 0
-        self._batch = batch_of(max(_LOGITS_AT_ONCE, 1 + self._longest_draft))
+        self._batch = _batch_of(max(UBATCH, _LOGITS_AT_ONCE, at.batch, 1 + self._longest_draft))
         self._size = 0
         self._make_room(min(self._longest, _FIRST_CONTEXT))
 
-    # --- what a Session does
+    # --- a Session
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer each dialogue, one after the other.
@@ -88,33 +87,24 @@ class LlamaCppSession:
         Raises:
             BadInput: a prompt leaves no room for a reply in the model's context.
         """
-        return self._apart(lambda: [self._answer(dialogue, sampling) for dialogue in batch])
+        return self._in_thread(lambda: [self._answer(dialogue, sampling) for dialogue in batch])
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue in pieces of whole characters; the generator's return value is the `Reply`."""
         prompt = self.tokenizer.prompt_ids(dialogue)
-        cached = self._apart(lambda: self._prefill(prompt, sampling))
+        cached = self._in_thread(lambda: self._begin(prompt, sampling))
         tokens = self._generate(prompt, sampling)
-        ids: list[int] = []
-        shown = ""
-        while (token := self._apart(lambda: next(tokens, None))) is not None:
-            ids.append(token)
-            text = self.tokenizer.decode(ids)
-            if len(text) > len(shown) and text.startswith(shown) and not text.endswith(_REPLACEMENT):
-                yield text[len(shown) :]
-                shown = text
-        answer = self._as_reply(prompt, cached, ids)
-        if rest := answer.text[len(shown) :]:
-            yield rest
-        return answer
+        one_by_one = iter(lambda: self._in_thread(lambda: next(tokens, None)), None)
+        ids = yield from stream_text(one_by_one, self.tokenizer.decode)
+        return self._as_reply(prompt, cached, ids)
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue. Forgets the cached prefix."""
         ids = list(self.tokenizer.scored(dialogue).ids)
-        self._check_room(len(ids))
+        require_room(len(ids), self._longest, reply=0)
         self._make_room(len(ids))
         self.reset()
-        parts = self._apart(lambda: [self._all_logits(ids, at) for at in range(0, len(ids), _LOGITS_AT_ONCE)])
+        parts = self._in_thread(lambda: [self._all_logits(ids, at) for at in range(0, len(ids), _LOGITS_AT_ONCE)])
         self.reset()
         return np.concatenate(parts)
 
@@ -131,7 +121,7 @@ class LlamaCppSession:
         """Bytes of weights and KV cache read for all replies so far: once a decoded token, once a batch of prompt."""
         return int(self._bytes)
 
-    # --- what the parity check asks for
+    # --- for the parity check
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids that llama.cpp's own tokenizer makes of rendered text, as other programs would see them."""
@@ -165,34 +155,38 @@ class LlamaCppSession:
             llama.llama_model_free(self._model)
             self._context = None
 
-    def _apart(self, compute: Callable[[], T]) -> T:
-        """What ``compute`` gives, computed in the session's own thread."""
+    def _in_thread(self, compute: Callable[[], T]) -> T:
+        """The result of ``compute``, computed in the session's own thread."""
         return self._thread.submit(compute).result()
 
     # --- a reply
 
     def _answer(self, dialogue: Dialogue, sampling: Sampling) -> Reply:
         prompt = self.tokenizer.prompt_ids(dialogue)
-        cached = self._prefill(prompt, sampling)
+        cached = self._begin(prompt, sampling)
         return self._as_reply(prompt, cached, list(self._generate(prompt, sampling)))
 
     def _as_reply(self, prompt: list[int], cached: int, ids: list[int]) -> Reply:
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), cached, ids[-1] in self._stops)
 
-    def _prefill(self, prompt: list[int], sampling: Sampling) -> int:
-        """Bring the context to hold exactly ``prompt``; returns how many of its tokens were there already."""
-        self._check_room(len(prompt) + 1)
-        self._make_room(min(self._longest, len(prompt) + sampling.max_new_tokens))
-        shared = common_prefix(self._cached, prompt[:-1]) if self._at.reuse_prefix else 0
-        if not self._keep(shared):
+    def _begin(self, prompt: list[int], sampling: Sampling) -> int:
+        """Bring the first sequence to hold ``prompt``, see `_prefill`."""
+        self._make_room_for([prompt], sampling)
+        return self._prefill(0, prompt)
+
+    def _make_room_for(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
+        longest = max(map(len, prompts))
+        require_room(longest, self._longest)
+        self._make_room(min(self._longest, longest + sampling.max_new_tokens))
+
+    def _prefill(self, slot: int, prompt: list[int]) -> int:
+        """Bring a sequence to hold exactly ``prompt``; returns how many of its tokens were there already."""
+        shared = common_prefix(self._held[slot], prompt[:-1]) if self._at.reuse_prefix else 0
+        if not self._keep(slot, shared):  # this architecture can only forget everything
             shared = 0
-            self.reset()
-        fresh = prompt[shared:]
-        tokens = (llama.llama_token * len(fresh))(*fresh)
-        for start in range(0, len(fresh), UBATCH):
-            size = min(UBATCH, len(fresh) - start)
-            part = ctypes.cast(ctypes.byref(tokens, start * ctypes.sizeof(llama.llama_token)), llama.llama_token_p)
-            self._decode(llama.llama_batch_get_one(part, size), fresh[start : start + size])
+            self._keep(slot, 0)
+        for start in range(shared, len(prompt), UBATCH):
+            self._pass([(slot, prompt[start : start + UBATCH])])
         return shared
 
     def _generate(self, prompt: list[int], sampling: Sampling) -> Iterator[int]:
@@ -200,11 +194,11 @@ class LlamaCppSession:
         cap = min(sampling.max_new_tokens, self._longest - len(prompt))
         chain = self._chain(prompt, sampling)
         drafter = self._drafter(prompt)
-        drafted: list[int] = []  # decoded with the token before them, and not said yet
-        right, row = 0, -1  # of them, said by the model too; logits that choose the next token
+        drafted: list[int] = []  # decoded with the token before them, and not yielded yet
+        right, row = 0, -1  # how many of them the model chose too; the logits that choose the next token
         try:
             for count in range(1, cap + 1):
-                token = self._likeliest(row) if chain is None else llama.llama_sampler_sample(chain, self._context, row)
+                token = self._choose(chain, row)
                 yield token
                 if token in self._stops or count == cap:
                     return
@@ -214,17 +208,17 @@ class LlamaCppSession:
                     right = row = right + 1
                     continue
                 if right < len(drafted):
-                    self._keep(len(self._cached) - (len(drafted) - right))
+                    self._keep(0, len(self._held[0]) - (len(drafted) - right))
                 drafted = [] if drafter is None else drafter.guess(min(self._longest_draft, cap - count))
                 right = row = 0
-                self._decode_with_logits([token, *drafted])
+                self._pass([(0, [token, *drafted])], every=True)
         finally:
             if chain is not None:
                 llama.llama_sampler_free(chain)
 
     def _chain(self, prompt: list[int], sampling: Sampling) -> Any:
         """A sampler for one reply; None = the largest logit wins."""
-        if _likeliest_wins(sampling):
+        if _is_greedy(sampling):
             return None
         chain = _sampler(sampling, self._row._length_, self._longest)
         if sampling.repetition_penalty != 1.0:
@@ -232,51 +226,55 @@ class LlamaCppSession:
                 llama.llama_sampler_accept(chain, token)
         return chain
 
-    def _likeliest(self, row: int) -> int:
-        """The first of the largest logits, read in place: a sampler copies all of them first, with their ids."""
+    def _choose(self, chain: Any, row: int) -> int:
+        """The next token; without a sampler the first of the largest logits, read in place: a sampler copies all."""
+        if chain is not None:
+            return int(llama.llama_sampler_sample(chain, self._context, row))
         first = llama.llama_get_logits_ith(self._context, row)
         return int(np.frombuffer(self._row.from_address(ctypes.addressof(first.contents)), np.float32).argmax())
 
     def _drafter(self, prompt: list[int]) -> Drafter | None:
         """For one reply."""
-        asked = self._at.speculation
-        if asked is None:
+        speculation = self._at.speculation
+        if speculation is None:
             return None
-        made = LookupDrafter() if self._table is None else TableDrafter(self._table, asked.least)
-        made.hear(prompt)
-        return made
+        drafter = LookupDrafter() if self._table is None else TableDrafter(self._table, speculation.least)
+        drafter.hear(prompt)
+        return drafter
 
-    def _keep(self, count: int) -> bool:
-        """Forget all but the first tokens of the context; False where llama.cpp can only forget everything."""
-        del self._cached[count:]
-        return bool(llama.llama_memory_seq_rm(llama.llama_get_memory(self._context), 0, count, -1))
+    def _keep(self, slot: int, count: int) -> bool:
+        """Forget all but the first tokens of a sequence; False where llama.cpp can only forget everything."""
+        del self._held[slot][count:]
+        return bool(llama.llama_memory_seq_rm(llama.llama_get_memory(self._context), slot, count, -1))
 
-    def _decode_with_logits(self, ids: Sequence[int]) -> None:
-        """Decode some tokens; the logits after each of them can be read."""
-        batch, start = self._batch, len(self._cached)
-        batch.n_tokens = len(ids)
-        for i, token in enumerate(ids):
-            batch.token[i], batch.pos[i] = token, start + i
-        self._decode(batch, ids)
+    def _pass(self, parts: Sequence[tuple[int, list[int]]], *, every: bool = False) -> None:
+        """Decode some tokens of each sequence: (its number, their ids).
 
-    def _decode(self, batch: Any, ids: Sequence[int]) -> None:
+        The logits after the last token of each, or after ``every`` one, can be read, in order.
+        """
+        batch, row = self._batch, 0
+        for slot, ids in parts:
+            start = len(self._held[slot])
+            for n, token in enumerate(ids):
+                batch.token[row], batch.pos[row], batch.seq_id[row][0] = token, start + n, slot
+                batch.logits[row] = every or n == len(ids) - 1
+                row += 1
+        batch.n_tokens = row
         code = llama.llama_decode(self._context, batch)
         if code != 0:
-            self._forget()
+            self.reset()
             raise EnvironmentFault(f"llama_decode failed with code {code}", got=self._log.last())
-        self._cached.extend(ids)
-        self._count(len(self._cached))
-
-    def _count(self, tokens: int) -> None:
-        """A pass over the weights and over the keys and values of so many tokens."""
+        for slot, ids in parts:
+            self._held[slot] += ids
+        read = sum(len(self._held[slot]) for slot, _ in parts)  # tokens whose keys and values were read
         a = self._artifact
-        self._bytes += a.weights_read_b + tokens * a.kv_b_per_token * _KV_SHARE[self._at.kv_bits]
+        self._bytes += a.weights_read_b + read * a.kv_b_per_token * _KV_SHARE[self._at.kv_bits]
 
     def _all_logits(self, ids: list[int], start: int) -> NDArray[np.float32]:
         """Decode a batch and copy the logits of all its tokens, [tokens, vocabulary]."""
         part = ids[start : start + _LOGITS_AT_ONCE]
         before = self._bytes
-        self._decode_with_logits(part)
+        self._pass([(0, part)], every=True)
         self._bytes = before  # not a reply
         rows = llama.llama_get_logits(self._context)
         return np.ctypeslib.as_array(rows, shape=(len(part), llama.llama_vocab_n_tokens(self._vocabulary))).copy()
@@ -290,14 +288,6 @@ class LlamaCppSession:
         if not model:
             raise ModelError(f"llama.cpp cannot load {gguf}", got=self._log.last())
         return model
-
-    def _check_room(self, tokens: int) -> None:
-        if tokens > self._longest:
-            raise BadInput(
-                f"a dialogue of {tokens - 1} tokens does not fit",
-                got=f"a context of {self._longest}",
-                hint="shorten the dialogue",
-            )
 
     def _make_room(self, tokens: int) -> None:
         """A context of at least this many tokens. A new one is twice as large as it must be, and empty."""
@@ -314,11 +304,12 @@ class LlamaCppSession:
 
     def _forget(self) -> None:
         """The context is empty."""
-        self._cached: list[int] = []  # the ids whose keys and values are in the context, in order
+        self._held: list[list[int]] = [[] for _ in range(self._at.batch)]  # the ids in each sequence's cache, in order
 
     def _parameters(self) -> Any:
         params = llama.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = self._size, UBATCH, UBATCH
+        params.n_ctx, params.n_seq_max = self._size * self._at.batch, self._at.batch
+        params.n_batch = params.n_ubatch = UBATCH
         params.n_threads, params.n_threads_batch = self.threads, self.threads_prefill
         params.type_k = params.type_v = _KV_TYPES[self._at.kv_bits]
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
@@ -326,15 +317,15 @@ class LlamaCppSession:
         return params
 
 
-def batch_of(tokens: int) -> Any:
-    """Room for so many tokens of one sequence, all with logits."""
+def _batch_of(tokens: int) -> Any:
+    """Room for so many tokens, each of one sequence."""
     batch = llama.llama_batch_init(tokens, 0, 1)
     for i in range(tokens):
-        batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+        batch.n_seq_id[i] = 1
     return batch
 
 
-def _likeliest_wins(sampling: Sampling) -> bool:
+def _is_greedy(sampling: Sampling) -> bool:
     """Nothing but the largest logit decides."""
     return sampling.temperature == 0 and sampling.repetition_penalty == 1.0
 

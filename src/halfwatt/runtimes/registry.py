@@ -1,23 +1,66 @@
-"""The runtimes, in one explicit list. Their libraries are imported when one is asked for, not before."""
+"""The runtimes, in one explicit list. Their libraries are imported when a session is wanted, not before."""
 
 from __future__ import annotations
 
-from halfwatt.core.errors import BadInput
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from halfwatt.core.errors import BadInput, suggestion
+from halfwatt.core.settings import Access, RuntimeName
 from halfwatt.runtimes.base import Runtime
 
 
-def by_name(name: str, *, device: str = "cpu", dtype: str = "auto") -> Runtime:
-    """The runtime called ``name``.
+@dataclass(frozen=True, slots=True)
+class RuntimeEntry:
+    """One runtime.
+
+    library:       that computes, by the name that the Hugging Face hub has for it
+    format:        that it reads, see `halfwatt.formats.registry`
+    reuses_prefix: it can keep the KV cache of the turns before
+    make:          imports the library; takes of `Access` what the runtime can be told
+    """
+
+    name: RuntimeName
+    library: str
+    format: str
+    reuses_prefix: bool
+    make: Callable[[Access], Runtime]
+
+
+def _transformers_eager(access: Access) -> Runtime:
+    """Any device of torch's, any dtype."""
+    from halfwatt.runtimes.transformers_eager import TransformersEager
+
+    return TransformersEager(access.device, access.dtype)
+
+
+def _llamacpp(access: Access) -> Runtime:
+    """The CPU or CUDA; the file says in which types."""
+    from halfwatt.runtimes.llamacpp import LlamaCpp
+
+    return LlamaCpp(access.device)
+
+
+RUNTIMES = (
+    RuntimeEntry("torch_eager", "transformers", "transformers_folder", False, _transformers_eager),
+    RuntimeEntry("llamacpp", "llama-cpp-python", "gguf", True, _llamacpp),
+)
+COMMON = RUNTIMES[0]
+"""How models are commonly run."""
+
+
+def find_runtime(name: str) -> RuntimeEntry | None:
+    """The row called ``name``; None for a runtime of another program, which an artifact may name."""
+    return next((row for row in RUNTIMES if row.name == name), None)
+
+
+def by_name(name: str) -> RuntimeEntry:
+    """The row called ``name``; auto = as models are commonly run.
 
     Raises:
-        BadInput: there is none of that name; says which there are.
+        BadInput: there is none; says which there are.
     """
-    if name == "torch_eager":
-        from halfwatt.runtimes.transformers_eager import TransformersEager
-
-        return TransformersEager(device=device, dtype=dtype)
-    if name == "llamacpp":
-        from halfwatt.runtimes.llamacpp import LlamaCpp
-
-        return LlamaCpp(device=device)
-    raise BadInput("no such runtime", got=name, hint="there are: torch_eager, llamacpp")
+    row = COMMON if name == "auto" else find_runtime(name)
+    if row is None:
+        raise BadInput("no such runtime", got=name, hint=suggestion(name, [each.name for each in RUNTIMES]))
+    return row

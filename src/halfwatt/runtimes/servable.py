@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Literal
 
 from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import from_json, to_json
-from halfwatt.core.settings import Access
+from halfwatt.core.settings import Access, RuntimeChoice
 from halfwatt.formats.artifact import ARTIFACT, read_artifact
-from halfwatt.models.access import model_source
 from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.registry import by_name
 from halfwatt.runtimes.serving_process import ServingSpec
 
 OPERATING_POINT = "operating_point.json"
-
-RuntimeChoice = Literal["auto", "torch_eager", "llamacpp"]
 
 
 def read_operating_point(folder: Path) -> OperatingPoint:
@@ -33,31 +31,22 @@ def servable(name: str, access: Access, cache: Path, runtime: RuntimeChoice = "a
     """Make ``name`` servable: as it is when halfwatt made it, else in ``runtime`` (auto: as commonly run).
 
     Args:
-        cache: folder for an export, when one is needed.
+        cache: folder for what is written, when something is.
 
     Raises:
         ModelError: the model cannot be used; says why.
     """
-    from halfwatt.compress.recipe import Recipe
-    from halfwatt.models.chat_model import load
-    from halfwatt.runtimes.llamacpp import LlamaCpp
-    from halfwatt.runtimes.transformers_eager import TransformersEager
+    from halfwatt.formats import registry as formats
 
     folder = Path(name)
     if (folder / ARTIFACT).exists():
-        return ServingSpec(read_artifact(folder), read_operating_point(folder), access.device, access.dtype)
-    model = load(
-        model_source(name),
-        chat_template=access.chat_template,
-        device="cpu",
-        dtype=access.dtype,
-        offline=access.offline,
-    )
-    target = cache / f"{runtime}-{Recipe(runtime).fingerprint(model.sha256)}"
+        return ServingSpec(read_artifact(folder), read_operating_point(folder), access)
+    row = by_name(runtime)
+    model = formats.load_model(name, access)
+    of = hashlib.sha256(f"{access.dtype} {model.sha256}".encode()).hexdigest()[:12]
+    target = cache / f"{row.name}-{of}"
     if (target / ARTIFACT).exists():
-        return ServingSpec(read_artifact(target), OperatingPoint(), access.device, access.dtype)
-    if runtime == "llamacpp":
-        artifact = LlamaCpp(device=access.device).export(model, target)
-        return ServingSpec(artifact, OperatingPoint(), access.device, access.dtype)
-    artifact = TransformersEager(access.device, access.dtype).export(model, target)
-    return ServingSpec(artifact, OperatingPoint(reuse_prefix=False), access.device, access.dtype)
+        artifact = read_artifact(target)
+    else:
+        artifact = formats.by_name(row.format, access.dtype).write(model, target)
+    return ServingSpec(artifact, OperatingPoint(reuse_prefix=row.reuses_prefix), access)

@@ -1,10 +1,10 @@
 """Guesses at the next tokens of a reply that cost next to nothing; the model checks all of them in one pass. Pure.
 
-A draft is deterministic, so what the model would have said anyway is said: the token that is sampled after each
+A draft is deterministic, so the reply is what it would have been without: the token that is sampled after each
 position is the model's own, and drafted ones are kept only while they are that token (Leviathan et al. 2023, arXiv
 2211.17192, with a draft that is certain). A pass over a few tokens reads the weights once.
 
-    table     after these last tokens the model mostly says this one: n-grams, counted once (steps/draft.py)
+    table     after these last tokens the model mostly says this one: n-grams, counted once (compress/ngram_draft.py)
     lookup    what followed the last time when the same tokens stood in this dialogue: prompt lookup, Saxena 2023
 """
 
@@ -20,7 +20,7 @@ _NGRAM = 3  # tokens that a lookup must find again
 
 
 class Drafter(Protocol):
-    """Guesses for one reply; it is told every token as it comes."""
+    """Guesses for one reply; it hears every token as it comes."""
 
     def hear(self, tokens: Iterable[int]) -> None:
         """The next tokens of the dialogue, prompt and reply alike."""
@@ -47,11 +47,11 @@ class TableDrafter:
         """Until it is unsure."""
         context, drafted, sure = list(self.heard), list[int](), 1.0
         while len(drafted) < most:
-            found = self.table.after(context)
-            if found is None or (sure := sure * found.share) < self.least:
+            guess = self.table.after(context)
+            if guess is None or (sure := sure * guess.share) < self.least:
                 break
-            drafted.append(found.token)
-            context.append(found.token)
+            drafted.append(guess.token)
+            context.append(guess.token)
         return drafted
 
 

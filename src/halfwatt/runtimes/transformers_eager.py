@@ -2,16 +2,13 @@
 
 Nothing is tuned: the default attention, torch's own number of threads unless one is asked for, a KV cache within a
 reply and none between replies (`Reply.tokens_cached` is 0 whatever the operating point says).
-
-An artifact of an unmodified model points at the folder that it was loaded from; a modified one is saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, ClassVar
@@ -24,20 +21,16 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 from transformers.generation.streamers import BaseStreamer
 
 from halfwatt.core.errors import BadInput, ModelError
-from halfwatt.core.files import new_folder, write_atomic
-from halfwatt.core.json_records import to_json
+from halfwatt.core.settings import RuntimeName
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models import model_folder
 from halfwatt.models.architectures.registry import architecture_of
-from halfwatt.models.chat_model import ChatModel, quiet, torch_device, torch_dtype, write
+from halfwatt.models.chat_model import quiet, torch_device, torch_dtype
 from halfwatt.models.sampling import Sampling
-from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained, read_json, stored_template
+from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained
 from halfwatt.models.weights import weights_read
-from halfwatt.runtimes.base import OperatingPoint, Reply
-
-_PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64"}
-_REPLACEMENT = "\ufffd"  # what the beginning of a character decodes to
+from halfwatt.runtimes.base import OperatingPoint, Reply, require_room, stream_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +40,7 @@ class TransformersEager:
     device: str = "cpu"
     dtype: str = "auto"
 
-    name: ClassVar[str] = "torch_eager"
-
-    def export(self, model: ChatModel, to: Path) -> Artifact:
-        """Write ``to/artifact.json``, and beside it the model, unless the folder that it came from is that model.
-
-        Raises:
-            BadInput: the folder ``to`` exists already.
-        """
-        served = torch_dtype(self.dtype) or model.network.dtype
-        with new_folder(to) as part:
-            as_loaded = _is_its_source(model, torch_dtype(self.dtype))
-            if not as_loaded:
-                write(model, part)
-            stored = model.source if as_loaded else part
-            files = model_folder.weight_files(stored)
-            artifact = Artifact(
-                path=model.source if as_loaded else to,
-                runtime=self.name,
-                precision=_PRECISIONS[served],
-                size_b=sum(f.stat().st_size for f in files),
-                weights_read_b=weights_read(model.network) * served.itemsize,
-                kv_b_per_token=model.architecture.kv_numbers(model.network.config) * 2,
-                sha256=model_folder.fingerprint(stored, files, None),
-                lineage=model.lineage,
-                kept=model.kept,
-                context=model.context,
-                spent=model.spent,
-            )
-            write_atomic(part / "artifact.json", to_json(artifact).encode())
-        return artifact
+    name: ClassVar[RuntimeName] = "torch_eager"
 
     @contextmanager
     def open(self, artifact: Artifact, at: OperatingPoint) -> Iterator[TransformersSession]:
@@ -143,32 +107,20 @@ class TransformersSession:
         tap = _Tap()
         thread = Thread(target=tap.run, args=(lambda: self._generate([prompt], sampling, tap),))
         thread.start()
-        ids: list[int] = []
-        shown = ""
         try:
-            while (token := tap.tokens.get()) is not None:
-                ids.append(token)
-                text = self.tokenizer.decode(ids)
-                if len(text) > len(shown) and text.startswith(shown) and not text.endswith(_REPLACEMENT):
-                    yield text[len(shown) :]
-                    shown = text
+            ids = yield from stream_text(tap.results(), self.tokenizer.decode)
         finally:
             tap.closed.set()
             thread.join()
-        if tap.error is not None:
-            raise tap.error
-        answer = self._as_reply(prompt, ids)
-        if rest := answer.text[len(shown) :]:
-            yield rest
-        return answer
+        return self._as_reply(prompt, ids)
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
         ids = self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False))
-        self._check_room(len(ids))
+        require_room(len(ids), self._longest, reply=0)
         with torch.inference_mode():
-            found = self.network(input_ids=torch.tensor([ids], device=self.network.device), use_cache=False)
-        rows: NDArray[np.float32] = found.logits[0].float().numpy(force=True)
+            output = self.network(input_ids=torch.tensor([ids], device=self.network.device), use_cache=False)
+        rows: NDArray[np.float32] = output.logits[0].float().numpy(force=True)
         return rows
 
     def reset(self) -> None:
@@ -188,23 +140,23 @@ class TransformersSession:
     def _generate(self, prompts: Sequence[list[int]], sampling: Sampling, tap: _Tap | None = None) -> list[list[int]]:
         """The new tokens of each row, padding cut off."""
         longest = max(map(len, prompts))
-        self._check_room(longest + 1)
+        require_room(longest, self._longest)
         steps = min(sampling.max_new_tokens, self._longest - longest)
         ids = [[self.tokenizer.pad_id] * (longest - len(p)) + p for p in prompts]
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
         device = self.network.device
-        watched: dict[str, Any] = {}
+        streaming: dict[str, Any] = {}
         if tap is not None:
-            watched = {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap.criterion])}
+            streaming = {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap])}
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(sampling.seed)
-            found = self.network.generate(
+            rows = self.network.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=generation_config(sampling, steps, self.tokenizer),
-                **watched,
+                **streaming,
             )
-        new = found[:, longest:].tolist()
+        new = rows[:, longest:].tolist()
         self._bytes += bytes_read(self._weights_b, self._kv_b, len(prompts), longest, len(new[0]))
         return [self._cut(row) for row in new]
 
@@ -217,46 +169,38 @@ class TransformersSession:
         stopped = bool(ids) and ids[-1] in self.tokenizer.eos_ids
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), 0, stopped)
 
-    def _check_room(self, tokens: int) -> None:
-        if tokens > self._longest:
-            raise BadInput(
-                f"a dialogue of {tokens} tokens does not fit",
-                got=f"a context of {self._longest}",
-                hint="shorten the dialogue",
-            )
 
-
-class _Stop(StoppingCriteria):
-    """Ends ``generate`` at the next token once the event is set."""
-
-    def __init__(self, closed: Event) -> None:
-        self._closed = closed
-
-    def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self._closed.is_set(), dtype=torch.bool, device=input_ids.device)
-
-
-class _Tap(BaseStreamer):
-    """Hands the tokens of a ``generate`` in another thread over one by one; None is the end."""
+class _Tap(BaseStreamer, StoppingCriteria):
+    """Hands over the tokens of a ``generate`` in another thread one by one, and ends it once `closed` is set."""
 
     def __init__(self) -> None:
-        self.tokens: SimpleQueue[int | None] = SimpleQueue()
         self.closed = Event()
-        self.criterion = _Stop(self.closed)
-        self.error: BaseException | None = None
+        self._tokens: SimpleQueue[int | None] = SimpleQueue()  # None is the end
+        self._error: BaseException | None = None
         self._prompt_seen = False
 
-    def run(self, work: Any) -> None:
+    def run(self, generate: Callable[[], object]) -> None:
+        """In the other thread."""
         try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - travels to the thread that asked
-            self.error = error
-        self.tokens.put(None)
+            generate()
+        except BaseException as error:  # noqa: BLE001 - travels to the thread that waits
+            self._error = error
+        self._tokens.put(None)
+
+    def results(self) -> Iterator[int]:
+        """In the thread that waits; ends with the other thread's error, if any."""
+        yield from iter(self._tokens.get, None)
+        if self._error is not None:
+            raise self._error
+
+    def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """For ``generate``, at every token: which rows are done."""
+        return torch.full((len(input_ids),), self.closed.is_set(), dtype=torch.bool, device=input_ids.device)
 
     def put(self, value: torch.Tensor) -> None:
         """``generate`` hands over the prompt first."""
         if self._prompt_seen:
-            self.tokens.put(int(value))
+            self._tokens.put(int(value))
         self._prompt_seen = True
 
     def end(self) -> None:
@@ -265,9 +209,9 @@ class _Tap(BaseStreamer):
 
 def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) -> GenerationConfig:
     """`Sampling` in transformers' words, every one of them explicit."""
-    chosen: dict[str, Any] = {"do_sample": False}
+    drawn: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
-        chosen = {
+        drawn = {
             "do_sample": True,
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
@@ -275,7 +219,7 @@ def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) 
             "min_p": sampling.min_p or None,
         }
     return GenerationConfig(  # type: ignore[no-untyped-call]
-        **chosen,
+        **drawn,
         repetition_penalty=sampling.repetition_penalty,
         max_new_tokens=steps,
         use_cache=True,
@@ -290,14 +234,3 @@ def bytes_read(weights_b: int, kv_b: int, rows: int, prompt: int, steps: int) ->
     There are ``steps`` passes; the first runs over ``prompt`` tokens, and pass k sees ``prompt + k`` of them.
     """
     return steps * weights_b + rows * kv_b * (steps * prompt + steps * (steps - 1) // 2)
-
-
-def _is_its_source(model: ChatModel, asked: torch.dtype | None) -> bool:
-    """Does the source folder, read in the ``asked`` type (None: as stored), give this very model?"""
-    if len(model.lineage) > 1 or model.grid:
-        return False
-    config = read_json(model.source / "config.json")
-    stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
-    if asked is None and stored != model.network.dtype:
-        return False
-    return stored_template(model.source, model.tokenizer.hf) == model.tokenizer.template

@@ -9,14 +9,13 @@ from pathlib import Path
 from halfwatt.compress.apply import apply_recipe
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.recipe import Recipe
-from halfwatt.core.files import write_atomic
-from halfwatt.core.json_records import from_json, to_json
+from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate.examine import prove
-from halfwatt.formats.artifact import ARTIFACT, Artifact
+from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact, write_artifact
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.runtimes.base import OperatingPoint
-from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.serving_process import ServingSpec
 
 
@@ -42,14 +41,13 @@ def build_artifact(
     """
     context = context or StepContext()
     folder = cache / f"{recipe.slug}-{recipe.fingerprint(model.sha256, context.fingerprint)}"
-    record = folder / ARTIFACT
-    if record.exists():
-        artifact = from_json(record.read_bytes(), Artifact)
+    if (folder / ARTIFACT).exists():
+        artifact = read_artifact(folder)
         if artifact.parity is not None:
             return artifact
     shutil.rmtree(folder, ignore_errors=True)  # an export whose parity was not finished is written anew
     product = apply_recipe(model, recipe, context)
-    exported = LlamaCpp(device=device).export(product, folder)
-    artifact = prove(product, ServingSpec(exported, OperatingPoint(), device), proof)
-    write_atomic(record, to_json(artifact).encode())
+    exported = Gguf().write(product, folder)
+    artifact = prove(product, ServingSpec(exported, OperatingPoint(), Access(device)), proof)
+    write_artifact(artifact, folder)
     return artifact

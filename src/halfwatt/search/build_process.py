@@ -115,8 +115,8 @@ def main() -> None:
 def _build(request: BuildRequest, progress: Progress) -> Artifact:
     from halfwatt.compress.base import StepContext
     from halfwatt.compress.recipe import from_toml
+    from halfwatt.formats.registry import load_model
     from halfwatt.meters.discover import instruments
-    from halfwatt.models.access import load_model
     from halfwatt.search.build import build_artifact
 
     model, device = load_model(request.model, request.access), request.access.device

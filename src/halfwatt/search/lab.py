@@ -65,7 +65,7 @@ class Lab:
         """As something to be served."""
         settings = self.job.settings
         command = settings.commands.get(contender.artifact.runtime, ())
-        return ServingSpec(contender.artifact, contender.at, settings.access.device, settings.access.dtype, command)
+        return ServingSpec(contender.artifact, contender.at, settings.access, command)
 
     def say(self, text: str) -> None:
         """Tell the user what is being done."""

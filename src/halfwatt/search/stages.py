@@ -32,10 +32,10 @@ from halfwatt.evaluate.gate import likelihood_check, teacher_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
-from halfwatt.runtimes.transformers_eager import TransformersEager
 from halfwatt.search import operating_points
 from halfwatt.search.build import build_artifact
 from halfwatt.search.build_process import BuildProcessDied, BuildRequest, build_in_process
@@ -89,9 +89,7 @@ def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
     job, proof = lab.job, lab.workload.dialogues[: lab.job.settings.protocol.parity_dialogues]
     context, settings = job.step_context(), job.settings
     if order.format == AS_COMMONLY_RUN:
-        return TransformersEager(settings.access.device, settings.access.dtype).export(
-            job.model, job.out / "artifacts" / order.name.lower()
-        )
+        return TransformersFolder(settings.access.dtype).write(job.model, job.out / "artifacts" / order.name.lower())
     if job.name is None or not recipe.steps:
         return build_artifact(job.model, recipe, proof, job.out / "artifacts", context, context.device)
     request = BuildRequest(

@@ -15,6 +15,7 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.training.batches import Predictor, collate, encode_rows
 from halfwatt.compress.training.losses import forward_kl
 from halfwatt.evaluate import parity
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.grid import Bits, dequantize, limits, quantize
 from halfwatt.models.weights import weights
@@ -114,7 +115,7 @@ def test_training_begins_at_the_integers_of_the_method(start: Literal["rtn", "gp
 def test_the_export_says_what_training_saw(learned: ChatModel, tmp_path: Path) -> None:
     context = StepContext(dialogues=tuple(taught.dialogues()))
     trained = TrainOnGrid(4, epochs=1, lr=1e-3, batch_tokens=1024).apply(learned, context)
-    artifact = LlamaCpp().export(trained, tmp_path / "artifact")
+    artifact = Gguf().write(trained, tmp_path / "artifact")
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
         report = parity.check(trained, artifact, session, taught.dialogues()[:8])
     assert report.problems == ()

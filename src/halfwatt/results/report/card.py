@@ -11,7 +11,6 @@ from halfwatt.results.result import Result
 from halfwatt.results.tables import delivered
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_LIBRARY = {"llamacpp": "llama-cpp-python", "torch_eager": "transformers"}
 
 
 def model_card(result: Result, *, licence: str | None = None) -> str:
@@ -25,7 +24,7 @@ def model_card(result: Result, *, licence: str | None = None) -> str:
     fields = {
         "base_model": base,
         "base_model_relation": "quantized",
-        "library_name": _LIBRARY.get(artifact.runtime) if artifact else None,
+        "library_name": runtime.library if runtime else None,
         "pipeline_tag": "text-generation",
         "license": licence,
     }
