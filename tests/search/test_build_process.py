@@ -15,12 +15,13 @@ from halfwatt.compress.distil import Distil
 from halfwatt.compress.prune import Prune
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe, to_toml
+from halfwatt.core.child_process import ChildDied
 from halfwatt.core.errors import BadInput, EnvironmentFault
 from halfwatt.core.settings import Access
 from halfwatt.models.chat_model import load
 from halfwatt.search import build_process
 from halfwatt.search.build import build_artifact
-from halfwatt.search.build_process import BuildProcessDied, BuildRequest
+from halfwatt.search.build_process import BuildRequest
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
 
@@ -61,20 +62,20 @@ def test_its_errors_keep_their_class(folder: Path, tmp_path: Path) -> None:
 def test_one_that_dies_is_told_from_one_that_refuses(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = order(folder, tmp_path)
+    request = order(folder, tmp_path)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(BuildProcessDied, match="ended with code 1"):
-        build_process.build_in_process(asked, print)
+    with pytest.raises(ChildDied, match="ended with code 1"):
+        build_process.build_in_process(request, print)
 
 
 def test_it_goes_when_the_search_goes(folder: Path, tmp_path: Path) -> None:
-    asked = order(folder, tmp_path, Distil(epochs=1e6), Quantize(8))
+    request = order(folder, tmp_path, Distil(epochs=1e6), Quantize(8))
     command = [sys.executable, "-m", "halfwatt.search.build_process"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(TypeAdapter(BuildRequest).dump_json(asked).decode() + "\n")
+        process.stdin.write(TypeAdapter(BuildRequest).dump_json(request).decode() + "\n")
         process.stdin.flush()
         assert "doing" in process.stdout.readline()
         process.stdin.close()

@@ -1,33 +1,33 @@
 """A candidate built in a process of its own: rounding and training may crash or run out of memory, and keep memory.
 
-    search   builder (python -m halfwatt.search.build_process)
+    search   builder (python -P -m halfwatt.search.build_process)
       request ->  load the model, apply the recipe, export, prove
               <-  what it is doing, line by line
               <-  the artifact, or the error
       (the request's pipe ends: the builder goes with the search)
 
-One JSON object a line. Both ends are in this file. Not a pool of Python's own: that would run a user's script, which
-may have no guard around its main part, once more.
+Not a pool of Python's own: that would run a user's script, which may have no guard around its main part, once more.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from halfwatt.core.child_process import error_of_record, error_record, protocol_stream
+from halfwatt.core.child_process import ChildProcess, error_record, module_command, protocol_stream
 from halfwatt.core.errors import EnvironmentFault
 from halfwatt.core.settings import Access, RunSettings
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
+
+MODULE = "halfwatt.search.build_process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,54 +52,23 @@ class BuildRequest:
     rapl_root: str | None = None
 
 
-class BuildProcessDied(EnvironmentFault):
-    """The process ended before it had answered."""
-
-
-# --- the search's end -------------------------------------------------------------------------------------------------
-
-
 def build_in_process(request: BuildRequest, progress: Progress) -> Artifact:
     """The artifact, built once: its folder is named after all that it hangs on.
 
     Raises:
-        BuildProcessDied: out of memory, for instance. Else what `build_artifact` raises.
+        ChildDied: out of memory, for instance. Else what `build_artifact` raises.
     """
     from pydantic import TypeAdapter
 
-    with subprocess.Popen(
-        [sys.executable, "-m", "halfwatt.search.build_process"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C reaches the search, which then closes the pipe
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(TypeAdapter(BuildRequest).dump_json(request).decode() + "\n")
-            process.stdin.flush()
-            for line in process.stdout:
-                answer = json.loads(line)
-                if "doing" in answer:
-                    progress(answer["doing"])
-                elif "error" in answer:
-                    raise error_of_record(answer)
-                else:
-                    return TypeAdapter(Artifact).validate_python(answer["artifact"])
-        except BrokenPipeError:
-            pass  # it died, see below
-        finally:
-            process.kill()
-    hint = "out of memory? see the system's log" if process.returncode == -9 else None
-    raise BuildProcessDied(f"the process that built it ended with code {process.returncode}", hint=hint)
-
-
-# --- the builder's end ------------------------------------------------------------------------------------------------
+    with ChildProcess(module_command(MODULE), "building") as process:
+        process.send(request)
+        while "doing" in (answer := process.receive()):
+            progress(answer["doing"])
+        return TypeAdapter(Artifact).validate_python(answer["artifact"])
 
 
 def main() -> None:
-    """Build what stdin asks for."""
+    """The builder's end: build what stdin asks for."""
     from pydantic import TypeAdapter
 
     out = protocol_stream()
@@ -121,13 +90,13 @@ def _build(request: BuildRequest, progress: Progress) -> Artifact:
 
     model, device = load_model(request.model, request.access), request.access.device
     if model.sha256 != request.sha256:
-        raise EnvironmentFault(
-            f"{request.model} has changed since the search began", hint="begin again with another -o"
-        )
+        hint = "begin again with another -o"
+        raise EnvironmentFault(f"{request.model} has changed since the search began", hint=hint)
     with closing(instruments(device, rapl_root=request.rapl_root)) as tools:
+        settings = replace(RunSettings(), access=request.access, seed=request.seed, progress=progress)
         context = StepContext(
             request.learned_from,
-            settings=RunSettings(seed=request.seed, progress=progress),
+            settings=settings,
             device=device,
             meter=tools.primary,
             cache=request.out / "training",

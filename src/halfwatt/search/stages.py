@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from halfwatt.compress.recipe import Recipe, from_toml
+from halfwatt.core.child_process import ChildDied
 from halfwatt.core.errors import BadInput, HalfwattError
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.machine import cores
@@ -38,7 +39,7 @@ from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 from halfwatt.search import operating_points
 from halfwatt.search.build import build_artifact
-from halfwatt.search.build_process import BuildProcessDied, BuildRequest, build_in_process
+from halfwatt.search.build_process import BuildRequest, build_in_process
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS
 from halfwatt.search.trial import Served
@@ -81,7 +82,7 @@ def build(lab: Lab, order: BuildOrder) -> BuildOutcome:
     try:
         with lab.store.cost.aside() if counted_by_itself else nullcontext():
             return BuildOutcome(_build(lab, Recipe(order.name, steps), order))
-    except (BadInput, BuildProcessDied) as error:
+    except (BadInput, ChildDied) as error:
         return BuildOutcome(None, str(error))
 
 

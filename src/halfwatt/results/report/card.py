@@ -9,6 +9,7 @@ from pathlib import Path
 from halfwatt.results.report.templates import render
 from halfwatt.results.result import Result
 from halfwatt.results.tables import delivered
+from halfwatt.runtimes.registry import find_runtime
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -20,6 +21,7 @@ def model_card(result: Result, *, licence: str | None = None) -> str:
         licence: the base model's licence identifier, see `licence_of`; left out of the card when not known.
     """
     model, artifact = result.provenance.model, delivered(result).artifact
+    runtime = find_runtime(artifact.runtime) if artifact else None
     base = model if _HUB_ID.fullmatch(model) else Path(model).name  # a path means nothing elsewhere
     fields = {
         "base_model": base,
