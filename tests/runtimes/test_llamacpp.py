@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.core.files import sha256_file
 from halfwatt.core.json_records import from_json
+from halfwatt.core.machine import cores
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.formats.artifact import Artifact
 from halfwatt.formats.gguf import Gguf
@@ -233,7 +233,7 @@ def test_threads_are_recorded(artifact: Artifact) -> None:
     with LlamaCpp().open(artifact, OperatingPoint(threads=2, threads_prefill=3)) as session:
         assert (session.threads, session.threads_prefill) == (2, 3)
     with LlamaCpp().open(artifact, OperatingPoint()) as session:
-        assert session.threads == session.threads_prefill == len(os.sched_getaffinity(0))
+        assert session.threads == session.threads_prefill == cores()
 
 
 # --- export and open -----------------------------------------------------------------------------------------------

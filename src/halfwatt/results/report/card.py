@@ -21,8 +21,8 @@ def model_card(result: Result, *, licence: str | None = None) -> str:
         licence: the base model's licence identifier, see `licence_of`; left out of the card when not known.
     """
     model, artifact = result.provenance.model, delivered(result).artifact
-    runtime = find_runtime(artifact.runtime) if artifact else None
     base = model if _HUB_ID.fullmatch(model) else Path(model).name  # a path means nothing elsewhere
+    runtime = find_runtime(artifact.runtime) if artifact else None
     fields = {
         "base_model": base,
         "base_model_relation": "quantized",
