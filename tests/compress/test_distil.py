@@ -19,7 +19,7 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.training.batches import Predictor, collate, encode_rows
 from halfwatt.compress.training.losses import forward_kl, label_nll
 from halfwatt.core.errors import BadInput
-from halfwatt.core.settings import RunSettings
+from halfwatt.core.settings import Precision, RunSettings
 from halfwatt.models.chat_model import ChatModel, load
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
@@ -60,11 +60,21 @@ def test_every_kind_brings_the_student_nearer(kind: Kind, teacher: ChatModel, pr
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.network.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("step", [Distil(epochs=1), TrainOnGrid(4, start="rtn")], ids=["distil", "qat"])
+PRECISE = (Distil(batch_tokens=1024), TrainOnGrid(4, start="rtn", lr=1e-3, batch_tokens=1024))
+
+
+@pytest.mark.parametrize("step", PRECISE, ids=["distil", "qat"])
 def test_the_settings_say_in_which_precision_a_step_trains(step: Step, teacher: ChatModel) -> None:
-    """No processor trains in fp16, which its gradients would overflow."""
-    with pytest.raises(ValueError, match="fp16 mixed precision requires a GPU"):
-        step.apply(teacher, replace(context(teacher), settings=RunSettings(precision="fp16")))
+    def trained(precision: Precision) -> torch.Tensor:
+        settings = RunSettings(precision=precision)
+        return weights(step.apply(teacher, replace(context(teacher), dialogues=DIALOGUES[::5], settings=settings)))
+
+    assert torch.equal(trained("fp32"), trained("fp32"))
+    assert not torch.equal(trained("fp32"), trained("bf16"))
+
+
+def weights(model: ChatModel) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.network.parameters()])
 
 
 def test_a_student_with_random_weights_learns(teacher: ChatModel) -> None:
