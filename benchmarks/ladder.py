@@ -180,19 +180,12 @@ def measure_traffic(command: str, traffic: str, data: Path, out: Path, prepared:
             tools=tools,
             train=training(data, sources),
             outside=by_source(only(demo.dialogues("tune"), others), most=64) if others else {},
-            settings=RunSettings(progress=say),
+            settings=RunSettings(progress=say, command=f"python -m benchmarks.ladder {command} --traffic {traffic}"),
         )
         job = prepared(job)
         outcome = optimize.optimize(job)
-        sha256 = {"tune": job.tune.sha256, "test": test.sha256, "train": job.train.sha256 if job.train else ""}
-        origin = provenance(
-            command=f"python -m benchmarks.ladder {command} --traffic {traffic}",
-            seed=job.settings.seed,
-            model="demo",
-            model_sha256=job.model.sha256,
-            dialogues=f"demo, {' and '.join(sources)}",
-            sha256=sha256,
-        )
+        sets = [part for part in (job.tune, test, job.train) if part is not None]
+        origin = provenance(job.settings, "demo", job.model.sha256, f"demo, {' and '.join(sources)}", *sets)
         result = write_results(outcome, job, origin)
     print(json.dumps({"traffic": traffic, "rungs": rows(result, traffic), "claim": result.claim.verdict}))
 

@@ -39,8 +39,12 @@ def test_quantize_fit_save_as_the_project_began(tmp_path: Path) -> None:
     assert torch.equal(weight, grid.dequantize(integers))
 
 
+def test_the_demo_is_loaded_by_its_name() -> None:
+    assert hw.load("demo").sha256 == hw.load(hw.demo.path()).sha256
+
+
 def test_the_front_door_has_what_it_lists_and_nothing_else() -> None:
-    assert all(callable(getattr(hw, name)) for name in ("load", "quantize", "measure", "compare", "optimize"))
+    assert all(callable(getattr(hw, name)) for name in ("load", "quantize", "measure", "compare", "optimize", "plan"))
     assert (hw.demo.path() / "config.json").exists()
     with pytest.raises(AttributeError, match="optimise"):
         hw.optimise  # noqa: B018

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from halfwatt.api import report, verbs
+from halfwatt.cli.main import run
+from halfwatt.core.settings import Access, RunSettings
+from tests.support import hasty_optimize
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
 from tests.support.command_line import halfwatt
@@ -28,16 +34,20 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("arguments", "named"),
     [
         (["optimise"], "No such command"),
-        (["optimize"], "Missing argument"),
+        (["optimize"], "Missing MODEL"),
         (["optimize", "demo", "--max-loss", "most"], "--max-loss"),
         (["optimize", "demo", "--max-loss", "70%"], "--max-loss"),
         (["optimize", "demo", "--replies-per-hour", "0"], "--replies-per-hour is above 0"),
-        (["quantize", "demo", "--bits", "3", "-o", "x"], "'3' is not one of"),
+        (["quantize", "demo", "--bits", "3", "-o", "x"], '"3" for --bits. Choose from: 8, 4'),
         (["quantize", "demo", "--method", "gptq", "--epochs", "3", "-o", "x"], "gptq does not take --epochs"),
-        (["optimize", "demo", "--dtype", "int8"], "'int8' is not one of"),
+        (["optimize", "demo", "--dtype", "int8"], '"int8" for --dtype. Choose from: "auto"'),
+        (["optimize", "demo", "--users", "0"], "--users is 1 or more"),
+        (["optimize", "demo", "--user", "3"], "Did you mean --users?"),
+        (["optimize", "demo", "again"], "Got unexpected again"),
+        (["optimize", "demo", "--budget", "soon"], "type --budget 10m"),
         (["verify", "no-such.json"], "no such file"),
-        (["measure", "demo", "-d", "no-such.jsonl"], "'no-such.jsonl' does not exist"),
-        (["optimize", "demo", "--recipe", "no-such.toml"], "'no-such.toml' does not exist"),
+        (["measure", "demo", "-d", "no-such.jsonl"], '"no-such.jsonl" does not exist'),
+        (["optimize", "demo", "--recipe", "no-such.toml"], '"no-such.toml" does not exist'),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(arguments: list[str], named: str) -> None:
@@ -66,6 +76,30 @@ def test_a_faulty_dialogue_is_named_by_file_and_line(model: Path, tmp_path: Path
     done = halfwatt("measure", model, "-d", bad)
     assert done.returncode == 2
     assert "bad.jsonl:2" in done.stderr
+
+
+def test_a_few_faulty_dialogues_are_left_out_on_request(tmp_path: Path) -> None:
+    row = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text((json.dumps({"messages": row}) + "\n") * 120 + '{"mess')
+    refused = halfwatt("plan", "demo", "--hardware", "m2", "-d", chats)
+    assert (refused.returncode, "chats.jsonl:121" in refused.stderr) == (2, True)
+    assert halfwatt("plan", "demo", "--hardware", "m2", "-d", chats, "--skip-bad").returncode == 0
+
+
+def test_flags_change_what_the_caller_settled_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[RunSettings] = []
+    monkeypatch.setattr(verbs, "measure", lambda *_, settings, **__: seen.append(settings))
+    monkeypatch.setattr(report, "emit", lambda *_: None)
+    line = ["measure", "demo", "--seed", "7", "--skip-bad", "--dtype", "bf16", "--rapl-root", "tree"]
+    assert run(line, hasty_optimize.SETTINGS) == 0
+    access = Access(device="auto", dtype="bf16")
+    expected = replace(hasty_optimize.SETTINGS, seed=7, skip_bad=True, rapl_root="tree", access=access)
+    assert replace(seen[0], command=expected.command, progress=expected.progress) == expected
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert halfwatt("--version").stdout.strip() == metadata.version("halfwatt")
 
 
 def test_a_pickled_model_and_one_without_template_are_refused(model: Path, chats: Path, tmp_path: Path) -> None:

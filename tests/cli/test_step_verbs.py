@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from typer.exceptions import TyperException
 
 from halfwatt.api import single_step
 from halfwatt.cli import step_verbs
@@ -24,27 +23,23 @@ from tests.support import tiny_models as tiny
 from tests.support.command_line import halfwatt
 
 
-def not_run(*_: Any) -> None:
-    raise AssertionError("nothing is done before the line is read")
-
-
 @pytest.mark.parametrize(
     ("name", "steps"), [(n, (STEPS[n],)) for n in ("trim", "prune", "distil")] + [("quantize", (Quantize, TrainOnGrid))]
 )
 def test_every_field_is_a_flag_with_its_own_words(
-    name: str, steps: tuple[type[Step], ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, steps: tuple[type[Step], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "400")
-    step_verbs.command(name, not_run)(args=["--help"], standalone_mode=False)
-    said = capsys.readouterr().out
+    text = halfwatt(name, "--help").stdout
     for step in steps:
         for field in dataclasses.fields(step):  # type: ignore[arg-type]
-            assert f"--{field.name.replace('_', '-')}" in said
-    assert {"prune": "blocks", "quantize": "a hundred times smaller than what they scale moves"}.get(name, "") in said
+            assert f"--{field.name.replace('_', '-')}" in text
+    words = {"trim": "stay as they are", "prune": "Blocks that go", "distil": "both softmaxes"}
+    assert words.get(name, "a hundred times smaller than what they scale moves") in text
 
 
 @pytest.mark.parametrize(
-    ("line", "wanted"),
+    ("line", "step"),
     [
         ([], Quantize(8)),
         (["--bits", "4", "--head-bits", "8"], Quantize(4, 8)),
@@ -58,17 +53,13 @@ def test_every_field_is_a_flag_with_its_own_words(
     ],
 )
 def test_quantize_takes_the_fields_of_the_step_behind_its_method(
-    line: list[str], wanted: Step, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    line: list[str], step: Step, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[Any] = []
-
-    def run(work: Any, *_: Any) -> None:
-        work(RunSettings())
-
-    monkeypatch.setattr(single_step, "quantize_to", lambda _model, _out, step, *_: asked.append(step))
-    monkeypatch.setattr(step_verbs, "show_artifact", lambda _: None)
-    step_verbs.command("quantize", run)(args=["m", "-o", str(tmp_path), *line], standalone_mode=False)
-    assert asked == [wanted]
+    steps: list[Step] = []
+    monkeypatch.setattr(single_step, "quantize_to", lambda _model, _out, step, *_: steps.append(step))
+    done = halfwatt("quantize", "m", "-o", tmp_path / "out", "--json", *line)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert steps == [step]
 
 
 def test_a_method_refuses_what_it_would_ignore() -> None:
@@ -90,25 +81,28 @@ def test_quantize_goes_on_from_a_checkpoint_and_leaves_none(tmp_path: Path, monk
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("halfwatt.search.optimize.build.LlamaCpp.export", interrupted)
+    monkeypatch.setattr("halfwatt.search.build.LlamaCpp.export", interrupted)
     with pytest.raises(KeyboardInterrupt):
         single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunSettings())
     monkeypatch.undo()
-    said: list[str] = []
-    single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunSettings(progress=said.append))
-    assert any("going on from step" in line for line in said)
+    lines: list[str] = []
+    single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunSettings(progress=lines.append))
+    assert any("going on from step" in line for line in lines)
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"int4", model.name}
 
 
 def test_a_wrong_flag_and_a_wrong_value_are_usage(tmp_path: Path) -> None:
-    for line in (["x", "-o", str(tmp_path), "--fnf", "1"], ["x", "-o", str(tmp_path), "--ffn", "half"], ["x"]):
-        with pytest.raises(TyperException, match=r"fnf|valid number|Missing"):
-            step_verbs.command("prune", not_run)(args=line, standalone_mode=False)
+    lines = {"--fnf. Did you mean --ffn?": ["--fnf", "1"], 'unable to convert "half" into float': ["--ffn", "half"]}
+    for text, line in lines.items():
+        done = halfwatt("prune", "x", "-o", tmp_path / "out", *line)
+        assert (done.returncode, text in done.stderr) == (2, True)
+    done = halfwatt("prune", "x")
+    assert (done.returncode, "Missing --out" in done.stderr) == (2, True)
 
 
 def test_a_step_writes_a_folder_that_the_next_step_takes(tmp_path: Path) -> None:
-    told = taught.dialogues()[:20]
-    model, chats = tiny.folder(tmp_path, "llama", width=128), taught.chats(tmp_path, told)
+    model = tiny.folder(tmp_path, "llama", width=128)
+    chats = taught.chats(tmp_path, taught.dialogues()[:20])
     done = halfwatt("prune", model, "-d", chats, "-o", tmp_path / "small", "--ffn", "0.67", "--json")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)

@@ -9,7 +9,7 @@ from halfwatt.cli.main import main
 from halfwatt.core.settings import MeasurePlan, Protocol, RequestSettings, RunSettings
 
 HASTY = MeasurePlan(min_blocks=2, max_blocks=2, window_s=0.02, prefill=False, idle_s=0.0, repeats=0)
-SETTINGS = RunSettings(protocol=Protocol(HASTY, HASTY, HASTY, HASTY), requests=RequestSettings(min_cap=24))
+SETTINGS = RunSettings(protocol=Protocol(HASTY, HASTY, HASTY, HASTY, HASTY), requests=RequestSettings(min_cap=24))
 
 if __name__ == "__main__":
     main(SETTINGS)

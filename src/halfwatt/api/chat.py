@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from halfwatt.api.inputs import workplace
 from halfwatt.core.settings import RunSettings, RuntimeChoice
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.meters.base import MeterInfo, Usage
-from halfwatt.meters.discover import Instruments, instruments
+from halfwatt.meters.discover import Instruments
 from halfwatt.meters.modelled import modelled_joules
-from halfwatt.models.access import serving_device
 from halfwatt.runtimes.base import Reply, Session
 from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import open_session
@@ -48,26 +45,30 @@ class ReplyCost:
             f" ({self.tokens_in} in, {self.tokens_cached} cached) · {self.seconds:.2f} s"
         )
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The same for programs."""
+        origin = {"meter": None, "grade": "F", "kind": None}
+        if self.meter is not None:
+            origin = {"meter": self.meter.name, "grade": self.meter.grade, "kind": self.meter.kind}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | origin
+
 
 def converse(
-    name: str, lines: Iterator[str], emit: Callable[[Any], None], runtime: RuntimeChoice, settings: RunSettings
+    model: str, lines: Iterator[str], emit: Callable[[Any], None], runtime: RuntimeChoice, settings: RunSettings
 ) -> None:
     """Answer each line; ``emit`` gets the pieces of text, then a dict with the figures of the reply."""
-    access = replace(settings.access, device=serving_device(settings.access))
-    with (
-        TemporaryDirectory(prefix="halfwatt-") as cache,
-        closing(instruments(access.device, rapl_root=settings.rapl_root)) as tools,
-    ):
-        spec = servable(name, access, Path(cache), runtime)
-        speech = ChatFormat.of_artifact(spec.artifact)
+    with workplace(settings) as (settings, cache, tools):
+        spec = servable(model, settings.access, cache, runtime)
+        generation = ChatFormat.of_artifact(spec.artifact).generation
         messages: list[Message] = []
         with open_session(replace(spec, at=replace(spec.at, batch=1))) as session:  # one person talks to it
             for line in lines:
                 messages.append(Message("user", line))
-                stream = session.stream(Dialogue("chat", tuple(messages)), speech.generation)
-                reply, spent = _metered(stream, session, tools, emit)
+                stream = session.stream(Dialogue("chat", tuple(messages)), generation)
+                reply, cost = _metered(stream, session, tools, emit)
                 messages.append(Message("assistant", reply.text))
-                emit({"reply": reply.text, **_figures(spent), "line": spent.line})
+                emit({"reply": reply.text, **cost.figures, "line": cost.line})
 
 
 def _metered(
@@ -104,17 +105,3 @@ def _joules(tools: Instruments, counted_j: float | None, use: Usage) -> float | 
 
 def _usage(session: Session) -> Usage:
     return Usage(time.process_time(), time.monotonic(), session.bytes_moved())
-
-
-def _figures(spent: ReplyCost) -> dict[str, Any]:
-    return {
-        "joules": spent.joules,
-        "meter": None if spent.meter is None else spent.meter.name,
-        "grade": "F" if spent.meter is None else spent.meter.grade,
-        "kind": None if spent.meter is None else spent.meter.kind,
-        "cpu_s": spent.cpu_s,
-        "seconds": spent.seconds,
-        "tokens": spent.tokens,
-        "tokens_in": spent.tokens_in,
-        "tokens_cached": spent.tokens_cached,
-    }

@@ -1,16 +1,21 @@
-"""What a verb is given, as objects: the settings that all take, a model by name, a file of dialogues as splits."""
+"""What a verb is given, as objects: a file of dialogues as sets and splits, or the demo's where none is given."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from halfwatt import demo
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet, Split
 from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.dialogues.splits import by_source, split_set
+from halfwatt.meters.discover import Instruments, instruments
+from halfwatt.models.access import serving_device
 
 FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
 
@@ -20,32 +25,27 @@ MIN_TEST = 200  # dialogues that the gate wants at least
 
 OUTSIDE = 64  # dialogues of each other kind, at most
 
-
-def read_as(dialogues: str | Path | DialogueSet, split: Split) -> DialogueSet:
-    """A set as it is; a file read as ``split``."""
-    return dialogues if isinstance(dialogues, DialogueSet) else read_dialogues(Path(dialogues), split=split)
+Dialogues = str | Path | DialogueSet | None
 
 
-def chosen(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
-    """The dialogues of a verb that judges nothing for good: the given ones, or the demo's tune split."""
-    if given is not None:
-        return read_as(given, "tune")
-    if model != "demo" and not Path(model).exists():
-        raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
-    from halfwatt import demo
+def dialogue_set(model: str, dialogues: Dialogues, split: Split, settings: RunSettings) -> DialogueSet:
+    """A set as it is, a file read as ``split``, or the demo's own split for the demo model.
 
-    return demo.dialogues("tune")
-
-
-def for_training(model: str, given: str | Path | DialogueSet | None) -> DialogueSet:
-    """The dialogues that a step may learn from: the given ones, or the demo's training split."""
-    if given is not None:
-        return read_as(given, "train")
+    Raises:
+        BadInput: none were given for another model. DialogueError: the file is faulty.
+    """
+    if isinstance(dialogues, DialogueSet):
+        return dialogues
+    if dialogues is not None:
+        return read_dialogues(Path(dialogues), split=split, skip_bad=settings.skip_bad)
     if model != "demo":
         raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
-    from halfwatt import demo
+    return demo.dialogues(split)
 
-    return demo.dialogues("train")
+
+def dialogues_to_ask(model: str, dialogues: Dialogues, settings: RunSettings) -> DialogueSet:
+    """For verbs that judge nothing for good: the given ones, or the demo's, with which any folder can be asked."""
+    return dialogue_set("demo" if Path(model).exists() else model, dialogues, "tune", settings)
 
 
 def sizes(n: int) -> dict[Split, float | int]:
@@ -58,20 +58,16 @@ def sizes(n: int) -> dict[Split, float | int]:
     return {"train": FRACTIONS["train"], **most}
 
 
-def splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> dict[Split, DialogueSet]:
+def splits(model: str, dialogues: Dialogues, settings: RunSettings) -> dict[Split, DialogueSet]:
     """train, tune and test; the user's dialogues are split by first user turn.
 
     Raises:
         BadInput: no dialogues for a model that is not the demo, or too few to judge anything.
     """
-    from halfwatt import demo
-
-    if given is None:
-        if model != "demo":
-            raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
-        return {"train": demo.dialogues("train"), "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
-    whole = read_as(given, "train")
-    parts = split_set(whole, sizes(len(whole)), seed=seed)
+    whole = dialogue_set(model, dialogues, "train", settings)
+    if dialogues is None:
+        return {"train": whole, "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
+    parts = split_set(whole, sizes(len(whole)), seed=settings.seed)
     if len(parts["test"]) < 2 or len(parts["tune"]) < 2:
         raise BadInput(
             f"{len(whole)} dialogues are too few to choose on one part and judge on another",
@@ -80,22 +76,20 @@ def splits(model: str, given: str | Path | DialogueSet | None, seed: int) -> dic
     return parts
 
 
-def outside_of(
-    dialogues: str | Path | DialogueSet | None, given: str | Path | DialogueSet | None
-) -> dict[str, DialogueSet]:
+def outside_dialogues(dialogues: Dialogues, settings: RunSettings) -> dict[str, DialogueSet]:
     """Other dialogues than the user's own, by kind: the given ones, or the demo's unless they are the traffic."""
-    from halfwatt import demo
-
-    if given is not None:
-        return by_source(read_as(given, "tune"), OUTSIDE)
-    return {} if dialogues is None else by_source(demo.dialogues("tune"), OUTSIDE)
+    if settings.search.outside is None and dialogues is None:
+        return {}
+    return by_source(dialogue_set("demo", settings.search.outside, "tune", settings), OUTSIDE)
 
 
-def origin(dialogues: str | Path | DialogueSet | None) -> str:
-    """Where they came from, for the record."""
-    if dialogues is None:
-        return "demo"
-    return "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues)
+@contextmanager
+def workplace(settings: RunSettings | None) -> Iterator[tuple[RunSettings, Path, Instruments]]:
+    """The settings with the device that ``auto`` means here, a folder for exports that are not kept, and the meters."""
+    settings = settings or RunSettings()
+    device = serving_device(settings.access)
+    with scratch() as cache, closing(instruments(device, rapl_root=settings.rapl_root)) as tools:
+        yield replace(settings, access=replace(settings.access, device=device)), cache, tools
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from halfwatt.compress.apply import apply_step
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.quantize.qat import RATE, TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
-from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.meters.cost import Cost
@@ -41,7 +40,6 @@ class Quantized:
         epochs: float = 1.0,
         lr: float = RATE,
         context: StepContext | None = None,
-        progress: Callable[[str], None] = lambda _: None,
     ) -> Cost:
         """Quantization-aware training, distilling from the original. Each call begins at the original's weights.
 
@@ -52,11 +50,11 @@ class Quantized:
         Raises:
             BadInput: nothing to learn from. TrainingDiverged: a loss or gradient is not finite.
         """
-        found = read_dialogues(Path(dialogues), split="train") if isinstance(dialogues, str | Path) else dialogues
-        told = tuple(found.dialogues if isinstance(found, DialogueSet) else found)
+        if isinstance(dialogues, str | Path):
+            dialogues = read_dialogues(Path(dialogues), split="train")
+        lessons = tuple(dialogues.dialogues if isinstance(dialogues, DialogueSet) else dialogues)
         step = TrainOnGrid(self._step.bits, self._step.head_bits, self._step.embedding_bits, epochs=epochs, lr=lr)
-        where = context or StepContext(settings=RunSettings(progress=progress))
-        self.model = apply_step(step, self._original, replace(where, dialogues=told))
+        self.model = apply_step(step, self._original, replace(context or StepContext(), dialogues=lessons))
         return self.model.spent[-1]
 
     def save(self, folder: str | Path) -> None:

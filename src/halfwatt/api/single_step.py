@@ -8,14 +8,19 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from halfwatt.api.inputs import chosen, for_training, scratch
+from halfwatt.api.inputs import Dialogues, dialogue_set, dialogues_to_ask, scratch
 from halfwatt.compress.apply import apply_step
-from halfwatt.compress.base import Step, StepContext
+from halfwatt.compress.base import Step as Step
+from halfwatt.compress.base import StepContext
+from halfwatt.compress.distil import Distil as Distil
+from halfwatt.compress.prune import Prune as Prune
+from halfwatt.compress.quantize.qat import TrainOnGrid as TrainOnGrid
+from halfwatt.compress.quantize.quantize import Quantize as Quantize
 from halfwatt.compress.recipe import Recipe
+from halfwatt.compress.vocabulary_trim import Trim as Trim
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
 from halfwatt.core.settings import RunSettings
-from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.evaluate import requests
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
@@ -28,12 +33,7 @@ from halfwatt.search.build import build_artifact
 
 
 def transform(
-    model: str,
-    step: Step,
-    out: Path,
-    dialogues: str | Path | DialogueSet | None,
-    teacher: Path | None,
-    settings: RunSettings,
+    model: str, step: Step, out: Path, dialogues: Dialogues, teacher: Path | None, settings: RunSettings
 ) -> TransformedModel:
     """Apply one step and write the model folder.
 
@@ -45,31 +45,34 @@ def transform(
         ModelError: the step does not fit the model. BadInput: ``out`` exists already, or there are no dialogues.
         TrainingDiverged: a loss or gradient is not finite.
     """
-    with _new(out, model, step, settings) as (loaded, context):
-        original = loaded if teacher is None else load_model(str(teacher), settings.access)
-        told = for_training(model, dialogues).dialogues
-        made = apply_step(step, loaded, replace(context, dialogues=told, original=original))
-        made.save(out)
-    sizes = tuple(sum(p.numel() for p in m.network.parameters()) for m in (loaded, made))
-    return TransformedModel(out, (sizes[0], sizes[1]), made.lineage, made.spent)
+    with _new(out, model, step, settings) as (before, context):
+        original = before if teacher is None else load_model(str(teacher), settings.access)
+        lessons = dialogue_set(model, dialogues, "train", settings).dialogues
+        after = apply_step(step, before, replace(context, dialogues=lessons, original=original))
+        after.save(out)
+    return TransformedModel(out, (_parameters(before), _parameters(after)), after.lineage, after.spent)
 
 
-def quantize_to(
-    model: str, out: Path, step: Step, dialogues: str | Path | DialogueSet | None, settings: RunSettings
-) -> Artifact:
+def _parameters(model: ChatModel) -> int:
+    return sum(p.numel() for p in model.network.parameters())
+
+
+def quantize_to(model: str, out: Path, step: Step, dialogues: Dialogues, settings: RunSettings) -> Artifact:
     """Quantize, export for llama.cpp and prove the export on ``dialogues`` (None = the demo's).
 
     Raises:
         ModelError: the model cannot be used, or the export is not what was computed in memory.
         BadInput: ``out`` exists already.
     """
-    with _new(out, model, step, settings) as (loaded, context), scratch(out.parent) as cache:
+    with _new(out, model, step, settings) as (original, context), scratch(out.parent) as cache:
         settings.progress("quantizing, exporting and proving the export")
-        traffic = requests.make_workload(chosen(model, dialogues), ChatFormat.of_model(loaded), settings.requests)
-        told = () if dialogues is None and model != "demo" else for_training(model, dialogues).dialogues
-        context = replace(context, dialogues=told, original=loaded)
-        proof = traffic.dialogues[: settings.protocol.parity_dialogues]
-        artifact = build_artifact(loaded, Recipe("quantized", (step,)), proof, cache, context)
+        traffic = dialogues_to_ask(model, dialogues, settings)
+        workload = requests.make_workload(traffic, ChatFormat.of_model(original), settings.requests)
+        silent = dialogues is None and model != "demo"
+        lessons = () if silent else dialogue_set(model, dialogues, "train", settings).dialogues
+        context = replace(context, dialogues=lessons, original=original)
+        proof = workload.dialogues[: settings.protocol.parity_dialogues]
+        artifact = build_artifact(original, Recipe("quantized", (step,)), proof, cache, context)
         artifact.path.rename(out)
     return replace(artifact, path=out)
 
@@ -80,17 +83,9 @@ def _new(out: Path, model: str, step: Step, settings: RunSettings) -> Iterator[t
     if out.exists():
         raise BadInput(f"{out} exists already", hint="choose another -o folder")
     device, work = str(torch_device(training_device(settings.access))), out.parent / f".{out.name}.training"
-    loaded = load_model(model, settings.access)
+    original = load_model(model, settings.access)
     tools = instruments(device, rapl_root=settings.rapl_root) if step.trains else Instruments(None)
+    context = StepContext(settings=settings, device=device, meter=tools.primary, cache=work, checkpoints=work)
     with locked(out.parent), closing(tools):
-        yield (
-            loaded,
-            StepContext(
-                settings=settings,
-                device=device,
-                meter=tools.primary,
-                cache=work,
-                checkpoints=work,
-            ),
-        )
+        yield original, context
         shutil.rmtree(work, ignore_errors=True)

@@ -1,57 +1,217 @@
-"""The settings that verbs share, as typer reads them. Light: nothing here imports torch."""
+"""Flags as dataclasses, one a verb: the settings as they are typed, and what a verb is told beside them. No torch.
+
+A flag is explained by its field's docstring. A field that is called as one of `RunSettings` sets it.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import shlex
+import sys
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-import typer
+from cyclopts import Group, Parameter
+from cyclopts.types import ExistingFile
 
+from halfwatt.cli import output
+from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import Access, Budget, Device, Dtype, Precision, RunSettings, RuntimeChoice, SearchSettings
 
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+T = TypeVar("T")
+Method = Literal["rtn", "hqq", "gptq", "qat"]
 
-
-class Dtype(StrEnum):
-    auto = "auto"
-    bf16 = "bf16"
-    fp16 = "fp16"
-    fp32 = "fp32"
-
-
-class RuntimeName(StrEnum):
-    auto = "auto"
-    torch_eager = "torch_eager"
-    llamacpp = "llamacpp"
+flat = Parameter(name="*")
+Hidden = Parameter(parse=False)
+Everywhere = Parameter(group=Group("Everywhere", sort_key=9))
 
 
-def file_option(*flags: str, help: str) -> Any:
-    """An option that names a file; one that is not there is refused before anything is loaded."""
-    return typer.Option(*flags, exists=True, dir_okay=False, help=help)
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def flags(kind: type[T]) -> type[T]:
+    """A frozen dataclass whose fields stand in the command line by their own names."""
+    return flat(dataclass(frozen=True, kw_only=True)(kind))
 
 
-Model = Annotated[str, typer.Argument(help="a Hugging Face folder or hub id, a folder made by halfwatt, or 'demo'")]
-Dialogues = Annotated[
-    Path | None,
-    file_option("--dialogues", "-d", help="chats: messages JSONL (.gz too), ShareGPT or Alpaca"),
-]
-MaxLoss = Annotated[
-    str | None, typer.Option("--max-loss", help="perplexity that may be lost, such as 1% (the gate's default is 2%)")
-]
-Outside = Annotated[
-    Path | None,
-    file_option("--outside", help="other chats: what a model made for yours lost on them (default: the demo's)"),
-]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", help="folder for the results")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON document on stdout")]
-Seed = Annotated[int, typer.Option("--seed", help="of sampling and of the order of windows")]
-Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
-OnDevice = Annotated[Device, typer.Option("--device", help="where the model runs")]
-OfDtype = Annotated[Dtype, typer.Option("--dtype", help="of the original; auto = as stored")]
-Offline = Annotated[bool, typer.Option("--offline", help="never ask the network")]
-Template = Annotated[Path | None, file_option("--chat-template", help="for a model that has none")]
-RaplRoot = Annotated[str | None, typer.Option("--rapl-root", help="a powercap tree, for containers and guests")]
-Runtime = Annotated[RuntimeName, typer.Option("--runtime", help="auto = as commonly run")]
+def read_share(_kind: Any, tokens: Any) -> float:
+    """``1%`` or ``0.01`` as 0.01."""
+    text: str = tokens[0].value
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 0.5:
+        raise BadInput("--max-loss is a share between 0 and 50 %", got=text, hint="type --max-loss 1%")
+    return value
+
+
+_LOSS = "Perplexity that may be lost, such as 1% (the gate's default is 2%)."
+_PRECISION = "Of the products in training; auto = bf16 where the device computes it."
+Model = Annotated[str, Parameter(help="A Hugging Face folder or hub id, a folder made by halfwatt, or 'demo'.")]
+MaxLoss = Annotated[float | None, Parameter(converter=read_share, help=_LOSS)]
+OutFolder = Annotated[Path, Parameter(alias="-o", help="Folder for the results.")]
+RaplRoot = Annotated[str | None, Parameter(help="A powercap tree, for containers and guests.")]
+Runtime = Annotated[RuntimeChoice, Parameter(help="auto = as commonly run.")]
+Base = Annotated[RunSettings, Hidden]  # what no flag says: `main` hands it over
+
+
+# --- settings, as they are typed --------------------------------------------------------------------------------------
+
+
+@flags
+class AccessFlags(Access):
+    """For verbs that serve the model."""
+
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    chat_template: ExistingFile | None = None
+
+
+@flags
+class LearnerFlags(AccessFlags):
+    """For verbs that see the model at work or let it learn."""
+
+    device: Device = "auto"
+    """Where it learns; auto = the GPU where torch sees one."""
+    dtype: Annotated[Dtype, Hidden] = "auto"
+
+
+@flags
+class SourceFlags(LearnerFlags):
+    """For verbs that only load it."""
+
+    device: Annotated[Device, Hidden] = "auto"
+
+
+@flags
+class SearchFlags(SearchSettings):
+    """What `optimize` may try, and for whom."""
+
+    budget: Annotated[Budget | None, Hidden] = None
+    candidates: Annotated[tuple[Path, ...], Parameter(name="--candidate")] = ()
+    recipe: ExistingFile | None = None
+    outside: ExistingFile | None = None
+
+
+# --- verbs ------------------------------------------------------------------------------------------------------------
+
+
+@flags
+class Common:
+    """Of every verb."""
+
+    seed: Annotated[int, Everywhere] = 0
+    """Of sampling and of the order of windows."""
+    json: Annotated[bool, Everywhere] = False
+    """One JSON document on stdout."""
+    debug: Annotated[bool, Everywhere] = False
+    """Show tracebacks."""
+
+    def settings(self, base: RunSettings) -> RunSettings:
+        """``base`` as the flags change it."""
+        own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(base) if hasattr(self, f.name)}
+        for name, part in (("access", Access), ("search", SearchSettings)):
+            if name in own:
+                own[name] = part(**{f.name: getattr(own[name], f.name) for f in fields(part)})
+        return replace(base, command=shlex.join(["halfwatt", *sys.argv[1:]]), progress=output.progress, **own)
+
+
+@flags
+class Talk(Common):
+    """Of `chat`."""
+
+    runtime: Runtime = "auto"
+    access: AccessFlags = AccessFlags()
+    rapl_root: RaplRoot = None
+
+
+@flags
+class Reading(Common):
+    """Of verbs that read dialogues."""
+
+    dialogues: Annotated[ExistingFile | None, Parameter(alias="-d")] = None
+    """Chats: messages JSONL (.gz too), ShareGPT or Alpaca."""
+    skip_bad: bool = False
+    """Leave out faulty dialogues, at most 1 % of all, and say which."""
+    access: Access = SourceFlags()
+
+
+@flags
+class Serving(Reading):
+    """Of verbs that ask the model, and meter it."""
+
+    access: AccessFlags = AccessFlags()
+    rapl_root: RaplRoot = None
+
+
+@flags
+class Search(Serving):
+    """Of `optimize`."""
+
+    max_loss: MaxLoss = None
+    budget: str | None = None
+    """Search for so long: 10m, 500kJ, 20 (trials)."""
+    out: OutFolder = Path("out")
+    search: SearchFlags = SearchFlags()
+
+
+@flags
+class Measuring(Serving):
+    """Of `measure`."""
+
+    runtime: Runtime = "auto"
+
+
+@flags
+class Comparing(Measuring):
+    """Of `compare`."""
+
+    max_loss: MaxLoss = None
+
+
+@flags
+class Planning(Reading):
+    """Of `plan`."""
+
+    hardware: str | None = None
+    """Such as h100,m2,rpi5; not given = all it knows."""
+    recipe: tuple[ExistingFile, ...] = ()
+    """TOML, beside int8 and int4; repeatable."""
+    batch: int = 1
+    """Replies that are made together."""
+    access: SourceFlags = SourceFlags()
+
+
+@flags
+class Loading(Reading):
+    """Of `trim`."""
+
+    out: OutFolder
+    access: SourceFlags = SourceFlags()
+
+
+@flags
+class Seeing(Reading):
+    """Of `prune`."""
+
+    out: OutFolder
+    access: LearnerFlags = LearnerFlags()
+
+
+@flags
+class Learning(Seeing):
+    """Of `distil`."""
+
+    teacher: Path | None = None
+    """The model to learn from; MODEL itself if not given."""
+    precision: Annotated[Precision, Parameter(help=_PRECISION)] = "auto"
+
+
+@flags
+class Rounding(Loading):
+    """Of `quantize`."""
+
+    method: Method = "rtn"
+    """hqq = rtn with --scale-search hqq; gptq and qat learn from --dialogues."""
+    device: Device | None = None
+    """qat: where it learns; auto, the default = the GPU where torch sees one."""
+    precision: Annotated[Precision | None, Parameter(help=f"qat: {_PRECISION}")] = None

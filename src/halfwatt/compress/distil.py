@@ -138,37 +138,34 @@ class _Pair(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Distil(Step):
-    """Learn from the original.
-
-    kind:            labels, logits, sequence, on_policy or together; docs/recipes.md says what each learns from
-    divergence:      forward_kl covers all that the teacher might say; the default at temperature 2
-    temperature:     of both softmaxes; the loss is times its square
-    label_weight:    share of the human replies' cross-entropy in the loss
-    epochs:          passes over the dialogues; less than one is one pass over so many of them
-    lr:              1e-3 for 10 to 30M parameters, 3 to 5e-4 for 100 to 160M, 1 to 2e-4 for 350 to 500M
-    batch_tokens:    of a step, padding included
-    longest:         tokens of a dialogue that are learned from
-    own_share:       on_policy: share of the steps that learn from the student's own replies
-    own_cap:         on_policy and sequence: the most tokens of a reply
-    teacher_weight:  together: how much the teacher learns from the student; it learns the labels with the rest
-    teacher_lr:      together: its learning rate, as a share of ``lr``
-    cached:          logits: the teacher is asked once, and its so many best tokens of each position are kept, the rest
-                     as one bucket (forward KL at temperature 1); 0 = it is asked in every step
-    """
+    """Learn from the original."""
 
     kind: Kind = "logits"
+    """labels, logits, sequence, on_policy or together; docs/recipes.md says what each learns from."""
     divergence: Divergence = "forward_kl"
+    """forward_kl covers all that the teacher might say; the default at temperature 2."""
     temperature: float = 2.0
+    """Of both softmaxes; the loss is times its square."""
     label_weight: float = 0.3
+    """Share of the human replies' cross-entropy in the loss."""
     epochs: float = 1.0
+    """Passes over the dialogues; less than one is one pass over so many of them."""
     lr: float = 1e-3
+    """1e-3 for 10 to 30M parameters, 3 to 5e-4 for 100 to 160M, 1 to 2e-4 for 350 to 500M."""
     batch_tokens: int = 4096
+    """Of a step, padding included."""
     longest: int = 512
+    """Tokens of a dialogue that are learned from."""
     own_share: float = 0.5
+    """on_policy: share of the steps that learn from the student's own replies."""
     own_cap: int = 96
+    """on_policy and sequence: the most tokens of a reply."""
     teacher_weight: float = 0.1
+    """together: how much the teacher learns from the student; it learns the labels with the rest."""
     teacher_lr: float = 0.1
+    """together: its learning rate, as a share of ``lr``."""
     cached: int = 0
+    """logits at temperature 1: so many best tokens a position are kept of one pass; 0 = the teacher is asked always."""
 
     name: ClassVar[str] = "distil"
     stage: ClassVar[Stage] = Stage.RECOVERY

@@ -151,18 +151,16 @@ def divergences_without(model: ChatModel, batches: Sequence[Batch], live: Sequen
 
 @dataclass(frozen=True, slots=True)
 class Prune(Step):
-    """Make a network of the same kind with fewer neurons, heads or blocks. Not all can be cut in every architecture.
-
-    width:     share of the residual channels (hidden size) that stays, rounded to multiples of 64
-    ffn:       share of the FFN neurons that stays, rounded to multiples of 64
-    kv_heads:  KV heads that stay, each with its query heads; None = all
-    drop:      blocks that go
-    """
+    """Make a network of the same kind with fewer neurons, heads or blocks. Not all can be cut in every architecture."""
 
     width: Annotated[float, OneOf(0.5, 0.667, 0.75, 1.0)] = 1.0
+    """Share of the hidden size that stays, rounded to multiples of 64."""
     ffn: Annotated[float, OneOf(0.25, 0.5, 1.0)] = 1.0
+    """Share of the FFN neurons that stays, rounded to multiples of 64."""
     kv_heads: int | None = None
+    """KV heads that stay, each with its query heads; None = all."""
     drop: int = 0
+    """Blocks that go."""
 
     name: ClassVar[str] = "prune"
     stage: ClassVar[Stage] = Stage.STRUCTURE

@@ -120,12 +120,10 @@ def untrimmable(spec: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Trim(Step):
-    """Keep the tokens that the dialogues use.
-
-    coverage:  share of the dialogues' tokens that stay as they are; the rest is written with shorter ones
-    """
+    """Keep the tokens that the dialogues use."""
 
     coverage: Annotated[float, OneOf(0.999, 0.9999)] = 0.9999
+    """Share of the dialogues' tokens that stay as they are; the rest is written with shorter ones."""
 
     name: ClassVar[str] = "trim"
     stage: ClassVar[Stage] = Stage.STRUCTURE

@@ -79,6 +79,8 @@ class Protocol:
     """A candidate against B1, on the tune split."""
     final: MeasurePlan = MeasurePlan(min_blocks=7)
     """B0, B1 and the winner, on the sealed split."""
+    alone: MeasurePlan = MeasurePlan()
+    """One model, or two beside each other, outside a search."""
     parity_dialogues: int = 64
     """By which an export is proved to be the model in memory (gate G0)."""
 
@@ -131,11 +133,15 @@ class SearchSettings:
     users: int = 1
     """Who ask at once and may be answered together."""
     replies_per_hour: float | None = None
-    """Of the traffic; None = unknown, and a trial need not repay itself."""
+    """The traffic, where it is known: a search ends where a year cannot repay another trial."""
     candidates: tuple[Path, ...] = ()
-    """Smaller models to begin with."""
+    """A smaller model to begin with, as often as you like; none = the demo's own, for the demo alone."""
     storage: str | None = None
-    """Where trials are shared: a path or a database URL; None = in the output folder."""
+    """Where trials are shared: a file or a database URL; None = in the output folder."""
+    recipe: Path | None = None
+    """TOML: measure this chain of steps; None = the fixed list of recipes, or what a search proposes."""
+    outside: Path | None = None
+    """Other chats: what a model made for yours lost on them; None = the demo's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,8 @@ class RunSettings:
     search: SearchSettings = field(default_factory=SearchSettings)
     seed: int = 0
     """Of sampling, of splits and of the order of windows."""
+    skip_bad: bool = False
+    """Leave out faulty dialogues, at most 1 % of all, and say which."""
     precision: Precision = "auto"
     """Of the products in training; auto = bf16 where the device computes it."""
     rapl_root: str | None = None

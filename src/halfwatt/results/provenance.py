@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import halfwatt
 from halfwatt.core import machine
+from halfwatt.core.settings import RunSettings
+from halfwatt.dialogues.dialogue import DialogueSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,14 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)  # python and the packages that compute
 
 
-def provenance(
-    *, command: str, seed: int, model: str, model_sha256: str, dialogues: str, sha256: Mapping[str, str]
-) -> Provenance:
-    """Of a run that begins now on this machine. ``sha256``: of the dialogues, by split."""
+def provenance(settings: RunSettings, model: str, model_sha256: str, dialogues: str, *sets: DialogueSet) -> Provenance:
+    """Of a run that begins now on this machine.
+
+    Args:
+        dialogues: where they came from.
+        sets: all that are used, one of a split.
+    """
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    inputs = (command, seed, model, model_sha256, dialogues, dict(sha256))
+    hashes: dict[str, str] = {part.split: part.sha256 for part in sets}
+    inputs = (settings.command, settings.seed, model, model_sha256, dialogues, hashes)
     return Provenance(halfwatt.__version__, created, *inputs, machine.machine(), machine.versions())

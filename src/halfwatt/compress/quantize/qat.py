@@ -119,30 +119,27 @@ _FLOOR = 0.01  # the last rate, as a share of the highest: weights near the edge
 
 @dataclass(frozen=True, slots=True)
 class TrainOnGrid(Step):
-    """Quantization-aware training, distilling from the model's own unrounded self.
-
-    bits, head_bits, embedding_bits:  as in `Quantize`
-    start:         the integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"
-    loss:          "self" = KL divergence to the unrounded model, "labels" = cross-entropy of the human replies
-    states:        how much the error of the blocks' outputs counts beside the KL divergence
-    epochs:        passes over the dialogues; about 400 steps are enough
-    lr:            a faster one moves weights further than the loss can tell; five times it ends above where GPTQ began
-    scale_lr:      of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves
-    batch_tokens:  of a step; the less noise in its gradient, the nearer a weight comes to rest to where it should
-    longest:       tokens of a dialogue that are learned from
-    """
+    """Quantization-aware training, distilling from the model's own unrounded self; the bits as in `Quantize`."""
 
     bits: Bits = 4
     head_bits: Bits | None = None
     embedding_bits: Bits = 8
     start: Method = "gptq"
+    """The integers to begin with, as `Quantize`'s method: "gptq" starts at half the divergence of "rtn"."""
     loss: Literal["self", "labels"] = "self"
+    """The KL divergence to the unrounded model ("self"), or the cross-entropy of the human replies ("labels")."""
     states: float = 0.3
+    """How much the error of the blocks' outputs counts beside the KL divergence."""
     epochs: float = 1.0
+    """Passes over the dialogues; about 400 steps are enough."""
     lr: float = RATE
+    """A faster one moves weights further than the loss can tell; five times it ends above where GPTQ began."""
     scale_lr: float = 0.1
+    """Of the scales, as a share of ``lr``: they are a hundred times smaller than what they scale moves."""
     batch_tokens: int = 4096
+    """Of a step; the less noise in its gradient, the nearer a weight comes to rest to where it should."""
     longest: int = 512
+    """Tokens of a dialogue that are learned from."""
 
     name: ClassVar[str] = "train on the grid"
     stage: ClassVar[Stage] = Stage.NUMERICS

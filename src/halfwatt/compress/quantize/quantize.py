@@ -47,29 +47,26 @@ class RoundedWeight:
 
 @dataclass(frozen=True, slots=True)
 class Quantize(Step):
-    """Every Linear, the head and the embedding put on an integer grid.
-
-    method:          "rtn" = round each weight to the nearest, by itself; "gptq" = each column makes up for the errors
-                     of those before it, on the dialogues' activations, and outlier columns are handed over first
-                     (gptq.py, column_balancing.py); the embedding is always rtn
-    bits:            of the Linear layers
-    head_bits:       of the output head; None = the same
-    embedding_bits:  of the input embedding. One row of it is looked up a token, so fewer bits save room but no
-                     reading; where it shares the head's weights and their bits differ, each gets its own
-    scale_search:    "mse" = the scale with the least squared error per group, "absmax" = the one that clips nothing,
-                     "hqq" = the one with the least sum of |error|^0.7; gptq has its own
-    sweeps:          gptq's integers then go downhill one by one, so many times over all (coordinate_descent.py);
-                     0 = not at all
-    int8:            names of weights that stay at int8 whatever ``bits`` says
-    """
+    """Every Linear, the head and the embedding put on an integer grid."""
 
     bits: Annotated[Bits, OneOf(4, 8)] = 4
+    """Of the Linear layers."""
     head_bits: Annotated[Bits | None, OneOf(None, 8)] = None
+    """Of the output head; None = the same."""
     embedding_bits: Bits = 8
+    """Of the input embedding. One row of it is looked up a token, so fewer bits save room but no reading; where it
+    shares the head's weights and their bits differ, each gets its own."""
     scale_search: ScaleSearch = "mse"
+    """The scale of a group: with the least squared error ("mse"), the one that clips nothing ("absmax"), or with the
+    least sum of |error|^0.7 ("hqq"); gptq has its own."""
     method: Annotated[Method, OneOf("rtn", "gptq")] = "rtn"
+    """Each weight rounded to the nearest, by itself ("rtn"), or each column makes up for the errors of those before it,
+    on the dialogues' activations, and outlier columns are handed over first ("gptq"; gptq.py, column_balancing.py); the
+    embedding is always rtn."""
     sweeps: int = 8
+    """gptq's integers then go downhill one by one, so many times over all (coordinate_descent.py); 0 = not at all."""
     int8: tuple[str, ...] = ()
+    """Names of weights that stay at int8 whatever ``bits`` says."""
 
     name: ClassVar[str] = "quantize"
     stage: ClassVar[Stage] = Stage.NUMERICS
