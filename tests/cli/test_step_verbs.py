@@ -81,7 +81,7 @@ def test_quantize_goes_on_from_a_checkpoint_and_leaves_none(tmp_path: Path, monk
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("halfwatt.search.build.LlamaCpp.export", interrupted)
+    monkeypatch.setattr("halfwatt.search.build.Gguf.write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         single_step.quantize_to(str(model), tmp_path / "int4", step, chats, RunSettings())
     monkeypatch.undo()

@@ -23,8 +23,8 @@ def halfwatt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         patch.dict(os.environ, HF_HUB_OFFLINE="1"),
         redirect_stdout(out),
         redirect_stderr(err),
-        pytest.raises(SystemExit) as left,
+        pytest.raises(SystemExit) as exit_call,
     ):
         command_line()
-    assert isinstance(left.value.code, int)
-    return subprocess.CompletedProcess(line, left.value.code, out.getvalue(), err.getvalue())
+    assert isinstance(exit_call.value.code, int)
+    return subprocess.CompletedProcess(line, exit_call.value.code, out.getvalue(), err.getvalue())

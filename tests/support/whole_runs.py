@@ -22,5 +22,5 @@ def optimizing(model: Path, chats: Path, out: Path) -> list[str]:
 
 
 def read(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "result.json").read_text())
-    return found
+    result: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return result
