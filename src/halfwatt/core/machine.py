@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def machine() -> dict[str, str]:
         "memory_gib": f"{psutil.virtual_memory().total / 2**30:.1f}",
         "kernel": platform.release(),
         "system": platform.system(),
-        "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")).strip(),
+        "governor": text_of(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "virtual": "yes" if "hypervisor" in _cpuinfo("flags") else "",
     }
     return {name: value for name, value in facts.items() if value}
@@ -55,12 +56,13 @@ def versions() -> dict[str, str]:
 
 
 def _cpuinfo(field: str) -> str:
-    lines = _text(Path("/proc/cpuinfo")).splitlines()
+    lines = text_of(Path("/proc/cpuinfo")).splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, read_text: Callable[[Path], str] = Path.read_text) -> str:
+    """What a file says, without the blanks around it; "" where it cannot be read."""
     try:
-        return path.read_text()
+        return read_text(path).strip()
     except OSError:
         return ""

@@ -29,7 +29,7 @@ processor's cache cost less, so for small models the model flatters whatever shr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from halfwatt.core.errors import MeterError
 from halfwatt.meters.base import MeterInfo, Usage
@@ -39,12 +39,10 @@ from halfwatt.meters.base import MeterInfo, Usage
 class Coefficients:
     """Watts and joules, each with its source."""
 
-    static_w: float = 1.87
-    """Per logical processor that is visible, while the work runs. Derived from codecarbon's RAPL files, see above."""
-    active_w: float = 2.33
-    """Per logical processor that is busy, in addition. From the same fit; use the two as a set."""
+    static_w: float = 1.87  # per logical processor that is visible, while the work runs; codecarbon's RAPL files, above
+    active_w: float = 2.33  # per logical processor that is busy, in addition. From the same fit; use the two as a set
+    # DRAM access: DDR5-6400 at 9 to 16 pJ/bit (Micron IDD figures in gem5, DRAMsim3), the middle of them times 8
     j_per_byte: float = 100e-12
-    """DRAM access: DDR5-6400 at 9 to 16 pJ/bit (Micron IDD figures in gem5, DRAMsim3), the middle of them times 8."""
 
 
 DERIVED = Coefficients()
@@ -60,11 +58,6 @@ INFO = MeterInfo(
     step_j=0.0,
     ratio_error=0.5,
 )
-
-
-def model_of(cores: int) -> MeterInfo:
-    """`INFO` for a machine with so many logical processors."""
-    return replace(INFO, cores=cores)
 
 
 def modelled_joules(usage: Usage, cores: int, coefficients: Coefficients = DERIVED) -> float:
