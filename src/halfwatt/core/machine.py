@@ -9,8 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-_PACKAGES = ("torch", "transformers", "llama-cpp-python", "gguf", "numpy", "scipy", "sacrebleu")
-
 
 def cores(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Logical processors that this process may use: those it may run on, or its container's quota of CPU time.
@@ -49,7 +47,7 @@ def versions() -> dict[str, str]:
     from importlib import metadata
 
     texts = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in ("torch", "transformers", "llama-cpp-python", "gguf", "numpy", "scipy", "sacrebleu"):
         with suppress(metadata.PackageNotFoundError):
             texts[package] = metadata.version(package)
     return texts

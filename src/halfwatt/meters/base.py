@@ -51,11 +51,7 @@ class Usage:
 
 
 class EnergyMeter(Protocol):
-    """A cumulative counter of joules.
-
-    >>> before = meter.read(); work(); after = meter.read()       # doctest: +SKIP
-    >>> joules = after.joules - before.joules                     # doctest: +SKIP
-    """
+    """A cumulative counter of joules: work took what lies between a reading before it and one after it."""
 
     @property
     def info(self) -> MeterInfo: ...

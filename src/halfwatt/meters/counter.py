@@ -70,10 +70,8 @@ class Counter:
             range_j = self.range_j or 0.0
             rise += range_j
             if not 0 <= rise <= min(limit_j, range_j / 2):
-                raise MeterError(
-                    f"{self.name} fell from {last_j:.1f} to {raw_j:.1f} J, which is no wrap",
-                    hint="the counter was reset, by a driver reload or by suspend: measure again",
-                )
+                hint = "the counter was reset, by a driver reload or by suspend: measure again"
+                raise MeterError(f"{self.name} fell from {last_j:.1f} to {raw_j:.1f} J, which is no wrap", hint=hint)
         if rise > limit_j:
             raise MeterError(
                 f"{self.name} rose by {rise:.1f} J in {seconds:.3f} s, more than its source can draw",

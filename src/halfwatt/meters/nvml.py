@@ -101,13 +101,11 @@ class NvmlMeter:
         try:
             yield
         except self._nvml.NVMLError_NotSupported as error:
-            raise MeterError(
-                f"nvml:{self._index} has no energy counter", hint="Volta (2017) and later boards have one"
-            ) from error
+            hint = "Volta (2017) and later boards have one"
+            raise MeterError(f"nvml:{self._index} has no energy counter", hint=hint) from error
         except self._nvml.NVMLError as error:
-            raise MeterError(
-                f"nvml:{self._index} cannot be read", got=str(error), hint="run nvidia-smi to see its state"
-            ) from error
+            hint = "run nvidia-smi to see its state"
+            raise MeterError(f"nvml:{self._index} cannot be read", got=str(error), hint=hint) from error
 
     def _refuse_slices(self) -> None:
         nvml = self._nvml
@@ -133,9 +131,8 @@ class NvmlMeter:
     def _describe(self, board: str) -> MeterInfo:
         tick = tick_of(self._raw_j, poll_s=0.001, limit_s=_WATCH_S, clock=self._clock)
         if tick is None:
-            raise MeterError(
-                f"the counter of nvml:{self._index} stands still", hint="run nvidia-smi -q -d POWER to see its state"
-            )
+            hint = "run nvidia-smi -q -d POWER to see its state"
+            raise MeterError(f"the counter of nvml:{self._index} stands still", hint=hint)
         unit, covers, beyond = "board", COVERS, "CPU, system memory, power supply losses"
         if "GH200" in board or "GB200" in board:  # the counter is the superchip's there
             unit, covers = "module", "the whole superchip module: GPU, CPU and their memory"
@@ -173,7 +170,9 @@ def index_of(ordinal: int, visible: str | None, pci_order: bool) -> int:
     Raises:
         MeterError: it is not certain which board it is, or there is none.
     """
-    boards = _boards()
+    with _driver() as nvml:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        boards = [(str(nvml.nvmlDeviceGetUUID(h)), str(nvml.nvmlDeviceGetName(h))) for h in handles]
     entries = [str(i) for i in range(len(boards))]
     if visible is not None:
         entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
@@ -184,9 +183,8 @@ def index_of(ordinal: int, visible: str | None, pci_order: bool) -> int:
         matching = [i for i, (uuid, _) in enumerate(boards) if uuid.startswith(entry)]
         if len(matching) == 1:
             return matching[0]
-        raise MeterError(
-            f"NVML sees no whole board {entry}", hint="a MIG slice has no counter of its own: nvidia-smi -L"
-        )
+        hint = "a MIG slice has no counter of its own: nvidia-smi -L"
+        raise MeterError(f"NVML sees no whole board {entry}", hint=hint)
     names = {name for _, name in boards}
     if len(names) > 1 and not pci_order:
         raise MeterError(
@@ -231,13 +229,6 @@ def _finding(index: int) -> Finding:
         meter.close()
 
 
-def _boards() -> list[tuple[str, str]]:
-    """(UUID, name) of each board in NVML's order."""
-    with _driver() as nvml:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        return [(str(nvml.nvmlDeviceGetUUID(h)), str(nvml.nvmlDeviceGetName(h))) for h in handles]
-
-
 @contextmanager
 def _driver() -> Iterator[Any]:
     """The library, for a few questions.
@@ -265,14 +256,12 @@ def _library() -> Any:
     except ImportError:
         raise MeterError("the package nvidia-ml-py is not installed", hint="pip install 'halfwatt[nvidia]'") from None
     if not hasattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption"):
-        raise MeterError(
-            "the package pynvml is not NVIDIA's own", hint="pip uninstall pynvml; pip install nvidia-ml-py"
-        )
+        hint = "pip uninstall pynvml; pip install nvidia-ml-py"
+        raise MeterError("the package pynvml is not NVIDIA's own", hint=hint)
     nvml: Any = pynvml
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        raise MeterError(
-            "no NVIDIA driver answers", got=str(error), hint="install the driver, then run nvidia-smi"
-        ) from None
+        hint = "install the driver, then run nvidia-smi"
+        raise MeterError("no NVIDIA driver answers", got=str(error), hint=hint) from None
     return nvml

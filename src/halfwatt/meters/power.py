@@ -28,8 +28,7 @@ class PowerMeter:
             MeterError: the first sample cannot be taken.
         """
         self.info = info
-        self._watts, self._clock = watts, clock
-        self._lock = threading.Lock()
+        self._watts, self._clock, self._lock = watts, clock, threading.Lock()
         self._joules, self._fault = 0.0, None  # type: float, MeterError | None
         self._last: tuple[float, float] | None = None
         self.read()
@@ -68,9 +67,7 @@ class PowerMeter:
         if self._last is not None:
             gap_s = now_s - self._last[0]
             if gap_s > MAX_GAP_S:
-                self._fault = MeterError(
-                    f"{self.info.name} was not sampled for {gap_s:.1f} s",
-                    hint="the machine was too busy: measure again",
-                )
+                hint = "the machine was too busy: measure again"
+                self._fault = MeterError(f"{self.info.name} was not sampled for {gap_s:.1f} s", hint=hint)
             self._joules += gap_s * (watts + self._last[1]) / 2
         self._last = (now_s, watts)

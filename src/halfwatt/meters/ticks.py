@@ -91,8 +91,6 @@ def resolved(info: MeterInfo, joules: float, seconds: float) -> float:
             hint=f"measure for {MIN_UPDATES * info.period_s:.3g} s or longer",
         )
     if not joules > 0:
-        raise MeterError(
-            f"unresolved: {info.name} shows {joules:.3g} J for {seconds:.2f} s",
-            hint="the counter is stuck: run 'halfwatt doctor'",
-        )
+        hint = "the counter is stuck: run 'halfwatt doctor'"
+        raise MeterError(f"unresolved: {info.name} shows {joules:.3g} J for {seconds:.2f} s", hint=hint)
     return joules
