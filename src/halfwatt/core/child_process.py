@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any, Self
@@ -108,8 +109,6 @@ class ChildProcess:
 
 def error_record(error: Exception) -> dict[str, str]:
     """An error as `error_of_record` takes it; where it came from goes to stderr."""
-    import traceback
-
     traceback.print_exception(error)
     return {"error": str(error) or repr(error), "kind": type(error).__name__}
 

@@ -1,8 +1,7 @@
 """Interval arithmetic of the measuring protocol and of the gate. Pure.
 
-Every unit of observation is independent: a block of windows, a dialogue; never a token. Two kinds of interval occur:
-`mean`, `log_ratio` and `difference` give two-sided 95 % intervals; `Clustered` gives one-sided 95 % bounds, because a
-non-inferiority gate asks one question in one direction.
+Units of observation are independent: a block of windows, a dialogue; never a token. `mean`, `log_ratio`, `difference`
+give two-sided 95 % intervals, `Clustered` one-sided 95 % bounds: a non-inferiority gate asks in one direction.
 """
 
 from __future__ import annotations

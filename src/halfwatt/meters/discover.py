@@ -59,7 +59,7 @@ def instruments(device: str, *, rapl_root: str | Path | None = None, class_root:
     """
     # Opened first: when the user's own tree or the choice of board is at fault, nothing else is left open.
     board = _board(device)
-    tree = _tree(rapl_root, class_root)
+    tree = class_root / "powercap" if rapl_root is None else Path(rapl_root)
     total = rapl.open_total(tree) if rapl_root is not None else _opened(partial(rapl.open_total, tree))
     psys = _opened(partial(rapl.open_psys, tree))
     primary = (board if device.startswith("cuda") else total) or _whole_system(class_root)
@@ -70,12 +70,8 @@ def instruments(device: str, *, rapl_root: str | Path | None = None, class_root:
 
 def findings(*, rapl_root: str | Path | None = None, class_root: Path = hwmon.ROOT) -> list[Finding]:
     """One line a meter that exists, or that could and why it does not; for `halfwatt doctor`."""
-    processors = rapl.findings(_tree(rapl_root, class_root))
-    return [*processors, *nvml.findings(), *hwmon.findings(class_root), Finding.of(modelled.INFO)]
-
-
-def _tree(rapl_root: str | Path | None, class_root: Path) -> Path:
-    return class_root / "powercap" if rapl_root is None else Path(rapl_root)
+    tree = class_root / "powercap" if rapl_root is None else Path(rapl_root)
+    return [*rapl.findings(tree), *nvml.findings(), *hwmon.findings(class_root), Finding.of(modelled.INFO)]
 
 
 def _board(device: str) -> EnergyMeter | None:

@@ -231,11 +231,7 @@ def _finding(index: int) -> Finding:
 
 @contextmanager
 def _driver() -> Iterator[Any]:
-    """The library, for a few questions.
-
-    Raises:
-        MeterError: package or driver are missing, or a board does not answer.
-    """
+    """The library, for a few questions; `MeterError` where a board does not answer."""
     nvml = _library()
     try:
         yield nvml
@@ -246,11 +242,7 @@ def _driver() -> Iterator[Any]:
 
 
 def _library() -> Any:
-    """The module, initialised once more; each caller shuts it down once.
-
-    Raises:
-        MeterError: package or driver are missing.
-    """
+    """The module, initialised once more; each caller shuts it down once."""
     try:
         import pynvml
     except ImportError:

@@ -75,7 +75,7 @@ def open_total(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: C
         step_j=tick.step,
         ratio_error=_SHARE_ERROR if share else 0.0,
     )
-    return _meter([*packages, *alive], info, read_text, clock)
+    return CounterMeter(info, _counters([*packages, *alive], read_text), clock)
 
 
 def open_psys(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Clock = REAL) -> CounterMeter | None:
@@ -89,12 +89,11 @@ def open_psys(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Cl
         return None
     tick, beyond = _moving(platform, read_text, clock), "differs between makers; wrong on some laptops"
     info = MeterInfo(PSYS, "platform", "measured", "B", PLATFORM, beyond, tick.period_s, tick.step)
-    return _meter(platform, info, read_text, clock)
+    return CounterMeter(info, _counters(platform, read_text), clock)
 
 
-def _meter(zones: Sequence[Zone], info: MeterInfo, read_text: ReadText, clock: Clock) -> CounterMeter:
-    counters = [(Counter(z.name, z.max_w, z.range_j), partial(_raw_j, z, read_text)) for z in zones]
-    return CounterMeter(info, counters, clock)
+def _counters(zones: Sequence[Zone], read_text: ReadText) -> list[tuple[Counter, Callable[[], float]]]:
+    return [(Counter(z.name, z.max_w, z.range_j), partial(_raw_j, z, read_text)) for z in zones]
 
 
 def findings(root: Path = ROOT, read_text: ReadText = Path.read_text) -> list[Finding]:
@@ -119,21 +118,20 @@ def zones(root: Path, read_text: ReadText = Path.read_text) -> list[Zone]:
             folders.setdefault(counter.parent.resolve(), counter.parent)
     names = {folder.name: _name(folder, read_text) for folder in folders.values()}
     counters = [_zone(folder, names, read_text) for folder in folders.values()]
-    mapped = [zone for zone in counters if "mmio" in zone.path.name]  # another way to what intel-rapl has too
-    others = [zone for zone in counters if zone not in mapped]
-    twins = {(zone.parent, zone.name) for zone in others}
-    return [*others, *(zone for zone in mapped if (zone.parent, zone.name) not in twins)]
+    counters.sort(key=lambda zone: "mmio" in zone.path.name)  # another way to what intel-rapl has too: last
+    others = {(zone.parent, zone.name) for zone in counters if "mmio" not in zone.path.name}
+    return [z for z in counters if "mmio" not in z.path.name or (z.parent, z.name) not in others]
 
 
 def _zone(folder: Path, names: dict[str, str | None], read_text: ReadText) -> Zone:
     name = names[folder.name]
-    top = folder.name.count(":") == 1
+    around, number = folder.name.rsplit(":", 1)
     range_j = _micro(folder / "max_energy_range_uj", read_text)
     limits = [w for path in folder.glob("constraint_*_uw") if (w := _micro(path, read_text))]
     return Zone(
         path=folder,
-        name=name or ("package-" + folder.name.rsplit(":", 1)[1] if top else "unnamed"),
-        parent=names.get(folder.name.rsplit(":", 1)[0]) or "",
+        name=name or (f"package-{number}" if around.count(":") == 0 else "unnamed"),
+        parent=names.get(around) or "",
         range_j=range_j or None,
         max_w=max(_LEAST_MAX_W, *limits) if limits else _UNKNOWN_MAX_W,
         share=name is None,
