@@ -103,8 +103,5 @@ def align(meter: EnergyMeter, timeout_s: float = 5.0) -> Reading:
         if now.joules != first.joules:
             return now
         time.sleep(max(period_s / 20, 0.0002))
-    raise MeterError(
-        f"{meter.info.name} did not move in {timeout_s:.0f} s",
-        got=f"{first.joules:.3f} J",
-        hint="the counter is stuck: run 'halfwatt doctor'",
-    )
+    hint = "the counter is stuck: run 'halfwatt doctor'"
+    raise MeterError(f"{meter.info.name} did not move in {timeout_s:.0f} s", got=f"{first.joules:.3f} J", hint=hint)

@@ -38,11 +38,7 @@ class Counter:
         return None if self.range_j is None else self.range_j / (4 * self.max_w)
 
     def advance(self, t_s: float, raw_j: float) -> float:
-        """Joules since the first look.
-
-        Args:
-            t_s: monotonic seconds of this look.
-            raw_j: what the counter shows.
+        """Joules since the first look; this one is at ``t_s`` monotonic seconds, where the counter shows ``raw_j``.
 
         Raises:
             MeterError: it fell without a plausible wrap, rose faster than the source can draw, or was left unread for

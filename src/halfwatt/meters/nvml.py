@@ -8,7 +8,7 @@ and is refused: the number would be the board's, other users included.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -111,15 +111,11 @@ class NvmlMeter:
         nvml = self._nvml
         mode = self._optional(nvml.nvmlDeviceGetMigMode)
         if mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE:
-            raise MeterError(
-                f"nvml:{self._index} is divided by MIG, and the counter is the whole board's",
-                hint=f"an administrator can undivide it: sudo nvidia-smi -i {self._index} -mig 0",
-            )
+            hint = f"an administrator can undivide it: sudo nvidia-smi -i {self._index} -mig 0"
+            raise MeterError(f"nvml:{self._index} is divided by MIG, and the counter is the whole board's", hint=hint)
         if self._optional(nvml.nvmlDeviceGetVirtualizationMode) == nvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU:
-            raise MeterError(
-                f"nvml:{self._index} is a virtual GPU, and the counter is the whole board's",
-                hint="use a guest that has the whole board (passthrough)",
-            )
+            hint = "use a guest that has the whole board (passthrough)"
+            raise MeterError(f"nvml:{self._index} is a virtual GPU, and the counter is the whole board's", hint=hint)
 
     def _optional(self, ask: Callable[..., Any], *arguments: Any) -> Any:
         """What the driver answers about this board; None where it lacks the feature."""
@@ -218,15 +214,13 @@ def cross_check(meter: NvmlMeter, seconds: float = 5.0) -> Finding:
 
 def _finding(index: int) -> Finding:
     try:
-        meter = NvmlMeter(index)
+        with closing(NvmlMeter(index)) as meter:
+            try:
+                return replace(cross_check(meter, seconds=2.0), advice=meter.advice())
+            except MeterError as error:
+                return Finding.of(meter.info, str(error))
     except MeterError as error:
         return Finding(f"nvml:{index}", f"gpu {index} board", "B", COVERS, False, str(error))
-    try:
-        return replace(cross_check(meter, seconds=2.0), advice=meter.advice())
-    except MeterError as error:
-        return Finding.of(meter.info, str(error))
-    finally:
-        meter.close()
 
 
 @contextmanager

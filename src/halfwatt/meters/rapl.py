@@ -130,7 +130,7 @@ def _zone(folder: Path, names: dict[str, str | None], read_text: ReadText) -> Zo
     limits = [w for path in folder.glob("constraint_*_uw") if (w := _micro(path, read_text))]
     return Zone(
         path=folder,
-        name=name or (f"package-{number}" if around.count(":") == 0 else "unnamed"),
+        name=name or (f"package-{number}" if ":" not in around else "unnamed"),
         parent=names.get(around) or "",
         range_j=range_j or None,
         max_w=max(_LEAST_MAX_W, *limits) if limits else _UNKNOWN_MAX_W,
