@@ -128,16 +128,11 @@ class RunSettings:
     protocol: Protocol = field(default_factory=Protocol)
     margins: Margins = field(default_factory=Margins)
     search: SearchSettings = field(default_factory=SearchSettings)
-    seed: int = 0
-    """Of sampling, of splits and of the order of windows."""
-    skip_bad: bool = False
-    """Leave out faulty dialogues, at most 1 % of all, and say which."""
-    precision: Precision = "auto"
-    """Of the products in training; auto = bf16 where the device computes it."""
-    rapl_root: str | None = None
-    """A powercap tree, for containers and guests."""
-    command: str = "halfwatt (Python)"
-    """For the record."""
+    seed: int = 0  # of sampling, of splits and of the order of windows
+    skip_bad: bool = False  # leave out faulty dialogues, at most 1 % of all, and say which
+    precision: Precision = "auto"  # of the products in training; auto = bf16 where the device computes it
+    rapl_root: str | None = None  # a powercap tree, for containers and guests
+    command: str = "halfwatt (Python)"  # for the record
     progress: Progress = lambda _: None
     commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Of serving processes for other runtimes, by name."""
