@@ -11,19 +11,16 @@ from pathlib import Path
 
 
 def cores(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Logical processors that this process may use: those it may run on, or its container's quota of CPU time.
-
-    cpu_max: the quota, "max 100000" or microseconds in each period of so many
-    """
+    """Logical processors that this process may use: those it may run on, or its container's quota in ``cpu_max``."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         count = os.process_cpu_count() or 1
     else:  # macOS has no affinity
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota_us, period_us = map(int, cpu_max.read_text().split())
+        quota_us, period_us = map(int, cpu_max.read_text().split())  # the first may be "max"
+        return min(count, math.ceil(quota_us / period_us))
     except (OSError, ValueError):  # no container, or one without a quota
         return count
-    return min(count, math.ceil(quota_us / period_us))
 
 
 def machine() -> dict[str, str]:

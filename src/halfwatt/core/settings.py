@@ -63,8 +63,7 @@ class Protocol:
 
     screen: MeasurePlan = MeasurePlan(3, 3, window_s=1.0, prefill=False, idle_s=3.0)  # can it beat the best so far?
     tune: MeasurePlan = MeasurePlan(2, 2, window_s=1.0, prefill=False, idle_s=3.0)  # which operating point?
-    paired: MeasurePlan = MeasurePlan(3, 12, window_s=1.5, prefill=False, idle_s=3.0)
-    """A candidate against B1, on the tune split."""
+    paired: MeasurePlan = MeasurePlan(3, 12, window_s=1.5, prefill=False, idle_s=3.0)  # each against B1, tune split
     final: MeasurePlan = MeasurePlan(min_blocks=7)  # B0, B1 and the winner, on the sealed split
     alone: MeasurePlan = MeasurePlan()  # one model, or two beside each other, outside a search
     parity_dialogues: int = 64  # by which an export is proved to be the model in memory (gate G0)
@@ -134,5 +133,4 @@ class RunSettings:
     rapl_root: str | None = None  # a powercap tree, for containers and guests
     command: str = "halfwatt (Python)"  # for the record
     progress: Progress = lambda _: None
-    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of serving processes for other runtimes, by name."""
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of processes that serve other runtimes
