@@ -11,10 +11,10 @@ from halfwatt.core.errors import BadInput, MeterError
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.records import Phase, Window
 from halfwatt.meters.base import MeterInfo, Reading, Usage
-from halfwatt.meters.modelled import DERIVED, model_of
+from halfwatt.meters.modelled import DERIVED, INFO
 
 RAPL = MeterInfo("rapl", "cpu", "measured", "B", "cpu", "the rest", 0.001, 6e-5, 0.0)
-MODELLED = model_of(cores=1)
+MODELLED = replace(INFO, cores=1)
 
 
 def window(
@@ -137,7 +137,7 @@ def test_a_modelled_ratio_carries_the_models_error() -> None:
 def test_without_a_counter_joules_are_modelled_from_what_the_window_used() -> None:
     used = replace(window("A", 0, 0.0), readings={}, usage=(Usage(5.0, 7.0, 100), Usage(8.0, 17.0, 2 * 10**9 + 100)))
     expected = 1.87 * 4 * 10.0 + 2.33 * 3.0 + 100e-12 * 2e9
-    assert energy_analysis.window_joules(used, model_of(cores=4)) == pytest.approx(expected)
+    assert energy_analysis.window_joules(used, replace(INFO, cores=4)) == pytest.approx(expected)
 
 
 def test_a_modelled_share_of_a_counter_is_read_not_computed() -> None:

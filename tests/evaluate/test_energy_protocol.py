@@ -19,7 +19,7 @@ from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import MeterInfo, Reading, Usage
 from halfwatt.meters.discover import Instruments
-from halfwatt.meters.modelled import INFO, model_of, modelled_joules
+from halfwatt.meters.modelled import INFO, modelled_joules
 from halfwatt.meters.ticks import Clock
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint
@@ -101,7 +101,7 @@ def arm(name: str, cpu_ms: int) -> Arm:
 
 def modelled() -> Instruments:
     """A machine of one core without a counter."""
-    return Instruments(None, model=model_of(cores=1))
+    return Instruments(None, model=replace(INFO, cores=1))
 
 
 DIALOGUES = tuple(dialogue(str(i), turns=2) for i in range(6))
@@ -131,7 +131,7 @@ def test_modelled_joules_belong_to_the_window_alone(quiet: object) -> None:
     assert (run.meter, run.meters) == (replace(INFO, cores=1), (replace(INFO, cores=1),))
     for w in run.windows:
         cpu_s = w.replies * (0.04 if w.arm == "A" else 0.02)
-        joules = energy_analysis.window_joules(w, model_of(cores=1))
+        joules = energy_analysis.window_joules(w, replace(INFO, cores=1))
         assert joules == pytest.approx(modelled_joules(Usage(cpu_s, w.replies * 0.5, w.replies), 1))
         assert w.readings == {}, "what a model gives is no reading"
 

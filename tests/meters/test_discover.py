@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
@@ -15,7 +16,7 @@ from halfwatt.core.errors import MeterError
 from halfwatt.core.machine import cores
 from halfwatt.meters import discover
 from halfwatt.meters.discover import Instruments
-from halfwatt.meters.modelled import model_of
+from halfwatt.meters.modelled import INFO
 from tests.meters.fake_tree import World
 from tests.meters.test_hwmon import battery
 
@@ -27,7 +28,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_machine_without_meters_has_a_model_of_its_processor_and_none_of_a_gpu(tmp_path: Path) -> None:
     tools = discover.instruments("cpu", class_root=tmp_path)
-    assert tools == Instruments(None, (), model_of(cores()))
+    assert tools == Instruments(None, (), replace(INFO, cores=cores()))
     assert tools.info is not None
     assert (tools.info.kind, tools.info.grade, tools.infos) == ("modelled", "E", (tools.info,))
     assert discover.instruments("cuda", class_root=tmp_path) == Instruments(None)

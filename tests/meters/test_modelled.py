@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from halfwatt.core.errors import MeterError
 from halfwatt.meters.base import Usage
-from halfwatt.meters.modelled import INFO, Coefficients, model_of, modelled_joules
+from halfwatt.meters.modelled import INFO, Coefficients, modelled_joules
 
 amounts = st.floats(0, 1e6)
 
@@ -32,6 +30,7 @@ def test_more_of_anything_never_costs_less(cpu: float, wall: float, moved: int, 
 def test_it_claims_ratios_only() -> None:
     assert (INFO.kind, INFO.grade) == ("modelled", "E")
     assert INFO.ratio_error == 0.5
+    assert INFO.cores is None, "that of a machine says for how many: see test_discover.py"
     assert "absolute joules" in INFO.not_covered
 
 
@@ -39,8 +38,3 @@ def test_it_claims_ratios_only() -> None:
 def test_an_impossible_use_is_no_number(use: Usage) -> None:
     with pytest.raises(MeterError, match="not known"):
         modelled_joules(use, 4)
-
-
-def test_the_model_of_a_machine_says_for_how_many_cores() -> None:
-    assert model_of(8) == replace(INFO, cores=8)
-    assert INFO.cores is None

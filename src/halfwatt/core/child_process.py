@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any, Self
@@ -22,11 +23,8 @@ from halfwatt.core.errors import EnvironmentFault, HalfwattError
 
 
 def module_command(module: str) -> tuple[str, ...]:
-    """The command that runs a module in this interpreter.
-
-    ``-P``: modules that lie in the user's working folder (a ``random.py``, say) are never imported.
-    """
-    return (sys.executable, "-P", "-m", module)
+    """The command that runs a module in this interpreter."""
+    return (sys.executable, "-P", "-m", module)  # -P: never a ``random.py`` that lies in the user's working folder
 
 
 class ChildDied(EnvironmentFault):
@@ -49,6 +47,9 @@ class ChildProcess:
             bufsize=1,
             start_new_session=True,  # Ctrl-C reaches the parent, which closes the child in order
         )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._orders, self._answers = self.process.stdin, self.process.stdout
 
     def send(self, order: Any) -> None:
         """Hand over a record.
@@ -58,10 +59,9 @@ class ChildProcess:
         """
         from pydantic import TypeAdapter
 
-        assert self.process.stdin is not None
         try:
-            self.process.stdin.write(TypeAdapter(type(order)).dump_json(order).decode() + "\n")
-            self.process.stdin.flush()
+            self._orders.write(TypeAdapter(type(order)).dump_json(order).decode() + "\n")
+            self._orders.flush()
         except BrokenPipeError:
             raise self._died() from None
 
@@ -72,11 +72,9 @@ class ChildProcess:
             ChildDied: it ended, or did not answer in time; carries the last line that it wrote.
             HalfwattError: its own error.
         """
-        assert self.process.stdout is not None
-        if timeout_s is not None and not select.select([self.process.stdout], [], [], timeout_s)[0]:
+        if timeout_s is not None and not select.select([self._answers], [], [], timeout_s)[0]:
             raise ChildDied(f"the {self._name} process did not answer within {timeout_s:.0f} s")
-        line = self.process.stdout.readline()
-        if not line:
+        if not (line := self._answers.readline()):
             raise self._died()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -85,16 +83,14 @@ class ChildProcess:
 
     def close(self, patience_s: float = 10.0) -> None:
         """End the process; it is killed when it does not leave by itself."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         with suppress(BrokenPipeError):  # it died, and an order that never reached it is still in the buffer
-            self.process.stdin.close()
+            self._orders.close()
         try:
             self.process.wait(timeout=patience_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.process.stdout.close()
+        self._answers.close()
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -106,17 +102,13 @@ class ChildProcess:
     def _died(self) -> ChildDied:
         code = self.process.wait()
         self._log.seek(0)
-        lines = self._log.read().strip().splitlines()
+        last = self._log.read().strip().rpartition("\n")[2] or None
         hint = "out of memory? see the system's log" if code == -9 else None
-        return ChildDied(
-            f"the {self._name} process ended with code {code}", got=lines[-1] if lines else None, hint=hint
-        )
+        return ChildDied(f"the {self._name} process ended with code {code}", got=last, hint=hint)
 
 
 def error_record(error: Exception) -> dict[str, str]:
     """An error as `error_of_record` takes it; where it came from goes to stderr."""
-    import traceback
-
     traceback.print_exception(error)
     return {"error": str(error) or repr(error), "kind": type(error).__name__}
 

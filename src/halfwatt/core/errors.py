@@ -1,14 +1,5 @@
 """Every error that a user can meet, in one tree.
 
-    HalfwattError          exit code
-    ├── BadInput           2   what was given cannot be used
-    │   ├── DialogueError      a dialogue file, named by file and line
-    │   ├── ModelError         a model folder, its tensors, tokenizer or template
-    │   └── RunLocked          another process owns the output folder
-    ├── EnvironmentFault   3   this machine lacks something
-    │   └── MeterError         a meter could not be read; never turned into a number
-    └── TaintedRun         3   no clean measuring window within the limit
-
 A message is one line: what is wrong, what was found, what to type.
 """
 
@@ -20,7 +11,7 @@ from typing import ClassVar
 
 
 class HalfwattError(Exception):
-    """Base of the tree: ``what`` is wrong, ``got`` instead, ``hint`` = what to do or type.
+    """``what`` is wrong, ``got`` instead, ``hint`` = what to do or type.
 
     >>> str(BadInput("no chat template", got="base model", hint="pass --chat-template FILE"))
     'no chat template (found: base model); pass --chat-template FILE'
@@ -35,7 +26,7 @@ class HalfwattError(Exception):
 
 
 class BadInput(HalfwattError):
-    """What was given cannot be used."""
+    """What was given cannot be used. Exit code 2."""
 
 
 class DialogueError(BadInput):
@@ -51,7 +42,7 @@ class RunLocked(BadInput):
 
 
 class EnvironmentFault(HalfwattError):
-    """This machine lacks something that the command needs."""
+    """This machine lacks something that the command needs. Exit code 3."""
 
     exit_code: ClassVar[int] = 3
 

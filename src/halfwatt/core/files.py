@@ -1,7 +1,6 @@
 """Files that are there whole or not at all, the lock on an output folder, and hashes of what was read.
 
-Written means: to a temporary name beside the target, fsynced, renamed, the folder fsynced. After a crash at any moment
-the target is the old one or the new one.
+Written: to a temporary name beside the target, fsynced, renamed, the folder fsynced. A crash leaves the old or the new.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from pathlib import Path
 from halfwatt.core.errors import BadInput, EnvironmentFault, RunLocked
 from halfwatt.core.types import Progress
 
-LOCK_NAME = ".halfwatt.lock"
 _PART = ".part"
 _POLL_S = 1.0  # asleep in between: another process measures meanwhile
 
@@ -36,7 +34,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as out:
             out.write(data)
             out.flush()
-            os.fchmod(out.fileno(), 0o666 & ~_umask())  # mkstemp makes private files
+            os.umask(mask := os.umask(0o022))  # it can only be read by setting it
+            os.fchmod(out.fileno(), 0o666 & ~mask)  # mkstemp makes private files
             os.fsync(out.fileno())
         os.replace(name, path)
     except BaseException as error:
@@ -79,13 +78,11 @@ def locked(folder: Path) -> Iterator[None]:
         EnvironmentFault: this file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / LOCK_NAME
+    file = folder / ".halfwatt.lock"
 
     def refuse() -> None:
-        holder = file.read_text().strip() or "unknown"
-        raise RunLocked(
-            f"{folder} is in use by another process", got=holder, hint="wait for it, or choose another -o folder"
-        )
+        holder, hint = file.read_text().strip() or "unknown", "wait for it, or choose another -o folder"
+        raise RunLocked(f"{folder} is in use by another process", got=holder, hint=hint)
 
     with _lock(file, refuse, hint="choose an -o folder on a local disk"):
         file.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n")
@@ -146,11 +143,8 @@ def require_space(folder: Path, need_b: int) -> None:
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     free_b = shutil.disk_usage(existing).free
     if free_b < need_b:
-        raise EnvironmentFault(
-            f"{folder} needs {need_b / 1e6:,.0f} MB",
-            got=f"{free_b / 1e6:,.0f} MB free",
-            hint="free some space, or choose another -o folder",
-        )
+        free, hint = f"{free_b / 1e6:,.0f} MB free", "free some space, or choose another -o folder"
+        raise EnvironmentFault(f"{folder} needs {need_b / 1e6:,.0f} MB", got=free, hint=hint)
 
 
 def _disk_error(error: BaseException, path: Path) -> BaseException:
@@ -177,10 +171,3 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    """The process's umask. It can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -9,12 +10,9 @@ T = TypeVar("T")
 
 def to_json(record: Any) -> str:
     """A record, or a container of records, as indented JSON. NaN and infinity raise ValueError."""
-    import json
-
     from pydantic import TypeAdapter
 
-    plain = TypeAdapter(type(record)).dump_python(record, mode="json")
-    return json.dumps(plain, indent=1, allow_nan=False)
+    return json.dumps(TypeAdapter(type(record)).dump_python(record, mode="json"), indent=1, allow_nan=False)
 
 
 def from_json(text: str | bytes, kind: type[T]) -> T:

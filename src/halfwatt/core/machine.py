@@ -5,26 +5,22 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-_PACKAGES = ("torch", "transformers", "llama-cpp-python", "gguf", "numpy", "scipy", "sacrebleu")
-
 
 def cores(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Logical processors that this process may use: those it may run on, or its container's quota of CPU time.
-
-    cpu_max: the quota, "max 100000" or microseconds in each period of so many
-    """
+    """Logical processors that this process may use: those it may run on, or its container's quota in ``cpu_max``."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         count = os.process_cpu_count() or 1
     else:  # macOS has no affinity
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota_us, period_us = map(int, cpu_max.read_text().split())
+        quota_us, period_us = map(int, cpu_max.read_text().split())  # the first may be "max"
+        return min(count, math.ceil(quota_us / period_us))
     except (OSError, ValueError):  # no container, or one without a quota
         return count
-    return min(count, math.ceil(quota_us / period_us))
 
 
 def machine() -> dict[str, str]:
@@ -37,7 +33,7 @@ def machine() -> dict[str, str]:
         "memory_gib": f"{psutil.virtual_memory().total / 2**30:.1f}",
         "kernel": platform.release(),
         "system": platform.system(),
-        "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")).strip(),
+        "governor": text_of(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "virtual": "yes" if "hypervisor" in _cpuinfo("flags") else "",
     }
     return {name: value for name, value in facts.items() if value}
@@ -48,19 +44,20 @@ def versions() -> dict[str, str]:
     from importlib import metadata
 
     texts = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in ("torch", "transformers", "llama-cpp-python", "gguf", "numpy", "scipy", "sacrebleu"):
         with suppress(metadata.PackageNotFoundError):
             texts[package] = metadata.version(package)
     return texts
 
 
 def _cpuinfo(field: str) -> str:
-    lines = _text(Path("/proc/cpuinfo")).splitlines()
+    lines = text_of(Path("/proc/cpuinfo")).splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, read_text: Callable[[Path], str] = Path.read_text) -> str:
+    """What a file says, without the blanks around it; "" where it cannot be read."""
     try:
-        return path.read_text()
+        return read_text(path).strip()
     except OSError:
         return ""

@@ -1,7 +1,7 @@
 """What a run is told, once: every flag, and every constant of the protocol, is a field here and nowhere else.
 
-`RunSettings` is made by the command line or the Python face and handed down whole, or as the one part that a stage
-needs. Light: the command line makes its flags of these classes before anything else is imported.
+`RunSettings` is handed down whole, or as the one part that a stage needs. Light: the command line makes its flags of
+these classes before anything else is imported; a field's docstring is its flag's help.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from halfwatt.core.types import Progress
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-RuntimeName = Literal["torch_eager", "llamacpp"]
-"""The rows of `halfwatt.runtimes.registry`."""
-RuntimeChoice = Literal["auto", "torch_eager", "llamacpp"]
-"""auto = as commonly run."""
+RuntimeName = Literal["torch_eager", "llamacpp"]  # the rows of `halfwatt.runtimes.registry`
+RuntimeChoice = Literal["auto", "torch_eager", "llamacpp"]  # auto = as commonly run
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +38,9 @@ class Access:
 class RequestSettings:
     """What every model is asked."""
 
-    max_turns: int = 4
-    """Replies per dialogue that are measured and judged: its first ones."""
-    seeds: tuple[int, ...] = (1, 2)
-    """Of the sampled replies beside the greedy one, for models that sample."""
-    min_cap: int = 256
-    """Tokens that a reply may take at least; else four times the 99th percentile of the human replies."""
+    max_turns: int = 4  # replies per dialogue that are measured and judged: its first ones
+    seeds: tuple[int, ...] = (1, 2)  # of the sampled replies beside the greedy one, for models that sample
+    min_cap: int = 256  # tokens that a reply may take at least; else 4 times the 99th percentile of the human replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,61 +49,40 @@ class MeasurePlan:
 
     min_blocks: int = 5
     max_blocks: int = 60
-    limit_s: float = 900.0
-    """Of all blocks; beyond the least number none begins that would end later."""
-    half_width: float = 0.02
-    """Stop when every ratio is known to so much up and down."""
-    window_s: float = 2.0
-    """Of the slowest arm; with a meter that updates in steps, of every arm, 10 s and 100 updates."""
+    limit_s: float = 900.0  # of all blocks; beyond the least number none begins that would end later
+    half_width: float = 0.02  # stop when every ratio is known to so much up and down
+    window_s: float = 2.0  # of the slowest arm; with a meter that updates in steps, of every arm, 10 s and 100 updates
     idle_s: float = 10.0
-    prefill: bool = True
-    """Windows with one output token, to tell prefill from decode."""
-    repeats: int = 12
-    """Windows that may be repeated in one run because they were disturbed."""
+    prefill: bool = True  # windows with one output token, to tell prefill from decode
+    repeats: int = 12  # windows that may be repeated in one run because they were disturbed
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """The measuring runs of a search, from a first look to the final run."""
 
-    screen: MeasurePlan = MeasurePlan(3, 3, window_s=1.0, prefill=False, idle_s=3.0)
-    """Can it beat the best so far?"""
-    tune: MeasurePlan = MeasurePlan(2, 2, window_s=1.0, prefill=False, idle_s=3.0)
-    """Which operating point?"""
-    paired: MeasurePlan = MeasurePlan(3, 12, window_s=1.5, prefill=False, idle_s=3.0)
-    """A candidate against B1, on the tune split."""
-    final: MeasurePlan = MeasurePlan(min_blocks=7)
-    """B0, B1 and the winner, on the sealed split."""
-    alone: MeasurePlan = MeasurePlan()
-    """One model, or two beside each other, outside a search."""
-    parity_dialogues: int = 64
-    """By which an export is proved to be the model in memory (gate G0)."""
+    screen: MeasurePlan = MeasurePlan(3, 3, window_s=1.0, prefill=False, idle_s=3.0)  # can it beat the best so far?
+    tune: MeasurePlan = MeasurePlan(2, 2, window_s=1.0, prefill=False, idle_s=3.0)  # which operating point?
+    paired: MeasurePlan = MeasurePlan(3, 12, window_s=1.5, prefill=False, idle_s=3.0)  # each against B1, tune split
+    final: MeasurePlan = MeasurePlan(min_blocks=7)  # B0, B1 and the winner, on the sealed split
+    alone: MeasurePlan = MeasurePlan()  # one model, or two beside each other, outside a search
+    parity_dialogues: int = 64  # by which an export is proved to be the model in memory (gate G0)
 
 
 @dataclass(frozen=True, slots=True)
 class Margins:
     """How much worse is still as good. The defaults were fixed before any model was judged."""
 
-    perplexity: float = 0.02
-    """G1: perplexity on the human replies may rise by this share."""
-    eos_nats: float = 0.10
-    """G2: log P(end of turn) at true ends may fall by this many nats."""
-    eos_elsewhere: float = 0.20
-    """G2: mean P(end of turn) elsewhere may change by this share, up or down."""
-    failures: float = 0.02
-    """G3: the share of replies that plainly fail may rise by this much."""
-    shorter: float = 0.90
-    """G4: the geometric mean of the length ratio may not fall below this."""
-    longer: float = 1.05
-    """G4: nor rise above this: tokens are joules."""
-    chrf: float = 0.05
-    """G5: chrF to the human replies may fall by this share."""
-    diversity: float = 0.10
-    """G5: distinct-2 and bigram entropy may fall by this share."""
-    parity_kl: float = 1e-3
-    """G0: mean KL of the exported runtime against the model in memory, nats per token."""
-    parity_top1: float = 0.99
-    """G0: share of positions at which both prefer the same token, near ties aside."""
+    perplexity: float = 0.02  # G1: perplexity on the human replies may rise by this share
+    eos_nats: float = 0.10  # G2: log P(end of turn) at true ends may fall by this many nats
+    eos_elsewhere: float = 0.20  # G2: mean P(end of turn) elsewhere may change by this share, up or down
+    failures: float = 0.02  # G3: the share of replies that plainly fail may rise by this much
+    shorter: float = 0.90  # G4: the geometric mean of the length ratio may not fall below this
+    longer: float = 1.05  # G4: nor rise above this: tokens are joules
+    chrf: float = 0.05  # G5: chrF to the human replies may fall by this share
+    diversity: float = 0.10  # G5: distinct-2 and bigram entropy may fall by this share
+    parity_kl: float = 1e-3  # G0: mean KL of the exported runtime against the model in memory, nats per token
+    parity_top1: float = 0.99  # G0: share of positions at which both prefer the same token, near ties aside
 
     def with_max_loss(self, share: float | None) -> Margins:
         """The user's own limit on the loss of perplexity; None leaves the default."""
@@ -153,16 +127,10 @@ class RunSettings:
     protocol: Protocol = field(default_factory=Protocol)
     margins: Margins = field(default_factory=Margins)
     search: SearchSettings = field(default_factory=SearchSettings)
-    seed: int = 0
-    """Of sampling, of splits and of the order of windows."""
-    skip_bad: bool = False
-    """Leave out faulty dialogues, at most 1 % of all, and say which."""
-    precision: Precision = "auto"
-    """Of the products in training; auto = bf16 where the device computes it."""
-    rapl_root: str | None = None
-    """A powercap tree, for containers and guests."""
-    command: str = "halfwatt (Python)"
-    """For the record."""
+    seed: int = 0  # of sampling, of splits and of the order of windows
+    skip_bad: bool = False  # leave out faulty dialogues, at most 1 % of all, and say which
+    precision: Precision = "auto"  # of the products in training; auto = bf16 where the device computes it
+    rapl_root: str | None = None  # a powercap tree, for containers and guests
+    command: str = "halfwatt (Python)"  # for the record
     progress: Progress = lambda _: None
-    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of serving processes for other runtimes, by name."""
+    commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of processes that serve other runtimes

@@ -1,15 +1,14 @@
 """Interval arithmetic of the measuring protocol and of the gate. Pure.
 
-Every unit of observation is independent: a block of windows, a dialogue; never a token. Two kinds of interval occur:
-`mean`, `log_ratio` and `difference` give two-sided 95 % intervals; `Clustered` gives one-sided 95 % bounds, because a
-non-inferiority gate asks one question in one direction.
+Units of observation are independent: a block of windows, a dialogue; never a token. `mean`, `log_ratio`, `difference`
+give two-sided 95 % intervals, `Clustered` one-sided 95 % bounds: a non-inferiority gate asks in one direction.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,8 @@ from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
 
 Floats = NDArray[np.float64]
-ALPHA = 0.05
-_Z = float(stats.norm.ppf(1 - ALPHA))
-_Z_POWER = float(stats.norm.ppf(0.8))
+_ALPHA = 0.05
+_Z, _Z_POWER = float(stats.norm.ppf(1 - _ALPHA)), float(stats.norm.ppf(0.8))
 
 
 def mean(values: Sequence[float], unit: str) -> Estimate:
@@ -49,10 +47,8 @@ def log_ratio(base: Sequence[float], cand: Sequence[float]) -> Estimate:
 
 def widened(ratio: Estimate, systematic: float) -> Estimate:
     """Join a systematic 95 % error (0.5 = +-50 %) to a ratio's interval, in quadrature on the log scale."""
-    extra = math.log1p(systematic)
-    down = math.hypot(math.log(ratio.mean / ratio.lo), extra)
-    up = math.hypot(math.log(ratio.hi / ratio.mean), extra)
-    return Estimate(ratio.mean, ratio.mean * math.exp(-down), ratio.mean * math.exp(up), ratio.unit, ratio.n)
+    down, up = (math.hypot(math.log(r), math.log1p(systematic)) for r in (ratio.mean / ratio.lo, ratio.hi / ratio.mean))
+    return replace(ratio, lo=ratio.mean * math.exp(-down), hi=ratio.mean * math.exp(up))
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
@@ -66,7 +62,13 @@ def _mean_and_half(values: Floats) -> tuple[float, float]:
     n = len(values)
     if n < 2:
         raise BadInput("an interval needs two or more repeats", got=str(n))
-    return float(values.mean()), float(stats.t.ppf(1 - ALPHA / 2, n - 1) * stats.sem(values))
+    return float(values.mean()), float(stats.t.ppf(1 - _ALPHA / 2, n - 1) * stats.sem(values))
+
+
+def _dialogues(values: Floats) -> int:
+    if len(values) < 2:
+        raise BadInput("the gate needs two or more dialogues", got=str(len(values)))
+    return len(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Clustered:
     @property
     def half(self) -> float:
         """Between the mean and a bound."""
-        return max(self.floor, float(stats.t.ppf(1 - ALPHA, self.n - 1)) * self.se)
+        return max(self.floor, float(stats.t.ppf(1 - _ALPHA, self.n - 1)) * self.se)
 
     @property
     def lo(self) -> float:
@@ -119,9 +121,7 @@ def clustered_ratio(x: Floats, size: Floats) -> Clustered:
     Raises:
         BadInput: fewer than two dialogues, nothing to divide by, or a value that is not finite.
     """
-    n, total = len(x), float(size.sum())
-    if n < 2:
-        raise BadInput("the gate needs two or more dialogues", got=str(n))
+    n, total = _dialogues(x), float(size.sum())
     if not (np.isfinite(x).all() and np.isfinite(size).all()) or total <= 0:
         raise BadInput("the gate was given figures that are not finite or empty", got=f"sum {total:.3g}")
     r = float(x.sum()) / total
@@ -137,11 +137,9 @@ def rate_difference(reference: Floats, candidate: Floats, size: Floats) -> Clust
     with a failure less, give the adjusted Wald interval of Bonett and Price (2012); the bound is never nearer than the
     score interval's at zero discordance, z^2 / (n + z^2) (Tango 1998), so that the number of dialogues always decides.
     """
-    observed = clustered_ratio(candidate - reference, size)
-    typical = float(size.mean())
-    adjusted = clustered_ratio(
-        np.append(candidate - reference, [1.0 * typical, -1.0 * typical]), np.append(size, [typical, typical])
-    )
+    rise, typical = candidate - reference, float(size.mean())
+    observed = clustered_ratio(rise, size)
+    adjusted = clustered_ratio(np.append(rise, [typical, -typical]), np.append(size, [typical, typical]))
     return Clustered(observed.mean, adjusted.se, observed.n, floor=_Z**2 / (observed.n + _Z**2))
 
 
@@ -150,8 +148,6 @@ def jackknife(whole: float, without: Floats) -> Clustered:
 
     without: [dialogues], the statistic with that dialogue left out.
     """
-    n = len(without)
-    if n < 2:
-        raise BadInput("the gate needs two or more dialogues", got=str(n))
+    n = _dialogues(without)
     spread = float(((without - without.mean()) ** 2).sum())
     return Clustered(whole, math.sqrt((n - 1) / n * spread), n)

@@ -8,10 +8,9 @@ from typing import Literal, Protocol
 
 from halfwatt.core.errors import MeterError
 
+# Where a number came from: A wall meter or battery, B hardware counter, C integrated power samples,
+# D model calibrated on this device, E generic model (ratios only), F no energy number at all.
 Grade = Literal["A", "B", "C", "D", "E", "F"]
-"""Where a number came from: A wall meter or battery, B hardware counter, C integrated power samples,
-D model calibrated on this device, E generic model (ratios only), F no energy number at all."""
-
 Kind = Literal["measured", "modelled", "replayed"]
 
 
@@ -52,11 +51,7 @@ class Usage:
 
 
 class EnergyMeter(Protocol):
-    """A cumulative counter of joules.
-
-    >>> before = meter.read(); work(); after = meter.read()       # doctest: +SKIP
-    >>> joules = after.joules - before.joules                     # doctest: +SKIP
-    """
+    """A cumulative counter of joules: work took what lies between a reading before it and one after it."""
 
     @property
     def info(self) -> MeterInfo: ...
@@ -98,19 +93,15 @@ def align(meter: EnergyMeter, timeout_s: float = 5.0) -> Reading:
     Raises:
         MeterError: the counter did not move in time: it is stuck.
     """
-    first = meter.read()
-    period_s = meter.info.period_s
+    first, period_s = meter.read(), meter.info.period_s
     if period_s == 0:
         return first
-    pause_s = max(period_s / 20, 0.0002)
-    deadline = time.monotonic() + max(timeout_s, 20 * period_s)
+    timeout_s = max(timeout_s, 20 * period_s)
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         now = meter.read()
         if now.joules != first.joules:
             return now
-        time.sleep(pause_s)
-    raise MeterError(
-        f"{meter.info.name} did not move in {max(timeout_s, 20 * period_s):.0f} s",
-        got=f"{first.joules:.3f} J",
-        hint="the counter is stuck: run 'halfwatt doctor'",
-    )
+        time.sleep(max(period_s / 20, 0.0002))
+    hint = "the counter is stuck: run 'halfwatt doctor'"
+    raise MeterError(f"{meter.info.name} did not move in {timeout_s:.0f} s", got=f"{first.joules:.3f} J", hint=hint)

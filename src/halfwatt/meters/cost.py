@@ -1,5 +1,4 @@
-"""What work uses: laps of a training, with tokens and bytes as counted by it, and the cost of a whole run, all its
-sittings and child processes, its trainings aside, which count themselves."""
+"""What work uses: laps of a training, and a whole run with all its sittings and child processes, trainings aside."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from halfwatt.core.files import write_atomic
@@ -31,13 +30,13 @@ class Cost:
         """Two parts of one work. Joules are those that were measured: a part without any adds none."""
         measured = [cost.joules for cost in (self, other) if cost.joules is not None]
         return Cost(
-            tokens=self.tokens + other.tokens,
-            wall_s=self.wall_s + other.wall_s,
-            cpu_s=self.cpu_s + other.cpu_s,
-            bytes_b=self.bytes_b + other.bytes_b,
-            joules=sum(measured) if measured else None,
-            meter=self.meter or other.meter,
-            device=self.device or other.device,
+            self.tokens + other.tokens,
+            self.wall_s + other.wall_s,
+            self.cpu_s + other.cpu_s,
+            self.bytes_b + other.bytes_b,
+            sum(measured) if measured else None,
+            self.meter or other.meter,
+            self.device or other.device,
         )
 
     def __sub__(self, earlier: Cost) -> Cost:
@@ -47,27 +46,22 @@ class Cost:
 
 
 def _now(cpu_s: float, meter: EnergyMeter | None) -> Cost:
-    if meter is None:
-        return Cost(wall_s=time.monotonic(), cpu_s=cpu_s)
-    return Cost(wall_s=time.monotonic(), cpu_s=cpu_s, joules=meter.read().joules, meter=meter.info.name)
+    joules, name = (None, None) if meter is None else (meter.read().joules, meter.info.name)
+    return Cost(wall_s=time.monotonic(), cpu_s=cpu_s, joules=joules, meter=name)
 
 
-@dataclass(slots=True)
 class CostMeter:
     """Looks at this process's CPU time, the clock and the meter; a lap is what lies between two looks."""
 
-    meter: EnergyMeter | None = None
-    device: str | None = None  # where the work is done
-    _before: Cost = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._before = _now(time.process_time(), self.meter)
+    def __init__(self, meter: EnergyMeter | None = None, device: str | None = None) -> None:
+        """device: where the work is done."""
+        self._meter, self._device = meter, device
+        self._before = _now(time.process_time(), meter)
 
     def lap(self, tokens: int, bytes_b: int) -> Cost:
         """Since the last lap, or since this object was created."""
-        now, before = _now(time.process_time(), self.meter), self._before
-        self._before = now
-        return replace(now - before, tokens=tokens, bytes_b=bytes_b, device=self.device)
+        before, self._before = self._before, _now(time.process_time(), self._meter)
+        return replace(self._before - before, tokens=tokens, bytes_b=bytes_b, device=self._device)
 
 
 class RunCost:
@@ -101,5 +95,4 @@ class RunCost:
             self._start += self._look() - before
 
     def _look(self) -> Cost:
-        times = os.times()
-        return _now(times.user + times.system + times.children_user + times.children_system, self._meter)
+        return _now(sum(os.times()[:4]), self._meter)  # user, system, and both of the children that have ended

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from halfwatt.core.errors import MeterError
 from halfwatt.meters.base import MeterInfo, Reading
-from halfwatt.meters.periodic import Periodic
-from halfwatt.meters.ticks import REAL, Clock
+from halfwatt.meters.ticks import REAL, Clock, Periodic
 
 HEADROOM = 1.5  # a source above 1.5 x its power limit is not believed
 SLACK_S = 0.5  # a counter may publish at once what it gathered since its last update
@@ -24,16 +23,11 @@ SLACK_S = 0.5  # a counter may publish at once what it gathered since its last u
 
 @dataclass(slots=True)
 class Counter:
-    """The rise of one counter since its first look. Pure: time comes in with each look.
+    """The rise of one counter since its first look. Pure: time comes in with each look."""
 
-    name:     for messages
-    max_w:    the most that the source can draw, in watts
-    range_j:  where the counter wraps, in joules; None = it does not
-    """
-
-    name: str
-    max_w: float
-    range_j: float | None = None
+    name: str  # for messages
+    max_w: float  # the most that the source can draw
+    range_j: float | None = None  # where the counter wraps; None = it does not
     total_j: float = 0.0
     _last: tuple[float, float] | None = None
     _broken: MeterError | None = None
@@ -44,11 +38,7 @@ class Counter:
         return None if self.range_j is None else self.range_j / (4 * self.max_w)
 
     def advance(self, t_s: float, raw_j: float) -> float:
-        """Joules since the first look.
-
-        Args:
-            t_s: monotonic seconds of this look.
-            raw_j: what the counter shows, in joules.
+        """Joules since the first look; this one is at ``t_s`` monotonic seconds, where the counter shows ``raw_j``.
 
         Raises:
             MeterError: it fell without a plausible wrap, rose faster than the source can draw, or was left unread for
@@ -58,28 +48,26 @@ class Counter:
             raise self._broken
         if self._last is not None:
             try:
-                self.total_j += self._rise(t_s - self._last[0], raw_j)
+                self.total_j += self._rise(t_s - self._last[0], self._last[1], raw_j)
             except MeterError as error:
                 self._broken = error
                 raise
         self._last = (t_s, raw_j)
         return self.total_j
 
-    def _rise(self, seconds: float, raw_j: float) -> float:
-        assert self._last is not None
-        limit_j = HEADROOM * self.max_w * (seconds + SLACK_S)
-        rise = raw_j - self._last[1]
+    def _rise(self, seconds: float, last_j: float, raw_j: float) -> float:
+        rise, limit_j = raw_j - last_j, HEADROOM * self.max_w * (seconds + SLACK_S)
         if self.range_j is not None and HEADROOM * self.max_w * seconds > self.range_j:
             raise MeterError(
                 f"{self.name} was not read for {seconds:.0f} s, in which it may have wrapped more than once",
                 hint=f"read it every {self.read_within_s:.0f} s; measure again",
             )
-        if rise < 0 and self.range_j is not None:
-            rise += self.range_j
-            if not 0 <= rise <= self.range_j / 2:
-                raise self._reset(raw_j)
-        if rise < 0 or (rise > limit_j and raw_j < self._last[1]):
-            raise self._reset(raw_j)
+        if rise < 0:
+            range_j = self.range_j or 0.0
+            rise += range_j
+            if not 0 <= rise <= min(limit_j, range_j / 2):
+                hint = "the counter was reset, by a driver reload or by suspend: measure again"
+                raise MeterError(f"{self.name} fell from {last_j:.1f} to {raw_j:.1f} J, which is no wrap", hint=hint)
         if rise > limit_j:
             raise MeterError(
                 f"{self.name} rose by {rise:.1f} J in {seconds:.3f} s, more than its source can draw",
@@ -87,13 +75,6 @@ class Counter:
                 hint="the counter jumped: measure again",
             )
         return rise
-
-    def _reset(self, raw_j: float) -> MeterError:
-        last = 0.0 if self._last is None else self._last[1]
-        return MeterError(
-            f"{self.name} fell from {last:.1f} to {raw_j:.1f} J, which is no wrap",
-            hint="the counter was reset, by a driver reload or by suspend: measure again",
-        )
 
 
 class CounterMeter:

@@ -10,17 +10,16 @@ One meter makes the total; others are read beside it and never added, because wh
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from halfwatt.core.errors import MeterError
 from halfwatt.core.machine import cores
 from halfwatt.meters import hwmon, modelled, nvml, rapl
 from halfwatt.meters.base import EnergyMeter, Finding, MeterInfo
-
-CLASS = hwmon.ROOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +38,7 @@ class Instruments:
     @property
     def infos(self) -> tuple[MeterInfo, ...]:
         """All of them, that of the joules first."""
-        first = () if self.info is None else (self.info,)
-        return (*first, *(meter.info for meter in self.others))
+        return tuple(info for info in (self.info, *(meter.info for meter in self.others)) if info is not None)
 
     def close(self) -> None:
         """Close every meter; some keep a thread."""
@@ -49,59 +47,43 @@ class Instruments:
                 meter.close()
 
 
-def instruments(
-    device: str,
-    *,
-    rapl_root: str | Path | None = None,
-    class_root: Path = CLASS,
-    environ: Mapping[str, str] = os.environ,
-) -> Instruments:
+def instruments(device: str, *, rapl_root: str | Path | None = None, class_root: Path = hwmon.ROOT) -> Instruments:
     """Open the meters for work on ``device`` ("cpu", "cuda", "cuda:1"); the others of the machine stay closed.
 
     Args:
         rapl_root: a powercap tree that the user named; it must be usable. One that merely exists here need not be.
         class_root: in place of /sys/class.
-        environ: says which boards CUDA shows to the serving process.
 
     Raises:
         MeterError: ``rapl_root`` was given and cannot be used, or it is not certain which board CUDA uses.
     """
     # Opened first: when the user's own tree or the choice of board is at fault, nothing else is left open.
-    board = _board(device, environ)
-    tree = _tree(rapl_root, class_root)
-    total = rapl.open_total(tree) if rapl_root is not None else _opened(lambda: rapl.open_total(tree))
-    psys = _opened(lambda: rapl.open_psys(tree))
+    board = _board(device)
+    tree = class_root / "powercap" if rapl_root is None else Path(rapl_root)
+    total = rapl.open_total(tree) if rapl_root is not None else _opened(partial(rapl.open_total, tree))
+    psys = _opened(partial(rapl.open_psys, tree))
     primary = (board if device.startswith("cuda") else total) or _whole_system(class_root)
     others = tuple(meter for meter in (board, total, psys) if meter is not None and meter is not primary)
-    return Instruments(primary, others, modelled.model_of(cores()) if primary is None and device == "cpu" else None)
+    model = replace(modelled.INFO, cores=cores()) if primary is None and device == "cpu" else None
+    return Instruments(primary, others, model)
 
 
-def findings(*, rapl_root: str | Path | None = None, class_root: Path = CLASS) -> list[Finding]:
+def findings(*, rapl_root: str | Path | None = None, class_root: Path = hwmon.ROOT) -> list[Finding]:
     """One line a meter that exists, or that could and why it does not; for `halfwatt doctor`."""
-    return [
-        *rapl.findings(_tree(rapl_root, class_root)),
-        *nvml.findings(),
-        *hwmon.findings(class_root),
-        Finding.of(modelled.INFO),
-    ]
+    tree = class_root / "powercap" if rapl_root is None else Path(rapl_root)
+    return [*rapl.findings(tree), *nvml.findings(), *hwmon.findings(class_root), Finding.of(modelled.INFO)]
 
 
-def _tree(rapl_root: str | Path | None, class_root: Path) -> Path:
-    return class_root / "powercap" if rapl_root is None else Path(rapl_root)
-
-
-def _board(device: str, environ: Mapping[str, str]) -> EnergyMeter | None:
+def _board(device: str) -> EnergyMeter | None:
     if not device.startswith("cuda") or not nvml.count():
         return None
-    ordinal = int(device.partition(":")[2] or 0)
-    in_pci_order = environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
-    index = nvml.index_of(ordinal, environ.get("CUDA_VISIBLE_DEVICES"), in_pci_order)
-    return _opened(lambda: nvml.NvmlMeter(index))
+    ordinal, pci_order = int(device.partition(":")[2] or 0), os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    return _opened(partial(nvml.NvmlMeter, nvml.index_of(ordinal, os.environ.get("CUDA_VISIBLE_DEVICES"), pci_order)))
 
 
 def _whole_system(class_root: Path) -> EnergyMeter | None:
-    whole = [sensor for sensor in hwmon.sensors(class_root) if sensor.info.domain == hwmon.WHOLE]
-    return next((meter for s in whole if (meter := _opened(lambda s=s: hwmon.open_sensor(s)))), None)  # type: ignore[misc]
+    whole = (sensor for sensor in hwmon.sensors(class_root) if sensor.info.domain == hwmon.WHOLE)
+    return next((meter for sensor in whole if (meter := _opened(partial(hwmon.open_sensor, sensor)))), None)
 
 
 def _opened(opener: Callable[[], EnergyMeter | None]) -> EnergyMeter | None:

@@ -9,12 +9,15 @@ power_supply BAT*                 what batteries give to the whole system, integ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from halfwatt.core.errors import MeterError
-from halfwatt.meters.base import EnergyMeter, Finding, Grade, MeterInfo
+from halfwatt.core.machine import text_of
+from halfwatt.meters.base import EnergyMeter, Finding, MeterInfo
 from halfwatt.meters.counter import Counter, CounterMeter
 from halfwatt.meters.power import MAX_W, SAMPLE_S, PowerMeter
 from halfwatt.meters.ticks import REAL, Clock, tick_of
@@ -37,7 +40,9 @@ class Sensor:
 
 def sensors(root: Path = ROOT, read_text: ReadText = Path.read_text) -> list[Sensor]:
     """What there is under ``root`` (that is, under /sys/class), those of the whole system first."""
-    every = [*_batteries(root, read_text), *_chips(root, read_text)]
+    chips = sorted((root / "hwmon").glob("hwmon*"), key=lambda folder: (len(folder.name), folder.name))
+    own = [c for c in chips if not (c / "device" / "type").exists()]  # else a battery or charger shown a second time
+    every = [*_batteries(root, read_text), *(sensor for chip in own for sensor in _chip(chip, read_text))]
     return sorted(every, key=lambda sensor: sensor.info.domain != WHOLE)
 
 
@@ -79,27 +84,20 @@ def _finding(sensor: Sensor) -> Finding:
     return Finding.of(sensor.info)
 
 
-def _info(name: str, domain: str, grade: Grade, covers: str, not_covered: str) -> MeterInfo:
-    return MeterInfo(name, domain, "measured", grade, covers, not_covered, period_s=0.0, step_j=0.0)
-
-
-# --- batteries -----------------------------------------------------------------------------------------------------
-
-
 def _batteries(root: Path, read_text: ReadText) -> list[Sensor]:
     """One sensor for all batteries together: the system draws from one or the other. Not that of a mouse or headset."""
-    supplies = sorted((root / "power_supply").glob("*"))
-    batteries = [f for f in supplies if _text(f / "type", read_text) == "Battery"]
-    folders = [f for f in batteries if _text(f / "scope", read_text) != "Device"]
+    batteries = [f for f in sorted((root / "power_supply").glob("*")) if text_of(f / "type", read_text) == "Battery"]
+    folders = [f for f in batteries if text_of(f / "scope", read_text) != "Device"]
     if not folders:
         return []
     covers = f"everything that {' and '.join(f.name for f in folders)} feeds, the screen included"
-    info = _info("battery", WHOLE, "A", covers, "losses of the charger and inside the battery")
-    return [Sensor(info, True, lambda: _discharge_w(folders, read_text))]
+    losses = "losses of the charger and inside the battery"
+    info = MeterInfo("battery", WHOLE, "measured", "A", covers, losses, period_s=0.0, step_j=0.0)
+    return [Sensor(info, True, partial(_discharge_w, folders, read_text))]
 
 
 def _discharge_w(folders: Sequence[Path], read_text: ReadText) -> float:
-    states = {folder: _text(folder / "status", read_text) for folder in folders}
+    states = {folder: text_of(folder / "status", read_text) for folder in folders}
     feeding = [folder for folder, state in states.items() if state == "Discharging"]
     if not feeding:
         shown = ", ".join(f"{folder.name} {state or 'silent'}" for folder, state in states.items())
@@ -118,58 +116,42 @@ def _battery_w(folder: Path, read_text: ReadText) -> float:
     return abs(current * voltage)
 
 
-# --- hwmon ---------------------------------------------------------------------------------------------------------
-
-
-def _chips(root: Path, read_text: ReadText) -> Iterator[Sensor]:
-    for folder in sorted((root / "hwmon").glob("hwmon*"), key=lambda f: (len(f.name), f.name)):
-        if not (folder / "device" / "type").exists():  # a battery or charger shown a second time
-            yield from _chip(folder, _text(folder / "name", read_text) or folder.name, read_text)
-
-
-def _chip(folder: Path, chip: str, read_text: ReadText) -> Iterator[Sensor]:
+def _chip(folder: Path, read_text: ReadText) -> Iterator[Sensor]:
     for path in sorted(folder.glob("energy*_input")):
-        rail = _rail(path, read_text)
-        if not rail.startswith("Ecore"):  # inside the socket's counter, and there are dozens
-            yield _sensor(folder, chip, rail, power=False, look=_scaled(path, 1e6, read_text))
+        if not _rail(path, read_text).startswith("Ecore"):  # inside the socket's counter, and there are dozens
+            yield _sensor([path], read_text, power=False)
     powers = {p.name.split("_")[0]: p for p in sorted(folder.glob("power*_input"))}
     powers |= {p.name.split("_")[0]: p for p in sorted(folder.glob("power*_average"))}  # better to integrate
-    for path in powers.values():
-        yield _sensor(folder, chip, _rail(path, read_text), power=True, look=_scaled(path, 1e6, read_text))
-    if powers:
-        return
-    for current in sorted(folder.glob("curr*_input")):
-        voltage = folder / current.name.replace("curr", "in")
-        if voltage.exists():
-            rail = _rail(voltage, read_text)
-            yield _sensor(folder, chip, rail, power=True, look=_product(voltage, current, read_text))
+    rails = [[path] for path in powers.values()]
+    if not powers:
+        currents = sorted(folder.glob("curr*_input"))
+        rails = [[c.with_name(c.name.replace("curr", "in")), c] for c in currents]  # voltage and current
+    yield from (_sensor(rail, read_text, power=True) for rail in rails if rail[0].exists())
 
 
-def _sensor(folder: Path, chip: str, rail: str, *, power: bool, look: Callable[[], float]) -> Sensor:
+def _sensor(paths: Sequence[Path], read_text: ReadText, *, power: bool) -> Sensor:
+    """The product of what ``paths`` show; the first one has the label."""
+    folder, rail = paths[0].parent, _rail(paths[0], read_text)
+    chip = text_of(folder / "name", read_text) or folder.name
     whole = chip == "power_meter"  # the ACPI power meter, which the BMC fills
     board = rail == "VDD_IN"  # Jetson: what enters the module
     what = "the whole system" if whole else "the whole Jetson module" if board else f"{rail} of {chip}"
-    info = _info(
-        f"{folder.name}:{chip}:{rail}",
-        WHOLE if whole or board else f"{chip} {rail}",
-        "A" if whole else "C" if power else "B",
-        f"{what}, as its maker wired the sensor",
-        "losses of the power supply" if whole or board else "everything else in the machine",
+    info = MeterInfo(
+        name=f"{folder.name}:{chip}:{rail}",
+        domain=WHOLE if whole or board else f"{chip} {rail}",
+        kind="measured",
+        grade="A" if whole else "C" if power else "B",
+        covers=f"{what}, as its maker wired the sensor",
+        not_covered="losses of the power supply" if whole or board else "everything else in the machine",
+        period_s=0.0,
+        step_j=0.0,
     )
-    return Sensor(info, power, look)
+    return Sensor(info, power, lambda: math.prod(_number(path, read_text) for path in paths) / 1e6)
 
 
 def _rail(path: Path, read_text: ReadText) -> str:
     channel = path.name.rsplit("_", 1)[0]
-    return _text(path.with_name(f"{channel}_label"), read_text) or channel
-
-
-def _scaled(path: Path, unit: float, read_text: ReadText) -> Callable[[], float]:
-    return lambda: _number(path, read_text) / unit
-
-
-def _product(voltage: Path, current: Path, read_text: ReadText) -> Callable[[], float]:
-    return lambda: _number(voltage, read_text) * _number(current, read_text) / 1e6
+    return text_of(path.with_name(f"{channel}_label"), read_text) or channel
 
 
 def _number(path: Path, read_text: ReadText) -> float:
@@ -179,11 +161,3 @@ def _number(path: Path, read_text: ReadText) -> float:
         raise MeterError(f"{path} may not be read", hint=f"type: sudo chmod a+r {path}") from None
     except (OSError, ValueError) as error:
         raise MeterError(f"{path} cannot be read", got=str(error), hint="run 'halfwatt doctor'") from error
-
-
-def _text(path: Path, read_text: ReadText) -> str:
-    """A word; "" where the file is missing."""
-    try:
-        return read_text(path).strip()
-    except OSError:
-        return ""

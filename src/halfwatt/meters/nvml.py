@@ -7,8 +7,8 @@ and is refused: the number would be the board's, other users included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,8 @@ COVERS = "the whole NVIDIA board: GPU, memory, regulators"
 LOWER = 0.7  # of the usual power limit and of the highest clock: where `NvmlMeter.advice` begins
 AGREEMENT = 0.1  # counter against integrated power
 _DEFAULT_MAX_W = 1500.0  # above any board; used where the driver does not tell the power limit
-_MAX_PERIOD_S = 0.5  # two full periods must fit into the watch at opening
+_POWER_PERIOD_S = 0.05  # between two looks at the power
+_WATCH_S = 1.0  # at opening; two full periods of the counter must fit
 
 
 class NvmlMeter:
@@ -40,7 +41,8 @@ class NvmlMeter:
                 self._handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
                 self._refuse_slices()
                 board = str(self._nvml.nvmlDeviceGetName(self._handle))
-            self._counter = Counter(f"nvml:{index}", self._max_w())
+            limits = self._optional(self._nvml.nvmlDeviceGetPowerManagementLimitConstraints)
+            self._counter = Counter(f"nvml:{index}", limits[1] / 1000 if limits else _DEFAULT_MAX_W)
             self.info = self._describe(board)
             self.read()
         except MeterError:
@@ -53,8 +55,7 @@ class NvmlMeter:
         Raises:
             MeterError: the board does not answer, its counter fell (driver reloaded), or it jumped.
         """
-        raw_j = self._raw_j()
-        t_s = self._clock.now()
+        raw_j, t_s = self._raw_j(), self._clock.now()
         return Reading(t_s, self._counter.advance(t_s, raw_j))
 
     def watts(self) -> float:
@@ -72,11 +73,11 @@ class NvmlMeter:
 
     def advice(self) -> str | None:
         """A lower power limit and lower clocks to try by hand; None where the board does not tell its own."""
-        nvml, handle = self._nvml, self._handle
+        nvml = self._nvml
         with self._readable():
-            limits = self._optional(lambda: nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle))
-            usual = self._optional(lambda: nvml.nvmlDeviceGetPowerManagementDefaultLimit(handle))
-            clock = self._optional(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM))
+            limits = self._optional(nvml.nvmlDeviceGetPowerManagementLimitConstraints)
+            usual = self._optional(nvml.nvmlDeviceGetPowerManagementDefaultLimit)
+            clock = self._optional(nvml.nvmlDeviceGetMaxClockInfo, nvml.NVML_CLOCK_SM)
         if limits is None or usual is None or clock is None:
             return None
         lower_w = max(limits[0], LOWER * usual) / 1000
@@ -100,67 +101,50 @@ class NvmlMeter:
         try:
             yield
         except self._nvml.NVMLError_NotSupported as error:
-            raise MeterError(
-                f"nvml:{self._index} has no energy counter", hint="Volta (2017) and later boards have one"
-            ) from error
+            hint = "Volta (2017) and later boards have one"
+            raise MeterError(f"nvml:{self._index} has no energy counter", hint=hint) from error
         except self._nvml.NVMLError as error:
-            raise MeterError(
-                f"nvml:{self._index} cannot be read", got=str(error), hint="run nvidia-smi to see its state"
-            ) from error
+            hint = "run nvidia-smi to see its state"
+            raise MeterError(f"nvml:{self._index} cannot be read", got=str(error), hint=hint) from error
 
     def _refuse_slices(self) -> None:
         nvml = self._nvml
-        if self._optional(lambda: nvml.nvmlDeviceGetMigMode(self._handle)[0]) == nvml.NVML_DEVICE_MIG_ENABLE:
-            raise MeterError(
-                f"nvml:{self._index} is divided by MIG, and the counter is the whole board's",
-                hint=f"an administrator can undivide it: sudo nvidia-smi -i {self._index} -mig 0",
-            )
-        mode = self._optional(lambda: nvml.nvmlDeviceGetVirtualizationMode(self._handle))
-        if mode == nvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU:
-            raise MeterError(
-                f"nvml:{self._index} is a virtual GPU, and the counter is the whole board's",
-                hint="use a guest that has the whole board (passthrough)",
-            )
+        mode = self._optional(nvml.nvmlDeviceGetMigMode)
+        if mode is not None and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE:
+            hint = f"an administrator can undivide it: sudo nvidia-smi -i {self._index} -mig 0"
+            raise MeterError(f"nvml:{self._index} is divided by MIG, and the counter is the whole board's", hint=hint)
+        if self._optional(nvml.nvmlDeviceGetVirtualizationMode) == nvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU:
+            hint = "use a guest that has the whole board (passthrough)"
+            raise MeterError(f"nvml:{self._index} is a virtual GPU, and the counter is the whole board's", hint=hint)
 
-    def _optional(self, ask: Any) -> Any:
-        """What the driver answers; None where the board lacks the feature asked about."""
+    def _optional(self, ask: Callable[..., Any], *arguments: Any) -> Any:
+        """What the driver answers about this board; None where it lacks the feature."""
         try:
-            return ask()
+            return ask(self._handle, *arguments)
         except self._nvml.NVMLError_NotSupported:
             return None
 
-    def _max_w(self) -> float:
-        limits = self._optional(lambda: self._nvml.nvmlDeviceGetPowerManagementLimitConstraints(self._handle))
-        return _DEFAULT_MAX_W if limits is None else float(limits[1]) / 1000
-
     def _describe(self, board: str) -> MeterInfo:
-        tick = tick_of(self._raw_j, poll_s=0.001, limit_s=2 * _MAX_PERIOD_S, clock=self._clock)
+        tick = tick_of(self._raw_j, poll_s=0.001, limit_s=_WATCH_S, clock=self._clock)
         if tick is None:
-            raise MeterError(
-                f"the counter of nvml:{self._index} stands still", hint="run nvidia-smi -q -d POWER to see its state"
-            )
-        module = "GH200" in board or "GB200" in board  # the counter is the superchip's there
-        return MeterInfo(
-            name=f"nvml:{self._index}",
-            domain=f"gpu {self._index} {'module' if module else 'board'} ({board})",
-            kind="measured",
-            grade="B",
-            covers="the whole superchip module: GPU, CPU and their memory" if module else COVERS,
-            not_covered="power supply losses" if module else "CPU, system memory, power supply losses",
-            period_s=tick.period_s,
-            step_j=tick.step,
-        )
+            hint = "run nvidia-smi -q -d POWER to see its state"
+            raise MeterError(f"the counter of nvml:{self._index} stands still", hint=hint)
+        unit, covers, beyond = "board", COVERS, "CPU, system memory, power supply losses"
+        if "GH200" in board or "GB200" in board:  # the counter is the superchip's there
+            unit, covers = "module", "the whole superchip module: GPU, CPU and their memory"
+            beyond = "power supply losses"
+        domain = f"gpu {self._index} {unit} ({board})"
+        return MeterInfo(self._counter.name, domain, "measured", "B", covers, beyond, tick.period_s, tick.step)
 
 
 def findings() -> list[Finding]:
     """One line a board, or why there is none."""
     try:
         with _driver() as nvml:
-            boards = int(nvml.nvmlDeviceGetCount())
+            boards, why = int(nvml.nvmlDeviceGetCount()), "the driver sees no NVIDIA board: run nvidia-smi -L"
     except MeterError as error:
-        return [Finding("nvml", "gpu board", "B", COVERS, False, str(error))]
-    none = Finding("nvml", "gpu board", "B", COVERS, False, "the driver sees no NVIDIA board: run nvidia-smi -L")
-    return [_finding(index) for index in range(boards)] or [none]
+        boards, why = 0, str(error)
+    return [_finding(i) for i in range(boards)] or [Finding("nvml", "gpu board", "B", COVERS, False, why)]
 
 
 def count() -> int:
@@ -182,7 +166,9 @@ def index_of(ordinal: int, visible: str | None, pci_order: bool) -> int:
     Raises:
         MeterError: it is not certain which board it is, or there is none.
     """
-    boards = _boards()
+    with _driver() as nvml:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        boards = [(str(nvml.nvmlDeviceGetUUID(h)), str(nvml.nvmlDeviceGetName(h))) for h in handles]
     entries = [str(i) for i in range(len(boards))]
     if visible is not None:
         entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
@@ -193,9 +179,8 @@ def index_of(ordinal: int, visible: str | None, pci_order: bool) -> int:
         matching = [i for i, (uuid, _) in enumerate(boards) if uuid.startswith(entry)]
         if len(matching) == 1:
             return matching[0]
-        raise MeterError(
-            f"NVML sees no whole board {entry}", hint="a MIG slice has no counter of its own: nvidia-smi -L"
-        )
+        hint = "a MIG slice has no counter of its own: nvidia-smi -L"
+        raise MeterError(f"NVML sees no whole board {entry}", hint=hint)
     names = {name for _, name in boards}
     if len(names) > 1 and not pci_order:
         raise MeterError(
@@ -206,7 +191,7 @@ def index_of(ordinal: int, visible: str | None, pci_order: bool) -> int:
     return int(entry)
 
 
-def cross_check(meter: NvmlMeter, seconds: float = 5.0, period_s: float = 0.05) -> Finding:
+def cross_check(meter: NvmlMeter, seconds: float = 5.0) -> Finding:
     """Compare the counter with integrated power over ``seconds``: ``available`` when they agree within 10 %.
 
     Catches counters that run at another rate than the board draws power (zeus issue 181: 187 J against 327 J).
@@ -218,44 +203,29 @@ def cross_check(meter: NvmlMeter, seconds: float = 5.0, period_s: float = 0.05) 
     first = meter.read()
     before_s, before_w = first.t_s, meter.watts()
     while clock.now() - first.t_s < seconds:
-        clock.sleep(period_s)
+        clock.sleep(_POWER_PERIOD_S)
         now_s, now_w = clock.now(), meter.watts()
         power_j += (now_s - before_s) * (now_w + before_w) / 2
         before_s, before_w = now_s, now_w
     counter_j = meter.read().joules - first.joules
-    if abs(counter_j - power_j) <= AGREEMENT * power_j:
-        return Finding.of(meter.info)
     why = f"in {seconds:.0f} s the counter rose by {counter_j:.1f} J, but integrated power is {power_j:.1f} J"
-    return Finding.of(meter.info, why)
+    return Finding.of(meter.info, None if abs(counter_j - power_j) <= AGREEMENT * power_j else why)
 
 
 def _finding(index: int) -> Finding:
     try:
-        meter = NvmlMeter(index)
+        with closing(NvmlMeter(index)) as meter:
+            try:
+                return replace(cross_check(meter, seconds=2.0), advice=meter.advice())
+            except MeterError as error:
+                return Finding.of(meter.info, str(error))
     except MeterError as error:
         return Finding(f"nvml:{index}", f"gpu {index} board", "B", COVERS, False, str(error))
-    try:
-        return replace(cross_check(meter, seconds=2.0), advice=meter.advice())
-    except MeterError as error:
-        return Finding.of(meter.info, str(error))
-    finally:
-        meter.close()
-
-
-def _boards() -> list[tuple[str, str]]:
-    """(UUID, name) of each board in NVML's order."""
-    with _driver() as nvml:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        return [(str(nvml.nvmlDeviceGetUUID(h)), str(nvml.nvmlDeviceGetName(h))) for h in handles]
 
 
 @contextmanager
 def _driver() -> Iterator[Any]:
-    """The library, for a few questions.
-
-    Raises:
-        MeterError: package or driver are missing, or a board does not answer.
-    """
+    """The library, for a few questions; `MeterError` where a board does not answer."""
     nvml = _library()
     try:
         yield nvml
@@ -266,24 +236,18 @@ def _driver() -> Iterator[Any]:
 
 
 def _library() -> Any:
-    """The module, initialised once more; each caller shuts it down once.
-
-    Raises:
-        MeterError: package or driver are missing.
-    """
+    """The module, initialised once more; each caller shuts it down once."""
     try:
         import pynvml
     except ImportError:
         raise MeterError("the package nvidia-ml-py is not installed", hint="pip install 'halfwatt[nvidia]'") from None
     if not hasattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption"):
-        raise MeterError(
-            "the package pynvml is not NVIDIA's own", hint="pip uninstall pynvml; pip install nvidia-ml-py"
-        )
+        hint = "pip uninstall pynvml; pip install nvidia-ml-py"
+        raise MeterError("the package pynvml is not NVIDIA's own", hint=hint)
     nvml: Any = pynvml
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        raise MeterError(
-            "no NVIDIA driver answers", got=str(error), hint="install the driver, then run nvidia-smi"
-        ) from None
+        hint = "install the driver, then run nvidia-smi"
+        raise MeterError("no NVIDIA driver answers", got=str(error), hint=hint) from None
     return nvml

@@ -38,18 +38,14 @@ ReadText = Callable[[Path], str]
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """One counter of the tree.
-
-    range_j:  where it wraps; None = unknown, so a counter that falls is an error
-    share:    it has no name: what a VM's host attributed to this guest
-    """
+    """One counter of the tree."""
 
     path: Path
     name: str
     parent: str  # name of the zone around it, "" at the top
-    range_j: float | None
+    range_j: float | None  # where it wraps; None = unknown, so a counter that falls is an error
     max_w: float
-    share: bool
+    share: bool  # it has no name: what a VM's host attributed to this guest
 
 
 def open_total(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Clock = REAL) -> CounterMeter:
@@ -62,23 +58,24 @@ def open_total(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: C
     packages = [z for z in all_zones if re.fullmatch(r"package-\d+(-die-\d+)?", z.name)]
     if not packages:
         raise MeterError(f"no RAPL package under {root}", hint=_enabling(root))
-    ticks = [_moving(zone, read_text, clock) for zone in packages]
+    tick = _moving(packages, read_text, clock)
     memory = [z for z in all_zones if z.name == "dram" and (not z.parent or z.parent.startswith("package"))]
     alive = [z for z in memory if _tick(z, read_text, clock) is not None]
     stuck = "DRAM (its counter stands still)" if memory else "DRAM (this processor has no counter for it)"
     share = packages[0].share
+    parts = f"{len(packages)} processor package{'s' if len(packages) > 1 else ''}{' and DRAM' if alive else ''}"
     info = MeterInfo(
         name=TOTAL if alive else "rapl:package",
         domain=f"cpu: {', '.join(z.name for z in packages)}",
         kind="modelled" if share else "measured",
         grade="D" if share else "B",
-        covers=_covers(packages, alive),
+        covers=f"this guest's share, by CPU time, of the host's {parts}" if share else parts,
         not_covered=NOT_COVERED if alive else f"{stuck}, {NOT_COVERED}",
-        period_s=max(tick.period_s for tick in ticks),
-        step_j=min(tick.step for tick in ticks),
+        period_s=tick.period_s,
+        step_j=tick.step,
         ratio_error=_SHARE_ERROR if share else 0.0,
     )
-    return _meter([*packages, *alive], info, read_text, clock)
+    return CounterMeter(info, _counters([*packages, *alive], read_text), clock)
 
 
 def open_psys(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Clock = REAL) -> CounterMeter | None:
@@ -90,41 +87,26 @@ def open_psys(root: Path = ROOT, read_text: ReadText = Path.read_text, clock: Cl
     platform = [zone for zone in zones(root, read_text) if zone.name.startswith("psys")]
     if not platform:
         return None
-    ticks = [_moving(zone, read_text, clock) for zone in platform]
-    info = MeterInfo(
-        name=PSYS,
-        domain="platform",
-        kind="measured",
-        grade="B",
-        covers=PLATFORM,
-        not_covered="differs between makers; wrong on some laptops",
-        period_s=max(tick.period_s for tick in ticks),
-        step_j=min(tick.step for tick in ticks),
-    )
-    return _meter(platform, info, read_text, clock)
+    tick, beyond = _moving(platform, read_text, clock), "differs between makers; wrong on some laptops"
+    info = MeterInfo(PSYS, "platform", "measured", "B", PLATFORM, beyond, tick.period_s, tick.step)
+    return CounterMeter(info, _counters(platform, read_text), clock)
 
 
-def _meter(zones: Sequence[Zone], info: MeterInfo, read_text: ReadText, clock: Clock) -> CounterMeter:
-    counters = [(Counter(z.name, z.max_w, z.range_j), partial(_raw_j, z, read_text)) for z in zones]
-    return CounterMeter(info, counters, clock)
+def _counters(zones: Sequence[Zone], read_text: ReadText) -> list[tuple[Counter, Callable[[], float]]]:
+    return [(Counter(z.name, z.max_w, z.range_j), partial(_raw_j, z, read_text)) for z in zones]
 
 
 def findings(root: Path = ROOT, read_text: ReadText = Path.read_text) -> list[Finding]:
     """What `halfwatt doctor` says about RAPL here: the total, and psys where there is one."""
-    openers = {
-        (TOTAL, "cpu", "processor packages and their DRAM"): open_total,
-        (PSYS, "platform", PLATFORM): open_psys,
-    }
+    total, platform = (TOTAL, "cpu", "processor packages and their DRAM"), (PSYS, "platform", PLATFORM)
     lines = []
-    for (name, domain, covers), opener in openers.items():
+    for (name, domain, covers), opener in ((total, open_total), (platform, open_psys)):
         try:
-            meter = opener(root, read_text)
+            if (meter := opener(root, read_text)) is not None:
+                meter.close()
+                lines.append(Finding.of(meter.info))
         except MeterError as error:
             lines.append(Finding(name, domain, "B", covers, False, str(error)))
-            continue
-        if meter is not None:
-            meter.close()
-            lines.append(Finding.of(meter.info))
     return lines
 
 
@@ -132,26 +114,24 @@ def zones(root: Path, read_text: ReadText = Path.read_text) -> list[Zone]:
     """The counters under ``root``, each once: links to the same folder and mmio twins are left out."""
     folders: dict[Path, Path] = {}
     for pattern in ("*:*", "*/*:*", "*:*/*:*", "*/*:*/*:*"):  # flat with links, or nested as in /sys/devices
-        for folder in sorted(root.glob(pattern)):
-            if (folder / "energy_uj").exists():
-                folders.setdefault(folder.resolve(), folder)
+        for counter in sorted(root.glob(f"{pattern}/energy_uj")):
+            folders.setdefault(counter.parent.resolve(), counter.parent)
     names = {folder.name: _name(folder, read_text) for folder in folders.values()}
     counters = [_zone(folder, names, read_text) for folder in folders.values()]
-    mapped = [zone for zone in counters if "mmio" in zone.path.name]  # another way to what intel-rapl has too
-    others = [zone for zone in counters if zone not in mapped]
-    twins = {(zone.parent, zone.name) for zone in others}
-    return [*others, *(zone for zone in mapped if (zone.parent, zone.name) not in twins)]
+    counters.sort(key=lambda zone: "mmio" in zone.path.name)  # another way to what intel-rapl has too: last
+    others = {(zone.parent, zone.name) for zone in counters if "mmio" not in zone.path.name}
+    return [z for z in counters if "mmio" not in z.path.name or (z.parent, z.name) not in others]
 
 
 def _zone(folder: Path, names: dict[str, str | None], read_text: ReadText) -> Zone:
     name = names[folder.name]
-    top = folder.name.count(":") == 1
+    around, number = folder.name.rsplit(":", 1)
     range_j = _micro(folder / "max_energy_range_uj", read_text)
     limits = [w for path in folder.glob("constraint_*_uw") if (w := _micro(path, read_text))]
     return Zone(
         path=folder,
-        name=name or ("package-" + folder.name.rsplit(":", 1)[1] if top else "unnamed"),
-        parent=names.get(folder.name.rsplit(":", 1)[0]) or "",
+        name=name or (f"package-{number}" if ":" not in around else "unnamed"),
+        parent=names.get(around) or "",
         range_j=range_j or None,
         max_w=max(_LEAST_MAX_W, *limits) if limits else _UNKNOWN_MAX_W,
         share=name is None,
@@ -194,27 +174,22 @@ def _tick(zone: Zone, read_text: ReadText, clock: Clock) -> Tick | None:
     return tick_of(lambda: _raw_j(zone, read_text), poll_s=0.0001, clock=clock)
 
 
-def _moving(zone: Zone, read_text: ReadText, clock: Clock) -> Tick:
-    tick = _tick(zone, read_text, clock)
-    if tick is None:
-        raise MeterError(
-            f"the counter of {zone.name} stands still",
-            got=f"{_raw_j(zone, read_text):.3f} J in {zone.path / 'energy_uj'}",
-            hint="virtual machines show such counters: measure on the host",
-        )
-    return tick
-
-
-def _covers(packages: Sequence[Zone], memory: Sequence[Zone]) -> str:
-    parts = f"{len(packages)} processor package{'s' if len(packages) > 1 else ''}"
-    parts += " and DRAM" if memory else ""
-    return f"this guest's share, by CPU time, of the host's {parts}" if packages[0].share else parts
+def _moving(zones: Sequence[Zone], read_text: ReadText, clock: Clock) -> Tick:
+    """The longest period and the smallest step of some counters, none of which stands still."""
+    ticks = []
+    for zone in zones:
+        if (tick := _tick(zone, read_text, clock)) is None:
+            raise MeterError(
+                f"the counter of {zone.name} stands still",
+                got=f"{_raw_j(zone, read_text):.3f} J in {zone.path / 'energy_uj'}",
+                hint="virtual machines show such counters: measure on the host",
+            )
+        ticks.append(tick)
+    return Tick(max(tick.period_s for tick in ticks), min(tick.step for tick in ticks))
 
 
 def _permission(folder: Path) -> str:
-    tree = folder.resolve()
-    while ":" in tree.name:
-        tree = tree.parent
+    tree = next(path for path in (folder.resolve(), *folder.resolve().parents) if ":" not in path.name)
     return f"type: sudo chmod -R a+r {tree}   (until the next boot; energy is for root alone since CVE-2020-8694)"
 
 

@@ -1,9 +1,11 @@
-"""The updates ("ticks") of a counter: how often they come, and whether a window holds enough of them."""
+"""Time as meters see it: the updates ("ticks") of a counter, and calls that repeat while a meter is open."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -49,8 +51,30 @@ def tick_of(
             moves.append((clock.now(), value))
     if len(moves) < 3:
         return None
-    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(moves[1:])]
-    return Tick(median(s[0] for s in steps), min(abs(s[1]) for s in steps))
+    pairs = list(pairwise(moves[1:]))
+    return Tick(median(b[0] - a[0] for a, b in pairs), min(abs(b[1] - a[1]) for a, b in pairs))
+
+
+class Periodic:
+    """Calls ``look`` every ``period_s`` seconds in a daemon thread, until stopped or until it raises `MeterError`.
+
+    The error is not kept: the meter's next read meets the same fault itself.
+    """
+
+    def __init__(self, period_s: float, look: Callable[[], object]) -> None:
+        self._period_s, self._look, self._stopped = period_s, look, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="halfwatt meter", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with suppress(MeterError):
+            while not self._stopped.wait(self._period_s):
+                self._look()
 
 
 def resolved(info: MeterInfo, joules: float, seconds: float) -> float:
@@ -67,8 +91,6 @@ def resolved(info: MeterInfo, joules: float, seconds: float) -> float:
             hint=f"measure for {MIN_UPDATES * info.period_s:.3g} s or longer",
         )
     if not joules > 0:
-        raise MeterError(
-            f"unresolved: {info.name} shows {joules:.3g} J for {seconds:.2f} s",
-            hint="the counter is stuck: run 'halfwatt doctor'",
-        )
+        hint = "the counter is stuck: run 'halfwatt doctor'"
+        raise MeterError(f"unresolved: {info.name} shows {joules:.3g} J for {seconds:.2f} s", hint=hint)
     return joules
