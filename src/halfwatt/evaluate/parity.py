@@ -73,9 +73,6 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
     )
 
 
-# --- what is read and where it stops -------------------------------------------------------------------------------
-
-
 def _compare_tokenizers(
     ours: ChatTokenizer, stored: ChatTokenizer, session: Session, dialogues: Sequence[Dialogue]
 ) -> tuple[list[str], list[str], list[str]]:
@@ -115,9 +112,6 @@ def _cut(dialogue: Dialogue, tokenizer: ChatTokenizer, longest: int) -> Dialogue
     return next((cut for cut in cuts if len(tokenizer.encode(tokenizer.render(cut, prompt=False))) <= longest), None)
 
 
-# --- what is predicted ---------------------------------------------------------------------------------------------
-
-
 def _compare_logits(
     model: ChatModel, session: Session, stored: ChatTokenizer, dialogues: Sequence[Dialogue]
 ) -> tuple[Floats, NDArray[np.bool_], list[str]]:
@@ -152,7 +146,7 @@ def same_choice(reference: NDArray[np.float32], other: NDArray[np.float32]) -> N
 
 
 def _same_ids(stored: ChatTokenizer, dialogue: Dialogue, ids: Sequence[int]) -> bool:
-    """Whether the session, which has the artifact's tokenizer, sees the same tokens of this dialogue."""
+    """Whether the session, which has the artifact's tokenizer, sees these tokens of the dialogue."""
     try:
         return stored.scored(dialogue).ids == tuple(ids)
     except ModelError:

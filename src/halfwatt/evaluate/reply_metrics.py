@@ -1,6 +1,6 @@
 """What is plainly wrong with a generated reply, how near it is to the human one, how diverse many of them are.
 
-Pure: text in, figures out. Whether a figure is good enough is decided in `halfwatt.evaluate.gate` (G3 and G5).
+Pure. Whether a figure is good enough is decided in `halfwatt.evaluate.gate` (G3 and G5).
 """
 
 from __future__ import annotations
