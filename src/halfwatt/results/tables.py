@@ -102,7 +102,7 @@ def rows(result: Result) -> tuple[Row, ...]:
 
 
 def _candidate(result: Result, trial: Trial) -> Row:
-    """A candidate as the tune split saw it, or as the final run did if it got there."""
+    """A candidate as the final run saw it if it got there, else as the tune split did."""
     winner = trial.name == result.winner
     if trial.name == result.claim.about:
         return Row(proven(result, trial), "candidate", "final", winner)
@@ -178,8 +178,7 @@ def idle_watts(result: Result) -> float | None:
 
 def duties(result: Result) -> tuple[float, ...]:
     """Replies an hour at which idle is shown: the user's own among some others."""
-    own = result.profile.replies_per_hour if result.profile else None
-    if own is None:
+    if result.profile is None or (own := result.profile.replies_per_hour) is None:
         return _RATES
     return tuple(sorted({own, *(rate for rate in _RATES if not own / 2 < rate < own * 2)}))
 

@@ -57,8 +57,7 @@ def verify_file(path: Path) -> Verification:
     result = parse(path.read_bytes())
     pairs = [pair for records in _records(result) for pair in _leaves(*records)]
     differences = [Difference(where, str(a), str(b)) for where, a, b in pairs if not _same(a, b)]
-    inputs = result.raw.quality_inputs
-    replies = 0 if inputs is None else len(inputs.replies_cand)
+    replies = len(result.raw.quality_inputs.replies_cand) if result.raw.quality_inputs else 0
     return Verification(str(path), len(pairs), len(result.raw.windows), replies, tuple(differences))
 
 

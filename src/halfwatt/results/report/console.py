@@ -146,7 +146,6 @@ def comparison_view(comparison: Comparison) -> Group:
 
 
 def _arms_table(measurements: Sequence[Measurement]) -> Table:
-    """One column per arm, one line per figure."""
     table = _table("per reply", *(m.arm for m in measurements), right=slice(1, None))
     table.add_row("energy, J", *(_text(formatting.joules(m).line) for m in measurements))
     table.add_row("net of idle, J", *(_text(formatting.joules(m, net=True).line) for m in measurements))

@@ -227,7 +227,6 @@ def _folded(label: str) -> str:
 
 
 def _line_count(names: Sequence[str]) -> int:
-    """Of the tallest name."""
     return max(name.count("\n") + 1 for name in names)
 
 
