@@ -27,11 +27,8 @@ from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.models.weights import fill
 from halfwatt.runtimes.base import Session, common_prefix
 
-NOTHING_TO_COMPARE = 1e9
-"""KL in nats where no logits could be compared. JSON has no infinity."""
-
-NEAR_TIE = 0.05
-"""Nats. Where the model itself prefers one token by less, rounding may prefer the other: that is no export bug."""
+NOTHING_TO_COMPARE = 1e9  # KL in nats where no logits could be compared; JSON has no infinity
+NEAR_TIE = 0.05  # nats; where the model prefers one token by less, rounding may prefer the other: no export bug
 
 
 @runtime_checkable

@@ -147,7 +147,7 @@ class Phases:
 
 
 def phases(result: Result) -> tuple[Phases, ...]:
-    """Prefill against decode, for the arms whose prefill had windows of its own."""
+    """Prefill against decode, of the arms whose prefill had windows of its own."""
     windows, cpu_s, split = result.raw.windows, energy_analysis.cpu_s_per_reply, []
     for m in result.final:
         prefill_s = list(energy_analysis.per_block(m.arm, windows, cpu_s, "prefill").values())

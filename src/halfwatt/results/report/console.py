@@ -16,7 +16,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from halfwatt.core.estimate import Estimate
 from halfwatt.core.json_records import to_json
 from halfwatt.evaluate.records import Measurement, Outside, QualityReport
 from halfwatt.formats.artifact import Artifact
@@ -98,10 +97,9 @@ def _number_cell(figure: Figure, value: str) -> Text:
 
 
 def _gate_cell(row: Row) -> Text:
-    quality = row.trial.quality
     if row.trial.status != "done":
         return Text(row.trial.status, style="red")
-    if quality is None:
+    if (quality := row.trial.quality) is None:
         return Text("reference" if row.title != "candidate" else formatting.ABSENT, style="dim")
     return _stacked(quality.verdict, f"{quality.split} split", VERDICT_STYLE[quality.verdict])
 
@@ -229,10 +227,8 @@ def plan_view(table: PredictionTable) -> Group:
 
 
 def _prediction_errors(table: PredictionTable) -> Iterator[str]:
-    ratios: dict[str, Estimate] = {}
-    for prediction in table.predictions:
-        ratios.setdefault(prediction.hardware.kind, prediction.energy_ratio)
-    for kind, ratio in ratios.items():
+    for kind in dict.fromkeys(p.hardware.kind for p in table.predictions):
+        ratio = next(p.energy_ratio for p in table.predictions if p.hardware.kind == kind)
         evidence = f"{ratio.n} measurements" + (" of GPUs, none of a TPU" if kind == "tpu" else "")
         yield f"{kind}: each within a factor of {ratio.hi / ratio.mean:.2f}, as on a device left out of {evidence}"
 

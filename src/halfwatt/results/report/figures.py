@@ -78,12 +78,9 @@ def _energy_ladder(result: Result, everyone: tuple[Row, ...]) -> Plot:
 
 def _quality(result: Result, everyone: tuple[Row, ...]) -> Plot:
     title, info = "What it costs in quality", meter(result)
-    marks = []
-    for row in everyone:
-        check = likelihood_check(row.trial.quality.checks if row.trial.quality else ())
-        cost = row.energy_vs_B1 or row.cpu_s_vs_B1
-        if check is not None and check.estimate is not None and cost is not None:
-            marks.append(_mark(row, cost, check.estimate))
+    judged = [(row, likelihood_check(row.trial.quality.checks)) for row in everyone if row.trial.quality]
+    costs = [(row, row.energy_vs_B1 or row.cpu_s_vs_B1, check.estimate) for row, check in judged if check]
+    marks = [_mark(row, cost, loss) for row, cost, loss in costs if cost and loss]
     if not marks:
         return _nothing(title, "no candidate was judged")
     unit, cost_origin = ("energy", f"energy {formatting.origin(info)}") if info else ("CPU time", "CPU measured")

@@ -242,17 +242,16 @@ def payback_lines(result: Result) -> list[str]:
 
 def payback_line(paid: Payback) -> str:
     """What training cost, and the replies until it is repaid."""
-    cost = [f"{paid.trial}: trained on {paid.tokens:,} tokens"]
+    cost, ways = f"{paid.trial}: trained on {paid.tokens:,} tokens", []
     if paid.cpu_s is not None:
-        cost.append(f"{paid.cpu_s:,.0f} CPU-s")
+        cost += f", {paid.cpu_s:,.0f} CPU-s"
+        ways.append(f"{_replies(paid.replies_by_cpu_s)} replies (CPU time)")
     if paid.joules is not None and paid.kind != "modelled":
-        cost.append(f"{paid.joules:,.0f} J {paid.kind}")
-    ways = [] if paid.cpu_s is None else [f"{_replies(paid.replies_by_cpu_s)} replies (CPU time)"]
+        cost += f", {paid.joules:,.0f} J {paid.kind}"
     if paid.comparable:
         ways.append(f"{_replies(paid.replies_by_joules)} replies (energy, {paid.kind})")
-    if not ways:
-        return ", ".join(cost) + " on another device than it answers on, by no measure that both have"
-    return ", ".join(cost) + "; repaid after " + ", ".join(ways)
+    why_not = " on another device than it answers on, by no measure that both have"
+    return f"{cost}; repaid after {', '.join(ways)}" if ways else cost + why_not
 
 
 def ledger_line(ledger: Ledger) -> str:
