@@ -25,13 +25,9 @@ def make_claim(windows: Sequence[Window], meter: MeterInfo | None, report: Quali
     cpu_s = energy_analysis.cpu_s_per_reply
     vs_b1 = energy_analysis.ratio("B1", "winner", windows, cpu_s)
     energy_vs_b1 = energy_analysis.energy_ratio("B1", "winner", windows, meter)
-    verdict: ClaimVerdict
-    if candidate == "B1":
+    verdict: ClaimVerdict = report.verdict
+    if candidate == "B1" or (verdict == "PASS" and not (energy_vs_b1 or vs_b1).lo > 1):
         verdict = "NO PROVEN SAVING"
-    elif report.verdict != "PASS":
-        verdict = report.verdict
-    else:
-        verdict = "PASS" if (energy_vs_b1 or vs_b1).lo > 1 else "NO PROVEN SAVING"
     return Claim(
         verdict=verdict,
         about=candidate,

@@ -40,24 +40,20 @@ def disturbances(before: Snapshot, after: Snapshot, own_cpu_s: float) -> tuple[s
     Args:
         own_cpu_s: CPU-seconds that the process under test and the harness used in between.
     """
-    causes: list[str] = []
-    capacity_s = _rise(before.capacity_s, after.capacity_s)
-    if capacity_s > 0:
+    foreign = steal = 0.0
+    if (capacity_s := _rise(before.capacity_s, after.capacity_s)) > 0:
         foreign = (_rise(before.busy_s, after.busy_s) - own_cpu_s) / capacity_s
         steal = _rise(before.steal_s, after.steal_s) / capacity_s
-        if foreign > FOREIGN_LIMIT:
-            causes.append(f"foreign CPU load {foreign:.0%} of the machine")
-        if steal > STEAL_LIMIT:
-            causes.append(f"{steal:.1%} of the CPU time stolen by the hypervisor")
     faults = _rise(before.major_faults, after.major_faults)
-    if faults > PAGE_INS_LIMIT:
-        causes.append(f"{faults:.0f} pages read back from disk")
-    if before.on_mains != after.on_mains:
-        causes.append("power source changed")
     drift_c = abs(_rise(before.temperature_c, after.temperature_c))
-    if drift_c > DRIFT_LIMIT_C:
-        causes.append(f"temperature moved by {drift_c:.1f} C")
-    return tuple(causes)
+    causes = {
+        f"foreign CPU load {foreign:.0%} of the machine": foreign > FOREIGN_LIMIT,
+        f"{steal:.1%} of the CPU time stolen by the hypervisor": steal > STEAL_LIMIT,
+        f"{faults:.0f} pages read back from disk": faults > PAGE_INS_LIMIT,
+        "power source changed": before.on_mains != after.on_mains,
+        f"temperature moved by {drift_c:.1f} C": drift_c > DRIFT_LIMIT_C,
+    }
+    return tuple(cause for cause, present in causes.items() if present)
 
 
 def _rise(before: float | None, after: float | None) -> float:

@@ -11,7 +11,6 @@ A window holds whole replies; the divisor is always replies completed. Discarded
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 from halfwatt.core.errors import BadInput
@@ -25,40 +24,18 @@ from halfwatt.meters.ticks import resolved
 Figure = Callable[[Window], float]
 
 
-@dataclass(frozen=True, slots=True)
-class Arms:
-    """The windows of one measuring run that count, by arm and block."""
-
-    windows: tuple[Window, ...]
-
-    @classmethod
-    def of(cls, windows: Sequence[Window]) -> Arms:
-        """Drop the discarded ones."""
-        return cls(tuple(w for w in windows if not w.discarded))
-
-    def select(self, arm: str, phase: Phase) -> tuple[Window, ...]:
-        """Windows of one arm and phase, in the order in which they were read."""
-        return tuple(w for w in self.windows if w.arm == arm and w.phase == phase)
-
-    def per_block(self, arm: str, figure: Figure, phase: Phase = "reply") -> dict[int, float]:
-        """The mean of ``figure`` over the windows that the arm had in each block."""
-        blocks: dict[int, list[float]] = {}
-        for window in self.select(arm, phase):
+def per_block(arm: str, windows: Sequence[Window], figure: Figure, phase: Phase = "reply") -> dict[int, float]:
+    """The mean of ``figure`` over the windows of one arm and phase that count, in each block."""
+    blocks: dict[int, list[float]] = {}
+    for window in windows:
+        if window.arm == arm and window.phase == phase and not window.discarded:
             blocks.setdefault(window.block, []).append(figure(window))
-        return {block: fmean(values) for block, values in sorted(blocks.items())}
-
-
-# --- figures of one window -----------------------------------------------------------------------------------------
+    return {block: fmean(values) for block, values in sorted(blocks.items())}
 
 
 def cpu_s_per_reply(w: Window) -> float:
     """Measured CPU-seconds (user + system, all threads of the process under test) per reply."""
     return w.consumption.cpu_s / w.replies
-
-
-def s_per_reply(w: Window) -> float:
-    """Seconds of wall time per reply."""
-    return w.consumption.wall_s / w.replies
 
 
 def joules(meter: MeterInfo) -> Figure:
@@ -72,15 +49,10 @@ def window_joules(w: Window, meter: MeterInfo) -> float:
     Raises:
         MeterError: too few updates of the counter to mean anything, or it did not move; work never costs 0 J.
     """
-    if meter.cores is None:
-        start, end = w.readings[meter.name]
-        joules = end.joules - start.joules
-    else:
-        joules = modelled_joules(w.consumption, meter.cores)
-    return resolved(meter, joules, w.end_s - w.start_s)
-
-
-# --- an arm, and two arms ------------------------------------------------------------------------------------------
+    if meter.cores is not None:
+        return resolved(meter, modelled_joules(w.consumption, meter.cores), w.end_s - w.start_s)
+    start, end = w.readings[meter.name]
+    return resolved(meter, end.joules - start.joules, w.end_s - w.start_s)
 
 
 def measurement(arm: str, windows: Sequence[Window], meter: MeterInfo | None) -> Measurement:
@@ -90,24 +62,24 @@ def measurement(arm: str, windows: Sequence[Window], meter: MeterInfo | None) ->
         BadInput: the arm has no window that counts.
         MeterError: a window that its meter cannot resolve.
     """
-    arms = Arms.of(windows)
-    if not arms.select(arm, "reply"):
+    own = [w for w in windows if w.arm == arm and w.phase in ("reply", "prefill")]
+    clean = {w.phase for w in own if not w.discarded}
+    if "reply" not in clean:
         raise BadInput(f"no clean window of arm {arm}")
 
     def estimate(figure: Figure, unit: str, phase: Phase = "reply") -> Estimate:
-        return mean(list(arms.per_block(arm, figure, phase).values()), unit)
+        return mean(list(per_block(arm, windows, figure, phase).values()), unit)
 
     gross = net = per_token = prefill = decode = watts = None
     if meter is not None:
         gross = estimate(joules(meter), "J/reply")
         per_token = estimate(lambda w: window_joules(w, meter) / w.tokens_out, "J/token")
         watts = estimate(lambda w: window_joules(w, meter) / w.consumption.wall_s, "W")
-        idle = idle_watts(windows, meter.name)
-        net = None if idle is None else estimate(_net(meter, idle), "J/reply")
-        if arms.select(arm, "prefill"):
+        if (idle_w := idle_watts(windows, meter.name)) is not None:
+            net = estimate(lambda w: (window_joules(w, meter) - idle_w * (w.end_s - w.start_s)) / w.replies, "J/reply")
+        if "prefill" in clean:
             prefill = estimate(joules(meter), "J/reply", "prefill")
             decode = difference(gross, prefill)
-    mine = [w for w in windows if w.arm == arm and w.phase in ("reply", "prefill")]
     return Measurement(
         arm=arm,
         meter=None if meter is None else meter.name,
@@ -120,11 +92,11 @@ def measurement(arm: str, windows: Sequence[Window], meter: MeterInfo | None) ->
         j_decode=decode,
         watts=watts,
         cpu_s_per_reply=estimate(cpu_s_per_reply, "CPU-s/reply"),
-        s_per_reply=estimate(s_per_reply, "s/reply"),
+        s_per_reply=estimate(lambda w: w.consumption.wall_s / w.replies, "s/reply"),
         tokens_per_reply=estimate(lambda w: w.tokens_out / w.replies, "tokens/reply"),
         tokens_in_per_reply=estimate(lambda w: w.tokens_in / w.replies, "tokens/reply"),
-        windows=sum(not w.discarded for w in mine),
-        discarded=sum(w.discarded for w in mine),
+        windows=sum(not w.discarded for w in own),
+        discarded=sum(w.discarded for w in own),
     )
 
 
@@ -137,8 +109,7 @@ def ratio(base: str, cand: str, windows: Sequence[Window], figure: Figure, syste
     Raises:
         BadInput: fewer than two blocks hold both arms.
     """
-    arms = Arms.of(windows)
-    a, b = arms.per_block(base, figure), arms.per_block(cand, figure)
+    a, b = per_block(base, windows, figure), per_block(cand, windows, figure)
     common = sorted(a.keys() & b.keys())
     if len(common) < 2:
         raise BadInput(f"{len(common)} block(s) hold both {base} and {cand}", hint="two or more are needed")
@@ -150,13 +121,9 @@ def energy_ratio(base: str, cand: str, windows: Sequence[Window], meter: MeterIn
     return None if meter is None else ratio(base, cand, windows, joules(meter), meter.ratio_error)
 
 
-def idle_watts(windows: Sequence[Window], meter: str, phase: Phase = "loaded_idle") -> float | None:
+def idle_watts(windows: Sequence[Window], meter: str) -> float | None:
     """Mean power while nothing was asked of the loaded models; None when idle was not measured."""
-    idle = [w for w in Arms.of(windows).windows if w.phase == phase and meter in w.readings]
+    idle = [w for w in windows if w.phase == "loaded_idle" and meter in w.readings and not w.discarded]
     if not idle:
         return None
     return fmean((w.readings[meter][1].joules - w.readings[meter][0].joules) / (w.end_s - w.start_s) for w in idle)
-
-
-def _net(meter: MeterInfo, idle_w: float) -> Figure:
-    return lambda w: (window_joules(w, meter) - idle_w * (w.end_s - w.start_s)) / w.replies

@@ -98,7 +98,7 @@ def measure(
 
 
 class _Recorder:
-    """Reads the windows of one run, and keeps them with what happened."""
+    """Reads the windows of one run and keeps them with what happened."""
 
     def __init__(self, plan: MeasurePlan, tools: Instruments, progress: Progress, seed: int) -> None:
         self.plan, self.tools, self.progress = plan, tools, progress
@@ -127,10 +127,9 @@ class _Recorder:
         for name, worker in self.workers.items():
             self.progress(f"warming up {name}")
             pace = _until_flat(partial(worker.run, few, sampling))
-            self.events.append(
-                f"{name}: warm-up of {len(pace)} passes, first {pace[0]:.3f}, last {pace[-1]:.3f} s/reply"
-            )
-            paces.append(pace[-1])
+            first, last = pace[0], pace[-1]
+            self.events.append(f"{name}: warm-up of {len(pace)} passes, first {first:.3f}, last {last:.3f} s/reply")
+            paces.append(last)
         return max(paces)
 
     def idle(self, phase: Phase) -> None:
@@ -140,13 +139,7 @@ class _Recorder:
         self.progress(phase.replace("_", " "))
         self._keep_clean(lambda: self._window("", -1, phase, self._rest))
 
-    def block(
-        self,
-        index: int,
-        names: Sequence[str],
-        halves: tuple[Sequence[Dialogue], Sequence[Dialogue]],
-        sampling: Sampling,
-    ) -> None:
+    def block(self, index: int, names: Sequence[str], halves: Sequence[Sequence[Dialogue]], sampling: Sampling) -> None:
         """The arms in order on one half of the prompts, mirrored on the other; then once over the first's prefills."""
         self.progress(f"block {index + 1}")
         for prompts, order in zip(halves, (names, names[::-1]), strict=True):
@@ -180,9 +173,8 @@ class _Recorder:
         if window.taints:
             why = "; ".join(window.taints)
             if self.tools.primary is not None:
-                raise TaintedRun(
-                    f"windows stay disturbed: {why}", hint="quiet the machine, then run the same command again"
-                )
+                hint = "quiet the machine, then run the same command again"
+                raise TaintedRun(f"windows stay disturbed: {why}", hint=hint)
             self.events.append(f"kept a disturbed window of {window.arm}: {why}")
         self.windows.append(window)
 
@@ -221,13 +213,13 @@ class _Recorder:
         return readings
 
 
-def _until_flat(once: Callable[[], RunCounts], *, limit: int = 12, tolerance: float = 0.01) -> list[float]:
-    """Seconds per reply of each pass, until the slope over the last five is below 1 % a pass, or the limit."""
+def _until_flat(once: Callable[[], RunCounts]) -> list[float]:
+    """Seconds per reply of each pass, until the slope over the last five is below 1 % a pass, or twelve were made."""
     pace: list[float] = []
-    while len(pace) < limit:
+    while len(pace) < 12:
         counts = once()
         pace.append((counts.usage[1] - counts.usage[0]).wall_s / counts.replies)
         last = pace[-5:]
-        if len(last) == 5 and abs(last[-1] - last[0]) / 4 < tolerance * fmean(last):
+        if len(last) == 5 and abs(last[-1] - last[0]) / 4 < 0.01 * fmean(last):
             break
     return pace

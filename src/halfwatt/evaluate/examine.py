@@ -32,10 +32,7 @@ from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_
 
 
 def prove(model: ChatModel, spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
-    """The artifact with its parity record: the runtime that serves it against ``model`` in memory (gate G0).
-
-    dialogues: real ones; the first `Protocol.parity_dialogues` are enough
-    """
+    """The artifact with its parity record on real ``dialogues``: its runtime against ``model`` in memory (gate G0)."""
     with open_session(_on_all_cores(spec)) as session:
         return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues))
 

@@ -71,9 +71,6 @@ def overall_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     return "PASS" if all(v == "PASS" for v in verdicts) else "INCONCLUSIVE"
 
 
-# --- G0: exact -----------------------------------------------------------------------------------------------------
-
-
 def integrity_checks(parity: Parity, margins: Margins) -> list[GateCheck]:
     """Is the artifact what it claims to be? Separates an export bug from a loss by compression."""
     exact = {
@@ -90,9 +87,6 @@ def integrity_checks(parity: Parity, margins: Margins) -> list[GateCheck]:
         f"of {parity.dialogues} dialogues"
     )
     return [GateCheck("G0", name, "PASS" if holds else "FAIL", None, "exact", detail) for name, holds in exact.items()]
-
-
-# --- G1 to G5 ------------------------------------------------------------------------------------------------------
 
 
 def statistical_checks(inputs: QualityInputs, margins: Margins, special: Sequence[str]) -> list[GateCheck]:
@@ -116,15 +110,13 @@ def _paired(reference: Sequence[ScoredReply], candidate: Sequence[ScoredReply]) 
     """
     if len(reference) != len(candidate):
         raise BadInput(f"{len(reference)} replies of the reference against {len(candidate)} of the candidate")
-    for ref, cand in zip(map(_request, reference), map(_request, candidate), strict=True):
+    pairs = list(zip(reference, candidate, strict=True))
+    for pair in pairs:
+        ref, cand = ((reply.dialogue, reply.turn, reply.seed, reply.cap) for reply in pair)
         if ref != cand:
             raise BadInput("replies are not paired", got=f"{ref} against {cand}")
-    pairs = sorted(zip(reference, candidate, strict=True), key=lambda pair: pair[0].dialogue)
+    pairs.sort(key=lambda pair: pair[0].dialogue)
     return [list(group) for _, group in groupby(pairs, key=lambda pair: pair[0].dialogue)]
-
-
-def _request(reply: ScoredReply) -> tuple[str, int, int | None, int]:
-    return reply.dialogue, reply.turn, reply.seed, reply.cap
 
 
 def teacher_checks(scores: Sequence[TeacherScore], margins: Margins) -> list[GateCheck]:
@@ -134,26 +126,17 @@ def teacher_checks(scores: Sequence[TeacherScore], margins: Margins) -> list[Gat
         return clustered_ratio(np.array([x(s) for s in scores]), np.array([float(size(s)) for s in scores]))
 
     limit, down, up = math.log1p(margins.perplexity), 1 - margins.eos_elsewhere, 1 + margins.eos_elsewhere
-    likelihood = _check(
-        ("G1", "likelihood", "nats/token"),
-        ratio(lambda s: s.nll_cand - s.nll_ref, lambda s: s.tokens),
-        f"upper bound of the change in nats per token < ln {1 + margins.perplexity:g} = {limit:.4f}",
-        high=limit,
-    )
-    ends = _check(
-        ("G2", "stopping at true ends", "nats"),
-        ratio(lambda s: s.log_p_eos_cand - s.log_p_eos_ref, lambda s: s.ends),
-        f"lower bound of the change in log P(EOS) > -{margins.eos_nats:g}",
-        low=-margins.eos_nats,
-    )
-    elsewhere = _check(
-        ("G2", "stopping elsewhere", "x"),
-        ratio(lambda s: s.p_eos_cand, lambda s: s.p_eos_ref),
-        f"P(EOS) ratio within {down:g} and {up:g}",
-        low=down,
-        high=up,
-    )
-    return [likelihood, ends, elsewhere]
+    likelihood = ratio(lambda s: s.nll_cand - s.nll_ref, lambda s: s.tokens)
+    ends = ratio(lambda s: s.log_p_eos_cand - s.log_p_eos_ref, lambda s: s.ends)
+    elsewhere = ratio(lambda s: s.p_eos_cand, lambda s: s.p_eos_ref)
+    rule = f"upper bound of the change in nats per token < ln {1 + margins.perplexity:g} = {limit:.4f}"
+    at_ends = f"lower bound of the change in log P(EOS) > -{margins.eos_nats:g}"
+    within = f"P(EOS) ratio within {down:g} and {up:g}"
+    return [
+        _check(("G1", "likelihood", "nats/token"), likelihood, rule, high=limit),
+        _check(("G2", "stopping at true ends", "nats"), ends, at_ends, low=-margins.eos_nats),
+        _check(("G2", "stopping elsewhere", "x"), elsewhere, within, low=down, high=up),
+    ]
 
 
 def _failures(pairs: Sequence[Pairs], margins: Margins, special: Sequence[str]) -> GateCheck:
@@ -165,26 +148,18 @@ def _failures(pairs: Sequence[Pairs], margins: Margins, special: Sequence[str]) 
             row += (bool(reply_metrics.flags(ref, special)), bool(faults), 1)
             kinds.update(faults)
     listed = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items())) or "none"
-    totals = counts.sum(axis=0)
-    check = _check(
-        ("G3", "failures", "share"),
-        rate_difference(counts[:, 0], counts[:, 1], counts[:, 2]),
-        f"upper bound of the difference in failure rate < {margins.failures:.0%}",
-        high=margins.failures,
-    )
-    detail = f"reference {totals[0]:.0f}, candidate {totals[1]:.0f} of {totals[2]:.0f} replies ({listed})"
+    ref, cand, replies = counts.sum(axis=0)
+    detail = f"reference {ref:.0f}, candidate {cand:.0f} of {replies:.0f} replies ({listed})"
+    rule = f"upper bound of the difference in failure rate < {margins.failures:.0%}"
+    check = _check(("G3", "failures", "share"), rate_difference(*counts.T), rule, high=margins.failures)
     return replace(check, detail=detail)
 
 
 def _length(pairs: Sequence[Pairs], margins: Margins) -> GateCheck:
     logs = np.array([sum(math.log(_tokens(c) / _tokens(r)) for r, c in group) for group in pairs])
-    return _check(
-        ("G4", "length", "x"),
-        clustered_ratio(logs, np.array([float(len(group)) for group in pairs])).exp(),
-        f"length ratio within {margins.shorter:g} and {margins.longer:g}",
-        low=margins.shorter,
-        high=margins.longer,
-    )
+    ratio = clustered_ratio(logs, np.array([float(len(group)) for group in pairs])).exp()
+    rule = f"length ratio within {margins.shorter:g} and {margins.longer:g}"
+    return _check(("G4", "length", "x"), ratio, rule, low=margins.shorter, high=margins.longer)
 
 
 def _tokens(reply: ScoredReply) -> int:
@@ -194,13 +169,11 @@ def _tokens(reply: ScoredReply) -> int:
 
 def _content(pairs: Sequence[Pairs], margins: Margins) -> list[GateCheck]:
     greedy = [[pair for pair in group if pair[0].seed is None] for group in pairs]
-    chrf = np.array(
-        [
-            [sum(reply_metrics.chrf(pair[k].text, pair[k].reference) for pair in group) for k in (0, 1)]
-            for group in greedy
-        ]
+    own, other = (
+        np.array([sum(reply_metrics.chrf(pair[k].text, pair[k].reference) for pair in group) for group in greedy])
+        for k in (0, 1)
     )
-    changes = [("chrF to the human reply", clustered_ratio(chrf[:, 1] - chrf[:, 0], chrf[:, 0]), margins.chrf)]
+    changes = [("chrF to the human reply", clustered_ratio(other - own, own), margins.chrf)]
     ref, cand = (reply_metrics.diversity([[pair[k].text for pair in group] for group in pairs]) for k in (0, 1))
     for name, (r, r_without), (c, c_without) in zip(("distinct-2", "bigram entropy"), ref, cand, strict=True):
         if r <= 0 or (r_without <= 0).any():
@@ -210,9 +183,6 @@ def _content(pairs: Sequence[Pairs], margins: Margins) -> list[GateCheck]:
         _check(("G5", name, "share"), change, f"lower bound of the relative change > -{margin:.0%}", low=-margin)
         for name, change, margin in changes
     ]
-
-
-# --- a bound against a margin --------------------------------------------------------------------------------------
 
 
 def _check(

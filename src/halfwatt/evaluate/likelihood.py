@@ -1,8 +1,8 @@
 """How likely two models find the human replies: what the gate's layers G1 and G2 read, computed from logits.
 
-Both models are teacher-forced, that is, given the dialogue as it stands, and asked at every position of an assistant
-turn for the next token; nothing is generated, so nothing is noise. Sums over each dialogue are kept, not means: the
-dialogue is the unit of the gate, and a ratio of sums is weighted by tokens as perplexity is.
+Both models are given the dialogue as it stands (teacher-forced) and asked at every position of an assistant turn for
+the next token; nothing is generated, so nothing is noise. Sums over each dialogue are kept: it is the unit of the gate,
+and a ratio of sums is weighted by tokens as perplexity is.
 
     nll       sum of -log p(token)                               nats
     P(EOS)    sum of p over every stop token, at true ends (as log) and elsewhere
@@ -110,10 +110,7 @@ def token_scores(dialogue: str, side: TokenLogits) -> tuple[Floats, Floats, NDAr
 
 
 def kl_rows(reference: NDArray[np.float32], candidate: NDArray[np.float32]) -> Floats:
-    """KL(reference || candidate) in nats of each row of logits: sum p (log p - log q).
-
-    Both [rows, vocabulary].
-    """
+    """KL(reference || candidate) in nats of each row of logits, [rows, vocabulary]: sum p (log p - log q)."""
     kl = np.empty(len(reference))
     for at in _chunks(len(reference)):
         p, q = _log_probabilities(reference[at]), _log_probabilities(candidate[at])

@@ -27,11 +27,8 @@ from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.models.weights import fill
 from halfwatt.runtimes.base import Session, common_prefix
 
-NOTHING_TO_COMPARE = 1e9
-"""KL in nats where no logits could be compared. JSON has no infinity."""
-
-NEAR_TIE = 0.05
-"""Nats. Where the model itself prefers one token by less, rounding may prefer the other: that is no export bug."""
+NOTHING_TO_COMPARE = 1e9  # KL in nats where no logits could be compared; JSON has no infinity
+NEAR_TIE = 0.05  # nats; where the model prefers one token by less, rounding may prefer the other: no export bug
 
 
 @runtime_checkable
@@ -73,9 +70,6 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
     )
 
 
-# --- what is read and where it stops -------------------------------------------------------------------------------
-
-
 def _compare_tokenizers(
     ours: ChatTokenizer, stored: ChatTokenizer, session: Session, dialogues: Sequence[Dialogue]
 ) -> tuple[list[str], list[str], list[str]]:
@@ -115,9 +109,6 @@ def _cut(dialogue: Dialogue, tokenizer: ChatTokenizer, longest: int) -> Dialogue
     return next((cut for cut in cuts if len(tokenizer.encode(tokenizer.render(cut, prompt=False))) <= longest), None)
 
 
-# --- what is predicted ---------------------------------------------------------------------------------------------
-
-
 def _compare_logits(
     model: ChatModel, session: Session, stored: ChatTokenizer, dialogues: Sequence[Dialogue]
 ) -> tuple[Floats, NDArray[np.bool_], list[str]]:
@@ -152,7 +143,7 @@ def same_choice(reference: NDArray[np.float32], other: NDArray[np.float32]) -> N
 
 
 def _same_ids(stored: ChatTokenizer, dialogue: Dialogue, ids: Sequence[int]) -> bool:
-    """Whether the session, which has the artifact's tokenizer, sees the same tokens of this dialogue."""
+    """Whether the session, which has the artifact's tokenizer, sees these tokens of the dialogue."""
     try:
         return stored.scored(dialogue).ids == tuple(ids)
     except ModelError:

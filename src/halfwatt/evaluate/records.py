@@ -10,9 +10,7 @@ from halfwatt.formats.artifact import Parity
 from halfwatt.meters.base import Grade, Kind, Reading, Usage
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-
 ClaimVerdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "NO PROVEN SAVING"]
-
 Phase = Literal["bare_idle", "loaded_idle", "reply", "prefill"]
 
 

@@ -1,6 +1,6 @@
 """What is plainly wrong with a generated reply, how near it is to the human one, how diverse many of them are.
 
-Pure: text in, figures out. Whether a figure is good enough is decided in `halfwatt.evaluate.gate` (G3 and G5).
+Pure. Whether a figure is good enough is decided in `halfwatt.evaluate.gate` (G3 and G5).
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def diversity(texts: Sequence[Sequence[str]]) -> tuple[tuple[float, Floats], tup
 
     texts: per dialogue, its replies. Returns ((distinct-2, [dialogues]), (entropy, [dialogues])).
     """
-    by_dialogue = [_bigrams(replies) for replies in texts]
+    by_dialogue = [
+        Counter(pair for reply in replies for pair in pairwise(reply.casefold().split())) for replies in texts
+    ]
     pairs: Counter[tuple[str, str]] = Counter()
     for own in by_dialogue:
         pairs.update(own)
@@ -72,10 +74,6 @@ def diversity(texts: Sequence[Sequence[str]]) -> tuple[tuple[float, Floats], tup
         head_part, pair_part = head_sum + _change(heads, _heads(own)), pair_sum + _change(pairs, own)
         entropy[d] = (head_part - pair_part) / left
     return (len(pairs) / max(1, n), distinct), (float(head_sum - pair_sum) / max(1, n), entropy)
-
-
-def _bigrams(replies: Sequence[str]) -> Counter[tuple[str, str]]:
-    return Counter(pair for reply in replies for pair in pairwise(reply.casefold().split()))
 
 
 def _heads(pairs: Counter[tuple[str, str]]) -> Counter[str]:

@@ -1,8 +1,7 @@
 """What every model is asked: the dialogues of a split, cut to the turns that are asked, and the requests for replies.
 
-`make_workload` is the one place that says which turns those are: of each dialogue the first ones, as many as fit the
-model's context. Energy windows, likelihoods and the gate's replies all take every assistant turn that is left, so that
-they speak of the same replies.
+`make_workload` alone says which turns those are: of each dialogue the first ones, as many as fit the model's context.
+Energy windows, likelihoods and the gate's replies take every assistant turn that is left, and so the same replies.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import product, takewhile
 
 import numpy as np
 
@@ -34,7 +33,6 @@ class ChatFormat:
 
     @classmethod
     def of_model(cls, model: ChatModel) -> ChatFormat:
-        """Of a model in memory."""
         return cls(model.tokenizer, model.generation, model.context)
 
     @classmethod
@@ -87,18 +85,15 @@ class Workload:
         A model whose generation_config does not sample is judged on its greedy replies alone.
         """
         seeds = () if self.generation.temperature == 0 else self.seeds
-        return [
-            [ReplyRequest(dialogue, turn, None, self.greedy) for turn in dialogue.assistant_turns]
-            + [
-                ReplyRequest(dialogue, turn, seed, self._sampled(seed * 1_000_003 + index * 101 + turn))
-                for seed in seeds
-                for turn in dialogue.assistant_turns
-            ]
-            for index, dialogue in enumerate(self.dialogues)
-        ]
-
-    def _sampled(self, seed: int) -> Sampling:
-        return replace(self.generation, max_new_tokens=self.cap, seed=seed)
+        requests = []
+        for index, dialogue in enumerate(self.dialogues):
+            own = [ReplyRequest(dialogue, turn, None, self.greedy) for turn in dialogue.assistant_turns]
+            for seed, turn in product(seeds, dialogue.assistant_turns):
+                draw = seed * 1_000_003 + index * 101 + turn
+                sampling = replace(self.generation, max_new_tokens=self.cap, seed=draw)
+                own.append(ReplyRequest(dialogue, turn, seed, sampling))
+            requests.append(own)
+        return requests
 
 
 def make_workload(
@@ -119,9 +114,10 @@ def make_workload(
     dialogues, shortened = list[Dialogue](), 0
     for dialogue in dialogue_set.dialogues:
         turns = dialogue.assistant_turns[: settings.max_turns]
-        fitting = _fitting(dialogue, turns, tokenizer, context - cap)
+        ends = (dialogue.before(turn + 1) for turn in turns)
+        fitting = list(takewhile(lambda cut: len(tokenizer.scored(cut).ids) <= context - cap, ends))
         if fitting:
-            dialogues.append(dialogue.before(fitting[-1] + 1))
+            dialogues.append(fitting[-1])
         shortened += len(fitting) < len(turns)
     split, n = dialogue_set.split, len(dialogue_set)
     if not dialogues:
@@ -134,11 +130,6 @@ def make_workload(
     return Workload(tuple(dialogues), tokenizer, chat_format.generation, cap, tuple(notes), settings.seeds, seed)
 
 
-def _fitting(dialogue: Dialogue, turns: Sequence[int], tokenizer: ChatTokenizer, room: int) -> list[int]:
-    """The first of ``turns`` up to which the dialogue has at most ``room`` tokens."""
-    return list(takewhile(lambda turn: len(tokenizer.scored(dialogue.before(turn + 1)).ids) <= room, turns))
-
-
 def prompts_of(dialogues: Sequence[Dialogue]) -> list[list[Dialogue]]:
     """Per dialogue of a workload, the prompt of each of its replies, in order."""
     return [[d.before(turn) for turn in d.assistant_turns] for d in dialogues]
@@ -149,9 +140,6 @@ def balanced_chunks(prompts: Sequence[Sequence[Dialogue]], replies: float, draw:
 
     The order in which dialogues come says nothing: files are often sorted by source. Ranked by length and dealt out at
     random, one of each rank to a group, every group holds short and long ones in the same shares.
-
-    Args:
-        prompts: per dialogue, as `prompts_of` gives them.
     """
     total = sum(len(turns) for turns in prompts)
     count = max(1, min(len(prompts) // 2, round(total / max(1.0, replies))))

@@ -2,11 +2,11 @@
 
     replies = cost of training / (B1's cost of a reply - the candidate's cost of a reply)
 
-both in the same unit: CPU-seconds, which are always measured, and joules where one meter saw both. Where the run's
-joules are modelled the training is modelled by the same formula, so that the quotient is a ratio: all that a model may
-claim. What was trained on a GPU and answers on a processor has neither: its joules stand alone, where measured. Only
-steps that learn count as training. `ledger` adds what the whole search took: every candidate's training, and building,
-measuring and judging all of them; as days, at a number of replies an hour.
+both in CPU-seconds, which are always measured, and in joules where one meter saw both. Where the run's joules are
+modelled the training is modelled by the same formula: the quotient is then a ratio, all that a model may claim. What
+was trained on a GPU and answers on a processor has neither: its joules stand alone, where measured. Only steps that
+learn count as training. `ledger` adds what the whole search took: every candidate's training, building, measuring and
+judging.
 """
 
 from __future__ import annotations
@@ -71,12 +71,11 @@ def payback(
     cores: int,
     info: MeterInfo | None,
 ) -> Payback:
-    """The formula above, for one candidate.
+    """The formula above, for one candidate; the meter's error of a ratio widens the interval by joules.
 
     Args:
-        measurements: B1 and the candidate, from one run.
+        measurements: B1 and the candidate, from one run, whose meter is ``info``.
         cores: logical processors, for modelled joules.
-        info: the meter of that run; its error of a ratio widens the interval of the replies by joules.
     """
     base, own = measurements
     cpu_s = _cpu_s(training)
@@ -86,8 +85,7 @@ def payback(
     by_joules = _replies(joules, base.j_per_reply, own.j_per_reply) if comparable else None
     if by_joules is not None and info is not None:
         by_joules = widened(by_joules, info.ratio_error)
-    tokens = sum(cost.tokens for cost in training)
-    return Payback(trial, tokens, cpu_s, joules, kind, comparable, by_cpu_s, by_joules)
+    return Payback(trial, sum(cost.tokens for cost in training), cpu_s, joules, kind, comparable, by_cpu_s, by_joules)
 
 
 def ledger(
@@ -97,7 +95,7 @@ def ledger(
     search: Cost | None,
     replies_per_hour: float | None,
 ) -> Ledger | None:
-    """What finding ``about`` took, all candidates' training included; None for B1, or where the search has no cost.
+    """What finding ``about`` took, all candidates' training included; None for B1, or a search of unknown cost.
 
     Args:
         final: B1 and the winner, from the final run.

@@ -118,10 +118,7 @@ class TransformedModel:
 
 
 def parse(text: str | bytes) -> Result:
-    """Read a ``result.json``.
-
-    Files of 0.1.0 hold modelled joules among the readings, and their meter does not say for how many cores: the machine
-    does. `halfwatt verify` holds those readings against the windows.
+    """Read a ``result.json``. In files of 0.1.0 a modelled meter does not say for how many cores: the machine does.
 
     Raises:
         BadInput: it is not one, or one of another schema version.

@@ -43,18 +43,13 @@ def readings(result: Result) -> dict[str, TrialReadings]:
     return {read.trial: read for read in result.raw.trials}
 
 
-def replies_per_hour(result: Result) -> float | None:
-    """Of the user's traffic; None = unknown."""
-    return result.profile.replies_per_hour if result.profile else None
-
-
 def meter(result: Result) -> MeterInfo | None:
-    """The meter that the joules of the final run come from; None when there was none (grade F)."""
+    """Of the final run's joules; None when there was none (grade F)."""
     return meter_of(result.final[0], result.meters)
 
 
 def meter_of(measurement: Measurement, meters: Sequence[MeterInfo]) -> MeterInfo | None:
-    """The one among ``meters`` that its joules come from."""
+    """The one among ``meters`` that the joules come from."""
     return next((info for info in meters if info.name == measurement.meter), None)
 
 
@@ -67,9 +62,8 @@ def absolute_joules(m: Measurement) -> Estimate | None:
 class Row:
     """One line of the table: a trial with the figures of the run that it is shown by.
 
-    Candidates that did not reach the final run were measured in a run of their own against B1 ("tune"), so only their
-    ratios may be compared with other rows. Of those that a search rejected after a glance at their CPU time there is
-    that ratio alone.
+    Candidates outside the final run had one of their own against B1 ("tune"), so only their ratios compare with other
+    rows. Of those that a search rejected after a glance at their CPU time there is that ratio alone.
     """
 
     trial: Trial
@@ -108,7 +102,7 @@ def rows(result: Result) -> tuple[Row, ...]:
 
 
 def _candidate(result: Result, trial: Trial) -> Row:
-    """A candidate as the tune split saw it, or as the final run did if it got there."""
+    """A candidate as the final run saw it if it got there, else as the tune split did."""
     winner = trial.name == result.winner
     if trial.name == result.claim.about:
         return Row(proven(result, trial), "candidate", "final", winner)
@@ -131,15 +125,14 @@ def proven(result: Result, trial: Trial) -> Trial:
 
 def paybacks(result: Result) -> tuple[Payback, ...]:
     """Of every trial that was trained and measured, from the run that measured it against B1."""
-    reads, final, info = readings(result), arms(result), meter(result)
-    cores, paid = int(result.provenance.machine["cores"]), []
+    reads, final, info, paid = readings(result), arms(result), meter(result), []
     for trial in result.trials:
         if trial.artifact is None or not trial.artifact.spent or trial.energy is None:
             continue
         pair = final["B1"], final["winner"]
         if trial.name != result.claim.about:
             pair = energy_analysis.measurement("B1", reads[trial.name].windows, info), trial.energy
-        paid.append(payback(trial.name, trial.artifact.spent, pair, cores, info))
+        paid.append(payback(trial.name, trial.artifact.spent, pair, int(result.provenance.machine["cores"]), info))
     return tuple(paid)
 
 
@@ -154,10 +147,10 @@ class Phases:
 
 
 def phases(result: Result) -> tuple[Phases, ...]:
-    """Prefill against decode, for the arms whose prefill had windows of its own."""
-    windows, split = energy_analysis.Arms.of(result.raw.windows), []
+    """Prefill against decode, of the arms whose prefill had windows of its own."""
+    windows, cpu_s, split = result.raw.windows, energy_analysis.cpu_s_per_reply, []
     for m in result.final:
-        prefill_s = list(windows.per_block(m.arm, energy_analysis.cpu_s_per_reply, "prefill").values())
+        prefill_s = list(energy_analysis.per_block(m.arm, windows, cpu_s, "prefill").values())
         if m.kind != "modelled" and m.j_prefill is not None and m.j_decode is not None:
             split.append(Phases(m.arm, m.j_prefill, m.j_decode, "J"))
         elif len(prefill_s) >= 2:
@@ -176,7 +169,7 @@ class Duty:
 
 
 def idle_watts(result: Result) -> float | None:
-    """Loaded idle by a real meter; None when nothing real was read while the models sat idle."""
+    """Loaded idle by a real meter; None where there was none to read it."""
     info = meter(result)
     if info is None or info.kind == "modelled":
         return None
@@ -185,8 +178,7 @@ def idle_watts(result: Result) -> float | None:
 
 def duties(result: Result) -> tuple[float, ...]:
     """Replies an hour at which idle is shown: the user's own among some others."""
-    own = replies_per_hour(result)
-    if own is None:
+    if result.profile is None or (own := result.profile.replies_per_hour) is None:
         return _RATES
     return tuple(sorted({own, *(rate for rate in _RATES if not own / 2 < rate < own * 2)}))
 
@@ -233,4 +225,4 @@ def timeline(result: Result) -> dict[str, tuple[Point, ...]]:
 
 def _cpu_s_per_token(w: Window) -> float:
     """Per token read or written: windows of different replies can be compared by it."""
-    return (w.usage[1].cpu_s - w.usage[0].cpu_s) / (w.tokens_in - w.tokens_cached + w.tokens_out)
+    return w.consumption.cpu_s / (w.tokens_in - w.tokens_cached + w.tokens_out)

@@ -1,7 +1,6 @@
-"""Recompute every figure of a ``result.json`` from the raw readings in it. Pure but for reading the file.
+"""Recompute every figure of a ``result.json`` from the raw readings in it.
 
-windows           -> measurements of the final run, the ratios and the claim; modelled joules from CPU-seconds, wall
-                     time and bytes
+windows           -> measurements, ratios and the claim; modelled joules from CPU-seconds, wall time and bytes
 quality inputs    -> every check of the gate and its verdict
 what it took      -> the replies and days until that is repaid
 """
@@ -22,7 +21,7 @@ from halfwatt.evaluate.records import QualityInputs, QualityReport, Window
 from halfwatt.meters.base import MeterInfo
 from halfwatt.results.payback import ledger
 from halfwatt.results.result import Result, parse
-from halfwatt.results.tables import readings, replies_per_hour
+from halfwatt.results.tables import meter, readings
 
 TOLERANCE = 1e-9  # relative: the same arithmetic on the same readings
 
@@ -56,67 +55,60 @@ def verify_file(path: Path) -> Verification:
     if not path.is_file():
         raise BadInput(f"no such file: {path}", hint="give the result.json that 'halfwatt optimize' wrote")
     result = parse(path.read_bytes())
-    pairs = list(_pairs(result))
+    pairs = [pair for records in _records(result) for pair in _leaves(*records)]
     differences = [Difference(where, str(a), str(b)) for where, a, b in pairs if not _same(a, b)]
-    inputs = result.raw.quality_inputs
-    replies = 0 if inputs is None else len(inputs.replies_cand)
+    replies = len(result.raw.quality_inputs.replies_cand) if result.raw.quality_inputs else 0
     return Verification(str(path), len(pairs), len(result.raw.windows), replies, tuple(differences))
 
 
-def _pairs(result: Result) -> Iterator[tuple[str, Any, Any]]:
-    """(where, stored, recomputed) for every single figure."""
-    meter = next((m for m in result.meters if m.name == result.final[0].meter), None)
-    windows = result.raw.windows
-    yield from _modelled_readings("raw.windows", windows, meter)
+def _records(result: Result) -> Iterator[tuple[str, Any, Any]]:
+    """(where, stored, recomputed) for every record or figure."""
+    info, windows, inputs = meter(result), result.raw.windows, result.raw.quality_inputs
+    yield from _modelled_readings("raw.windows", windows, info)
     for stored in result.final:
-        fresh = energy_analysis.measurement(stored.arm, windows, meter)
-        yield from _leaves(f"final.{stored.arm}", stored, fresh)
-    inputs = result.raw.quality_inputs
+        yield f"final.{stored.arm}", stored, energy_analysis.measurement(stored.arm, windows, info)
     if inputs is None or result.final_quality is None:
         raise BadInput("the result holds no quality readings", hint="it was not written by a finished run")
     report = _judged(result, inputs, result.final_quality)
-    yield from _leaves("final_quality", result.final_quality, report)
+    yield "final_quality", result.final_quality, report
     for outside in result.outside:
-        yield from _leaves(f"outside.{outside.kind}", outside.quality, _judged(result, outside.inputs, outside.quality))
-    yield from _leaves("claim", result.claim, make_claim(windows, meter, report, result.claim.about))
-    yield from _trial_pairs(result, meter)
+        yield f"outside.{outside.kind}", outside.quality, _judged(result, outside.inputs, outside.quality)
+    about = result.claim.about
+    yield "claim", result.claim, make_claim(windows, info, report, about)
+    yield from _trial_records(result, info)
     if result.repaid is not None:
-        rate = replies_per_hour(result)
-        yield from _leaves(
-            "repaid", result.repaid, ledger(result.claim.about, result.trials, result.final, result.took, rate)
-        )
+        rate = result.profile.replies_per_hour if result.profile else None
+        yield "repaid", result.repaid, ledger(about, result.trials, result.final, result.took, rate)
 
 
-def _trial_pairs(result: Result, meter: MeterInfo | None) -> Iterator[tuple[str, Any, Any]]:
-    """The candidates' figures on the tune split."""
+def _trial_records(result: Result, info: MeterInfo | None) -> Iterator[tuple[str, Any, Any]]:
+    """Of the candidates, on the tune split."""
     reads = readings(result)
     for trial in result.trials:
         read, where = reads[trial.name], f"trials.{trial.name}"
-        yield from _modelled_readings(f"{where}.windows", read.windows, meter)
+        yield from _modelled_readings(f"{where}.windows", read.windows, info)
         if trial.energy is None or trial.quality is None or read.quality_inputs is None:
             continue
-        measurement = energy_analysis.measurement(trial.name, read.windows, meter)
-        yield from _leaves(f"{where}.energy", trial.energy, measurement)
+        yield f"{where}.energy", trial.energy, energy_analysis.measurement(trial.name, read.windows, info)
         cpu_s = energy_analysis.ratio("B1", trial.name, read.windows, energy_analysis.cpu_s_per_reply)
-        yield from _leaves(f"{where}.cpu_s_ratio_vs_B1", trial.cpu_s_ratio_vs_B1, cpu_s)
-        energy = energy_analysis.energy_ratio("B1", trial.name, read.windows, meter)
-        yield from _leaves(f"{where}.energy_ratio_vs_B1", trial.energy_ratio_vs_B1, energy)
-        yield from _leaves(f"{where}.quality", trial.quality, _judged(result, read.quality_inputs, trial.quality))
+        yield f"{where}.cpu_s_ratio_vs_B1", trial.cpu_s_ratio_vs_B1, cpu_s
+        energy = energy_analysis.energy_ratio("B1", trial.name, read.windows, info)
+        yield f"{where}.energy_ratio_vs_B1", trial.energy_ratio_vs_B1, energy
+        yield f"{where}.quality", trial.quality, _judged(result, read.quality_inputs, trial.quality)
 
 
 def _modelled_readings(
-    where: str, windows: Sequence[Window], meter: MeterInfo | None
+    where: str, windows: Sequence[Window], info: MeterInfo | None
 ) -> Iterator[tuple[str, float, float]]:
     """What files of 0.1.0 hold beside the windows' use: joules that the model is said to have given for it."""
     for index, window in enumerate(windows):
-        if meter is not None and meter.cores is not None and meter.name in window.readings:
-            start, end = window.readings[meter.name]
-            modelled_j = energy_analysis.window_joules(window, meter)
-            yield f"{where}[{index}].readings.{meter.name}", end.joules - start.joules, modelled_j
+        if info is not None and info.cores is not None and info.name in window.readings:
+            start, end = window.readings[info.name]
+            modelled_j = energy_analysis.window_joules(window, info)
+            yield f"{where}[{index}].readings.{info.name}", end.joules - start.joules, modelled_j
 
 
 def _judged(result: Result, inputs: QualityInputs, like: QualityReport) -> QualityReport:
-    """The gate's report again, on the same split with the same margins and seed."""
     return judge(inputs, split=like.split, margins=result.margins, special=result.raw.special_tokens, seed=like.seed)
 
 

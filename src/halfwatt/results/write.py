@@ -40,7 +40,6 @@ def write_results(outcome: Outcome, job: Job, provenance: Provenance) -> Result:
 
 
 def _make_result(outcome: Outcome, job: Job, provenance: Provenance) -> Result:
-    """The record of a finished search."""
     selection, final, search = outcome.selection, outcome.final, job.settings.search
     trials = tuple(candidate.trial for candidate in selection.candidates)
     return Result(

@@ -256,8 +256,8 @@ def _try_points(lab: Lab, order: TuneOrder, points: list[OperatingPoint]) -> lis
 
 def _costs(run: Run, contenders: tuple[Contender, ...]) -> list[float]:
     """Of a reply, by what operating points are chosen by."""
-    arms, figure = energy_analysis.Arms.of(run.windows), cost_of(run.meter)
-    return [fmean(arms.per_block(contender.name, figure).values()) for contender in contenders]
+    figure = cost_of(run.meter)
+    return [fmean(energy_analysis.per_block(c.name, run.windows, figure).values()) for c in contenders]
 
 
 def _caches(lab: Lab, contender: Contender, at: OperatingPoint) -> list[OperatingPoint]:

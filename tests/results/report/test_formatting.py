@@ -51,26 +51,31 @@ def test_energy_is_joules_where_they_may_be_stated_and_a_share_of_b1_where_not(r
 
 
 def test_the_headline_names_both_baselines(results: dict[str, Result]) -> None:
-    lines = [(r.quantity, r.base, r.figure.line) for r in formatting.ratios(results["measured"].claim)]
+    lines = [(quantity, base, figure.line) for quantity, base, figure in formatting.ratios(results["measured"].claim)]
     assert lines == [
         ("energy", "B1", "2.14 [2.12 to 2.16] B"),
         ("energy", "B0", "12.08 [12.02 to 12.14] B"),
         ("CPU time", "B1", "2.00 [1.98 to 2.02] measured"),
         ("CPU time", "B0", "22.97 [22.86 to 23.08] measured"),
     ]
-    assert [r.figure.absent for r in formatting.ratios(results["no meter"].claim)] == [True, True, False, False]
+    assert [figure.absent for _, _, figure in formatting.ratios(results["no meter"].claim)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_the_exact_checks_of_the_gate_fold_into_one_line_when_all_hold(results: dict[str, Result]) -> None:
     report = results["modelled"].final_quality
     assert report is not None
     lines = formatting.gate_lines(report)
-    assert [line.layer for line in lines] == ["G0", "G1", "G2", "G3", "G4", "G5"]
-    assert lines[0].name == "integrity, 3 exact checks"
-    assert lines[0].estimate.absent
-    assert lines[3].estimate.line == "0.1 [\N{MINUS SIGN}0.4 to 0.7] %", "a share in per cent"
+    assert [check.layer for check, _, _ in lines] == ["G0", "G1", "G2", "G3", "G4", "G5"]
+    assert lines[0][0].name == "integrity, 3 exact checks"
+    assert lines[0][1].absent
+    assert lines[3][1].line == "0.1 [\N{MINUS SIGN}0.4 to 0.7] %", "a share in per cent"
     broken = replace(report, checks=(replace(report.checks[0], verdict="FAIL"), *report.checks[1:]))
-    assert [line.layer for line in formatting.gate_lines(broken)].count("G0") == 3
+    assert [check.layer for check, _, _ in formatting.gate_lines(broken)].count("G0") == 3
 
 
 @pytest.mark.parametrize(

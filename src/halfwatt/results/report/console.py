@@ -1,6 +1,6 @@
 """Tables for the terminal. ``*_view`` builds what rich can print; `emit` prints it, or the record as JSON.
 
-Text from outside (model names, reasons, replies) is printed as it is and never read as rich's markup.
+Text from outside (model names, reasons, replies) is never read as rich's markup.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from halfwatt.core.estimate import Estimate
 from halfwatt.core.json_records import to_json
-from halfwatt.evaluate.records import Measurement, QualityReport
+from halfwatt.evaluate.records import Measurement, Outside, QualityReport
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import Finding
 from halfwatt.results.report import formatting
@@ -51,19 +50,20 @@ def emit(record: Record, view: Callable[[Record], RenderableType], as_json: bool
 
 def result_view(result: Result, out: Path) -> Group:
     """Table, remarks, verdict in words, files."""
-    everyone = rows(result)
+    everyone, about = rows(result), result.claim.about
     reasons = (f"{trial.name} {trial.status}: {trial.reason}" for trial in result.trials if trial.reason)
     remarks = (formatting.run_remark(everyone), *reasons, *formatting.payback_lines(result))
-    files = [("model", result.winner_path), ("result", "result.json"), ("report", "report.html")]
+    files = {"model": result.winner_path, "result": "result.json", "report": "report.html"}
     return Group(
         _rows_table(everyone, formatting.energy_unit(result.final)),
         *(_text(remark, "dim") for remark in remarks if remark),
-        *_outside(result),
+        *([_text(f"{about} on other kinds of dialogue, against B1:", "bold")] if result.outside else ()),
+        *map(_outside, result.outside),
         Text(),
         _ratios(result),
         _verdict(result.claim.verdict, result.claim.sentence),
         _text(formatting.origin_line(meter(result))),
-        *(_text(f"{name:<7} {out / file}") for name, file in files),
+        *(_text(f"{name:<7} {out / file}") for name, file in files.items()),
     )
 
 
@@ -97,29 +97,23 @@ def _number_cell(figure: Figure, value: str) -> Text:
 
 
 def _gate_cell(row: Row) -> Text:
-    quality = row.trial.quality
     if row.trial.status != "done":
         return Text(row.trial.status, style="red")
-    if quality is None:
+    if (quality := row.trial.quality) is None:
         return Text("reference" if row.title != "candidate" else formatting.ABSENT, style="dim")
     return _stacked(quality.verdict, f"{quality.split} split", VERDICT_STYLE[quality.verdict])
 
 
-def _outside(result: Result) -> Iterator[Text]:
-    """What a model made for this traffic is no longer good for."""
-    if result.outside:
-        yield _text(f"{result.claim.about} on other kinds of dialogue, against B1:", "bold")
-    for outside in result.outside:
-        style = VERDICT_STYLE[outside.quality.verdict].removeprefix("bold ")
-        yield _text(f"  {formatting.outside_line(outside)}", style)
+def _outside(outside: Outside) -> Text:
+    style = VERDICT_STYLE[outside.quality.verdict].removeprefix("bold ")
+    return _text(f"  {formatting.outside_line(outside)}", style)
 
 
 def _ratios(result: Result) -> Text:
     """The headline; ratios of a refused candidate are called measured, not claimed."""
     claim, text = result.claim, Text()
-    for ratio in formatting.ratios(claim):
-        quantity = ratio.quantity if ratio.base == "B1" else ""
-        text.append(_clean(f"{quantity:<9} {ratio.base} / {claim.about}  {ratio.figure.line}\n"))
+    for quantity, base, figure in formatting.ratios(claim):
+        text.append(_clean(f"{quantity if base == 'B1' else '':<9} {base} / {claim.about}  {figure.line}\n"))
     if claim.verdict != "PASS":
         text.append("These ratios were measured; they are not claimed as a saving.\n", style="dim")
     return text
@@ -150,24 +144,21 @@ def comparison_view(comparison: Comparison) -> Group:
 
 
 def _arms_table(measurements: Sequence[Measurement]) -> Table:
-    """One column per arm, one line per figure."""
     table = _table("per reply", *(m.arm for m in measurements), right=slice(1, None))
-    cells = [
-        {"energy, J": formatting.joules(m), "net of idle, J": formatting.joules(m, net=True), **formatting.per_reply(m)}
-        for m in measurements
-    ]
-    for name in cells[0]:
-        table.add_row(name, *(_text(cell[name].line) for cell in cells))
+    table.add_row("energy, J", *(_text(formatting.joules(m).line) for m in measurements))
+    table.add_row("net of idle, J", *(_text(formatting.joules(m, net=True).line) for m in measurements))
+    for name in formatting.per_reply(None):
+        table.add_row(name, *(_text(formatting.per_reply(m)[name].line) for m in measurements))
     return table
 
 
 def gate_view(report: QualityReport) -> Table:
     """Every check of the gate: estimate, interval, margin, verdict."""
     table = _table("gate", "check", "estimate, 95 % bounds", "margin", "verdict")
-    for check in formatting.gate_lines(report):
-        estimate = formatting.ABSENT if check.estimate.absent else check.estimate.line
+    for check, figure, remark in formatting.gate_lines(report):
+        estimate = _text(formatting.ABSENT if figure.absent else figure.line)
         verdict = Text(check.verdict, style=VERDICT_STYLE[check.verdict])
-        table.add_row(check.layer, _stacked(check.name, check.remark), _text(estimate), _text(check.margin), verdict)
+        table.add_row(check.layer, _stacked(check.name, remark), estimate, _text(check.margin), verdict)
     return table
 
 
@@ -215,15 +206,15 @@ def verification_view(verification: Verification) -> Group:
 
 def plan_view(table: PredictionTable) -> Group:
     """Devices down, recipes across; the error, which is one factor for all of a kind, in words below."""
-    names = [name for name in table.read_b if name != "original"]
-    view = _table("energy, original f16 over it", *names, right=slice(1, None))
+    mb = {name: formatting.megabytes(read_b) for name, read_b in table.read_b.items()}
+    original, exchange = mb.pop("original"), table.exchange
+    view = _table("energy, original f16 over it", *mb, right=slice(1, None))
     view.padding = (0, 1)
     for hardware in dict.fromkeys(p.hardware for p in table.predictions):
         ratios = [p.energy_ratio.mean for p in table.predictions if p.hardware == hardware]
         view.add_row(hardware.name, *(f"{ratio:.2f}x" for ratio in ratios))
     view.add_section()
-    view.add_row("MB of weights a token", *(formatting.megabytes(table.read_b[name]) for name in names))
-    exchange, original = table.exchange, formatting.megabytes(table.read_b["original"])
+    view.add_row("MB of weights a token", *mb.values())
     return Group(
         view,
         _text(
@@ -236,11 +227,8 @@ def plan_view(table: PredictionTable) -> Group:
 
 
 def _prediction_errors(table: PredictionTable) -> Iterator[str]:
-    """How far the ratios may be off, for each kind of device."""
-    ratios: dict[str, Estimate] = {}
-    for prediction in table.predictions:
-        ratios.setdefault(prediction.hardware.kind, prediction.energy_ratio)
-    for kind, ratio in ratios.items():
+    for kind in dict.fromkeys(p.hardware.kind for p in table.predictions):
+        ratio = next(p.energy_ratio for p in table.predictions if p.hardware.kind == kind)
         evidence = f"{ratio.n} measurements" + (" of GPUs, none of a TPU" if kind == "tpu" else "")
         yield f"{kind}: each within a factor of {ratio.hi / ratio.mean:.2f}, as on a device left out of {evidence}"
 

@@ -53,7 +53,7 @@ def _nothing(title: str, why: str) -> Plot:
 
 
 def _cpu_ladder(everyone: tuple[Row, ...]) -> Plot:
-    """From the dearest down to the cheapest, the rejected ones too, as far as they were measured."""
+    """From the dearest down, the rejected ones too, as far as they were measured."""
     marks = [_mark(row, row.cpu_s_vs_B1) for row in everyone if row.cpu_s_vs_B1]
     marks.sort(key=lambda mark: -mark.x.mean)
     return Plot(
@@ -66,7 +66,6 @@ def _cpu_ladder(everyone: tuple[Row, ...]) -> Plot:
 
 
 def _energy_ladder(result: Result, everyone: tuple[Row, ...]) -> Plot:
-    """Energy as a share of B1's, paired; absent without an energy number."""
     title, info = "Energy per reply against B1", meter(result)
     marks = [_mark(row, row.energy_vs_B1) for row in everyone if row.energy_vs_B1]
     if info is None or not marks:
@@ -79,12 +78,9 @@ def _energy_ladder(result: Result, everyone: tuple[Row, ...]) -> Plot:
 
 def _quality(result: Result, everyone: tuple[Row, ...]) -> Plot:
     title, info = "What it costs in quality", meter(result)
-    marks = []
-    for row in everyone:
-        check = likelihood_check(row.trial.quality.checks if row.trial.quality else ())
-        cost = row.energy_vs_B1 or row.cpu_s_vs_B1
-        if check is not None and check.estimate is not None and cost is not None:
-            marks.append(_mark(row, cost, check.estimate))
+    judged = [(row, likelihood_check(row.trial.quality.checks)) for row in everyone if row.trial.quality]
+    costs = [(row, row.energy_vs_B1 or row.cpu_s_vs_B1, check.estimate) for row, check in judged if check]
+    marks = [_mark(row, cost, loss) for row, cost, loss in costs if cost and loss]
     if not marks:
         return _nothing(title, "no candidate was judged")
     unit, cost_origin = ("energy", f"energy {formatting.origin(info)}") if info else ("CPU time", "CPU measured")
@@ -119,7 +115,7 @@ def _reading(about: Trial) -> Plot:
 
 
 def _merged(parts: Sequence[Part]) -> Sequence[Part]:
-    """Of a deep network, blocks taken together where they have the same precision."""
+    """Of a deep network, blocks of the same precision taken together."""
     if len(parts) <= _PARTS:
         return parts
     groups: dict[tuple[str, str], list[Part]] = {}

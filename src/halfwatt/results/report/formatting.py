@@ -5,9 +5,8 @@ Energy is shown in one of two ways, never mixed in a column:
     measured or replayed   J/reply with its interval and grade:  "1.32 [1.30 to 1.34] B"
     modelled               how much of B1's energy it takes:     "0.49 [0.33 to 0.73] E modelled"
 
-Modelled joules are not printed as joules, since a model claims ratios only. They are given against B1 and not against
-B0, because B1 is the arm that every run holds: each row's ratio is then paired within one run. The ratios against both
-baselines stand in the headline.
+A model claims ratios only, so its joules are not printed. They are given against B1, the arm that every run holds: each
+row's ratio is then paired within one run. The ratios against both baselines stand in the headline.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from halfwatt.models.lineage import KeptLayer
 from halfwatt.results.payback import Ledger, Payback
 from halfwatt.results.result import Result
 from halfwatt.results.tables import Row, absolute_joules, paybacks
-from halfwatt.runtimes.base import OperatingPoint, Speculation
+from halfwatt.runtimes.base import OperatingPoint
 
 DASH = ABSENT = "\N{EN DASH}"
 
@@ -36,9 +35,6 @@ GRADES: dict[Grade, str] = {
     "E": "generic model: ratios within 50 %, no joules",
     "F": "no energy number: CPU-seconds, bytes and tokens under their own names",
 }
-
-
-# --- one number -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +119,6 @@ def _decimal(value: float, decimals: int) -> str:
     return text.replace("-", "\N{MINUS SIGN}") if float(text.replace(",", "")) else text.lstrip("-")
 
 
-# --- the table, the headline and the gate -----------------------------------------------------------------------------
-
-
 def energy(row: Row) -> Figure:
     """J/reply of a row, or its share of B1's energy where joules may not be stated."""
     m = row.trial.energy
@@ -181,22 +174,13 @@ def idle_included(j_per_reply: float | None, info: MeterInfo) -> Figure:
     return Figure(value, "", origin(info), info.grade)
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A baseline over what a claim is about."""
-
-    quantity: str
-    base: str
-    figure: Figure
-
-
-def ratios(claim: Claim) -> tuple[Ratio, ...]:
-    """The headline."""
+def ratios(claim: Claim) -> tuple[tuple[str, str, Figure], ...]:
+    """The headline: (quantity, baseline, the baseline's over that of what the claim is about)."""
     return (
-        Ratio("energy", "B1", energy_ratio(claim.energy_ratio_vs_B1, claim)),
-        Ratio("energy", "B0", energy_ratio(claim.energy_ratio_vs_B0, claim)),
-        Ratio("CPU time", "B1", measured(claim.cpu_s_ratio_vs_B1)),
-        Ratio("CPU time", "B0", measured(claim.cpu_s_ratio_vs_B0)),
+        ("energy", "B1", energy_ratio(claim.energy_ratio_vs_B1, claim)),
+        ("energy", "B0", energy_ratio(claim.energy_ratio_vs_B0, claim)),
+        ("CPU time", "B1", measured(claim.cpu_s_ratio_vs_B1)),
+        ("CPU time", "B0", measured(claim.cpu_s_ratio_vs_B0)),
     )
 
 
@@ -205,27 +189,18 @@ def energy_ratio(ratio: Estimate | None, source: Claim | MeterInfo | None) -> Fi
     return absent("no energy number: no meter") if ratio is None or source is None else graded(ratio, source)
 
 
-@dataclass(frozen=True, slots=True)
-class GateLine:
-    """A check of the gate, ready for print."""
+def gate_lines(report: QualityReport) -> list[tuple[GateCheck, Figure, str]]:
+    """Each check with its estimate, absent where it is exact, and a remark: the dialogues that it lacks, for one.
 
-    layer: str
-    name: str
-    estimate: Figure  # absent for the exact checks
-    margin: str
-    verdict: str
-    remark: str  # beside its numbers, with the dialogues that it would take when it is undecided
-
-
-def gate_lines(report: QualityReport) -> tuple[GateLine, ...]:
-    """The exact checks of G0 as one line when all of them hold, else each by itself; then the others."""
+    The exact checks of G0 are one line when all of them hold.
+    """
     checks = report.checks
     exact = [c for c in checks if c.layer == "G0"]
     if len(exact) > 1 and all(c.verdict == "PASS" for c in exact):
         detail = f"{'; '.join(c.name for c in exact)} ({exact[0].detail})"
         folded = GateCheck("G0", f"integrity, {len(exact)} exact checks", "PASS", None, "exact", detail)
         checks = (folded, *(c for c in checks if c.layer != "G0"))
-    return tuple(GateLine(c.layer, c.name, _check_figure(c), c.margin, c.verdict, _remark(c)) for c in checks)
+    return [(c, _check_figure(c), _remark(c)) for c in checks]
 
 
 def _check_figure(check: GateCheck) -> Figure:
@@ -237,11 +212,7 @@ def _check_figure(check: GateCheck) -> Figure:
 
 def _remark(check: GateCheck) -> str:
     undecided = check.n_needed and str(check.n_needed) not in check.detail
-    parts = (check.detail, f"needs about {check.n_needed} dialogues" if undecided else "")
-    return "; ".join(part for part in parts if part)
-
-
-# --- sentences --------------------------------------------------------------------------------------------------------
+    return "; ".join(filter(None, (check.detail, f"needs about {check.n_needed} dialogues" if undecided else "")))
 
 
 def run_remark(rows: Sequence[Row]) -> str:
@@ -271,17 +242,16 @@ def payback_lines(result: Result) -> list[str]:
 
 def payback_line(paid: Payback) -> str:
     """What training cost, and the replies until it is repaid."""
-    cost = [f"{paid.trial}: trained on {paid.tokens:,} tokens"]
+    cost, ways = f"{paid.trial}: trained on {paid.tokens:,} tokens", []
     if paid.cpu_s is not None:
-        cost.append(f"{paid.cpu_s:,.0f} CPU-s")
+        cost += f", {paid.cpu_s:,.0f} CPU-s"
+        ways.append(f"{_replies(paid.replies_by_cpu_s)} replies (CPU time)")
     if paid.joules is not None and paid.kind != "modelled":
-        cost.append(f"{paid.joules:,.0f} J {paid.kind}")
-    ways = [] if paid.cpu_s is None else [f"{_replies(paid.replies_by_cpu_s)} replies (CPU time)"]
+        cost += f", {paid.joules:,.0f} J {paid.kind}"
     if paid.comparable:
         ways.append(f"{_replies(paid.replies_by_joules)} replies (energy, {paid.kind})")
-    if not ways:
-        return ", ".join(cost) + " on another device than it answers on, by no measure that both have"
-    return ", ".join(cost) + "; repaid after " + ", ".join(ways)
+    why_not = " on another device than it answers on, by no measure that both have"
+    return f"{cost}; repaid after {', '.join(ways)}" if ways else cost + why_not
 
 
 def ledger_line(ledger: Ledger) -> str:
@@ -314,11 +284,10 @@ def kept_lines(layers: Sequence[KeptLayer]) -> list[str]:
     by_reason: dict[tuple[str, str], list[str]] = {}
     for layer in layers:
         by_reason.setdefault((layer.kept_as, layer.reason), []).append(layer.tensor)
-    lines = []
-    for (kept_as, reason), names in by_reason.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        lines.append(f"kept at {kept_as}: {', '.join(names[:3])}{more} ({reason})")
-    return lines
+    return [
+        f"kept at {kept_as}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''} ({reason})"
+        for (kept_as, reason), names in by_reason.items()
+    ]
 
 
 def workload_line(profile: Profile) -> str:
@@ -343,13 +312,10 @@ def operating_point(at: OperatingPoint, *, brief: bool = False) -> str:
     if at.kv_bits < 16:
         parts.append(f"{at.kv_bits}-bit cache")
     if at.speculation is not None:
-        parts.append(_guessing(at.speculation, brief))
+        longest, table = at.speculation.longest, at.speculation.kind == "table"
+        if brief:
+            parts.append(f"{longest} by table, p {at.speculation.least:g}" if table else f"{longest} by lookup")
+        else:
+            source = "by its table of drafts" if table else "by what stood in the dialogue"
+            parts.append(f"guesses up to {longest} tokens ahead {source}")
     return ", ".join(parts)
-
-
-def _guessing(ahead: Speculation, brief: bool) -> str:
-    table = ahead.kind == "table"
-    if brief:
-        return f"{ahead.longest} by table, p {ahead.least:g}" if table else f"{ahead.longest} by lookup"
-    source = "by its table of drafts" if table else "by what stood in the dialogue"
-    return f"guesses up to {ahead.longest} tokens ahead {source}"

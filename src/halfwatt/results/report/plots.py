@@ -1,7 +1,7 @@
 """The plots of the page: matplotlib's SVG, inline, in the colours of the page.
 
-Every plot is drawn once with marker colours; afterwards each of them becomes a CSS variable, so that light, dark and
-print are the page's own business. Text stays text: it takes the page's font and can be searched and selected.
+Every plot is drawn once with marker colours, each of which becomes a CSS variable, so that light, dark and print are
+the page's own business. Text stays text: it takes the page's font and can be searched and selected.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
+from itertools import accumulate
 from textwrap import wrap
 from typing import Any
 
@@ -69,7 +70,7 @@ class Mark:
 def ladder(marks: Sequence[Mark], unit: str) -> Markup:
     """Each mark's share of what B1 takes with its interval, on a log axis with a line at B1's 1."""
     names = [_folded(mark.label) for mark in marks]
-    with _canvas(60 + _row_height(names, 34) * len(marks)) as (canvas, axes):
+    with _canvas(60 + max(34, 8 + 15 * _line_count(names)) * len(marks)) as (canvas, axes):
         for row, mark in enumerate(marks):
             _draw(axes, mark, row, elinewidth=2, markersize=8)
             _note(axes, formatting.figure(mark.x).value, (mark.x.mean, row), (0, 8), ha="center", **mark.text_style)
@@ -94,7 +95,7 @@ def quality(marks: Sequence[Mark], margin: float, cost_unit: str) -> Markup:
         low, high = min(e.lo for e in losses), max(margin, *(e.hi for e in losses))
         room = (high - low) * 0.12
         axes.set(ylim=(low - room, high + room), xlabel=cost_unit, ylabel="loss, nats per token")
-        _name_at_right(axes, everyone, gap=0.075)
+        _name_at_right(axes, everyone)
         _note(axes, f"margin {margin:.4f}", (0, margin), (4, 5), xycoords=("axes fraction", "data"), color=BAD)
         return _svg(canvas, "quality")
 
@@ -103,10 +104,9 @@ def split(arm_phases: Sequence[Phases], labels: Mapping[str, str]) -> Markup:
     """Prefill and decode as shares of each arm's reply, labelled with their size."""
     scale, unit = (1.0, "J") if arm_phases[0].unit == "J" else (1000.0, "ms")
     names = [_folded(labels[phase.arm]) for phase in arm_phases]
-    with _canvas(60 + _row_height(names, 44) * len(names)) as (canvas, axes):
+    with _canvas(60 + max(44, 8 + 15 * _line_count(names)) * len(names)) as (canvas, axes):
         for row, phase in enumerate(arm_phases):
-            whole = phase.prefill.mean + phase.decode.mean
-            left = 0.0
+            whole, left = phase.prefill.mean + phase.decode.mean, 0.0
             for part, alpha in ((phase.prefill, 0.35), (phase.decode, 0.85)):
                 share = part.mean / whole * 100
                 axes.barh(row, share, left=left, height=0.42, color=ARM_COLOURS[phase.arm], alpha=alpha)
@@ -165,7 +165,7 @@ def duty(lines: Sequence[Duty], rates: Sequence[float], labels: Mapping[str, str
         low, high = (math.log(y) for y in axes.get_ylim())
         lines = sorted(lines, key=lambda line: line.net_j)
         names = [_folded(labels[line.arm]) for line in lines]
-        heights = _spread([(math.log(line.net_j) - low) / (high - low) for line in lines], names, gap=0.075)
+        heights = _spread([(math.log(line.net_j) - low) / (high - low) for line in lines], names)
         for line, name, y in zip(lines, names, heights, strict=True):
             axes.text(1.03, y, name, transform=axes.transAxes, va="center", color=ARM_COLOURS[line.arm])
         return _svg(canvas, "duty")
@@ -211,8 +211,7 @@ def timeline(points: Mapping[str, Sequence[Point]], labels: Mapping[str, str]) -
 
 def _deviations(axes: Axes, points: Sequence[Point], colour: str, limit: float) -> None:
     """Per cent from the mean; what lies beyond ``limit`` is marked at the edge."""
-    clean = [p for p in points if not p.discarded]
-    discarded = [p for p in points if p.discarded]
+    clean, discarded = ([p for p in points if p.discarded is bad] for bad in (False, True))
     edge = [max(-limit, min(limit, (p.share - 1) * 100)) for p in discarded]
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.plot([p.minute for p in clean], [(p.share - 1) * 100 for p in clean], "o-", color=colour, ms=4, lw=0.9)
@@ -228,12 +227,7 @@ def _folded(label: str) -> str:
 
 
 def _line_count(names: Sequence[str]) -> int:
-    """Of the tallest name."""
     return max(name.count("\n") + 1 for name in names)
-
-
-def _row_height(names: Sequence[str], least: int) -> int:
-    return max(least, 8 + 15 * _line_count(names))
 
 
 def _name_rows(axes: Axes, names: Sequence[str], below: float, top: float) -> None:
@@ -244,12 +238,12 @@ def _name_rows(axes: Axes, names: Sequence[str], below: float, top: float) -> No
     axes.grid(axis="y", visible=False)
 
 
-def _name_at_right(axes: Axes, marks: Sequence[Mark], gap: float) -> None:
-    """Names beside the plot, ``gap`` of its height for a line, each with a line to its mark."""
+def _name_at_right(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Names beside the plot, each with a line to its mark."""
     low, high = axes.get_ylim()
     points = sorted(((mark.y.mean, mark) for mark in marks if mark.y is not None), key=lambda point: point[0])
     names = [_folded(mark.label) for _, mark in points]
-    heights = _spread([(y - low) / (high - low) for y, _ in points], names, gap)
+    heights = _spread([(y - low) / (high - low) for y, _ in points], names)
     for (y, mark), name, height in zip(points, names, heights, strict=True):
         arrow = {"arrowstyle": "-", "color": GRID, "linewidth": 0.8}
         place: Any = {"xytext": (1.03, height), "textcoords": "axes fraction", "va": "center"}
@@ -257,12 +251,10 @@ def _name_at_right(axes: Axes, marks: Sequence[Mark], gap: float) -> None:
         text.set_in_layout(False)
 
 
-def _spread(heights: Sequence[float], names: Sequence[str], gap: float) -> list[float]:
-    """Rising heights, moved up where two of these names would overlap; ``gap`` is what a line takes."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + gap * _line_count(names)) if placed else height)
-    return placed
+def _spread(heights: Sequence[float], names: Sequence[str]) -> list[float]:
+    """Rising heights, moved up where two of these names would overlap."""
+    gap = 0.075 * _line_count(names)  # of the plot's height
+    return list(accumulate(heights, lambda below, height: max(height, below + gap)))
 
 
 def _draw(axes: Axes, mark: Mark, y: float, **style: Any) -> None:
@@ -271,7 +263,6 @@ def _draw(axes: Axes, mark: Mark, y: float, **style: Any) -> None:
 
 
 def _bar(e: Estimate) -> list[list[float]]:
-    """An interval as matplotlib takes it."""
     return [[e.mean - e.lo], [e.hi - e.mean]]
 
 
@@ -290,7 +281,6 @@ def _canvas(height: int, right: float = 1.0) -> Iterator[tuple[Canvas, Axes]]:
 
 
 def _log_x(axes: Axes, estimates: Sequence[Estimate]) -> None:
-    """A log axis with room for these."""
     axes.set_xscale("log")
     ends = [x for e in estimates for x in (e.lo, e.mean, e.hi) if x > 0]  # an interval down to 0 runs off the edge
     low, high = min(ends), max(ends)
@@ -307,12 +297,11 @@ def _svg(canvas: Canvas, name: str) -> Markup:
     buffer = StringIO()
     with rc_context({"svg.hashsalt": name}):
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # "axes_1" and the like, which nothing refers to
-    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg)  # the page says how wide
-    svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg)
+    svg = re.sub(
+        r' (?:(?:width|height)="[\d.]+pt"|(?:xmlns(?::xlink)?|version)="[^"]*")', "", svg
+    )  # the page has these
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "inherit", svg)
     for colour, variable in zip((INK, MUTED, GRID, B0, B1, WINNER, OTHER, BAD), _VARIABLES, strict=True):
         svg = svg.replace(colour, f"var({variable})")

@@ -13,7 +13,7 @@ from halfwatt.results.tables import champion, delivered, meter, rows
 
 
 def render(template: str, result: Result, **context: Any) -> str:
-    """A result as text; in a page, what stands in the result is escaped."""
+    """A result as text; in a page, what stands in it is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(["html.j2"]),
