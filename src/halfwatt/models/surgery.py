@@ -14,11 +14,10 @@ def without_blocks(state: Mapping[str, torch.Tensor], prefix: str, gone: set[int
     """A state dict without some blocks, those after them renumbered. prefix: of their names, before the number."""
     cut: dict[str, torch.Tensor] = {}
     for name, value in state.items():
+        number, _, rest = name.removeprefix(prefix).partition(".")
         if not name.startswith(prefix):
             cut[name] = value
-            continue
-        number, rest = name.removeprefix(prefix).split(".", 1)
-        if int(number) not in gone:
+        elif int(number) not in gone:
             cut[f"{prefix}{int(number) - sum(g < int(number) for g in gone)}.{rest}"] = value
     return cut
 
@@ -43,9 +42,9 @@ def rebuilt(network: PreTrainedModel, changes: Mapping[str, Any], state: Mapping
 
     changes: entries of its config
     """
-    resized_network = resized(network, changes)
-    resized_network.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
-    return resized_network
+    other = resized(network, changes)
+    other.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
+    return other
 
 
 def resized(network: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedModel:
@@ -53,11 +52,10 @@ def resized(network: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedM
 
     changes: entries of its config, see `resized_config`
     """
-    other: Any = type(network)(resized_config(network.config, changes))
-    other = other.float()
+    cls: Any = type(network)
+    other: PreTrainedModel = cls(resized_config(network.config, changes)).float().eval()
     other.generation_config = copy.deepcopy(network.generation_config)
-    result: PreTrainedModel = other.eval()
-    return result
+    return other
 
 
 def resized_config(config: Any, changes: Mapping[str, Any]) -> Any:
@@ -65,7 +63,6 @@ def resized_config(config: Any, changes: Mapping[str, Any]) -> Any:
     other = copy.deepcopy(config)
     for name, value in changes.items():
         setattr(other, name, value)
-    kinds = getattr(other, "layer_types", None)
-    if kinds is not None:
+    if (kinds := getattr(other, "layer_types", None)) is not None:
         other.layer_types = kinds[: other.num_hidden_layers]
     return other

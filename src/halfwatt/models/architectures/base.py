@@ -52,8 +52,6 @@ class Architecture(ABC):
     transposed: bool = False
     unprunable: Mapping[Dimension, str] = field(default_factory=dict)
 
-    # --- the network
-
     def blocks(self, network: PreTrainedModel) -> nn.ModuleList:
         """The blocks, first to last; the very list that the network runs through."""
         return cast(nn.ModuleList, network.base_model.get_submodule(self.blocks_name))
@@ -79,8 +77,6 @@ class Architecture(ABC):
         weight = cast(torch.Tensor, module.weight).detach()
         return weight.T if self.transposed else weight
 
-    # --- sizes
-
     def ffn_width(self, network: PreTrainedModel) -> int:
         """Neurons of each FFN."""
         return self.rows(self.blocks(network)[0].get_submodule(self.ffn_out)).shape[1]
@@ -96,8 +92,6 @@ class Architecture(ABC):
     def kv_numbers(self, config: Any) -> int:
         """Numbers that one token adds to the KV cache: a key and a value in every block and KV head."""
         return 2 * int(config.num_hidden_layers) * self.kv_heads(config) * self.head_size(config)
-
-    # --- in llama.cpp
 
     def context_length(self, config: Any) -> int:
         """Tokens that a file for llama.cpp may see and still be computed as transformers computes it."""
