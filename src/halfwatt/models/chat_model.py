@@ -167,11 +167,9 @@ def torch_device(name: str) -> torch.device:
         raise BadInput("unknown --device", got=name, hint="use cpu, cuda, cuda:1 or mps") from error
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= there.get(device.type, 0):
-        raise EnvironmentFault(
-            f"there is no device {name} here",
-            got=f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
-            hint="use --device cpu, or install a torch build for this device",
-        )
+        got = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        hint = "use --device cpu, or install a torch build for this device"
+        raise EnvironmentFault(f"there is no device {name} here", got=got, hint=hint)
     return device
 
 
@@ -194,7 +192,10 @@ def _network(folder: Path, files: tuple[Path, ...], dtype: torch.dtype | None, d
     numbers = model_folder.check_tensors(files)
     try:
         with quiet():
-            _check_size(folder, numbers)
+            size = sum(p.numel() for p in _empty(folder).parameters())
+            if size > 2 * numbers:  # what the files do not hold would fill the memory with random weights
+                got = f"{size:,} numbers asked for, {numbers:,} stored"
+                raise ModelError(f"config.json and the weights of {folder} do not fit together", got=got)
             network, info = from_pretrained(
                 AutoModelForCausalLM,
                 folder,
@@ -210,14 +211,6 @@ def _network(folder: Path, files: tuple[Path, ...], dtype: torch.dtype | None, d
     _check_complete(folder, info)
     loaded: PreTrainedModel = network.eval().to(device)
     return loaded
-
-
-def _check_size(folder: Path, numbers: int) -> None:
-    """A config that asks for far more than the files hold would fill the memory with random weights."""
-    size = sum(p.numel() for p in _empty(folder).parameters())
-    if size > 2 * numbers:
-        got = f"{size:,} numbers asked for, {numbers:,} stored"
-        raise ModelError(f"config.json and the weights of {folder} do not fit together", got=got)
 
 
 def _empty(folder: Path) -> PreTrainedModel:

@@ -1,10 +1,4 @@
-"""A stranger's model folder, checked before anything of it is used.
-
-find            a folder, or a hub id through the user's own Hugging Face cache
-check_config    one of the supported architectures, not quantized already
-weight_files    safetensors only, by names that stay in the folder; a pickle is refused and never opened
-check_tensors   every weight is finite and no weight is all zero
-"""
+"""A stranger's model folder, checked before anything of it is used; a pickle is refused and never opened."""
 
 from __future__ import annotations
 
@@ -86,8 +80,7 @@ def check_config(folder: Path) -> None:
     """
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder} is not a model folder", got="no config.json", hint="give a Hugging Face folder")
-    _inside(folder, "config.json")
-    config = read_json(folder / "config.json")
+    config = read_json(_inside(folder, "config.json"))
     if (folder / "adapter_config.json").exists():
         hint = "merge it into its base model first (peft: merge_and_unload)"
         raise ModelError(f"{folder} holds an adapter", hint=hint)
@@ -107,18 +100,15 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / SINGLE).exists():
         return (_inside(folder, SINGLE),)
     if (folder / INDEX).exists():
-        _inside(folder, INDEX)
-        named = read_json(folder / INDEX).get("weight_map")
+        named = read_json(_inside(folder, INDEX)).get("weight_map")
         if not isinstance(named, dict) or not named or not all(isinstance(n, str) for n in named.values()):
             raise ModelError(f"{folder / INDEX} has no weight_map of tensor and file names")
         return tuple(_inside(folder, name) for name in sorted(set(named.values())))
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
     if pickles:
-        raise ModelError(
-            f"{folder} holds its weights only as pickles, which can run code when they are opened",
-            got=", ".join(pickles[:3]),
-            hint="convert it to safetensors where you trust it (transformers: save_pretrained)",
-        )
+        what = f"{folder} holds its weights only as pickles, which can run code when they are opened"
+        hint = "convert it to safetensors where you trust it (transformers: save_pretrained)"
+        raise ModelError(what, got=", ".join(pickles[:3]), hint=hint)
     raise ModelError(f"{folder} holds no weights", got=f"neither {SINGLE} nor {INDEX}")
 
 

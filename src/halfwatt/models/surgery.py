@@ -30,28 +30,20 @@ def sliced(
     keep: int64, their numbers, in order
     """
     axis = 0 if rows != transposed else 1
-    cut = {f"{module}.weight": state[f"{module}.weight"].index_select(axis, keep)}
-    bias = f"{module}.bias"
-    if bias in state:
-        cut[bias] = state[bias][keep] if rows else state[bias]
-    return cut
+    weight, bias = f"{module}.weight", f"{module}.bias"
+    cut = {bias: state[bias][keep] if rows else state[bias]} if bias in state else {}
+    return {weight: state[weight].index_select(axis, keep)} | cut
 
 
 def rebuilt(network: PreTrainedModel, changes: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """A float32 network of the same class with other sizes and these weights; tied ones stay tied.
-
-    changes: entries of its config
-    """
+    """A network as of `resized` with these weights; tied ones stay tied."""
     other = resized(network, changes)
     other.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
     return other
 
 
 def resized(network: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedModel:
-    """A float32 network of the same class with other sizes and random weights.
-
-    changes: entries of its config, see `resized_config`
-    """
+    """A float32 network of the same class with random weights and other sizes, see `resized_config`."""
     cls: Any = type(network)
     other: PreTrainedModel = cls(resized_config(network.config, changes)).float().eval()
     other.generation_config = copy.deepcopy(network.generation_config)
@@ -59,7 +51,7 @@ def resized(network: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedM
 
 
 def resized_config(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A copy with other entries. Where blocks have kinds, those of the first ones stay unless given."""
+    """A copy with ``changes`` in its entries. Where blocks have kinds, those of the first ones stay unless given."""
     other = copy.deepcopy(config)
     for name, value in changes.items():
         setattr(other, name, value)

@@ -1,4 +1,5 @@
-"""A chat template is a stranger's program: rendered in a sandbox, probed first in a process of its own."""
+"""A chat template is a stranger's program: rendered in transformers' immutable sandbox, its text and what it makes
+capped, and probed first in a process of its own with a limit on time and memory."""
 
 from __future__ import annotations
 
@@ -28,8 +29,7 @@ def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str,
     Raises:
         ModelError: see `ChatTokenizer.render`.
     """
-    from jinja2 import TemplateError
-    from jinja2.exceptions import SecurityError
+    from jinja2.exceptions import SecurityError, TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
 
     messages = [{"role": m.role, "content": m.content} for m in dialogue.messages]
@@ -82,12 +82,13 @@ def _probe_child() -> None:
     if statm.exists():  # elsewhere the CPU limit must do
         mapped_b = int(statm.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped_b + PROBE_B, mapped_b + PROBE_B))
-    for exchanges in (1, 2, 12):
-        turns = (Message("user", "Is the light on?"), Message("assistant", "Yes, it is on."))
-        dialogue = Dialogue("", turns * exchanges)
+    exchange = (Message("user", "Is the light on?"), Message("assistant", "Yes, it is on."))
+    for dialogue in (Dialogue("", exchange * times) for times in (1, 2, 12)):
         try:
             render(order["template"], dialogue, prompt=False, tokens=order["tokens"])
-            render(order["template"], dialogue.before(2 * exchanges - 1), prompt=True, tokens=order["tokens"])
+            render(
+                order["template"], dialogue.before(dialogue.assistant_turns[-1]), prompt=True, tokens=order["tokens"]
+            )
         except ModelError as error:
             print(error.got or error.what)  # noqa: T201 - the pipe to the parent
             sys.exit(_REFUSED)

@@ -3,9 +3,6 @@
 The token ids are those of ``AutoTokenizer.apply_chat_template``. transformers rebuilds some tokenizers from its own
 code when it finds a model's config.json (and imports torch to do so); `ChatTokenizer.save` therefore writes down the
 tokenizer as it really is, and a folder without config.json is read as it stands, without torch.
-
-A chat template is a stranger's program. It runs in transformers' immutable sandbox, its text and what it makes are
-capped, and `probe` runs it first in a process of its own with a limit on time and memory.
 """
 
 from __future__ import annotations
@@ -59,10 +56,7 @@ class ChatTokenizer:
 
     @classmethod
     def load(cls, folder: Path, chat_template: str | None = None) -> ChatTokenizer:
-        """Read tokenizer.json, the chat template and the stop tokens of ``folder``.
-
-        Args:
-            chat_template: the template's text, instead of the folder's.
+        """Read tokenizer.json, the stop tokens and, unless its text is given, the chat template of ``folder``.
 
         Raises:
             ModelError: no tokenizer, no stop token, or no chat template and none given (names the option for it).

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-Dimension = Literal["width", "ffn", "kv_heads", "blocks"]
-"""What can be pruned."""
+Dimension = Literal["width", "ffn", "kv_heads", "blocks"]  # what can be pruned
 
 
 @dataclass(frozen=True, kw_only=True)
