@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 Role = Literal["system", "user", "assistant"]
@@ -28,7 +28,7 @@ class Dialogue:
 
     def before(self, turn: int) -> Dialogue:
         """The prompt for the assistant message at index ``turn``: all messages before it."""
-        return Dialogue(self.id, self.messages[:turn], self.source)
+        return replace(self, messages=self.messages[:turn])
 
     @property
     def assistant_turns(self) -> tuple[int, ...]:

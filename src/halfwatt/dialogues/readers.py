@@ -46,10 +46,7 @@ class _Fault(Exception):
 def read_dialogues(
     path: Path, *, split: Split = "train", licence: str = "unstated", skip_bad: bool = False
 ) -> DialogueSet:
-    """Read a dialogue file.
-
-    Args:
-        skip_bad: leave faulty rows out when they are at most 1 % of all; `DialogueSet.skipped` names each.
+    """Read a dialogue file. ``skip_bad`` leaves out faulty rows, at most 1 % of all; `DialogueSet.skipped` names each.
 
     Raises:
         DialogueError: no such file, nothing in it, or faulty rows; lists the first ten by file and line.
@@ -105,8 +102,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def _items(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    array = _parse(file.read())
-    if isinstance(array, _Fault):
+    if isinstance(array := _parse(file.read()), _Fault):
         raise DialogueError(f"{path} is not one JSON array", got=str(array), hint="write one JSON object a line")
     yield from ((f" item {i}", row) for i, row in enumerate(array, start=1))
 
@@ -140,8 +136,7 @@ def _fields(row: Any, form: str | None) -> tuple[dict[str, Any], str]:
 
 
 def _dialogue(fields: dict[str, Any], form: str, *, name: str) -> Dialogue:
-    turns = _FORMS[form]
-    messages = _alpaca(fields) if turns is None else tuple(_turns(fields[form], *turns))
+    messages = tuple(_alpaca(fields) if (names := _FORMS[form]) is None else _turns(fields[form], *names))
     _check_order(messages)
     own, source = fields.get("id"), fields.get("source")
     own = str(own) if isinstance(own, str | int) and str(own) else name
@@ -160,11 +155,11 @@ def _turns(turns: Any, who: str, what: str, roles: dict[str, Role]) -> Iterator[
         yield Message(roles[role], _text(turn.get(what), f"message {i}: {what}"))
 
 
-def _alpaca(fields: dict[str, Any]) -> tuple[Message, ...]:
+def _alpaca(fields: dict[str, Any]) -> Iterator[Message]:
     instruction = _text(fields["instruction"], "instruction")
-    if fields.get("input"):
-        instruction += "\n\n" + _text(fields["input"], "input")
-    return Message("user", instruction), Message("assistant", _text(fields.get("output"), "output"))
+    more = "\n\n" + _text(fields["input"], "input") if fields.get("input") else ""
+    yield Message("user", instruction + more)
+    yield Message("assistant", _text(fields.get("output"), "output"))
 
 
 def _text(value: Any, what: str) -> str:

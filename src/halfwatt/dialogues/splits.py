@@ -40,12 +40,10 @@ def split_set(whole: DialogueSet, sizes: Mapping[Split, float | int], *, seed: i
     for dialogue in whole.dialogues:
         groups.setdefault(dialogue.opening, []).append(dialogue)
     parts: dict[Split, list[Dialogue]] = {"train": [], "tune": [], "test": []}
-    for opening in sorted(groups, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest()):
-        group = groups[opening]
+    for _, group in sorted(groups.items(), key=lambda item: hashlib.sha256(f"{seed}\0{item[0]}".encode()).digest()):
         if fitting := next((split for split in room if len(parts[split]) + len(group) <= room[split]), None):
             parts[fitting] += group
-    empty = [f"the {split} split" for split, part in parts.items() if sizes.get(split) and not part]
-    if empty:
+    if empty := [f"the {split} split" for split, part in parts.items() if sizes.get(split) and not part]:
         given = f"{len(whole)} dialogues with {len(groups)} different first user turns"
         raise DialogueError(f"{given} cannot fill {' and '.join(empty)}", hint="give more dialogues")
     return {split: whole.subset(part, split) for split, part in parts.items()}
@@ -89,9 +87,7 @@ class SealedSplit:
             write_atomic(self.seal, json.dumps(record, indent=1).encode())
         record = json.loads(self.seal.read_bytes())
         if any(record.get(key) != value for key, value in opening.items()):
-            raise BadInput(
-                "the test split was opened already, and judges one winner only",
-                got=f"opened {record.get('opened')} for {record.get('winner')}, now asked for {winner}",
-                hint="its verdict stands; for a new one choose another -o folder and dialogues not seen yet",
-            )
+            got = f"opened {record.get('opened')} for {record.get('winner')}, now asked for {winner}"
+            hint = "its verdict stands; for a new one choose another -o folder and dialogues not seen yet"
+            raise BadInput("the test split was opened already, and judges one winner only", got=got, hint=hint)
         return self._dialogues

@@ -72,9 +72,8 @@ def quantize(
 
 def dequantize(grid: GridTensor) -> torch.Tensor:
     """``s * q`` as float32 [rows, columns]; exact, since 11 + 8 bits of mantissa fit into 24."""
-    rows, columns = grid.q.shape
-    groups = grid.q.reshape(rows, -1, GROUP).to(torch.float32) * grid.scale.to(torch.float32)[..., None]
-    return groups.reshape(rows, columns)
+    q = grid.q.reshape(len(grid.q), -1, GROUP).to(torch.float32)
+    return (q * grid.scale.to(torch.float32)[..., None]).reshape(grid.q.shape)
 
 
 def limits(bits: Bits) -> tuple[int, int]:
@@ -131,11 +130,7 @@ def _fitting_scale(groups: torch.Tensor, bits: Bits) -> torch.Tensor:
 
 
 def _as_fp16(scale: torch.Tensor) -> torch.Tensor:
-    """Round to fp16; among fp16's coarse subnormal numbers always away from 0, so that nothing is clipped or lost.
-
-    Raises:
-        ModelError: out of range.
-    """
+    """Round to fp16; among fp16's coarse subnormal numbers always away from 0, so that nothing is clipped or lost."""
     rounded = scale.to(torch.float16)
     shrunk = (rounded.abs() < scale.abs()) & (scale.abs() < _FP16_NORMAL)
     rounded = torch.where(shrunk, rounded + torch.sign(scale).to(torch.float16) * _FP16_STEP, rounded)

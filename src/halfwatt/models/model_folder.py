@@ -18,9 +18,7 @@ from halfwatt.models.architectures.registry import named_in
 from halfwatt.models.tokenizer import TEMPLATE_FILE, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
-"""Endings of buffers that old checkpoints hold and that the network computes by itself."""
-
+COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # buffers of old checkpoints, by their endings
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _CONFIGS = ("config.json", "generation_config.json", INDEX, TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json")
 _VOCABULARY = ("tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
@@ -84,8 +82,7 @@ def check_config(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
         hint = "merge it into its base model first (peft: merge_and_unload)"
         raise ModelError(f"{folder} holds an adapter", hint=hint)
-    quantized = config.get("quantization_config")
-    if quantized is not None:
+    if (quantized := config.get("quantization_config")) is not None:
         got = f"quant_method {quantized.get('quant_method', 'unknown') if isinstance(quantized, dict) else 'unknown'}"
         raise ModelError(f"{folder} is quantized already", got=got, hint="give the model that it was made from")
     named_in(config, str(folder))
@@ -104,8 +101,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         if not isinstance(named, dict) or not named or not all(isinstance(n, str) for n in named.values()):
             raise ModelError(f"{folder / INDEX} has no weight_map of tensor and file names")
         return tuple(_inside(folder, name) for name in sorted(set(named.values())))
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-    if pickles:
+    if pickles := sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES):
         what = f"{folder} holds its weights only as pickles, which can run code when they are opened"
         hint = "convert it to safetensors where you trust it (transformers: save_pretrained)"
         raise ModelError(what, got=", ".join(pickles[:3]), hint=hint)

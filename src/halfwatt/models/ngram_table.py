@@ -42,10 +42,8 @@ def count_ngrams(
 ) -> NgramTable:
     """A table of what follows what.
 
-    Args:
-        sequences: the tokens of a dialogue, and (position, token): what the model says after ``tokens[:position]``.
-        order: tokens of the longest context.
-        least: times that a context must have been seen.
+    sequences: the tokens of a dialogue, and (position, token): what the model says after ``tokens[:position]``
+    least:     times that a context must have been seen
     """
     seen: defaultdict[Context, Counter[int]] = defaultdict(Counter)
     for tokens, choices in sequences:

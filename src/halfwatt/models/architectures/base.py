@@ -73,8 +73,7 @@ class Architecture(ABC):
 
     def rows(self, module: nn.Module) -> torch.Tensor:
         """The weight of a block's matrix as [out, in]; a view."""
-        weight = cast(torch.Tensor, module.weight).detach()
-        return weight.T if self.transposed else weight
+        return cast(torch.Tensor, module.weight.T if self.transposed else module.weight).detach()
 
     def ffn_width(self, network: PreTrainedModel) -> int:
         """Neurons of each FFN."""
