@@ -26,9 +26,10 @@ from halfwatt.formats.artifact import Parity
 from halfwatt.formats.gguf import write_gguf
 from halfwatt.models.architectures.registry import architectures
 from halfwatt.models.chat_model import ChatModel, load
-from halfwatt.models.grid import GridTensor, unpack
+from halfwatt.models.grid import GridTensor
 from halfwatt.models.weights import weights_read
 from tests.support import tiny_models as tiny
+from tests.support.grid_blocks import unpack
 from tests.support.llamacpp_parity import parity_in_llamacpp
 
 CONTEXT = StepContext(dialogues=tiny.dialogues())

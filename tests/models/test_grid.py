@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfwatt.core.errors import ModelError
-from halfwatt.models.grid import Bits, GridTensor, ScaleSearch, dequantize, pack, quantize, unpack
+from halfwatt.models.grid import Bits, GridTensor, ScaleSearch, dequantize, pack, quantize
+from tests.support.grid_blocks import unpack
 
 BITS: tuple[Bits, ...] = (8, 4)
 SEARCHES: tuple[ScaleSearch, ...] = get_args(ScaleSearch)
@@ -178,11 +179,6 @@ def test_integers_outside_the_grid_are_not_packed() -> None:
     grid = GridTensor(torch.full((1, 32), -128, dtype=torch.int8), torch.ones(1, 1, dtype=torch.float16), 8)
     with pytest.raises(ModelError, match="-128"):
         pack(grid)
-
-
-def test_a_torn_row_is_not_unpacked() -> None:
-    with pytest.raises(ModelError, match="35 bytes"):
-        unpack(torch.zeros(1, 35, dtype=torch.uint8), 8)
 
 
 @every_grid

@@ -23,7 +23,7 @@ def students() -> tuple[Path, ...]:
 
 
 def dialogues(split: Split) -> DialogueSet:
-    """The demo's dialogues: "train" for calibration, "tune" for choosing, "test" sealed for the winner."""
+    """Those to learn from ("train"), to choose by ("tune"), or sealed for the winner ("test")."""
     from halfwatt.dialogues.readers import read_dialogues
 
     return read_dialogues(_HERE / f"dialogues.{split}.jsonl.gz", split=split, licence=_LICENCE)

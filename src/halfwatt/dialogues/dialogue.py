@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 Role = Literal["system", "user", "assistant"]
-
 Split = Literal["train", "tune", "test"]
 
 
@@ -29,7 +28,7 @@ class Dialogue:
 
     def before(self, turn: int) -> Dialogue:
         """The prompt for the assistant message at index ``turn``: all messages before it."""
-        return Dialogue(self.id, self.messages[:turn], self.source)
+        return replace(self, messages=self.messages[:turn])
 
     @property
     def assistant_turns(self) -> tuple[int, ...]:
@@ -57,15 +56,11 @@ class DialogueSet:
         return len(self.dialogues)
 
     @classmethod
-    def of(
-        cls, dialogues: Iterable[Dialogue], *, split: Split, licence: str, skipped: tuple[str, ...] = ()
-    ) -> DialogueSet:
+    def of(cls, dialogues: Iterable[Dialogue], *, split: Split, licence: str, skipped: tuple[str, ...] = ()) -> Self:
         """A set with its hash."""
-        members = tuple(dialogues)
-        digest = hashlib.sha256()
-        for dialogue in members:
-            messages = [[m.role, m.content] for m in dialogue.messages]
-            row = {"id": dialogue.id, "messages": messages, "source": dialogue.source}
+        members, digest = tuple(dialogues), hashlib.sha256()
+        for d in members:
+            row = {"id": d.id, "messages": [[m.role, m.content] for m in d.messages], "source": d.source}
             line = json.dumps(row, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
             digest.update(f"{line}\n".encode())
         return cls(members, split, licence, digest.hexdigest(), skipped)
@@ -77,13 +72,11 @@ class DialogueSet:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a result on these dialogues must say of their file; the same for every part of it."""
-        if not self.skipped:
-            return ()
         rows = "1 faulty row was" if len(self.skipped) == 1 else f"{len(self.skipped)} faulty rows were"
-        return (f"{rows} left out: {first_faults(self.skipped)}",)
+        return (f"{rows} left out: {first_faults(self.skipped)}",) if self.skipped else ()
 
 
 def first_faults(faults: Sequence[str], most: int = 10) -> str:
-    """Faulty rows on one line: the first ``most``, and how many more there are."""
+    """Faults on one line: the first ``most``, and how many more there are."""
     more = f"; and {len(faults) - most} more" if len(faults) > most else ""
     return "; ".join(faults[:most]) + more

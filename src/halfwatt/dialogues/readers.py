@@ -16,6 +16,8 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -24,15 +26,11 @@ from halfwatt.core.errors import DialogueError
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Message, Role, Split, first_faults
 
 MAX_LINE_B = 8 << 20  # a longer line is not a dialogue
-
 MAX_SKIPPED = 0.01  # share of a file's rows that --skip-bad may leave out
 
 _BOM = b"\xef\xbb\xbf"
-
 _ROLES: dict[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
-
 _SHAREGPT_ROLES: dict[str, Role] = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", **_ROLES}
-
 _FORMS = {
     "messages": ("role", "content", _ROLES),
     "conversations": ("from", "value", _SHAREGPT_ROLES),
@@ -48,10 +46,7 @@ class _Fault(Exception):
 def read_dialogues(
     path: Path, *, split: Split = "train", licence: str = "unstated", skip_bad: bool = False
 ) -> DialogueSet:
-    """Read a dialogue file.
-
-    Args:
-        skip_bad: leave faulty rows out when they are at most 1 % of all; `DialogueSet.skipped` names each.
+    """Read a dialogue file. ``skip_bad`` leaves out faulty rows, at most 1 % of all; `DialogueSet.skipped` names each.
 
     Raises:
         DialogueError: no such file, nothing in it, or faulty rows; lists the first ten by file and line.
@@ -67,15 +62,13 @@ def read_dialogues(
             faults.append(f"{path.name}{place}: {fault}")
             continue
         key = dialogue.id if dialogue.id not in dialogues else f"{dialogue.id}#{count}"  # files repeat ids; we do not
-        dialogues[key] = Dialogue(key, dialogue.messages, dialogue.source)
+        dialogues[key] = replace(dialogue, id=key)
     if not count:
         raise DialogueError(f"{path} is empty", hint="give a file with one dialogue a line")
-    if faults and not (skip_bad and len(faults) <= MAX_SKIPPED * count):
-        hint = "correct them"
-        if skip_bad:
-            hint += f" (--skip-bad leaves out at most {MAX_SKIPPED:.0%} of the rows)"
-        elif len(faults) <= MAX_SKIPPED * count:
-            hint += ", or leave them out with --skip-bad"
+    few = len(faults) <= MAX_SKIPPED * count
+    if faults and not (skip_bad and few):
+        limit = f" (--skip-bad leaves out at most {MAX_SKIPPED:.0%} of the rows)" if skip_bad else ""
+        hint = "correct them" + (limit or (", or leave them out with --skip-bad" if few else ""))
         what = f"{len(faults)} of {count} rows of {path} cannot be used"
         raise DialogueError(what, got=first_faults(faults), hint=hint)
     return DialogueSet.of(dialogues.values(), split=split, licence=licence, skipped=tuple(faults))
@@ -99,9 +92,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    number = 0
-    while line := file.readline(MAX_LINE_B + 1):
-        number += 1
+    for number, line in enumerate(iter(partial(file.readline, MAX_LINE_B + 1), b""), start=1):
         if len(line) > MAX_LINE_B:
             while line and not line.endswith(b"\n"):
                 line = file.readline(MAX_LINE_B)
@@ -111,8 +102,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def _items(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    array = _parse(file.read())
-    if isinstance(array, _Fault):
+    if isinstance(array := _parse(file.read()), _Fault):
         raise DialogueError(f"{path} is not one JSON array", got=str(array), hint="write one JSON object a line")
     yield from ((f" item {i}", row) for i, row in enumerate(array, start=1))
 
@@ -137,9 +127,8 @@ def _fields(row: Any, form: str | None) -> tuple[dict[str, Any], str]:
         raise row
     if not isinstance(row, dict):
         raise _Fault(f"a row must be a JSON object, not {_kind(row)}")
-    for key in [form] if form else _FORMS:
-        if key in row:
-            return row, key
+    if (key := next((key for key in ([form] if form else _FORMS) if key in row), None)) is not None:
+        return row, key
     keys = ", ".join(list(row)[:5]) or "nothing"
     if form:
         raise _Fault(f"no {form} as in the rows before, but {keys}; keep to one form per file")
@@ -147,33 +136,30 @@ def _fields(row: Any, form: str | None) -> tuple[dict[str, Any], str]:
 
 
 def _dialogue(fields: dict[str, Any], form: str, *, name: str) -> Dialogue:
-    turns = _FORMS[form]
-    messages = _alpaca(fields) if turns is None else _turns(fields[form], *turns)
+    messages = tuple(_alpaca(fields) if (names := _FORMS[form]) is None else _turns(fields[form], *names))
     _check_order(messages)
     own, source = fields.get("id"), fields.get("source")
     own = str(own) if isinstance(own, str | int) and str(own) else name
     return Dialogue(own, messages, source if isinstance(source, str) else "")
 
 
-def _turns(turns: Any, who: str, what: str, roles: dict[str, Role]) -> tuple[Message, ...]:
+def _turns(turns: Any, who: str, what: str, roles: dict[str, Role]) -> Iterator[Message]:
     if not isinstance(turns, list) or not turns:
         raise _Fault("the list of messages is " + ("empty" if turns == [] else _kind(turns)) + "; give at least two")
-    messages = []
     for i, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict):
             raise _Fault(f"message {i} must be an object with {who} and {what}, not {_kind(turn)}")
         role = turn.get(who)
         if not isinstance(role, str) or role not in roles:
             raise _Fault(f"message {i}: unknown {who} {json.dumps(role)[:40]}; use {', '.join(roles)}")
-        messages.append(Message(roles[role], _text(turn.get(what), f"message {i}: {what}")))
-    return tuple(messages)
+        yield Message(roles[role], _text(turn.get(what), f"message {i}: {what}"))
 
 
-def _alpaca(fields: dict[str, Any]) -> tuple[Message, ...]:
+def _alpaca(fields: dict[str, Any]) -> Iterator[Message]:
     instruction = _text(fields["instruction"], "instruction")
-    if fields.get("input"):
-        instruction += "\n\n" + _text(fields["input"], "input")
-    return Message("user", instruction), Message("assistant", _text(fields.get("output"), "output"))
+    more = "\n\n" + _text(fields["input"], "input") if fields.get("input") else ""
+    yield Message("user", instruction + more)
+    yield Message("assistant", _text(fields.get("output"), "output"))
 
 
 def _text(value: Any, what: str) -> str:

@@ -33,26 +33,19 @@ def split_set(whole: DialogueSet, sizes: Mapping[Split, float | int], *, seed: i
     Raises:
         DialogueError: too few different openings to fill the splits that were asked for.
     """
-    room: dict[Split, float] = {}
-    for split in ("test", "tune"):
-        size = sizes.get(split, 0)
-        room[split] = size if isinstance(size, int) else round(size * len(whole))
-    room["train"] = sizes["train"] if isinstance(sizes.get("train"), int) else len(whole)
+    most: dict[Split, int] = {s: n if isinstance(n, int) else round(n * len(whole)) for s, n in sizes.items()}
+    train = most["train"] if isinstance(sizes.get("train"), int) else len(whole)
+    room: dict[Split, int] = {"test": most.get("test", 0), "tune": most.get("tune", 0), "train": train}
     groups: dict[str, list[Dialogue]] = {}
     for dialogue in whole.dialogues:
         groups.setdefault(dialogue.opening, []).append(dialogue)
     parts: dict[Split, list[Dialogue]] = {"train": [], "tune": [], "test": []}
-    for opening in sorted(groups, key=lambda text: hashlib.sha256(f"{seed}\0{text}".encode()).digest()):
-        group = groups[opening]
-        fitting = next((split for split in room if len(parts[split]) + len(group) <= room[split]), None)
-        if fitting is not None:
+    for _, group in sorted(groups.items(), key=lambda item: hashlib.sha256(f"{seed}\0{item[0]}".encode()).digest()):
+        if fitting := next((split for split in room if len(parts[split]) + len(group) <= room[split]), None):
             parts[fitting] += group
-    empty = [f"the {split} split" for split, part in parts.items() if sizes.get(split) and not part]
-    if empty:
-        raise DialogueError(
-            f"{len(whole)} dialogues with {len(groups)} different first user turns cannot fill {' and '.join(empty)}",
-            hint="give more dialogues",
-        )
+    if empty := [f"the {split} split" for split, part in parts.items() if sizes.get(split) and not part]:
+        given = f"{len(whole)} dialogues with {len(groups)} different first user turns"
+        raise DialogueError(f"{given} cannot fill {' and '.join(empty)}", hint="give more dialogues")
     return {split: whole.subset(part, split) for split, part in parts.items()}
 
 
@@ -66,10 +59,9 @@ def by_source(whole: DialogueSet, most: int) -> dict[str, DialogueSet]:
 
 @dataclass(frozen=True, slots=True)
 class SealedSplit:
-    """The test split, which judges one winner and no other. ``seal`` is the file that remembers for whom it was opened.
+    """The test split, which judges one winner and no other.
 
-    The seal lies in the run's output folder and outlives the process: a run that was interrupted after the opening may
-    open it again for the same winner, and for no other.
+    ``seal`` is the file that remembers for whom it was opened, also when the run is interrupted and goes on.
     """
 
     _dialogues: DialogueSet
@@ -95,9 +87,7 @@ class SealedSplit:
             write_atomic(self.seal, json.dumps(record, indent=1).encode())
         record = json.loads(self.seal.read_bytes())
         if any(record.get(key) != value for key, value in opening.items()):
-            raise BadInput(
-                "the test split was opened already, and judges one winner only",
-                got=f"opened {record.get('opened')} for {record.get('winner')}, now asked for {winner}",
-                hint="its verdict stands; for a new one choose another -o folder and dialogues not seen yet",
-            )
+            got = f"opened {record.get('opened')} for {record.get('winner')}, now asked for {winner}"
+            hint = "its verdict stands; for a new one choose another -o folder and dialogues not seen yet"
+            raise BadInput("the test split was opened already, and judges one winner only", got=got, hint=hint)
         return self._dialogues

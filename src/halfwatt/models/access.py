@@ -1,4 +1,4 @@
-"""How a user names a model, how it is reached and where it runs."""
+"""How a user names a model, and where it runs."""
 
 from __future__ import annotations
 

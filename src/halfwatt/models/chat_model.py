@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers.utils import logging
 from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.core.files import new_folder, require_space
 from halfwatt.core.json_records import to_json
+from halfwatt.dialogues.dialogue import first_faults
 from halfwatt.meters.cost import Cost
 from halfwatt.models import model_folder
 from halfwatt.models.architectures.base import Architecture
@@ -25,7 +27,7 @@ from halfwatt.models.lineage import ORIGIN, KeptLayer, Origin, read_origin
 from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling, read_sampling
 from halfwatt.models.template_sandbox import probe
-from halfwatt.models.tokenizer import ChatTokenizer, first_line, from_pretrained, read_json
+from halfwatt.models.tokenizer import ChatTokenizer, first_line, from_pretrained, read_json, read_template
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -98,15 +100,9 @@ def load(
     """
     want, where = torch_dtype(dtype), torch_device(device)
     folder = model_folder.find(path_or_id, offline=offline)
-    model_folder.read_config(folder)
+    model_folder.check_config(folder)
     files = model_folder.weight_files(folder)
-
-    def build() -> PreTrainedModel:
-        numbers = model_folder.check_tensors(files)
-        network: PreTrainedModel = _network(folder, want, numbers).to(where)  # type: ignore[arg-type]
-        return network
-
-    return _assemble(folder, files, chat_template, path_or_id, build)
+    return _assemble(folder, files, chat_template, path_or_id, partial(_network, folder, files, want, where))
 
 
 def outline(path_or_id: str | Path, *, chat_template: Path | None = None, offline: bool = False) -> ChatModel:
@@ -116,34 +112,23 @@ def outline(path_or_id: str | Path, *, chat_template: Path | None = None, offlin
         ModelError: unsupported or incomplete; names what is. EnvironmentFault: the hub cannot be reached.
     """
     folder = model_folder.find(path_or_id, offline=offline)
-    model_folder.read_config(folder)
-    return _assemble(folder, (), chat_template, path_or_id, lambda: _empty(folder))
+    model_folder.check_config(folder)
+    return _assemble(folder, (), chat_template, path_or_id, partial(_empty, folder))
 
 
 def _assemble(
-    folder: Path,
-    files: tuple[Path, ...],
-    chat_template: Path | None,
-    name: str | Path,
-    build: Callable[[], PreTrainedModel],
+    folder: Path, files: tuple[Path, ...], template: Path | None, name: str | Path, build: Callable[[], PreTrainedModel]
 ) -> ChatModel:
     """Everything but the network is read and checked before ``build`` makes it."""
-    text = None if chat_template is None else read_template(chat_template)
+    text = None if template is None else read_template(template)
     tokenizer = ChatTokenizer.load(folder, text)
     probe(tokenizer.template, tokenizer.hf.special_tokens_map)
     generation = read_sampling(folder)
     origin = read_origin(folder) or Origin((f"loaded from {name if isinstance(name, str) else folder.name}",))
     network = build()
     _check_vocabulary(network, tokenizer)
-    return ChatModel(
-        network=network,
-        tokenizer=tokenizer,
-        generation=generation,
-        lineage=origin.lineage,
-        spent=origin.spent,
-        source=folder.absolute(),
-        sha256=model_folder.fingerprint(folder, files, text),
-    )
+    sha256 = model_folder.fingerprint(folder, files, text)
+    return ChatModel(network, tokenizer, generation, origin.lineage, folder.absolute(), sha256, spent=origin.spent)
 
 
 def write(model: ChatModel, folder: Path) -> None:
@@ -182,24 +167,10 @@ def torch_device(name: str) -> torch.device:
         raise BadInput("unknown --device", got=name, hint="use cpu, cuda, cuda:1 or mps") from error
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (device.index or 0) >= there.get(device.type, 0):
-        raise EnvironmentFault(
-            f"there is no device {name} here",
-            got=f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
-            hint="use --device cpu, or install a torch build for this device",
-        )
+        got = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+        hint = "use --device cpu, or install a torch build for this device"
+        raise EnvironmentFault(f"there is no device {name} here", got=got, hint=hint)
     return device
-
-
-def read_template(path: Path) -> str:
-    """The text of a ``--chat-template`` file, byte for byte.
-
-    Raises:
-        ModelError: missing or not UTF-8.
-    """
-    try:
-        return path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"the chat template {path} cannot be read", got=str(error)) from error
 
 
 @contextmanager
@@ -216,11 +187,15 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTrainedModel:
-    """Build and load the network, and see that every tensor came from the files and none was left over."""
+def _network(folder: Path, files: tuple[Path, ...], dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+    """Check the files, build and load the network, and see that every tensor came from them and none was left over."""
+    numbers = model_folder.check_tensors(files)
     try:
         with quiet():
-            _check_size(folder, numbers)
+            size = sum(p.numel() for p in _empty(folder).parameters())
+            if size > 2 * numbers:  # what the files do not hold would fill the memory with random weights
+                got = f"{size:,} numbers asked for, {numbers:,} stored"
+                raise ModelError(f"config.json and the weights of {folder} do not fit together", got=got)
             network, info = from_pretrained(
                 AutoModelForCausalLM,
                 folder,
@@ -234,18 +209,8 @@ def _network(folder: Path, dtype: torch.dtype | None, numbers: int) -> PreTraine
     except Exception as error:  # a stranger's config can trip transformers anywhere
         raise ModelError(f"transformers cannot load {folder}", got=first_line(error)) from error
     _check_complete(folder, info)
-    loaded: PreTrainedModel = network.eval()
+    loaded: PreTrainedModel = network.eval().to(device)
     return loaded
-
-
-def _check_size(folder: Path, numbers: int) -> None:
-    """A config that asks for far more than the files hold would fill the memory with random weights."""
-    asked_for = sum(p.numel() for p in _empty(folder).parameters())
-    if asked_for > 2 * numbers:
-        raise ModelError(
-            f"config.json and the weights of {folder} do not fit together",
-            got=f"{asked_for:,} numbers asked for, {numbers:,} stored",
-        )
 
 
 def _empty(folder: Path) -> PreTrainedModel:
@@ -265,15 +230,12 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
         ("have other shapes than config.json says", wrong),
     ):
         if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise ModelError(
-                f"the weights of {folder} {fault}", got=", ".join(sorted(names)[:5]) + more, hint="fetch them again"
-            )
+            got = first_faults(sorted(names), 5)
+            raise ModelError(f"the weights of {folder} {fault}", got=got, hint="fetch them again")
 
 
 def _check_vocabulary(network: PreTrainedModel, tokenizer: ChatTokenizer) -> None:
-    embedding = network.get_input_embeddings()
-    assert isinstance(embedding, torch.nn.Embedding)
+    embedding: Any = network.get_input_embeddings()
     rows = embedding.num_embeddings
     if rows < tokenizer.vocab_size:
         raise ModelError(
@@ -281,6 +243,5 @@ def _check_vocabulary(network: PreTrainedModel, tokenizer: ChatTokenizer) -> Non
             got=f"{tokenizer.vocab_size} tokens, {rows} embeddings",
             hint="use the tokenizer that the model was trained with",
         )
-    beyond = [i for i in tokenizer.eos_ids if i >= rows]
-    if beyond:
+    if beyond := [i for i in tokenizer.eos_ids if i >= rows]:
         raise ModelError("a stop token lies outside the vocabulary", got=f"{beyond[0]}, {rows} embeddings")

@@ -20,8 +20,7 @@ GROUP = 32
 Bits = Literal[8, 4]
 ScaleSearch = Literal["absmax", "mse", "hqq"]
 
-_LOWEST = {8: -127, 4: -8}
-_HIGHEST = {8: 127, 4: 7}
+_LIMITS = {8: (-127, 127), 4: (-8, 7)}
 BLOCK_BYTES = {8: 2 + GROUP, 4: 2 + GROUP // 2}  # fp16 scale, then the integers
 _FP16_NORMAL, _FP16_STEP = 2.0**-14, 2.0**-24  # smallest normal number; distance of the subnormal ones
 _HQQ_P, _HQQ_BETA, _HQQ_STEPS = 0.7, 10.0, 20
@@ -42,10 +41,7 @@ class GridTensor:
 
 
 def quantize(
-    weight: torch.Tensor,
-    bits: Bits,
-    scale_search: ScaleSearch = "absmax",
-    importance: torch.Tensor | None = None,
+    weight: torch.Tensor, bits: Bits, scale_search: ScaleSearch = "absmax", importance: torch.Tensor | None = None
 ) -> GridTensor:
     """Round a weight to the grid.
 
@@ -62,9 +58,8 @@ def quantize(
     per_group = None if importance is None else importance.float().expand(weight.shape).reshape(-1, GROUP)
     scale = torch.empty(len(groups), dtype=torch.float16, device=weight.device)
     q = torch.empty(groups.shape, dtype=torch.int8, device=weight.device)
-    step = _CHUNK // GROUP
-    for start in range(0, len(groups), step):
-        part = slice(start, start + step)
+    for start in range(0, len(groups), _CHUNK // GROUP):
+        part = slice(start, start + _CHUNK // GROUP)
         if scale_search == "absmax":
             scale[part] = _fitting_scale(groups[part], bits)
         else:
@@ -77,14 +72,13 @@ def quantize(
 
 def dequantize(grid: GridTensor) -> torch.Tensor:
     """``s * q`` as float32 [rows, columns]; exact, since 11 + 8 bits of mantissa fit into 24."""
-    rows, columns = grid.q.shape
-    groups = grid.q.reshape(rows, -1, GROUP).to(torch.float32) * grid.scale.to(torch.float32)[..., None]
-    return groups.reshape(rows, columns)
+    q = grid.q.reshape(len(grid.q), -1, GROUP).to(torch.float32)
+    return (q * grid.scale.to(torch.float32)[..., None]).reshape(grid.q.shape)
 
 
 def limits(bits: Bits) -> tuple[int, int]:
     """The lowest and the highest integer of a grid."""
-    return _LOWEST[bits], _HIGHEST[bits]
+    return _LIMITS[bits]
 
 
 def pack(grid: GridTensor) -> torch.Tensor:
@@ -96,8 +90,8 @@ def pack(grid: GridTensor) -> torch.Tensor:
     Raises:
         ModelError: an integer lies outside the grid.
     """
-    low, high = int(grid.q.min()), int(grid.q.max())
-    if low < _LOWEST[grid.bits] or high > _HIGHEST[grid.bits]:
+    (lowest, highest), low, high = limits(grid.bits), int(grid.q.min()), int(grid.q.max())
+    if low < lowest or high > highest:
         raise ModelError(f"integers do not fit the int{grid.bits} grid", got=f"{low} to {high}")
     rows = grid.q.shape[0]
     scale = grid.scale.contiguous().view(torch.uint8).reshape(rows, -1, 2)
@@ -110,31 +104,14 @@ def pack(grid: GridTensor) -> torch.Tensor:
     return torch.cat([scale, body], dim=-1).reshape(rows, -1)
 
 
-def unpack(blocks: torch.Tensor, bits: Bits) -> GridTensor:
-    """The inverse of `pack`: uint8 [rows, bytes] to integers and scales.
-
-    Raises:
-        ModelError: a row is not a whole number of blocks.
-    """
-    rows, size = blocks.shape
-    if size % BLOCK_BYTES[bits]:
-        raise ModelError(f"a row is not made of int{bits} blocks of {BLOCK_BYTES[bits]} bytes", got=f"{size} bytes")
-    block = blocks.reshape(rows, -1, BLOCK_BYTES[bits])
-    scale = block[..., :2].contiguous().view(torch.float16).reshape(rows, -1)
-    body = block[..., 2:].contiguous()
-    q = body.view(torch.int8) if bits == 8 else torch.cat([body & 0x0F, body >> 4], dim=-1).to(torch.int8) - 8
-    return GridTensor(q.reshape(rows, -1), scale, bits)
-
-
 def _check(weight: torch.Tensor) -> None:
     if weight.ndim != 2 or weight.shape[1] % GROUP or not weight.numel():
         shape = " x ".join(map(str, weight.shape))
         raise ModelError(f"the rows of this weight do not divide into groups of {GROUP}", got=shape)
     finite = torch.isfinite(weight)
     if not finite.all():
-        row, column = (int(i) for i in (~finite).nonzero()[0])
-        value = float(weight[row, column])
-        raise ModelError("a weight is not finite", got=f"{value} at row {row}, column {column}")
+        row, column = (~finite).nonzero()[0].tolist()
+        raise ModelError("a weight is not finite", got=f"{float(weight[row, column])} at row {row}, column {column}")
 
 
 def round_to(groups: torch.Tensor, scale: torch.Tensor, bits: Bits) -> torch.Tensor:
@@ -143,23 +120,17 @@ def round_to(groups: torch.Tensor, scale: torch.Tensor, bits: Bits) -> torch.Ten
     groups: [n, any]; scale: [n], or [n, 1]
     """
     s = scale.to(torch.float32).reshape(-1, 1)
-    return torch.where(s == 0, 0.0, groups / s).round_().clamp_(_LOWEST[bits], _HIGHEST[bits])
+    return torch.where(s == 0, 0.0, groups / s).round_().clamp_(*limits(bits))
 
 
 def _fitting_scale(groups: torch.Tensor, bits: Bits) -> torch.Tensor:
     """fp16 [groups]: the largest weight of a group falls on the far end of the grid, as in llama.cpp's reference."""
     extreme = groups.gather(1, groups.abs().argmax(1, keepdim=True)).squeeze(1)
-    if bits == 8:
-        return _as_fp16(extreme.abs() / _HIGHEST[8])
-    return _as_fp16(torch.where(extreme == 0, 0.0, extreme / _LOWEST[4]))
+    return _as_fp16(extreme.abs() / 127 if bits == 8 else torch.where(extreme == 0, 0.0, extreme / -8))
 
 
 def _as_fp16(scale: torch.Tensor) -> torch.Tensor:
-    """Round to fp16; among fp16's coarse subnormal numbers always away from 0, so that nothing is clipped or lost.
-
-    Raises:
-        ModelError: out of range.
-    """
+    """Round to fp16; among fp16's coarse subnormal numbers always away from 0, so that nothing is clipped or lost."""
     rounded = scale.to(torch.float16)
     shrunk = (rounded.abs() < scale.abs()) & (scale.abs() < _FP16_NORMAL)
     rounded = torch.where(shrunk, rounded + torch.sign(scale).to(torch.float16) * _FP16_STEP, rounded)
@@ -175,8 +146,7 @@ def _best_scale(groups: torch.Tensor, bits: Bits, importance: torch.Tensor | Non
     integers the best scale is ``sum(h w q) / sum(h q q)``; with its integers chosen anew it is kept where better.
     """
     start = _fitting_scale(groups, bits)
-    shrink = [1.0 - 0.0015 * i for i in range(12)] if bits == 8 else [1.08 - 0.04 * i for i in range(12)]
-    signs = (1.0,) if bits == 8 else (1.0, -1.0)
+    shrunk = [1.0 - 0.0015 * i for i in range(12)] if bits == 8 else [1.08 - 0.04 * i for i in range(12)]
     best, least = start, _error(groups, start, bits, importance)
 
     def take_better(scale: torch.Tensor) -> None:
@@ -186,7 +156,7 @@ def _best_scale(groups: torch.Tensor, bits: Bits, importance: torch.Tensor | Non
         error = _error(groups, candidate, bits, importance)
         best, least = torch.where(error < least, candidate, best), torch.where(error < least, error, least)
 
-    for factor in (sign * s for sign in signs for s in shrink):
+    for factor in shrunk if bits == 8 else shrunk + [-s for s in shrunk]:
         take_better(start.to(torch.float32) * factor)
     h = 1.0 if importance is None else importance
     for _ in range(2):

@@ -1,33 +1,28 @@
-"""A stranger's model folder, checked before anything of it is used.
-
-find            a folder, or a hub id through the user's own Hugging Face cache
-read_config     one of the supported architectures, not quantized already
-weight_files    safetensors only, by names that stay in the folder; a pickle is refused and never opened
-check_tensors   every weight is finite and no weight is all zero
-"""
+"""A stranger's model folder, checked before anything of it is used; a pickle is refused and never opened."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from halfwatt.core.errors import EnvironmentFault, ModelError
 from halfwatt.core.files import sha256_files
+from halfwatt.dialogues.dialogue import first_faults
 from halfwatt.models.architectures.registry import named_in
 from halfwatt.models.tokenizer import TEMPLATE_FILE, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
-"""Endings of buffers that old checkpoints hold and that the network computes by itself."""
-
+COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # buffers of old checkpoints, by their endings
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt")
-_TOKENIZER_MORE = ("special_tokens_map.json", "added_tokens.json")
+_CONFIGS = ("config.json", "generation_config.json", INDEX, TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json")
+_VOCABULARY = ("tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+_GIVE = "give a model folder, or a hub id such as org/name"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -45,7 +40,7 @@ def find(path_or_id: str | Path, *, offline: bool = False) -> Path:
     if path.exists():
         raise ModelError(f"{path} is a file", hint="give the Hugging Face folder that holds config.json")
     if isinstance(path_or_id, Path) or not _HUB_ID.fullmatch(path_or_id):
-        raise ModelError(f"there is no folder {path}", hint="give a model folder, or a hub id such as org/name")
+        raise ModelError(f"there is no folder {path}", hint=_GIVE)
     return _snapshot(path_or_id, offline)
 
 
@@ -60,50 +55,37 @@ def _snapshot(hub_id: str, offline: bool) -> Path:
             ignore_patterns=["*/*"],
         )
     except errors.GatedRepoError as error:
-        raise ModelError(
-            f"{hub_id} needs its licence accepted", hint="accept it on the hub, then set HF_TOKEN"
-        ) from error
+        hint = "accept it on the hub, then set HF_TOKEN"
+        raise ModelError(f"{hub_id} needs its licence accepted", hint=hint) from error
     except errors.RepositoryNotFoundError as error:
-        raise ModelError(
-            f"there is neither a folder nor a hub model {hub_id}",
-            hint="give a model folder, or a hub id such as org/name",
-        ) from error
+        raise ModelError(f"there is neither a folder nor a hub model {hub_id}", hint=_GIVE) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise EnvironmentFault(
             f"{hub_id} is not a folder here, not in the Hugging Face cache, and the hub was not reached",
             hint="give a model folder, or go online and unset HF_HUB_OFFLINE and --offline",
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
-        raise EnvironmentFault(
-            f"{hub_id} cannot be fetched", got=type(error).__name__, hint="check the network, or give a model folder"
-        ) from error
+        hint = "check the network, or give a model folder"
+        raise EnvironmentFault(f"{hub_id} cannot be fetched", got=type(error).__name__, hint=hint) from error
     return Path(snapshot)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a supported, unquantized model.
+def check_config(folder: Path) -> None:
+    """See that config.json is of a supported, unquantized model.
 
     Raises:
         ModelError: it is not; names what was found and what is supported.
     """
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder} is not a model folder", got="no config.json", hint="give a Hugging Face folder")
-    _inside(folder, "config.json")
-    config = read_json(folder / "config.json")
+    config = read_json(_inside(folder, "config.json"))
     if (folder / "adapter_config.json").exists():
-        raise ModelError(
-            f"{folder} holds an adapter", hint="merge it into its base model first (peft: merge_and_unload)"
-        )
-    quantized = config.get("quantization_config")
-    if quantized is not None:
-        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
-        raise ModelError(
-            f"{folder} is quantized already",
-            got=f"quant_method {method}",
-            hint="give the model that it was made from",
-        )
+        hint = "merge it into its base model first (peft: merge_and_unload)"
+        raise ModelError(f"{folder} holds an adapter", hint=hint)
+    if (quantized := config.get("quantization_config")) is not None:
+        got = f"quant_method {quantized.get('quant_method', 'unknown') if isinstance(quantized, dict) else 'unknown'}"
+        raise ModelError(f"{folder} is quantized already", got=got, hint="give the model that it was made from")
     named_in(config, str(folder))
-    return config
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -115,18 +97,14 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / SINGLE).exists():
         return (_inside(folder, SINGLE),)
     if (folder / INDEX).exists():
-        _inside(folder, INDEX)
-        named = read_json(folder / INDEX).get("weight_map")
+        named = read_json(_inside(folder, INDEX)).get("weight_map")
         if not isinstance(named, dict) or not named or not all(isinstance(n, str) for n in named.values()):
             raise ModelError(f"{folder / INDEX} has no weight_map of tensor and file names")
         return tuple(_inside(folder, name) for name in sorted(set(named.values())))
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-    if pickles:
-        raise ModelError(
-            f"{folder} holds its weights only as pickles, which can run code when they are opened",
-            got=", ".join(pickles[:3]),
-            hint="convert it to safetensors where you trust it (transformers: save_pretrained)",
-        )
+    if pickles := sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES):
+        what = f"{folder} holds its weights only as pickles, which can run code when they are opened"
+        hint = "convert it to safetensors where you trust it (transformers: save_pretrained)"
+        raise ModelError(what, got=", ".join(pickles[:3]), hint=hint)
     raise ModelError(f"{folder} holds no weights", got=f"neither {SINGLE} nor {INDEX}")
 
 
@@ -141,9 +119,8 @@ def _inside(folder: Path, name: str) -> Path:
     if folder.absolute().parent.name == "snapshots":
         homes.append(folder.absolute().parent.parent.resolve() / "blobs")
     if not any(path.resolve().is_relative_to(home) for home in homes):
-        raise ModelError(
-            f"{path} is a link that leaves the folder", got=str(path.resolve()), hint="copy the file into the folder"
-        )
+        hint = "copy the file into the folder"
+        raise ModelError(f"{path} is a link that leaves the folder", got=str(path.resolve()), hint=hint)
     return path
 
 
@@ -165,8 +142,7 @@ def check_tensors(files: Sequence[Path]) -> int:
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{path} is not sound safetensors", got=str(error), hint="fetch it again") from error
     if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ModelError("the weights are damaged", got="; ".join(faults[:5]) + more, hint="fetch or train it again")
+        raise ModelError("the weights are damaged", got=first_faults(faults, 5), hint="fetch or train it again")
     return numbers
 
 
@@ -176,21 +152,15 @@ def _faults(name: str, tensor: torch.Tensor) -> list[str]:
     if tensor.dtype not in _FLOATS:
         return [f"{name} is {str(tensor.dtype).removeprefix('torch.')}, as in a model that is quantized already"]
     low, high = (float(v) for v in torch.aminmax(tensor))
-    if low != low or high != high:
+    if math.isnan(low) or math.isnan(high):
         return [f"{name} holds NaN"]
-    if low == float("-inf") or high == float("inf"):
+    if math.isinf(low) or math.isinf(high):
         return [f"{name} holds infinity"]
-    if low == high == 0.0 and not name.endswith("bias"):
-        return [f"{name} is all zero"]
-    return []
+    return [f"{name} is all zero"] if low == high == 0.0 and not name.endswith("bias") else []
 
 
 def fingerprint(folder: Path, files: Sequence[Path], chat_template: str | None) -> str:
     """Hex digest of all that makes the model answer as it does: weights, configs, tokenizer, template."""
-    import hashlib
-
-    names = {f.name for f in files}
-    more = ("config.json", "generation_config.json", INDEX, TEMPLATE_FILE, *_TOKENIZER, *_TOKENIZER_MORE)
-    names |= {name for name in more if (folder / name).is_file()}
-    text = sha256_files(folder, names) + (chat_template or "")
+    more = {name for name in _CONFIGS + _VOCABULARY if (folder / name).is_file()}
+    text = sha256_files(folder, {f.name for f in files} | more) + (chat_template or "")
     return hashlib.sha256(text.encode()).hexdigest()

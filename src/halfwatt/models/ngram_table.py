@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,8 @@ class NgramTable:
 
     def after(self, context: Sequence[int]) -> Guess | None:
         """The guess after these tokens."""
-        for n in range(self.order, 0, -1):
-            following = self.follows.get(tuple(context[-n:]))
-            if following is not None:
-                return following
-        return None
+        guesses = (self.follows.get(tuple(context[-n:])) for n in range(self.order, 0, -1))
+        return next(filter(None, guesses), None)
 
 
 def count_ngrams(
@@ -44,24 +42,17 @@ def count_ngrams(
 ) -> NgramTable:
     """A table of what follows what.
 
-    Args:
-        sequences: the tokens of a dialogue, and (position, token): what the model says after ``tokens[:position]``.
-        order: tokens of the longest context.
-        least: times that a context must have been seen.
+    sequences: the tokens of a dialogue, and (position, token): what the model says after ``tokens[:position]``
+    least:     times that a context must have been seen
     """
-    seen: dict[Context, dict[int, int]] = {}
-    for tokens, said in sequences:
-        for at, token in said:
+    seen: defaultdict[Context, Counter[int]] = defaultdict(Counter)
+    for tokens, choices in sequences:
+        for at, token in choices:
             for n in range(1, min(order, at) + 1):
-                counts = seen.setdefault(tuple(tokens[at - n : at]), {})
-                counts[token] = counts.get(token, 0) + 1
-    follows = {}
-    for context, counts in seen.items():
-        total = sum(counts.values())
-        token = max(counts, key=lambda t: counts[t])
-        if total >= least:
-            follows[context] = Guess(token, counts[token] / total)
-    return NgramTable(follows, order)
+                seen[tuple(tokens[at - n : at])][token] += 1
+    often = {context: counts for context, counts in seen.items() if counts.total() >= least}
+    best = {context: counts.most_common(1)[0] for context, counts in often.items()}
+    return NgramTable({c: Guess(token, times / often[c].total()) for c, (token, times) in best.items()}, order)
 
 
 def write_table(table: NgramTable, path: Path) -> None:
@@ -69,11 +60,10 @@ def write_table(table: NgramTable, path: Path) -> None:
     from safetensors.numpy import save_file
 
     padded = [(-1,) * (table.order - len(context)) + context for context in table.follows]
-    guesses = list(table.follows.values())
     arrays: dict[str, NDArray[Any]] = {
         "contexts": np.array(padded, np.int32).reshape(-1, table.order),
-        "tokens": np.array([g.token for g in guesses], np.int32),
-        "shares": np.array([g.share for g in guesses], np.float32),
+        "tokens": np.array([g.token for g in table.follows.values()], np.int32),
+        "shares": np.array([g.share for g in table.follows.values()], np.float32),
     }
     save_file(arrays, path)
 

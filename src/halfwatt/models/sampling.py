@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from halfwatt.core.errors import ModelError
 from halfwatt.models.tokenizer import read_json
@@ -33,16 +34,11 @@ def read_sampling(folder: Path) -> Sampling:
     """
     path = folder / "generation_config.json"
     entries = {k: v for k, v in (read_json(path) if path.exists() else {}).items() if v is not None}
-    sampled = entries.get("do_sample", False)
+    defaults: dict[str, Any] = {"repetition_penalty": 1.0, "max_new_tokens": 256}
+    if entries.get("do_sample"):
+        defaults |= {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}
     try:
-        sampling = Sampling(
-            temperature=float(entries.get("temperature", 1.0)) if sampled else 0.0,
-            top_k=int(entries.get("top_k", 50)) if sampled else 0,
-            top_p=float(entries.get("top_p", 1.0)) if sampled else 1.0,
-            min_p=float(entries.get("min_p", 0.0)) if sampled else 0.0,
-            repetition_penalty=float(entries.get("repetition_penalty", 1.0)),
-            max_new_tokens=int(entries.get("max_new_tokens", 256)),
-        )
+        sampling = Sampling(**{name: type(value)(entries.get(name, value)) for name, value in defaults.items()})
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path} holds a value that is not a number", got=str(error)) from error
     sound = sampling.temperature >= 0 and sampling.top_k >= 0 and 0 < sampling.top_p <= 1 and 0 <= sampling.min_p <= 1

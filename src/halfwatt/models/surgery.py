@@ -14,11 +14,10 @@ def without_blocks(state: Mapping[str, torch.Tensor], prefix: str, gone: set[int
     """A state dict without some blocks, those after them renumbered. prefix: of their names, before the number."""
     cut: dict[str, torch.Tensor] = {}
     for name, value in state.items():
+        number, _, rest = name.removeprefix(prefix).partition(".")
         if not name.startswith(prefix):
             cut[name] = value
-            continue
-        number, rest = name.removeprefix(prefix).split(".", 1)
-        if int(number) not in gone:
+        elif int(number) not in gone:
             cut[f"{prefix}{int(number) - sum(g < int(number) for g in gone)}.{rest}"] = value
     return cut
 
@@ -31,41 +30,31 @@ def sliced(
     keep: int64, their numbers, in order
     """
     axis = 0 if rows != transposed else 1
-    cut = {f"{module}.weight": state[f"{module}.weight"].index_select(axis, keep)}
-    bias = f"{module}.bias"
-    if bias in state:
-        cut[bias] = state[bias][keep] if rows else state[bias]
-    return cut
+    weight, bias = f"{module}.weight", f"{module}.bias"
+    cut = {bias: state[bias][keep] if rows else state[bias]} if bias in state else {}
+    return {weight: state[weight].index_select(axis, keep)} | cut
 
 
 def rebuilt(network: PreTrainedModel, changes: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> PreTrainedModel:
-    """A float32 network of the same class with other sizes and these weights; tied ones stay tied.
-
-    changes: entries of its config
-    """
-    resized_network = resized(network, changes)
-    resized_network.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
-    return resized_network
+    """A network as of `resized` with these weights; tied ones stay tied."""
+    other = resized(network, changes)
+    other.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
+    return other
 
 
 def resized(network: PreTrainedModel, changes: Mapping[str, Any]) -> PreTrainedModel:
-    """A float32 network of the same class with other sizes and random weights.
-
-    changes: entries of its config, see `resized_config`
-    """
-    other: Any = type(network)(resized_config(network.config, changes))
-    other = other.float()
+    """A float32 network of the same class with random weights and other sizes, see `resized_config`."""
+    cls: Any = type(network)
+    other: PreTrainedModel = cls(resized_config(network.config, changes)).float().eval()
     other.generation_config = copy.deepcopy(network.generation_config)
-    result: PreTrainedModel = other.eval()
-    return result
+    return other
 
 
 def resized_config(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A copy with other entries. Where blocks have kinds, those of the first ones stay unless given."""
+    """A copy with ``changes`` in its entries. Where blocks have kinds, those of the first ones stay unless given."""
     other = copy.deepcopy(config)
     for name, value in changes.items():
         setattr(other, name, value)
-    kinds = getattr(other, "layer_types", None)
-    if kinds is not None:
+    if (kinds := getattr(other, "layer_types", None)) is not None:
         other.layer_types = kinds[: other.num_hidden_layers]
     return other

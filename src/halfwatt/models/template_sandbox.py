@@ -1,4 +1,5 @@
-"""A chat template is a stranger's program: rendered in a sandbox, probed first in a process of its own."""
+"""A chat template is a stranger's program: rendered in transformers' immutable sandbox, its text and what it makes
+capped, and probed first in a process of its own with a limit on time and memory."""
 
 from __future__ import annotations
 
@@ -22,29 +23,25 @@ _REFUSED = 9  # exit code of the probe's process
 _INTERNALS = re.compile(r"__[a-z]+__")
 
 
-def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str, str]) -> str:
+def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str, Any]) -> str:
     """Render ``template`` in transformers' sandbox. ``tokens`` are the special tokens that it may name.
 
     Raises:
         ModelError: see `ChatTokenizer.render`.
     """
-    from jinja2 import TemplateError
-    from jinja2.exceptions import SecurityError
+    from jinja2.exceptions import SecurityError, TemplateError
     from transformers.utils.chat_template_utils import render_jinja_template
 
     messages = [{"role": m.role, "content": m.content} for m in dialogue.messages]
-    names: dict[str, Any] = dict(tokens)
     try:
-        rendered: Any = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **names)
+        texts: Any = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **tokens)
     except SecurityError as error:
         raise ModelError("the chat template tries to leave its sandbox", got=str(error)) from error
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
-        raise ModelError(
-            f"the chat template does not render dialogue {dialogue.id or '(unnamed)'}",
-            got=f"{type(error).__name__}: {error}"[:300],
-            hint="pass another one with --chat-template FILE, or change the dialogue",
-        ) from error
-    text: str = rendered[0][0]
+        what = f"the chat template does not render dialogue {dialogue.id or '(unnamed)'}"
+        hint = "pass another one with --chat-template FILE, or change the dialogue"
+        raise ModelError(what, got=f"{type(error).__name__}: {error}"[:300], hint=hint) from error
+    text: str = texts[0][0]
     allowed = MAX_OVERHEAD + 4 * sum(len(m.content) for m in dialogue.messages)
     if len(text) > allowed:
         raise ModelError("the chat template makes too much text", got=f"{len(text)}, at most {allowed} characters")
@@ -62,23 +59,13 @@ def probe(template: str, tokens: dict[str, str], *, limit_s: int = PROBE_S) -> N
 
 @lru_cache  # a template that passed once passes again
 def _probe(order: str, limit_s: int) -> None:
-    child = subprocess.run(
-        module_command("halfwatt.models.template_sandbox"),
-        input=order,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60 + 10 * limit_s,  # the CPU limit ends it long before
-    )
-    if child.returncode == 0:
-        return
+    command, timeout_s = module_command("halfwatt.models.template_sandbox"), 60 + 10 * limit_s  # of CPU time: limit_s
+    child = subprocess.run(command, input=order, capture_output=True, text=True, check=False, timeout=timeout_s)
     if child.returncode == _REFUSED:
         raise ModelError("the chat template was refused", got=child.stdout.strip())
-    raise ModelError(
-        "the chat template was stopped",
-        got=f"more than {limit_s} s of CPU time or {PROBE_B >> 30} GB for a short dialogue",
-        hint="pass another one with --chat-template FILE",
-    )
+    if child.returncode:
+        got = f"more than {limit_s} s of CPU time or {PROBE_B >> 30} GB for a short dialogue"
+        raise ModelError("the chat template was stopped", got=got, hint="pass another one with --chat-template FILE")
 
 
 def _probe_child() -> None:
@@ -95,12 +82,13 @@ def _probe_child() -> None:
     if statm.exists():  # elsewhere the CPU limit must do
         mapped_b = int(statm.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped_b + PROBE_B, mapped_b + PROBE_B))
-    for exchanges in (1, 2, 12):
-        turns = (Message("user", "Is the light on?"), Message("assistant", "Yes, it is on."))
-        dialogue = Dialogue("", turns * exchanges)
+    exchange = (Message("user", "Is the light on?"), Message("assistant", "Yes, it is on."))
+    for dialogue in (Dialogue("", exchange * times) for times in (1, 2, 12)):
         try:
             render(order["template"], dialogue, prompt=False, tokens=order["tokens"])
-            render(order["template"], dialogue.before(2 * exchanges - 1), prompt=True, tokens=order["tokens"])
+            render(
+                order["template"], dialogue.before(dialogue.assistant_turns[-1]), prompt=True, tokens=order["tokens"]
+            )
         except ModelError as error:
             print(error.got or error.what)  # noqa: T201 - the pipe to the parent
             sys.exit(_REFUSED)

@@ -3,9 +3,6 @@
 The token ids are those of ``AutoTokenizer.apply_chat_template``. transformers rebuilds some tokenizers from its own
 code when it finds a model's config.json (and imports torch to do so); `ChatTokenizer.save` therefore writes down the
 tokenizer as it really is, and a folder without config.json is read as it stands, without torch.
-
-A chat template is a stranger's program. It runs in transformers' immutable sandbox, its text and what it makes are
-capped, and `probe` runs it first in a process of its own with a limit on time and memory.
 """
 
 from __future__ import annotations
@@ -54,17 +51,12 @@ class ChatTokenizer:
         self._backend = hf.backend_tokenizer
         self._backend.no_truncation()  # tokenizer.json may carry both, and neither belongs to a chat
         self._backend.no_padding()
-        added = hf.added_tokens_decoder.values()
-        self.special_tokens: tuple[str, ...] = tuple(
-            sorted({str(t) for t in added if t.special} | set(hf.all_special_tokens))
-        )
+        special = {str(t) for t in hf.added_tokens_decoder.values() if t.special}
+        self.special_tokens: tuple[str, ...] = tuple(sorted(special | set(hf.all_special_tokens)))
 
     @classmethod
     def load(cls, folder: Path, chat_template: str | None = None) -> ChatTokenizer:
-        """Read tokenizer.json, the chat template and the stop tokens of ``folder``.
-
-        Args:
-            chat_template: the template's text, instead of the folder's.
+        """Read tokenizer.json, the stop tokens and, unless its text is given, the chat template of ``folder``.
 
         Raises:
             ModelError: no tokenizer, no stop token, or no chat template and none given (names the option for it).
@@ -72,10 +64,8 @@ class ChatTokenizer:
         hf = _hf_tokenizer(folder)
         template = stored_template(folder, hf) if chat_template is None else chat_template
         if template is None:
-            raise ModelError(
-                f"{folder} has no chat template, so its prompts cannot be built",
-                hint="pass --chat-template FILE with the Jinja template that it was trained with",
-            )
+            hint = "pass --chat-template FILE with the Jinja template that it was trained with"
+            raise ModelError(f"{folder} has no chat template, so its prompts cannot be built", hint=hint)
         check_template(template)
         return cls(hf, template, _eos_ids(folder, hf))
 
@@ -93,8 +83,7 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` as it stands: no special token is added, those in the text are recognised."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def scored(self, dialogue: Dialogue) -> ScoredTokens:
         """Token ids of the whole dialogue, and which of them the assistant wrote.
@@ -107,32 +96,33 @@ class ChatTokenizer:
         """
         text = self.render(dialogue, prompt=False)
         encoding = self._backend.encode(text, add_special_tokens=False)
-        ids: list[int] = encoding.ids
+        ids, offsets = list(encoding.ids), encoding.offsets
         reply, end = [False] * len(ids), [False] * len(ids)
         for turn in dialogue.assistant_turns:
             prompt = self.render(dialogue.before(turn), prompt=True)
             first = self.encode(prompt)
-            if ids[: len(first)] != first:
-                continue
             content = dialogue.messages[turn].content.strip()
             at = text.find(content, len(prompt))
-            stop = self._stop_after(ids, encoding.offsets, len(first), at + len(content)) if at >= 0 else None
-            if stop is not None and not text[at + len(content) : encoding.offsets[stop][0]].strip():
+            if ids[: len(first)] != first or at < 0:
+                continue
+            after = at + len(content)
+            stops = (i for i in range(len(first), len(ids)) if ids[i] in self.eos_ids and offsets[i][0] >= after)
+            stop = next(stops, None)
+            if stop is not None and not text[after : offsets[stop][0]].strip():
                 reply[len(first) : stop + 1] = [True] * (stop + 1 - len(first))
                 end[stop] = True
         if not any(end):
+            tokens = ", ".join(repr(self.hf.convert_ids_to_tokens(i)) for i in self.eos_ids)
             raise ModelError(
                 f"dialogue {dialogue.id}: no reply can be told apart in the rendered text",
-                got="no assistant turn of the template ends in one of the stop tokens "
-                + ", ".join(repr(self.hf.convert_ids_to_tokens(i)) for i in self.eos_ids),
+                got=f"no assistant turn of the template ends in one of the stop tokens {tokens}",
                 hint="check the chat template and the eos_token_id list of generation_config.json",
             )
         return ScoredTokens(tuple(ids), tuple(reply), tuple(end))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens."""
-        text: str = self.hf.decode(list(ids), skip_special_tokens=True)
-        return text
+        return str(self.hf.decode(list(ids), skip_special_tokens=True))
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer as it is used, the template (to both places that readers look in) and the stop tokens.
@@ -152,17 +142,9 @@ class ChatTokenizer:
             stops = {"eos_token_id": list(self.eos_ids), "pad_token_id": self.pad_id}
             generation.write_text(json.dumps(stops, indent=2) + "\n", encoding="utf-8")
 
-    def _stop_after(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]], first: int, at: int) -> int | None:
-        """Index of the first stop token from token ``first`` on that begins at or after character ``at``."""
-        stops = (i for i in range(first, len(ids)) if ids[i] in self.eos_ids and offsets[i][0] >= at)
-        return next(stops, None)
-
 
 def from_pretrained(factory: Any, folder: Path, **options: Any) -> Any:
-    """Load anything through transformers: the only place, so that no code from a model folder is ever run.
-
-    ``factory`` is a transformers class with ``from_pretrained``; only files of ``folder`` are read, never a hub.
-    """
+    """Load anything through transformers: the only place, so that no code of a folder is ever run, nor a hub asked."""
     return factory.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
 
 
@@ -171,18 +153,15 @@ def _hf_tokenizer(folder: Path) -> Any:
 
     if not (folder / "tokenizer_config.json").exists() and not (folder / "tokenizer.json").exists():
         raise ModelError(f"{folder} has no tokenizer", hint="a model folder holds tokenizer.json beside its weights")
-    if (folder / "config.json").exists():
-        factory: Any = transformers.AutoTokenizer
-    else:
-        factory = transformers.PreTrainedTokenizerFast
+    configured = (folder / "config.json").exists()
+    factory: Any = transformers.AutoTokenizer if configured else transformers.PreTrainedTokenizerFast
     try:
         hf = from_pretrained(factory, folder)
     except Exception as error:  # the tokenizers library raises bare Exception for a faulty file
         raise ModelError(f"the tokenizer of {folder} cannot be read", got=first_line(error)) from error
     if not getattr(hf, "is_fast", False):
-        raise ModelError(
-            f"the tokenizer of {folder} has no fast form", got=type(hf).__name__, hint="add its tokenizer.json"
-        )
+        hint = "add its tokenizer.json"
+        raise ModelError(f"the tokenizer of {folder} has no fast form", got=type(hf).__name__, hint=hint)
     return hf
 
 
@@ -191,23 +170,28 @@ def stored_template(folder: Path, hf: Any) -> str | None:
 
     ``hf`` is the tokenizer that transformers made of the folder.
     """
-    path = folder / TEMPLATE_FILE
-    if path.exists():
-        try:
-            return path.read_bytes().decode()
-        except UnicodeDecodeError as error:
-            raise ModelError(f"{path} is not UTF-8", got=str(error)) from error
+    if (folder / TEMPLATE_FILE).exists():
+        return read_template(folder / TEMPLATE_FILE)
     stored = hf.chat_template
-    if isinstance(stored, dict):
-        stored = stored.get("default")
-    return stored or None
+    return (stored.get("default") if isinstance(stored, dict) else stored) or None
+
+
+def read_template(path: Path) -> str:
+    """The text of a template's file, byte for byte.
+
+    Raises:
+        ModelError: missing or not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the chat template {path} cannot be read", got=str(error)) from error
 
 
 def _eos_ids(folder: Path, hf: Any) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         path = folder / name
-        stops = read_json(path).get("eos_token_id") if path.exists() else None
-        if stops is not None:
+        if path.exists() and (stops := read_json(path).get("eos_token_id")) is not None:
             ids = stops if isinstance(stops, list) else [stops]
             if not ids or not all(type(i) is int and i >= 0 for i in ids):
                 raise ModelError(f"eos_token_id of {path} is not a token id or a list of them", got=repr(stops))

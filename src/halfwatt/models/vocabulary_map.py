@@ -1,8 +1,7 @@
 """Two vocabularies of which the second is the first with tokens taken out: the same words under other numbers.
 
-A trimmed model writes a text with the same tokens wherever it kept them all, and with more and shorter ones elsewhere.
-So the two can be compared token by token where the tokens are the same, and by the probability of the whole reply
-everywhere. Order is part of the rule: two words with each other's numbers are a damaged tokenizer, not a trimmed one.
+A trimmed model writes more and shorter tokens where it lacks some: there only the probability of a whole reply can be
+compared. Order is part of the rule: two words with each other's numbers are a damaged tokenizer, not a trimmed one.
 """
 
 from __future__ import annotations

@@ -51,23 +51,19 @@ def weights(network: PreTrainedModel) -> Iterator[Weight]:
     names = {id(parameter): name for name, parameter in network.named_parameters()}  # tied ones once, first name
     head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     embedding = network.get_input_embeddings()
-    tied = embedding.weight is head.weight
-    roles: dict[int, Role] = {id(embedding): "head" if tied else "embedding", id(head): "head"}
+    own: Role = "head" if embedding.weight is head.weight else "embedding"
+    roles: dict[int, Role] = {id(embedding): own, id(head): "head"}
     transposed = architecture_of(network).transposed
     module: Any
     for module in network.modules():
         name = names.pop(id(getattr(module, "weight", None)), None)  # each once
-        if name is None or module.weight.ndim != 2:
-            continue
-        role = roles.get(id(module), "positions" if isinstance(module, nn.Embedding) else "body")
-        yield Weight(name, module.weight, role, transposed and role == "body")
+        if name is not None and module.weight.ndim == 2:
+            role = roles.get(id(module), "positions" if isinstance(module, nn.Embedding) else "body")
+            yield Weight(name, module.weight, role, transposed and role == "body")
 
 
 def weights_read(network: PreTrainedModel) -> int:
-    """Numbers of the weights that one decode step reads: all but the tables of which it looks up a row.
-
-    A tied embedding is read whole, as the head.
-    """
+    """Numbers that a decode step reads: all but tables where it looks up a row; a tied embedding whole, as the head."""
     looked_up = sum(w.parameter.numel() for w in weights(network) if w.looked_up)
     return sum(p.numel() for p in network.parameters()) - looked_up
 
@@ -75,13 +71,12 @@ def weights_read(network: PreTrainedModel) -> int:
 def untie(network: PreTrainedModel) -> None:
     """Give the head a copy of the embedding's weights, in place; an untied network stays as it is."""
     embedding = network.get_input_embeddings()
-    if network.get_output_embeddings().weight is not embedding.weight:  # type: ignore[no-untyped-call]
-        return
-    rows, columns = embedding.weight.shape
-    head = nn.Linear(columns, rows, bias=False)
-    head.weight = nn.Parameter(embedding.weight.detach().clone())
-    network.set_output_embeddings(head)  # type: ignore[no-untyped-call]
-    network.config.tie_word_embeddings = False
+    if network.get_output_embeddings().weight is embedding.weight:  # type: ignore[no-untyped-call]
+        rows, columns = embedding.weight.shape
+        head = nn.Linear(columns, rows, bias=False)
+        head.weight = nn.Parameter(embedding.weight.detach().clone())
+        network.set_output_embeddings(head)  # type: ignore[no-untyped-call]
+        network.config.tie_word_embeddings = False
 
 
 def head_name(network: PreTrainedModel) -> str:
@@ -95,9 +90,7 @@ def misfit(weight: Weight) -> str | None:
     if weight.role == "positions":
         return "position embedding: one row a token is read, nothing to save"
     columns = weight.rows().shape[1]
-    if columns % GROUP:
-        return f"its rows of {columns} do not divide into groups of {GROUP}"
-    return None
+    return f"its rows of {columns} do not divide into groups of {GROUP}" if columns % GROUP else None
 
 
 def fits(weight: Weight) -> bool:

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-Dimension = Literal["width", "ffn", "kv_heads", "blocks"]
-"""What can be pruned."""
+Dimension = Literal["width", "ffn", "kv_heads", "blocks"]  # what can be pruned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +51,6 @@ class Architecture(ABC):
     transposed: bool = False
     unprunable: Mapping[Dimension, str] = field(default_factory=dict)
 
-    # --- the network
-
     def blocks(self, network: PreTrainedModel) -> nn.ModuleList:
         """The blocks, first to last; the very list that the network runs through."""
         return cast(nn.ModuleList, network.base_model.get_submodule(self.blocks_name))
@@ -76,10 +73,7 @@ class Architecture(ABC):
 
     def rows(self, module: nn.Module) -> torch.Tensor:
         """The weight of a block's matrix as [out, in]; a view."""
-        weight = cast(torch.Tensor, module.weight).detach()
-        return weight.T if self.transposed else weight
-
-    # --- sizes
+        return cast(torch.Tensor, module.weight.T if self.transposed else module.weight).detach()
 
     def ffn_width(self, network: PreTrainedModel) -> int:
         """Neurons of each FFN."""
@@ -96,8 +90,6 @@ class Architecture(ABC):
     def kv_numbers(self, config: Any) -> int:
         """Numbers that one token adds to the KV cache: a key and a value in every block and KV head."""
         return 2 * int(config.num_hidden_layers) * self.kv_heads(config) * self.head_size(config)
-
-    # --- in llama.cpp
 
     def context_length(self, config: Any) -> int:
         """Tokens that a file for llama.cpp may see and still be computed as transformers computes it."""

@@ -1,7 +1,7 @@
 """Llama, and what its kin share: gated FFN, grouped query attention, RMS norms, rotated positions.
 
-llama.cpp's "llama" rotates neighbouring pairs of a head's values (0,1), (2,3), ... where transformers rotates
-(0, d/2), (1, d/2+1), ...: the rows of the query and key projections are put into that order.
+Some of llama.cpp's architectures rotate neighbouring pairs of a head's values (0,1), (2,3), ... where transformers
+rotates (0, d/2), (1, d/2+1), ...: the rows of the query and key projections are put into that order.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import torch
 
 from halfwatt.models.architectures.base import Architecture
 
+_NEIGHBOURS = ("llama", "granite")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaLike(Architecture):
-    """``rope_types``: the scalings of rotated positions that llama.cpp computes alike."""
+    """Families that a Llama can stand for."""
 
-    rope_types: tuple[str, ...] = ("default", "linear", "llama3")
+    rope_types: tuple[str, ...] = ("default", "linear", "llama3")  # scalings of positions that llama.cpp computes alike
+    windows: bool = False  # blocks may see a part of the context only
 
     def problems(self, config: Any) -> list[str]:
         problems = []
@@ -30,17 +33,9 @@ class LlamaLike(Architecture):
             problems.append(f"rope scaling {kind} is not exported to GGUF, only {', '.join(self.rope_types)}")
         if (share := rope.get("partial_rotary_factor", 1.0)) != 1.0:
             problems.append(f"llama.cpp rotates whole heads, not a partial_rotary_factor of {share:g}")
-        return problems + self.window_problems(config)
-
-    def window_problems(self, config: Any) -> list[str]:
-        """Blocks that see a part of the context only."""
-        if "sliding_attention" not in (getattr(config, "layer_types", None) or []):
-            return []
-        return [f"llama.cpp's {self.gguf_name} has no sliding window: set use_sliding_window to false"]
-
-    def rotates_neighbours(self, config: Any) -> bool:  # noqa: ARG002 - it may hang on the shapes
-        """See above."""
-        return True
+        if not self.windows and "sliding_attention" in (getattr(config, "layer_types", None) or []):
+            problems.append(f"llama.cpp's {self.gguf_name} has no sliding window: set use_sliding_window to false")
+        return problems
 
     def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
         size, rope = self.head_size(config), config.rope_parameters
@@ -58,7 +53,7 @@ class LlamaLike(Architecture):
         return super().gguf_settings(config) | settings
 
     def gguf_row_order(self, config: Any, module: str, rows: int) -> torch.Tensor | None:
-        if not self.rotates_neighbours(config) or not module.endswith(("q_proj", "k_proj")):
+        if self.gguf_architecture(config) not in _NEIGHBOURS or not module.endswith(("q_proj", "k_proj")):
             return None
         return torch.arange(rows).reshape(-1, 2, self.head_size(config) // 2).transpose(1, 2).reshape(-1)
 

@@ -11,12 +11,9 @@ from halfwatt.models.architectures.llama import LlamaLike
 
 
 class Mistral(LlamaLike):
-    def window_problems(self, _config: Any) -> list[str]:
-        return []
-
     def context_length(self, config: Any) -> int:
         longest = super().context_length(config)
         return longest if config.sliding_window is None else min(longest, int(config.sliding_window))
 
 
-ARCHITECTURE = Mistral(class_name="MistralForCausalLM", model_type="mistral", gguf_name="llama")
+ARCHITECTURE = Mistral(class_name="MistralForCausalLM", model_type="mistral", gguf_name="llama", windows=True)

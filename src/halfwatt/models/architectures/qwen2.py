@@ -16,9 +16,6 @@ class Qwen2(LlamaLike):
         square = config.num_attention_heads * self.head_size(config) == config.hidden_size
         return self.gguf_name if square else "llama"
 
-    def rotates_neighbours(self, config: Any) -> bool:
-        return self.gguf_architecture(config) == "llama"
-
 
 ARCHITECTURE = Qwen2(
     class_name="Qwen2ForCausalLM", model_type="qwen2", gguf_name="qwen2", rope_types=("default", "linear")

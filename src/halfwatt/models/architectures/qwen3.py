@@ -12,9 +12,6 @@ class Qwen3(LlamaLike):
         biases = ["llama.cpp's qwen3 has no biases in its attention: attention_bias must be false"]
         return super().problems(config) + (biases if config.attention_bias else [])
 
-    def rotates_neighbours(self, _config: Any) -> bool:
-        return False
-
 
 ARCHITECTURE = Qwen3(
     class_name="Qwen3ForCausalLM", model_type="qwen3", gguf_name="qwen3", rope_types=("default", "linear")

@@ -28,11 +28,10 @@ def by_class_name(class_name: str, of: str = "this network") -> Architecture:
     Raises:
         ModelError: it is not supported; names those that are.
     """
-    known = architectures()
-    if class_name not in known:
-        hint = "supported are " + ", ".join(known)
+    if (own := architectures().get(class_name)) is None:
+        hint = "supported are " + ", ".join(architectures())
         raise ModelError(f"the architecture of {of} is not supported", got=class_name, hint=hint)
-    return known[class_name]
+    return own
 
 
 def architecture_of(network: PreTrainedModel) -> Architecture:
