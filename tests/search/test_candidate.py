@@ -64,7 +64,7 @@ def test_what_cannot_beat_the_best_so_far_is_measured_briefly_and_no_more(ground
 
 
 def test_a_likelihood_that_fails_the_gate_is_not_asked_for_replies(ground: Ground, tmp_path: Path) -> None:
-    lab = ground.lab(tmp_path, {"measure": saves(9.0), "tune": never, "judge": never, "reference-replies": never})
+    lab = ground.lab(tmp_path, {"measure": saves(9.0), "tune": never, "judge": never, "reference_replies": never})
     result = try_candidate(lab, BROKEN, rivals(ground))
     assert result.trial.status == "rejected"
     assert "G1 likelihood is" in (result.trial.reason or "")

@@ -9,9 +9,8 @@ from dataclasses import replace
 from os import getpid
 from statistics import fmean
 
-from optuna.trial import FixedTrial, FrozenTrial, Trial
-
 from halfwatt.compress.recipe import Recipe
+from halfwatt.compress.search_ranges import Chooser
 from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import to_json
 from halfwatt.core.settings import Budget
@@ -27,7 +26,7 @@ from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 BEST_SO_FAR = "best-so-far.json"  # of a search that goes on or was cut off: a trial that the tune split let through
 REPEATS = 30  # proposals of what was tried before, one after the other: then nothing new is to be expected
 
-Propose = Callable[[Trial | FixedTrial], Recipe]
+Propose = Callable[[Chooser], Recipe]
 
 
 def explore(
@@ -60,17 +59,9 @@ def explore(
 
 
 def finished_recipes(store: TrialStore, propose: Propose) -> list[Recipe]:
-    """All recipes that were tried, in every sitting and by every worker, each once."""
+    """All recipes that were tried, in every sitting and by every worker, each once: who was asked then decides again."""
     distinct = {trial.user_attrs[RECIPE]: trial for trial in store.completed()}
-    return [propose(same_decisions(trial)) for trial in distinct.values()]
-
-
-def same_decisions(trial: FrozenTrial) -> FixedTrial:
-    """Something that decides as it was decided then."""
-    fixed = FixedTrial(trial.params)
-    for name, value in trial.user_attrs.items():
-        fixed.set_user_attr(name, value)
-    return fixed
+    return list(map(propose, distinct.values()))
 
 
 class Assessor:
@@ -88,17 +79,18 @@ class Assessor:
 
     def remember(self, recipes: Sequence[Recipe]) -> None:
         """Take in what earlier sittings tried here."""
-        for recipe in recipes:
-            self._keep(try_candidate(self._lab, recipe, Rivals(self._reference)))
+        results = [try_candidate(self._lab, recipe, Rivals(self._reference)) for recipe in recipes]
+        self._passed += [result for result in results if result.passed]
 
     def assess(self, recipe: Recipe) -> TrialOutcome:
         """Try one, and write down the best so far."""
         job, cost, best = self._lab.job, self._lab.store.cost, self.best
         before_s = cost.total().cpu_s
-        incumbent = Incumbent(None if best is None else best.saving)
+        rivals = Rivals(self._reference, Incumbent(None if best is None else best.saving))
         with job.turn():
-            result = try_candidate(self._lab, recipe, Rivals(self._reference, incumbent))
-        self._keep(result)
+            result = try_candidate(self._lab, recipe, rivals)
+        if result.passed:
+            self._passed.append(result)
         if self.best is result:
             write_atomic(job.out / BEST_SO_FAR, to_json(result.trial).encode())
         self._cpu_s.append(cost.total().cpu_s - before_s)
@@ -113,10 +105,6 @@ class Assessor:
             return True
         self._lab.say(f"another trial would not repay itself within a year at {rate:g} replies an hour")
         return False
-
-    def _keep(self, result: CandidateResult) -> None:
-        if result.passed:
-            self._passed.append(result)
 
 
 def search_recipes(lab: Lab, reference: Contender) -> list[Recipe]:

@@ -82,7 +82,7 @@ def optimize(job: Job) -> Outcome:
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():
         b0, b1 = baseline(lab, "B0"), baseline(lab, "B1")
-    reference = contender_of(b1)
+    reference = Contender.of(b1)
     job = replace(job, recipes=(*job.recipes, *search_recipes(lab, reference)))
     with job.turn():
         candidates = tuple(try_candidate(lab, recipe, Rivals(reference)) for recipe in job.recipes)
@@ -110,12 +110,6 @@ def baseline(lab: Lab, name: str) -> Trial:
     return trial if commonly else replace(trial, tried=tuning.ways)
 
 
-def contender_of(trial: Trial) -> Contender:
-    """A trial that was built, as something to be measured."""
-    assert trial.artifact is not None, "what was not built is never measured"
-    return Contender(trial.name, trial.artifact, trial.at)
-
-
 def best(trials: Sequence[Trial]) -> Trial | None:
     """The candidate with the fewest joules per reply among those that the tune split lets through.
 
@@ -139,10 +133,10 @@ def _saving(trial: Trial) -> Estimate:
 
 def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, ...]) -> Outcome:
     """The champion beside both baselines on the sealed split: one interleaved run, and the gate."""
-    champion, settings = contender_of(selection.champion), job.settings
+    champion, settings = Contender.of(selection.champion), job.settings
     settings.progress(f"the final run: B0, B1 and {champion.name} on the sealed test split")
     lab = Lab.of(job, store, job.test.open(champion.artifact.sha256), "test")
-    b0, b1 = contender_of(selection.b0), contender_of(selection.b1)
+    b0, b1 = Contender.of(selection.b0), Contender.of(selection.b1)
     run = lab.run(measure, MeasureOrder((b0, b1, replace(champion, name="winner")), settings.protocol.final))
     judgement = lab.run(judge, JudgeOrder(b1, champion, settings.margins))
     claim = make_claim(run.windows, run.meter, judgement.report, champion.name)
@@ -167,7 +161,7 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
 
 def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Outside, ...]:
     """What the champion lost on other kinds of dialogue, where its recipe cut or trained weights by the user's own."""
-    champion, reference = contender_of(selection.champion), contender_of(selection.b1)
+    champion, reference = Contender.of(selection.champion), Contender.of(selection.b1)
     steps = _recipe_of(selection.champion, job).steps
     if not champion.artifact.spent and all(step.stage >= Stage.NUMERICS for step in steps):
         return ()

@@ -110,10 +110,8 @@ class TrialStore:
 
     def outcome_of_recipe(self, recipe: str) -> TrialOutcome | None:
         """What a recipe of this name came to, where it was tried before; disqualified ones too."""
-        for trial in self._ended():
-            if trial.user_attrs.get(RECIPE) == recipe and _JOULES in trial.user_attrs:
-                return outcome_of(trial)
-        return None
+        kept = (t for t in self._ended() if t.user_attrs.get(RECIPE) == recipe and _JOULES in t.user_attrs)
+        return next(map(outcome_of, kept), None)
 
     def completed(self) -> list[FrozenTrial]:
         """Trials with a cost, those that break the constraint too, in the order in which they were begun."""
@@ -161,9 +159,6 @@ def lasted_s(trial: FrozenTrial) -> float:
     return min(trial.datetime_complete.timestamp(), _heard(trial) + BEAT_S) - trial.datetime_start.timestamp()
 
 
-# --- storage ----------------------------------------------------------------------------------------------------------
-
-
 class _Mending(JournalFileOpenLock):
     """Optuna's lock of a journal file; whoever holds it appends to whole lines only."""
 
@@ -203,10 +198,7 @@ def mend(path: Path) -> None:
     """Cut a journal back to its last whole line; only what is torn is read."""
     with path.open("rb+") as file:
         end = whole = file.seek(0, os.SEEK_END)
-        while whole:
-            file.seek(whole - 1)
-            if file.read(1) == b"\n":
-                break
+        while whole and os.pread(file.fileno(), 1, whole - 1) != b"\n":
             whole -= 1
         if whole < end:
             file.truncate(whole)
@@ -240,9 +232,6 @@ def _storage(where: str | Path) -> BaseStorage:
         raise BadInput(
             f"{path} is damaged: a line in its middle is torn", got=str(error), hint="move it away; results stay"
         ) from error
-
-
-# --- workers ----------------------------------------------------------------------------------------------------------
 
 
 def _beat(trial: Trial, over: threading.Event) -> None:
