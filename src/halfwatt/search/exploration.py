@@ -59,7 +59,7 @@ def explore(
 
 
 def finished_recipes(store: TrialStore, propose: Propose) -> list[Recipe]:
-    """All recipes that were tried, in every sitting and by every worker, each once: who was asked then decides again."""
+    """All recipes that were tried, in every sitting and by every worker, each once; a trial decides as it did then."""
     distinct = {trial.user_attrs[RECIPE]: trial for trial in store.completed()}
     return list(map(propose, distinct.values()))
 

@@ -49,26 +49,20 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a search came to, before it is written up.
+    """What a search came to, before it is written up."""
 
-    selection:  with the baselines' energy from the final run
-    measured:   B0, B1, winner
-    recipe:     of what is delivered
-    cost:       all of it but the trainings
-    """
-
-    selection: Selection
+    selection: Selection  # with the baselines' energy from the final run
     final: Run
-    measured: tuple[Measurement, ...]
+    measured: tuple[Measurement, ...]  # B0, B1, winner
     quality: QualityReport
     inputs: QualityInputs
     claim: Claim
     delivered: Trial
-    recipe: Recipe
+    recipe: Recipe  # of what is delivered
     test: Workload
     notes: tuple[str, ...]
     outside: tuple[Outside, ...] = ()
-    cost: Cost = field(default_factory=Cost)
+    cost: Cost = field(default_factory=Cost)  # all of it but the trainings
 
 
 def optimize(job: Job) -> Outcome:
@@ -106,15 +100,14 @@ def baseline(lab: Lab, name: str) -> Trial:
     settings = lab.job.settings
     contender = Contender(name, built.artifact, OperatingPoint(reuse_prefix=not commonly))
     tuning = lab.run(tune, TuneOrder(contender, settings.protocol.tune, settings.search.users, fixed=commonly))
-    trial = Trial(name, (), "done", None, built.artifact, tuning.best, None, None)
-    return trial if commonly else replace(trial, tried=tuning.ways)
+    ways = () if commonly else tuning.ways
+    return Trial(name, (), "done", None, built.artifact, tuning.best, None, None, tried=ways)
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
     """The candidate with the fewest joules per reply among those that the tune split lets through.
 
-    Proven ones before undecided ones; only savings over B1 whose interval excludes 1. A trial without energy or
-    quality is no candidate.
+    Proven ones before undecided ones; only savings over B1 whose interval excludes 1.
     """
     rank = {"PASS": 0, "INCONCLUSIVE": 1}
     able = [
@@ -142,11 +135,9 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
     claim = make_claim(run.windows, run.meter, judgement.report, champion.name)
     measured = tuple(energy_analysis.measurement(arm, run.windows, run.meter) for arm in ("B0", "B1", "winner"))
     delivered = selection.champion if claim.verdict == "PASS" else selection.b1
-    with_energy = replace(
-        selection, b0=replace(selection.b0, energy=measured[0]), b1=replace(selection.b1, energy=measured[1])
-    )
+    with_energy = [replace(trial, energy=m) for trial, m in zip((selection.b0, selection.b1), measured, strict=False)]
     return Outcome(
-        selection=with_energy,
+        selection=replace(selection, b0=with_energy[0], b1=with_energy[1]),
         final=run,
         measured=measured,
         quality=judgement.report,

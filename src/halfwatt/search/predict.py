@@ -3,15 +3,14 @@
     E ~ t0 = bytes / bandwidth + a * operations / peak + b * passes through a block
 
 of a reply: weights are read once a decode step for the whole batch and once for a prompt, the KV cache once a step and
-reply; two operations for each weight and token; a pass is one block of one step. Power is taken to be the same for
-original and candidate, so that it cancels and no TDP is needed. ``a`` says how far below their peak small batches
-compute, ``b`` what a block costs that holds no weights at all (launching kernels, waiting for each other).
+reply; two operations for each weight and token; a pass is one block of one step. Power cancels: it is taken to be the
+same for original and candidate. ``a``: how far below their peak small batches compute; ``b``: what a block costs that
+holds no weights at all (launching kernels, waiting for each other).
 
-a and b are fitted to published measurements of lean runtimes, llama.cpp and vLLM (benchmarks/planner.py: J/token of
-five GPUs; on CPUs J/token of a board and CPU-seconds a token of a core), by least squares on the logarithm with a scale
-of its own for each device. The error is that of a ratio of two configurations on a device that was left out of the fit,
-95th percentile: what may be expected of hardware that nobody has measured. A plan is modelled, grade E, and says ratios
-only. On CPUs, where two devices are all there is, the error is no smaller than that of bytes alone.
+a and b are fitted to published measurements of llama.cpp and vLLM (benchmarks/planner.py: J/token of five GPUs; on CPUs
+J/token of a board and CPU-seconds a token of a core), by least squares on the logarithm with a scale for each device.
+The error is that of a ratio on a device left out of the fit, 95th percentile: what may be expected of hardware that
+nobody has measured. On CPUs, where two devices are all there is, it is no smaller than that of bytes alone.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from math import ceil
 
 import torch
 
-from halfwatt.compress.base import Stage, Step, require
+from halfwatt.compress.base import Stage, require
 from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.qat import TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
@@ -86,11 +85,7 @@ class Exchange:
 
     @classmethod
     def of(cls, dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer) -> Exchange:
-        """As the human replies of some dialogues ask for it.
-
-        Raises:
-            BadInput: no reply in any.
-        """
+        """As the human replies of some dialogues ask for it. Raises BadInput where there is none."""
         fresh = reply = context = turns = 0
         for dialogue in dialogues:
             said = tokenizer.scored(dialogue).reply
@@ -156,8 +151,7 @@ def plan(
     twice = [name for name, count in Counter(recipe.name for recipe in recipes).items() if count > 1]
     if twice:
         raise BadInput(f"two recipes are called {twice[0]}", hint="give one of them another name = in its file")
-    exchange = Exchange.of(dialogues, model.tokenizer)
-    original = shape(model, Recipe("original"), dialogues)
+    exchange, original = Exchange.of(dialogues, model.tokenizer), shape(model, Recipe("original"), dialogues)
     shapes = {recipe.name: shape(model, recipe, dialogues) for recipe in recipes}
 
     def prediction(name: str, device: Hardware) -> Prediction:
@@ -166,27 +160,19 @@ def plan(
         ratio = Estimate(base / cand, base / cand, base / cand, "x", own.measurements)
         return Prediction(name, device, widened(ratio, own.error))
 
-    read_b = {"original": original.read_b, **{name: s.read_b for name, s in shapes.items()}}
+    read_b = {"original": original.read_b} | {name: s.read_b for name, s in shapes.items()}
     rows = tuple(prediction(name, device) for device in hardware for name in shapes)
     return PredictionTable(str(model.source.name), batch, exchange, read_b, rows)
 
 
-# --- shapes -----------------------------------------------------------------------------------------------------------
-
-
 def shape(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue]) -> Shape:
-    """What a recipe would make of ``model``, from sizes alone: nothing is trained, read or rounded.
-
-    Raises:
-        ModelError: a step does not fit.
-    """
-    rounding: Step | None = None
+    """What a recipe would make of ``model``, from sizes alone. Raises ModelError where a step does not fit."""
+    rounding: Quantize | TrainOnGrid | Mixed | None = None
     for step in recipe.steps:
         if step.stage is Stage.STRUCTURE:
             require(step, model)
             with torch.device("meta"):
-                network = resized(model.network, step.sizes(model, dialogues))
-            model = replace(model, network=network)
+                model = replace(model, network=resized(model.network, step.sizes(model, dialogues)))
         elif isinstance(step, Quantize | TrainOnGrid | Mixed):
             rounding = step
     read = [w for w in weights(model.network) if not w.looked_up]
@@ -200,13 +186,12 @@ def shape(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue]) -> Sh
     )
 
 
-def _stored_b(weight: Weight, rounding: Step | None) -> float:
+def _stored_b(weight: Weight, rounding: Quantize | TrainOnGrid | Mixed | None) -> float:
     """Bytes a number of this weight takes."""
     if rounding is None or not fits(weight):
         return _STORED_B[16]
     if isinstance(rounding, Mixed):
         return _STORED_B[4] + rounding.extra * (_STORED_B[8] - _STORED_B[4])
-    assert isinstance(rounding, Quantize | TrainOnGrid)
     if isinstance(rounding, Quantize) and weight.name in rounding.int8:
         return _STORED_B[8]
     return _STORED_B[(weight.role == "head" and rounding.head_bits) or rounding.bits]

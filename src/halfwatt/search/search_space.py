@@ -41,15 +41,11 @@ _SMALLER = ((0.375, 1.0, 1.0), (0.667, 0.75, 0.5), (0.667, 1.0, 0.5), (0.667, 1.
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """What students are cut from.
-
-    steps:     that make it of the original
-    kv_heads:  None = its width and heads cannot be cut
-    """
+    """What students are cut from, and the steps that make it of the original."""
 
     steps: tuple[Step, ...]
     blocks: int
-    kv_heads: int | None
+    kv_heads: int | None  # None = its width and heads cannot be cut
     parameters: int
 
     @classmethod
@@ -83,18 +79,17 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class StudentSpace:
-    """Students, cut from the original or from what was made of it before; the original teaches all of them.
-
-    parents: by the name of their base
-    """
+    """Students, cut from the original or from what was made of it before; the original teaches all of them."""
 
     teaching: Teaching
-    parents: Mapping[str, Parent]
+    parents: Mapping[str, Parent]  # by the name of their base
 
     @classmethod
     def of(cls, model: ChatModel, adopted: Sequence[Adopt], teaching: Teaching) -> StudentSpace:
         """Whoever reads the original's tokens can learn from it."""
-        parents = {step.folder: Parent.of(outline(step.folder), step) for step in adopted if _reads_alike(model, step)}
+        tokens, smaller = model.network.config.vocab_size, [(step, outline(step.folder)) for step in adopted]
+        alike = [(step, small) for step, small in smaller if small.network.config.vocab_size == tokens]
+        parents = {step.folder: Parent.of(small, step) for step, small in alike}
         return cls(teaching, parents | {ORIGINAL: Parent.of(model)})
 
     def first(self) -> list[dict[str, Any]]:
@@ -113,16 +108,11 @@ class StudentSpace:
         cut = parent.cut(choose)
         lessons = self.teaching.lessons(choose.user_attrs.get(ROUND, 0))
         taught = Distil(temperature=1.0, label_weight=0.5, lr=parent.rate(cut), cached=_CACHED)
-        whose = STUDENT if of == ORIGINAL else f"{STUDENT} of {_short(of)}"
-        blocks = parent.blocks - cut.drop
+        whose, blocks = STUDENT if of == ORIGINAL else f"{STUDENT} of {_short(of)}", parent.blocks - cut.drop
         stay = f"{blocks} block{'s' if blocks > 1 else ''}"
         names = [whose, *map(str, trim), stay, str(cut), f"epochs {sum(lessons):.3g}"]
         learn = [replace(taught, epochs=epochs) for epochs in lessons]
         return Recipe(", ".join(names), (*parent.steps, *trim, cut, *learn, Quantize(4, method="gptq")))
-
-
-def _reads_alike(model: ChatModel, step: Adopt) -> bool:
-    return bool(outline(step.folder).network.config.vocab_size == model.network.config.vocab_size)
 
 
 def _short(base: str) -> str:
@@ -131,18 +121,12 @@ def _short(base: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What one search may try.
+    """What one search may try."""
 
-    adopted:  models made before, beside the original
-    trims:    the original's vocabulary can be trimmed
-    learned:  there are dialogues to calibrate on; without them only round to nearest is left
-    school:   how students are taught; None = there are none
-    """
-
-    adopted: tuple[Adopt, ...] = ()
-    trims: bool = True
-    learned: bool = True
-    school: StudentSpace | None = None
+    adopted: tuple[Adopt, ...] = ()  # models made before, beside the original
+    trims: bool = True  # the original's vocabulary can be trimmed
+    learned: bool = True  # there are dialogues to calibrate on; without them only round to nearest is left
+    school: StudentSpace | None = None  # None = no students
 
     @classmethod
     def of(cls, model: ChatModel, adopted: tuple[Adopt, ...], learned: bool, teaching: Teaching | None = None) -> Space:
@@ -153,17 +137,14 @@ class Space:
     def first(self) -> list[dict[str, Any]]:
         """The decisions to begin with: of what is made already the most daring first, the safest, a draft, which takes
         long to make; students last, so that their further rounds follow them."""
-        plain: dict[str, Any] = {"draft": False} if self.learned else {}
-        daring: dict[str, Any] = {"numbers": "int4", "quantize.head_bits": None} | plain
-        if self.learned:
-            daring |= {"quantize.method": "gptq"}
+        bases = self._bases()
+        plain, careful = ({"draft": False}, {"quantize.method": "gptq"}) if self.learned else ({}, {})
+        daring: dict[str, Any] = {"numbers": "int4", "quantize.head_bits": None} | plain | careful
         untrimmed = {"trim": False} if self.trims else {}
-        begun = [{"base": base} for base in self._bases() if base != STUDENT] if len(self._bases()) > 1 else [{}]
         trimmed = {"trim": True, "trim.coverage": 0.999} if self.trims else {}
-        students = [
-            {"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {})
-            for cut in ([] if self.school is None else self.school.first())
-        ]
+        begun = [{"base": base} for base in bases if base != STUDENT] if len(bases) > 1 else [{}]
+        cuts = [] if self.school is None else self.school.first()
+        students = [{"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {}) for cut in cuts]
         safe = begun[-1] | untrimmed | plain | {"numbers": "int8"}
         bold = [base | untrimmed | daring for base in begun]
         guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned else []
@@ -194,8 +175,7 @@ class Space:
 
     def _numbers(self, choose: Chooser) -> Step:
         """int8 loses next to nothing, however it is rounded: there is one of it."""
-        kinds = ("int8", "int4", "mixed") if self.learned else ("int8", "int4")
-        kind = choose.suggest_categorical("numbers", kinds)
+        kind = choose.suggest_categorical("numbers", ("int8", "int4", *(["mixed"] if self.learned else [])))
         if kind == "int8":
             return Quantize(8)
         if kind == "mixed":

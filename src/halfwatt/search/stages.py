@@ -113,7 +113,7 @@ class Incumbent:
 
 @dataclass(frozen=True, slots=True)
 class ScreenOrder:
-    """A candidate beside the reference, at the reference's operating point. likelihood: read it too, not just the cost."""
+    """A candidate beside the reference, at the reference's operating point. likelihood: read it too."""
 
     reference: Contender
     candidate: Contender

@@ -109,14 +109,10 @@ def rank_students(students: Sequence[StudentRound], gains: Sequence[float]) -> l
 
     def key(t: StudentRound) -> tuple[float, float]:
         in_the_end = t.outcome.violation - sum(gains[t.round + 1 :])
-        return t.outcome.violation if in_the_end > 0 else 0.0, _cost(t)
+        assert t.outcome.cost is not None, "what has none is not worth it"
+        return t.outcome.violation if in_the_end > 0 else 0.0, t.outcome.cost
 
     return sorted(students, key=key)
-
-
-def _cost(t: StudentRound) -> float:
-    assert t.outcome.cost is not None, "what has none is not worth it"
-    return t.outcome.cost
 
 
 def _worth_it(t: StudentRound, least_cost: float | None) -> bool:

@@ -42,11 +42,10 @@ def student_pace_s(job: Job) -> float:
 
 def training_tokens(job: Job) -> int:
     """About how many tokens there are to learn from."""
-    if job.train is None:
-        return 0
-    sample = job.step_context().some(_SAMPLE)
+    context = job.step_context()
+    sample = context.some(_SAMPLE)
     tokens = sum(len(row.ids) for row in encode_rows(sample, job.model.tokenizer, Distil().longest))
-    return round(tokens / len(sample) * len(job.train.dialogues))
+    return round(tokens / len(sample) * len(context.dialogues))
 
 
 def enqueue_next_rounds(store: TrialStore, teaching: Teaching, budget: Budget) -> None:

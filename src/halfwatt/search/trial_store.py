@@ -119,8 +119,8 @@ class TrialStore:
 
     def best(self) -> FrozenTrial | None:
         """The cheapest trial that keeps the constraint; None = there is none."""
-        able = [t for t in self.completed() if t.constraints[_GATE] <= 0]
-        return min(able, key=lambda t: float(t.value or 0.0)) if able else None
+        able = (t for t in self.completed() if t.constraints[_GATE] <= 0)
+        return min(able, key=lambda t: float(t.value or 0.0), default=None)
 
     def seconds(self) -> float:
         """Spent in trials that have ended, by all workers; one whose worker died, as long as it was heard."""
