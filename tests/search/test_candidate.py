@@ -21,7 +21,6 @@ from halfwatt.search.candidate import CandidateResult, Rivals, try_candidate
 from halfwatt.search.lab import Lab
 from halfwatt.search.stages import (
     BuildOutcome,
-    Incumbent,
     Judgement,
     JudgeOrder,
     MeasureOrder,
@@ -40,7 +39,7 @@ STAGES = ["build", "screen", "tune", "measure", "judge"]
 
 def rivals(ground: Ground, saving: float | None = None) -> Rivals:
     """In a search; ``saving``: of the best so far."""
-    return Rivals(ground.b1, Incumbent(None if saving is None else about(saving)))
+    return Rivals(ground.b1, True, None if saving is None else about(saving))
 
 
 def about(mean: float) -> Estimate:

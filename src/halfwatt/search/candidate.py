@@ -18,24 +18,10 @@ from halfwatt.compress.recipe import Recipe, cheap_proxy, to_toml
 from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate import energy_analysis
 from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.search import stages
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS
-from halfwatt.search.stages import (
-    NOT_PASSED,
-    BuildOrder,
-    Incumbent,
-    JudgeOrder,
-    MeasureOrder,
-    ScreenOrder,
-    TuneOrder,
-    build,
-    judge,
-    measure,
-    nats_over_margin,
-    saving_of,
-    screen,
-    tune,
-)
+from halfwatt.search.stages import BuildOrder, JudgeOrder, MeasureOrder, ScreenOrder, TuneOrder
 from halfwatt.search.trial import Trial, TrialReadings
 from halfwatt.search.trial_store import TrialOutcome
 
@@ -44,16 +30,12 @@ _DRAFT_HOPE = 2.0  # times less that a reply may take with a table of drafts: tw
 
 @dataclass(frozen=True, slots=True)
 class CandidateResult:
-    """A candidate with the readings that it was chosen by.
-
-    saving:  B1's cost over its own, as operating points are chosen; None = it was not measured
-    over:    nats a token by which it misses the likelihood's margin; 0 or less = the gate passed it
-    """
+    """A candidate with the readings that it was chosen by."""
 
     trial: Trial
     readings: TrialReadings
-    saving: Estimate | None = None
-    over: float = 0.0
+    saving: Estimate | None = None  # B1's cost over its own, as operating points are chosen; None = not measured
+    over: float = 0.0  # nats a token by which it misses the likelihood's margin; 0 or less = the gate passed it
 
     @property
     def outcome(self) -> TrialOutcome:
@@ -68,44 +50,41 @@ class CandidateResult:
 
 @dataclass(frozen=True, slots=True)
 class Rivals:
-    """Whom a candidate meets: B1, and in a search the best so far; None = it is measured whatever it comes to."""
+    """Whom a candidate meets: B1, and in a search the best so far."""
 
     reference: Contender
-    incumbent: Incumbent | None = None
-
-    def of(self, recipe: Recipe) -> Rivals:
-        """For this recipe: a draft may yet save more than a first look shows."""
-        if self.incumbent is None or all(step.stage != Stage.DECODING for step in recipe.steps):
-            return self
-        return replace(self, incumbent=replace(self.incumbent, hope=_DRAFT_HOPE))
+    searching: bool = False  # else it is measured whatever it comes to
+    best: Estimate | None = None  # saving of what passed so far; None = nothing has
 
 
 def try_candidate(lab: Lab, recipe: Recipe, rivals: Rivals) -> CandidateResult:
     """What a recipe comes to, or why there is no candidate. A fault of the recipe ends the candidate, not the run."""
     name = f"candidate-{recipe.slug}"
-    return lab.store.once(name, CandidateResult, lambda: _pass_stages(lab, recipe, rivals.of(recipe)))
+    return lab.store.once(name, CandidateResult, lambda: _pass_stages(lab, recipe, rivals))
 
 
 def _pass_stages(lab: Lab, recipe: Recipe, rivals: Rivals) -> CandidateResult:
-    sketch, incumbent, settings = Recipe("sketch", cheap_proxy(recipe.steps)), rivals.incumbent, lab.job.settings
-    sketched = incumbent is not None and incumbent.saving is not None and sketch.steps != recipe.steps
+    sketch, settings = Recipe("sketch", cheap_proxy(recipe.steps)), lab.job.settings
+    sketched = rivals.searching and rivals.best is not None and sketch.steps != recipe.steps
+    hope = _DRAFT_HOPE if any(step.stage == Stage.DECODING for step in recipe.steps) else 1.0
     blank = Trial(recipe.name, tuple(map(repr, recipe.steps)), "failed", None, None, OperatingPoint(), None, None)
     for form in (sketch, recipe) if sketched else (recipe,):
-        built = lab.run(build, order_of(lab, form))
+        built = lab.run(stages.build, order_of(lab, form))
         if built.artifact is None:
             return CandidateResult(replace(blank, reason=built.fault), TrialReadings(recipe.name, (), None))
         contender = Contender(recipe.name, built.artifact, rivals.reference.at)
         trial = replace(blank, artifact=built.artifact, at=contender.at)
-        if incumbent is not None:
-            pair, plan = (rivals.reference, contender), settings.protocol.screen
-            screening = lab.run(screen, ScreenOrder(*pair, plan, settings.margins, incumbent, form is recipe))
+        if rivals.searching:
+            how = (settings.protocol.screen, settings.margins, rivals.best, hope)
+            order = ScreenOrder(rivals.reference, contender, *how, likelihood=form is recipe)
+            screening = lab.run(stages.screen, order)
             if screening.reason is not None:
                 rejected = replace(trial, status="rejected", reason=screening.reason)
                 readings = TrialReadings(recipe.name, screening.windows, None)
                 return CandidateResult(rejected, readings, screening.saving, screening.over)
-    tuning = lab.run(tune, TuneOrder(contender, settings.protocol.tune, settings.search.users, coarser=True))
+    tuning = lab.run(stages.tune, TuneOrder(contender, settings.protocol.tune, settings.search.users, coarser=True))
     trial, guess = replace(trial, status="done", at=tuning.best, tried=tuning.ways), tuning.best.speculation
-    if incumbent is not None and contender.artifact.draft is not None and (guess is None or guess.kind != "table"):
+    if rivals.searching and contender.artifact.draft is not None and (guess is None or guess.kind != "table"):
         reason = "its draft is not used: without it a reply takes less, so it is the recipe without a draft"
         lab.say(f"{recipe.name}: {reason}")
         rejected = replace(trial, status="rejected", reason=reason)
@@ -126,9 +105,9 @@ def _measure_and_judge(lab: Lab, trial: Trial, rivals: Rivals) -> CandidateResul
     """Energy and quality of the same artifact at the same operating point, both against B1."""
     settings, reference, contender = lab.job.settings, rivals.reference, Contender.of(trial)
     lab.say(f"{trial.name}: measuring against {reference.name}")
-    run = lab.run(measure, MeasureOrder((reference, contender), settings.protocol.paired))
-    order = JudgeOrder(reference, contender, settings.margins, screened=rivals.incumbent is not None)
-    judgement, names, windows = lab.run(judge, order), (reference.name, trial.name), run.windows
+    run = lab.run(stages.measure, MeasureOrder((reference, contender), settings.protocol.paired))
+    order = JudgeOrder(reference, contender, settings.margins, screened=rivals.searching)
+    judgement, names, windows = lab.run(stages.judge, order), (reference.name, trial.name), run.windows
     report = judgement.report
     judged = replace(
         trial,
@@ -137,7 +116,7 @@ def _measure_and_judge(lab: Lab, trial: Trial, rivals: Rivals) -> CandidateResul
         cpu_s_ratio_vs_B1=energy_analysis.ratio(*names, windows, energy_analysis.cpu_s_per_reply),
         energy_ratio_vs_B1=energy_analysis.energy_ratio(*names, windows, run.meter),
     )
-    over = nats_over_margin(report.checks, settings.margins)
-    over = min(over, 0.0) if report.verdict == "PASS" else max(over, NOT_PASSED)
+    over = stages.nats_over_margin(report.checks, settings.margins)
+    over = min(over, 0.0) if report.verdict == "PASS" else max(over, stages.NOT_PASSED)
     readings = TrialReadings(trial.name, windows, judgement.inputs)
-    return CandidateResult(judged, readings, saving_of(*names, run), over)
+    return CandidateResult(judged, readings, stages.saving_of(*names, run), over)

@@ -19,7 +19,6 @@ from halfwatt.search.candidate import CandidateResult, Rivals, try_candidate
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import Space
-from halfwatt.search.stages import Incumbent
 from halfwatt.search.teaching import enqueue_next_rounds, teaching_of
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 
@@ -39,11 +38,8 @@ def explore(
 ) -> list[Recipe]:
     """Try recipes until the budget is spent or nothing new comes; all that were finished, earlier sittings' too.
 
-    Args:
-        propose: a recipe from the decisions of a trial.
-        assess: what a recipe comes to. A fault in it fails the trial and ends the search.
-        joules: a cumulative counter; None where none measures.
-        go_on: asked before every trial; False ends the search.
+    propose: a recipe from the decisions of a trial; assess: what it comes to. A fault there fails the trial and ends
+    the search, as ``go_on`` does before a trial. joules: a cumulative counter; None where none measures.
     """
     repeats = 0
     while not is_spent(budget, store) and repeats < REPEATS and go_on():
@@ -86,7 +82,7 @@ class Assessor:
         """Try one, and write down the best so far."""
         job, cost, best = self._lab.job, self._lab.store.cost, self.best
         before_s = cost.total().cpu_s
-        rivals = Rivals(self._reference, Incumbent(None if best is None else best.saving))
+        rivals = Rivals(self._reference, True, None if best is None else best.saving)
         with job.turn():
             result = try_candidate(self._lab, recipe, rivals)
         if result.passed:

@@ -21,13 +21,7 @@ from halfwatt.models.chat_model import ChatModel
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One optimisation: a model, its traffic, and where to work.
-
-    train:    what steps may learn from
-    outside:  other kinds of dialogue, by name
-    recipes:  what is tried besides what a search proposes
-    name:     by which a build process gets the model; None = there is none, and recipes are built in this process
-    """
+    """One optimisation: a model, its traffic, and where to work."""
 
     model: ChatModel
     tune: DialogueSet
@@ -35,10 +29,10 @@ class Job:
     out: Path
     tools: Instruments
     settings: RunSettings = field(default_factory=RunSettings)
-    train: DialogueSet | None = None
-    outside: Mapping[str, DialogueSet] = field(default_factory=dict)
-    recipes: tuple[Recipe, ...] = field(default_factory=default_recipes)
-    name: str | None = None
+    train: DialogueSet | None = None  # what steps may learn from
+    outside: Mapping[str, DialogueSet] = field(default_factory=dict)  # other kinds of dialogue, by name
+    recipes: tuple[Recipe, ...] = field(default_factory=default_recipes)  # tried besides what a search proposes
+    name: str | None = None  # by which a build process gets the model; None = recipes are built in this process
 
     @property
     def adopted(self) -> tuple[Adopt, ...]:

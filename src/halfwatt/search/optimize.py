@@ -2,14 +2,12 @@
 
     B0  the original as commonly run (transformers, stored dtype, its own threads)
     B1  the original in the best runtime, at its best operating point
-    then int8, int4 with an int8 head, int4, or the recipe that was given, or with a budget what Optuna proposes until
-    it is spent (exploration.py), students that are taught within it among them (successive_halving.py): each measured
-    and judged on the tune split (candidate.py)
+    then a list of recipes, and with a budget what Optuna proposes until it is spent (exploration.py), students that are
+    taught within it among them (successive_halving.py): each measured and judged on the tune split (candidate.py)
     the winner alone meets B0 and B1 in one interleaved run and is judged on the sealed test split
 
-The original is always a candidate: when nothing is proven better it is delivered in its best runtime form. B0, B1, the
-candidates and the winner pass through the same stages (stages.py); each is kept when it is finished, so a run that was
-killed goes on with the next one and ends with the same verdicts.
+When nothing is proven better, the original is delivered in its best runtime form. All pass through the same stages
+(stages.py), which are kept: a run that was killed goes on with the next one and ends with the same verdicts.
 """
 
 from __future__ import annotations
@@ -135,9 +133,9 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
     claim = make_claim(run.windows, run.meter, judgement.report, champion.name)
     measured = tuple(energy_analysis.measurement(arm, run.windows, run.meter) for arm in ("B0", "B1", "winner"))
     delivered = selection.champion if claim.verdict == "PASS" else selection.b1
-    with_energy = [replace(trial, energy=m) for trial, m in zip((selection.b0, selection.b1), measured, strict=False)]
+    energy_b0, energy_b1, _ = measured
     return Outcome(
-        selection=replace(selection, b0=with_energy[0], b1=with_energy[1]),
+        replace(selection, b0=replace(selection.b0, energy=energy_b0), b1=replace(selection.b1, energy=energy_b1)),
         final=run,
         measured=measured,
         quality=judgement.report,
@@ -153,8 +151,8 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
 def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Outside, ...]:
     """What the champion lost on other kinds of dialogue, where its recipe cut or trained weights by the user's own."""
     champion, reference = Contender.of(selection.champion), Contender.of(selection.b1)
-    steps = _recipe_of(selection.champion, job).steps
-    if not champion.artifact.spent and all(step.stage >= Stage.NUMERICS for step in steps):
+    rounded = all(step.stage >= Stage.NUMERICS for step in _recipe_of(selection.champion, job).steps)
+    if rounded and not champion.artifact.spent:
         return ()
 
     def loss(kind: str) -> Outside:

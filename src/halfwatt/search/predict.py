@@ -45,18 +45,12 @@ _STORED_B = {16: 2.0, **{bits: size / GROUP for bits, size in BLOCK_BYTES.items(
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """Of one kind of device.
+    """Of one kind of device."""
 
-    compute:       a above
-    block_s:       b above, in seconds
-    error:         95th percentile of a ratio's error on a device left out of the fit; 0.5 = +50 % or -33 %
-    measurements:  that they were fitted to
-    """
-
-    compute: float
-    block_s: float
-    error: float
-    measurements: int
+    compute: float  # a above
+    block_s: float  # b above
+    error: float  # 95th percentile of a ratio's error on a device left out of the fit; 0.5 = +50 % or -33 %
+    measurements: int  # that they were fitted to
 
 
 FITTED = {

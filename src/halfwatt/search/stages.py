@@ -24,12 +24,9 @@ from halfwatt.core.errors import BadInput, HalfwattError
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.machine import cores
 from halfwatt.core.settings import Margins, MeasurePlan
-from halfwatt.evaluate import energy_analysis
+from halfwatt.evaluate import energy_analysis, energy_protocol, gate
 from halfwatt.evaluate.energy_protocol import Arm, Run
-from halfwatt.evaluate.energy_protocol import measure as measure_arms
 from halfwatt.evaluate.examine import examine, teacher_scores
-from halfwatt.evaluate.gate import judge as judge_inputs
-from halfwatt.evaluate.gate import likelihood_check, teacher_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import Artifact
@@ -101,51 +98,38 @@ def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class Incumbent:
-    """What a candidate of a search has to beat: the best saving that passed so far; None = nothing has.
-
-    hope: times more that its operating point may save than a first look shows
-    """
-
-    saving: Estimate | None = None
-    hope: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class ScreenOrder:
-    """A candidate beside the reference, at the reference's operating point. likelihood: read it too."""
+    """A candidate beside the reference, at the reference's operating point."""
 
     reference: Contender
     candidate: Contender
     plan: MeasurePlan
     margins: Margins
-    incumbent: Incumbent
-    likelihood: bool = True
+    best: Estimate | None  # the saving that it has to beat; None = nothing passed so far
+    hope: float  # times more that its own operating point may save than a first look shows
+    likelihood: bool  # is read too, not only the cost
 
 
 @dataclass(frozen=True, slots=True)
 class Screening:
-    """What a first look shows: reference's cost over the candidate's; why it goes no further, None = it goes on.
+    """What a first look shows."""
 
-    over: nats a token by which it misses the likelihood's margin
-    """
-
-    windows: tuple[Window, ...] = ()
-    saving: Estimate | None = None
-    reason: str | None = None
-    over: float = 0.0
+    windows: tuple[Window, ...]
+    saving: Estimate  # reference's cost over the candidate's
+    reason: str | None = None  # why it goes no further; None = it goes on
+    over: float = 0.0  # nats a token by which it misses the likelihood's margin
 
 
 def screen(lab: Lab, order: ScreenOrder) -> Screening:
-    """Give up what cannot beat the incumbent, or fails the gate's G1 or G2 whatever its replies say."""
-    reference, candidate, best = order.reference, order.candidate, order.incumbent.saving
+    """Give up what cannot beat the best so far, or fails the gate's G1 or G2 whatever its replies say."""
+    reference, candidate, best = order.reference, order.candidate, order.best
     lab.say(f"{candidate.name}: a first look at what it saves")
     run = lab.run(measure, MeasureOrder((reference, candidate), order.plan))
     saving = saving_of(reference.name, candidate.name, run)
-    if best is not None and order.incumbent.hope * saving.hi < best.lo:
+    if best is not None and order.hope * saving.hi < best.lo:
         reason, over = f"saves {_in_words(saving)} where the best so far saves {_in_words(best)}", NOT_PASSED
     else:
-        checks = teacher_checks(likelihoods(lab, reference, candidate), order.margins) if order.likelihood else []
+        checks = gate.teacher_checks(likelihoods(lab, reference, candidate), order.margins) if order.likelihood else []
         failed = [check for check in checks if check.verdict == "FAIL"]
         if not failed:
             return Screening(run.windows, saving)
@@ -161,8 +145,7 @@ def _in_words(e: Estimate) -> str:
 
 def likelihoods(lab: Lab, reference: Contender, candidate: Contender) -> tuple[TeacherScore, ...]:
     """Both models over the same turns; read once, whether for the screen or for the gate."""
-    pair = (reference.for_likelihood(), candidate.for_likelihood())
-    return lab.run(likelihood, pair)
+    return lab.run(likelihood, (reference.for_likelihood(), candidate.for_likelihood()))
 
 
 def likelihood(lab: Lab, order: tuple[Contender, Contender]) -> tuple[TeacherScore, ...]:
@@ -172,17 +155,13 @@ def likelihood(lab: Lab, order: tuple[Contender, Contender]) -> tuple[TeacherSco
 
 @dataclass(frozen=True, slots=True)
 class TuneOrder:
-    """An artifact whose cheapest operating point is asked for.
-
-    fixed:    serve it as it is ordered: as commonly run
-    coarser:  a KV cache of fewer bits may be chosen, which changes replies
-    """
+    """An artifact whose cheapest operating point is asked for."""
 
     candidate: Contender
     plan: MeasurePlan
     users: int = 1
-    fixed: bool = False
-    coarser: bool = False
+    fixed: bool = False  # serve it as it is ordered: as commonly run
+    coarser: bool = False  # a KV cache of fewer bits may be chosen, which changes replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +235,7 @@ class MeasureOrder:
 def measure(lab: Lab, order: MeasureOrder) -> Run:
     """All of them interleaved, on the replies to the lab's workload."""
     arms = [Arm(contender.name, lab.spec(contender)) for contender in order.contenders]
-    return measure_arms(arms, lab.workload, order.plan, lab.job.tools, lab.say)
+    return energy_protocol.measure(arms, lab.workload, order.plan, lab.job.tools, lab.say)
 
 
 def saving_of(reference: str, candidate: str, run: Run) -> Estimate:
@@ -276,12 +255,12 @@ def cost_of(meter: MeterInfo | None) -> energy_analysis.Figure:
 
 @dataclass(frozen=True, slots=True)
 class JudgeOrder:
-    """A candidate against the reference. screened: its likelihoods were read by the screen already."""
+    """A candidate against the reference."""
 
     reference: Contender
     candidate: Contender
     margins: Margins
-    screened: bool = False
+    screened: bool = False  # its likelihoods were read by the screen already
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,13 +278,12 @@ def judge(lab: Lab, order: JudgeOrder) -> Judgement:
     replies = lab.run(reference_replies, order.reference)
     inputs = examine(reference, candidate, lab.workload, replies, lab.say, scores)
     special, seed = lab.job.model.tokenizer.special_tokens, lab.job.settings.seed
-    report = judge_inputs(inputs, split=lab.split, margins=order.margins, special=special, seed=seed)
-    return Judgement(inputs, report)
+    return Judgement(inputs, gate.judge(inputs, split=lab.split, margins=order.margins, special=special, seed=seed))
 
 
 def nats_over_margin(checks: Sequence[GateCheck], margins: Margins) -> float:
     """Nats a token by which the likelihood's upper bound misses its margin."""
-    check = likelihood_check(checks)
+    check = gate.likelihood_check(checks)
     return (check.estimate.hi if check and check.estimate else 1.0) - math.log1p(margins.perplexity)
 
 

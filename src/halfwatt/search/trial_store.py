@@ -35,14 +35,10 @@ _BEAT, _WORKER, _GATE, _AGAIN, _JOULES = "beat", "worker", "gate", "again", "jou
 
 @dataclass(frozen=True, slots=True)
 class TrialOutcome:
-    """What one trial ended with; a trial without a cost is disqualified.
+    """What one trial ended with; a trial without a cost is disqualified."""
 
-    cost:       what is minimised, such as the log of the energy over B1's
-    violation:  how far the constraint is missed; 0 or less = it holds
-    """
-
-    cost: float | None
-    violation: float = 0.0
+    cost: float | None  # what is minimised, such as the log of the energy over B1's
+    violation: float = 0.0  # how far the constraint is missed; 0 or less = it holds
 
 
 class TrialStore:
@@ -71,10 +67,7 @@ class TrialStore:
             self._storage.engine.dispose()
 
     def enqueue(self, decisions: dict[str, Any], user_attrs: dict[str, Any] | None = None) -> None:
-        """Let these decisions be taken before the sampler takes its own; once, whoever asks for it again.
-
-        user_attrs: of the trial, for what is not the sampler's to decide
-        """
+        """Let these decisions be taken before the sampler's own; once, whoever asks again. user_attrs: of the trial."""
         wanted = user_attrs or {}
         asked = [t for t in self._study.get_trials(deepcopy=False) if wanted.items() <= t.user_attrs.items()]
         if decisions not in [t.system_attrs.get("fixed_params", t.params) for t in asked]:
@@ -102,11 +95,9 @@ class TrialStore:
     def finish(self, trial: Trial, outcome: TrialOutcome, joules: float | None = None) -> None:
         """End a trial. joules: that it took, where they were measured."""
         trial.set_user_attr(_JOULES, joules)
-        if outcome.cost is None:
-            self._study.tell(trial, state=TrialState.FAIL)
-            return
-        trial.set_constraint(_GATE, outcome.violation)
-        self._study.tell(trial, outcome.cost)
+        if outcome.cost is not None:
+            trial.set_constraint(_GATE, outcome.violation)
+        self._study.tell(trial, outcome.cost, state=TrialState.FAIL if outcome.cost is None else None)
 
     def outcome_of_recipe(self, recipe: str) -> TrialOutcome | None:
         """What a recipe of this name came to, where it was tried before; disqualified ones too."""
