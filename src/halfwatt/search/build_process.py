@@ -1,10 +1,9 @@
 """A candidate built in a process of its own: rounding and training may crash or run out of memory, and keep memory.
 
-    search   builder (python -P -m halfwatt.search.build_process)
+    search   builder (python -P -m halfwatt.search.build_process), which goes when the request's pipe ends
       request ->  load the model, apply the recipe, export, prove
               <-  what it is doing, line by line
               <-  the artifact, or the error
-      (the request's pipe ends: the builder goes with the search)
 
 Not a pool of Python's own: that would run a user's script, which may have no guard around its main part, once more.
 """
@@ -46,11 +45,7 @@ class BuildRequest:
 
 
 def build_in_process(request: BuildRequest, progress: Progress) -> Artifact:
-    """The artifact, built once: its folder is named after all that it hangs on.
-
-    Raises:
-        ChildDied: out of memory, for instance. Else what `build_artifact` raises.
-    """
+    """The artifact. Raises ChildDied, out of memory for instance, and what `build_artifact` raises."""
     with ChildProcess(module_command("halfwatt.search.build_process"), "building") as process:
         process.send(request)
         while "doing" in (answer := process.receive()):
@@ -79,12 +74,13 @@ def _build(request: BuildRequest, progress: Progress) -> Artifact:
 
     model, device = load_model(request.model, request.access), request.access.device
     if model.sha256 != request.sha256:
-        hint = "begin again with another -o"
-        raise EnvironmentFault(f"{request.model} has changed since the search began", hint=hint)
+        raise EnvironmentFault(
+            f"{request.model} has changed since the search began", hint="begin again with another -o"
+        )
     with closing(instruments(device, rapl_root=request.rapl_root)) as tools:
         settings = RunSettings(access=request.access, seed=request.seed, progress=progress)
         context = StepContext(
-            request.learned_from, settings=settings, device=device, meter=tools.primary, cache=request.out / "training"
+            request.learned_from, None, settings, device, tools.primary, cache=request.out / "training"
         )
         recipe = from_toml(request.recipe, "the search's recipe")
         return build_artifact(model, recipe, request.proof, request.out / "artifacts", context, device)

@@ -108,15 +108,14 @@ def _measure_and_judge(lab: Lab, trial: Trial, rivals: Rivals) -> CandidateResul
     run = lab.run(stages.measure, MeasureOrder((reference, contender), settings.protocol.paired))
     order = JudgeOrder(reference, contender, settings.margins, screened=rivals.searching)
     judgement, names, windows = lab.run(stages.judge, order), (reference.name, trial.name), run.windows
-    report = judgement.report
     judged = replace(
         trial,
         energy=energy_analysis.measurement(trial.name, windows, run.meter),
-        quality=report,
+        quality=judgement.report,
         cpu_s_ratio_vs_B1=energy_analysis.ratio(*names, windows, energy_analysis.cpu_s_per_reply),
         energy_ratio_vs_B1=energy_analysis.energy_ratio(*names, windows, run.meter),
     )
-    over = stages.nats_over_margin(report.checks, settings.margins)
-    over = min(over, 0.0) if report.verdict == "PASS" else max(over, stages.NOT_PASSED)
+    over = stages.nats_over_margin(judgement.report.checks, settings.margins)
+    over = min(over, 0.0) if judgement.report.verdict == "PASS" else max(over, stages.NOT_PASSED)
     readings = TrialReadings(trial.name, windows, judgement.inputs)
     return CandidateResult(judged, readings, stages.saving_of(*names, run), over)

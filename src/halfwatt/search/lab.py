@@ -49,11 +49,7 @@ class Lab:
 
     @classmethod
     def of(cls, job: Job, store: StageStore, dialogues: DialogueSet, split: str) -> Lab:
-        """On these dialogues, cut to what the job's model can read.
-
-        Raises:
-            BadInput: none of them fits.
-        """
+        """On these dialogues, cut to what the job's model can read. Raises BadInput where none of them fits."""
         chat, settings = ChatFormat.of_model(job.model), job.settings
         return cls(job, store, make_workload(dialogues, chat, settings.requests, settings.seed), split)
 

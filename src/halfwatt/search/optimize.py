@@ -67,8 +67,7 @@ def optimize(job: Job) -> Outcome:
     """Choose on the tune split, prove on the sealed one.
 
     Raises:
-        BadInput: the output folder holds another run.
-        MeterError, TaintedRun: nothing could be measured.
+        BadInput: the output folder holds another run. MeterError, TaintedRun: nothing could be measured.
     """
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
@@ -85,17 +84,12 @@ def optimize(job: Job) -> Outcome:
 
 
 def baseline(lab: Lab, name: str) -> Trial:
-    """B0 or B1: the original, built and served at its best operating point; B0 at that in which it is commonly run.
-
-    Raises:
-        BadInput: the original cannot be exported; says why.
-    """
-    commonly = name == "B0"
-    order = order_of(lab, Recipe(name))
+    """B0 or B1: the original, built and served at its best operating point; B0 as commonly run. Raises BadInput where
+    it cannot be exported."""
+    commonly, order, settings = name == "B0", order_of(lab, Recipe(name)), lab.job.settings
     built = lab.run(build, replace(order, format=AS_COMMONLY_RUN) if commonly else order)
     if built.artifact is None:
         raise BadInput(built.fault or f"{name} could not be built")
-    settings = lab.job.settings
     contender = Contender(name, built.artifact, OperatingPoint(reuse_prefix=not commonly))
     tuning = lab.run(tune, TuneOrder(contender, settings.protocol.tune, settings.search.users, fixed=commonly))
     ways = () if commonly else tuning.ways
@@ -108,12 +102,12 @@ def best(trials: Sequence[Trial]) -> Trial | None:
     Proven ones before undecided ones; only savings over B1 whose interval excludes 1.
     """
     rank = {"PASS": 0, "INCONCLUSIVE": 1}
-    able = [
+    able = (
         (rank[t.quality.verdict], -_saving(t).mean, t)
         for t in trials
         if t.status == "done" and t.quality is not None and t.quality.verdict in rank and _saving(t).lo > 1
-    ]
-    return min(able, key=lambda item: item[:2])[2] if able else None
+    )
+    return min(able, key=lambda item: item[:2], default=(0, 0.0, None))[2]
 
 
 def _saving(trial: Trial) -> Estimate:

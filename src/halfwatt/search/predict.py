@@ -82,8 +82,7 @@ class Exchange:
         """As the human replies of some dialogues ask for it. Raises BadInput where there is none."""
         fresh = reply = context = turns = 0
         for dialogue in dialogues:
-            said = tokenizer.scored(dialogue).reply
-            at = [i for i, own in enumerate(said) if own]
+            at = [i for i, own in enumerate(tokenizer.scored(dialogue).reply) if own]
             turns += len(dialogue.assistant_turns)
             reply += len(at)
             context += sum(at)
@@ -127,23 +126,20 @@ def seconds(shape: Shape, exchange: Exchange, hardware: Hardware, own: Coefficie
 def plan(
     model: ChatModel,
     recipes: Sequence[Recipe],
-    hardware: Sequence[Hardware],
+    devices: Sequence[Hardware],
     dialogues: Sequence[Dialogue],
     batch: int = 1,
 ) -> PredictionTable:
     """Every recipe on every device, against ``model`` as it is in the same runtime.
 
-    Args:
-        model: its weights are not looked at (`chat_model.outline`).
-        dialogues: the traffic; a vocabulary is trimmed to it too.
+    The model's weights are not looked at (`chat_model.outline`); a vocabulary is trimmed to the dialogues too.
 
     Raises:
         BadInput: no dialogues, a batch below 1, or two recipes of one name. ModelError: a recipe does not fit.
     """
     if batch < 1:
         raise BadInput("--batch is 1 or more", got=str(batch))
-    twice = [name for name, count in Counter(recipe.name for recipe in recipes).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(recipe.name for recipe in recipes).items() if count > 1]:
         raise BadInput(f"two recipes are called {twice[0]}", hint="give one of them another name = in its file")
     exchange, original = Exchange.of(dialogues, model.tokenizer), shape(model, Recipe("original"), dialogues)
     shapes = {recipe.name: shape(model, recipe, dialogues) for recipe in recipes}
@@ -155,7 +151,7 @@ def plan(
         return Prediction(name, device, widened(ratio, own.error))
 
     read_b = {"original": original.read_b} | {name: s.read_b for name, s in shapes.items()}
-    rows = tuple(prediction(name, device) for device in hardware for name in shapes)
+    rows = tuple(prediction(name, device) for device in devices for name in shapes)
     return PredictionTable(str(model.source.name), batch, exchange, read_b, rows)
 
 
@@ -172,12 +168,9 @@ def shape(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue]) -> Sh
     read = [w for w in weights(model.network) if not w.looked_up]
     numbers = sum(w.parameter.numel() for w in read)
     rest = weights_read(model.network) - numbers
-    return Shape(
-        blocks=model.network.config.num_hidden_layers,
-        numbers=numbers,
-        read_b=round(sum(w.parameter.numel() * _stored_b(w, rounding) for w in read)) + 4 * rest,
-        kv_b_per_token=2 * model.architecture.kv_numbers(model.network.config),
-    )
+    read_b = round(sum(w.parameter.numel() * _stored_b(w, rounding) for w in read)) + 4 * rest
+    config = model.network.config
+    return Shape(config.num_hidden_layers, numbers, read_b, kv_b_per_token=2 * model.architecture.kv_numbers(config))
 
 
 def _stored_b(weight: Weight, rounding: Quantize | TrainOnGrid | Mixed | None) -> float:

@@ -51,10 +51,9 @@ class Parent:
     @classmethod
     def of(cls, model: ChatModel, *steps: Step) -> Parent:
         """What these steps make is shaped like ``model``."""
-        config = model.network.config
-        cuttable = not Prune(width=0.5, kv_heads=1).problems(model)
-        heads = model.architecture.kv_heads(config) if cuttable else None
-        return cls(steps, int(config.num_hidden_layers), heads, sum(p.numel() for p in model.network.parameters()))
+        config, parameters = model.network.config, sum(p.numel() for p in model.network.parameters())
+        heads = None if Prune(width=0.5, kv_heads=1).problems(model) else model.architecture.kv_heads(config)
+        return cls(steps, int(config.num_hidden_layers), heads, parameters)
 
     def first(self) -> list[dict[str, Any]]:
         """Cuts to begin with, from the most daring to the safest."""
@@ -98,15 +97,10 @@ class StudentSpace:
         each = max(1, RATE ** (self.teaching.rounds - 1) // len(self.parents))
         return [({_OF: name} if several else {}) | cut for name, p in self.parents.items() for cut in p.first()[-each:]]
 
-    def of_whom(self, choose: Chooser) -> str:
-        """The base that a student is cut from."""
-        return choose.suggest_categorical(_OF, tuple(self.parents)) if len(self.parents) > 1 else ORIGINAL
-
     def student(self, of: str, trim: list[Step], choose: Chooser) -> Recipe:
         """Cut, taught up to its round, and rounded."""
-        parent = self.parents[of]
+        parent, lessons = self.parents[of], self.teaching.lessons(choose.user_attrs.get(ROUND, 0))
         cut = parent.cut(choose)
-        lessons = self.teaching.lessons(choose.user_attrs.get(ROUND, 0))
         taught = Distil(temperature=1.0, label_weight=0.5, lr=parent.rate(cut), cached=_CACHED)
         whose, blocks = STUDENT if of == ORIGINAL else f"{STUDENT} of {_short(of)}", parent.blocks - cut.drop
         stay = f"{blocks} block{'s' if blocks > 1 else ''}"
@@ -135,8 +129,8 @@ class Space:
         return cls(adopted, learned and not Trim().problems(model), learned, school)
 
     def first(self) -> list[dict[str, Any]]:
-        """The decisions to begin with: of what is made already the most daring first, the safest, a draft, which takes
-        long to make; students last, so that their further rounds follow them."""
+        """To begin with: what is made already at its most daring, the safest, a draft, which takes long to make;
+        students last, so that their further rounds follow them."""
         bases = self._bases()
         plain, careful = ({"draft": False}, {"quantize.method": "gptq"}) if self.learned else ({}, {})
         daring: dict[str, Any] = {"numbers": "int4", "quantize.head_bits": None} | plain | careful
@@ -155,7 +149,8 @@ class Space:
         bases = self._bases()
         base = choose.suggest_categorical("base", tuple(bases)) if len(bases) > 1 else ORIGINAL
         if base == STUDENT and self.school is not None:
-            of = self.school.of_whom(choose)
+            parents = tuple(self.school.parents)
+            of = choose.suggest_categorical(_OF, parents) if len(parents) > 1 else ORIGINAL
             return self.school.student(of, self._trim(of, choose), choose)
         steps: list[Step] = [*bases[base], *self._trim(base, choose), self._numbers(choose)]
         if self.learned and choose.suggest_categorical("draft", (True, False)):

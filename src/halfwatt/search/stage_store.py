@@ -1,8 +1,8 @@
 """Finished work of a run, one file each, so that an interrupted run goes on where it stopped.
 
-    stages/run.json                what the run is about; another run is refused
-    stages/STAGE-HASH.json         what a stage came to; HASH names all that went in, but not where files lie
-    stages/NAME.json               what has a name of its own, such as a whole candidate
+    stages/run.json           what the run is about; another run is refused
+    stages/STAGE-HASH.json    what a stage came to; HASH names all that went in, but not where files lie
+    stages/NAME.json          what has a name of its own, such as a whole candidate
 
 A file is written whole (temp, fsync, rename) or not at all: after a crash it is either there or computed again.
 """
@@ -25,11 +25,7 @@ T = TypeVar("T")
 
 
 class StageStore:
-    """The folder of one run's finished work, and what all of it cost.
-
-    Raises:
-        BadInput: the folder holds another run (other model, dialogues, margins, seed, ...).
-    """
+    """The folder of one run's finished work, and what all of it cost. Raises BadInput where it holds another run."""
 
     def __init__(self, folder: Path, identity: Mapping[str, str], meter: EnergyMeter | None = None) -> None:
         self.folder, self.cost = folder, RunCost(folder / "sittings", meter)
@@ -37,13 +33,9 @@ class StageStore:
         stamp = folder / "run.json"
         if not stamp.exists():
             write_atomic(stamp, json.dumps(dict(identity), indent=1).encode())
-        before = json.loads(stamp.read_text())
-        changed = sorted(k for k in identity.keys() | before.keys() if identity.get(k) != before.get(k))
-        if changed:
-            raise BadInput(
-                f"{folder.parent} holds a run with another {', '.join(changed)}",
-                hint="choose another -o folder, or remove this one",
-            )
+        before, hint = json.loads(stamp.read_text()), "choose another -o folder, or remove this one"
+        if changed := sorted(k for k in identity.keys() | before.keys() if identity.get(k) != before.get(k)):
+            raise BadInput(f"{folder.parent} holds a run with another {', '.join(changed)}", hint=hint)
 
     def has(self, name: str) -> bool:
         """Is it finished?"""

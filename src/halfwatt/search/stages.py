@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -34,11 +34,10 @@ from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
-from halfwatt.search import operating_points
 from halfwatt.search.build import build_artifact
 from halfwatt.search.build_process import BuildRequest, build_in_process
 from halfwatt.search.lab import Contender, Lab
-from halfwatt.search.operating_points import PLAIN_KV_BITS
+from halfwatt.search.operating_points import PLAIN_KV_BITS, by_batches, by_caches, by_guesses, by_threads
 from halfwatt.search.trial import Served
 
 AS_COMMONLY_RUN = "transformers_folder"
@@ -187,13 +186,10 @@ def tune(lab: Lab, order: TuneOrder) -> Tuning:
     if order.fixed:
         return Tuning((Served(contender.at, 1.0),))
     lab.say(f"{contender.name}: searching the operating point")
-    ways = sorted(_try_points(lab, order, operating_points.by_threads(cores())), key=lambda way: way.share)
+    ways = sorted(_try_points(lab, order, by_threads(cores())), key=lambda way: way.share)
     first = ways[0]
-    for further in (
-        operating_points.by_guesses(contender.artifact, first.at),
-        operating_points.by_batches(first.at, order.users, cores()),
-        _caches(lab, contender, first.at) if order.coarser else [],
-    ):
+    more = by_guesses(contender.artifact, first.at), by_batches(first.at, order.users, cores())
+    for further in (*more, _caches(lab, contender, first.at) if order.coarser else []):
         if len(further) > 1:
             shares = _try_points(lab, order, further)[1:]
             ways += [replace(way, share=way.share * first.share) for way in shares]
@@ -211,17 +207,14 @@ def _try_points(lab: Lab, order: TuneOrder, points: list[OperatingPoint]) -> lis
 
 
 def _caches(lab: Lab, contender: Contender, at: OperatingPoint) -> list[OperatingPoint]:
-    ways = operating_points.by_caches(at)
-    return [way for way in ways if way == at or _can_serve(lab.spec(replace(contender, at=way)))]
+    return [way for way in by_caches(at) if way == at or _can_serve(lab.spec(replace(contender, at=way)))]
 
 
 def _can_serve(spec: ServingSpec) -> bool:
     """Only the runtime knows whether it can keep its cache so: the size of a head decides, for one."""
-    try:
-        with ServingProcess(spec):
-            return True
-    except HalfwattError:
-        return False
+    with suppress(HalfwattError), ServingProcess(spec):
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

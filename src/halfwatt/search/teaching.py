@@ -57,7 +57,6 @@ def enqueue_next_rounds(store: TrialStore, teaching: Teaching, budget: Budget) -
         for t in store.completed()
         if t.params.get("base") == STUDENT
     ]
-    best = store.best()
-    least_cost = None if best is None else best.value
+    least_cost = best.value if (best := store.best()) else None
     for student in promote(students, teaching.rounds, least_cost, budget.seconds - store.seconds()):
         store.enqueue(dict(student.decisions), {ROUND: student.round + 1})

@@ -3,9 +3,8 @@
     a path           a journal file: every change is a line, appended and flushed to the disk under a lock
     a database URL   such as postgresql://user@host/name, for many machines
 
-A line that was half written when the disk was full or the power went is cut off before anything is appended: Optuna
-would append to it and never read the file again. A trial whose worker has fallen silent is closed, and its decisions
-are asked for once more.
+A line that was half written when the disk was full or the power went is cut off: Optuna would append to it and never
+read the file again. A trial whose worker has fallen silent is closed, and its decisions are asked for once more.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +45,13 @@ class TrialStore:
     """The trials of one search."""
 
     def __init__(self, where: str | Path, name: str, seed: int = 0) -> None:
-        """Open them, or begin.
-
-        Args:
-            where: a path or a database URL.
-            name: trials of another name are another search's.
-            seed: of what is proposed; workers side by side need one each, or they propose the same.
+        """Open them, or begin. Workers side by side need a seed each, or they propose the same.
 
         Raises:
             BadInput: the journal is damaged in its middle. EnvironmentFault: no such database, or no driver for it.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=seed)
-        self._storage = _opened(where)
+        self._storage, sampler = _opened(where), optuna.samplers.TPESampler(seed=seed)
         self._study = optuna.create_study(storage=self._storage, study_name=name, sampler=sampler, load_if_exists=True)
 
     def close(self) -> None:
@@ -126,9 +120,7 @@ class TrialStore:
 
     def _recover(self) -> None:
         """Close trials whose worker has gone, and ask for their decisions again; each only once."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _lives(trial):
-                continue
+        for trial in filterfalse(_lives, self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
             try:
                 self._study.tell(trial.number, state=TrialState.FAIL)
             except RuntimeError:
@@ -220,9 +212,8 @@ def _storage(where: str | Path) -> BaseStorage:
     try:
         return JournalStorage(_Journal(path))
     except ValueError as error:  # json's too
-        raise BadInput(
-            f"{path} is damaged: a line in its middle is torn", got=str(error), hint="move it away; results stay"
-        ) from error
+        what = f"{path} is damaged: a line in its middle is torn"
+        raise BadInput(what, got=str(error), hint="move it away; results stay") from error
 
 
 def _beat(trial: Trial, over: threading.Event) -> None:
