@@ -30,7 +30,6 @@ def build_artifact(
     """Apply the steps, export for llama.cpp, and prove the export in its own runtime.
 
     The artifact's folder in ``cache`` is named by the fingerprint of all that it depends on, so it is built once.
-
     proof: real dialogues for the parity check (gate G0); device: that will serve it, which may be another than the
     steps learn on. Raises ModelError: a step cannot be applied to this model; every reason is named.
     """

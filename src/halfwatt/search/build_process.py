@@ -79,9 +79,8 @@ def _build(request: BuildRequest, progress: Progress) -> Artifact:
         )
     with closing(instruments(device, rapl_root=request.rapl_root)) as tools:
         settings = RunSettings(access=request.access, seed=request.seed, progress=progress)
-        context = StepContext(
-            request.learned_from, None, settings, device, tools.primary, cache=request.out / "training"
-        )
+        learned_from, cache = request.learned_from, request.out / "training"
+        context = StepContext(learned_from, settings=settings, device=device, meter=tools.primary, cache=cache)
         recipe = from_toml(request.recipe, "the search's recipe")
         return build_artifact(model, recipe, request.proof, request.out / "artifacts", context, device)
 

@@ -108,9 +108,8 @@ def search_recipes(lab: Lab, reference: Contender) -> list[Recipe]:
     job, budget = lab.job, lab.job.settings.search.budget
     if budget is None:
         return []
-    teaching = teaching_of(lab, budget)
+    assessor, teaching = Assessor(lab, reference), teaching_of(lab, budget)
     space = Space.of(job.model, job.adopted, job.train is not None, teaching)
-    assessor = Assessor(lab, reference)
 
     def tried_here(recipe: Recipe) -> bool:
         return lab.store.has(f"candidate-{recipe.slug}")
@@ -138,6 +137,5 @@ def _open_trials(job: Job) -> TrialStore:
     search = job.settings.search
     same = replace(job, settings=replace(job.settings, search=replace(search, budget=None)))
     name = hashlib.sha256(repr(same.identity()).encode()).hexdigest()[:12]
-    if search.storage is None:
-        return TrialStore(job.out / "stages" / "search.journal", name, job.settings.seed)
-    return TrialStore(search.storage, name, getpid())
+    where, seed = search.storage or job.out / "stages" / "search.journal", job.settings.seed
+    return TrialStore(where, name, getpid() if search.storage else seed)

@@ -41,13 +41,9 @@ class Job:
 
     def step_context(self) -> StepContext:
         """What the steps of a recipe may use: the training split and nothing of the other two."""
-        return StepContext(
-            dialogues=() if self.train is None else self.train.dialogues,
-            settings=self.settings,
-            device=self.settings.access.device,
-            meter=self.tools.primary,
-            cache=self.out / "training",
-        )
+        dialogues, device = () if self.train is None else self.train.dialogues, self.settings.access.device
+        cache = self.out / "training"
+        return StepContext(dialogues, settings=self.settings, device=device, meter=self.tools.primary, cache=cache)
 
     def turn(self) -> AbstractContextManager[None]:
         """A device is measured on by one process at a time; the processor also builds what is measured."""

@@ -64,11 +64,8 @@ class Outcome:
 
 
 def optimize(job: Job) -> Outcome:
-    """Choose on the tune split, prove on the sealed one.
-
-    Raises:
-        BadInput: the output folder holds another run. MeterError, TaintedRun: nothing could be measured.
-    """
+    """Choose on the tune split, prove on the sealed one. Raises BadInput where the output folder holds another run,
+    MeterError and TaintedRun where nothing could be measured."""
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():

@@ -7,8 +7,7 @@
     numbers   int8, int4 with the head at either, int4 and int8 by layer; a student's are int4 by GPTQ
     draft     none, or an n-gram table; a student has none
 
-Decisions are asked for one after the other, those that an earlier one rules out not at all, and every field by the
-range that its own type names (compress/search_ranges.py).
+Decisions come one after the other, without those that an earlier one rules out (ranges: compress/search_ranges.py).
 """
 
 from __future__ import annotations

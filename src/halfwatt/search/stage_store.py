@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic_core import to_jsonable_python
+
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import from_json, to_json
@@ -39,14 +41,15 @@ class StageStore:
 
     def has(self, name: str) -> bool:
         """Is it finished?"""
-        return self._path(name).exists()
+        return (self.folder / f"{name}.json").exists()
 
     def once(self, name: str, kind: type[T], compute: Callable[[], T]) -> T:
         """What is stored as ``name``; computed and stored when there is nothing yet."""
-        if self.has(name):
-            return from_json(self._path(name).read_bytes(), kind)
+        path = self.folder / f"{name}.json"
+        if path.exists():
+            return from_json(path.read_bytes(), kind)
         result = compute()
-        write_atomic(self._path(name), to_json(result).encode())
+        write_atomic(path, to_json(result).encode())
         self.cost.note()
         return result
 
@@ -54,14 +57,9 @@ class StageStore:
         """What ``stage`` came to for this ``order``, a frozen record of all that goes in."""
         return self.once(f"{stage}-{hash_of(order)}", kind, compute)
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.json"
-
 
 def hash_of(order: Any) -> str:
     """16 hex digits that change with anything in a record but the paths of its files: a folder may be moved."""
-    from pydantic_core import to_jsonable_python
-
     text = json.dumps(_without_paths(to_jsonable_python(order)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -15,8 +15,7 @@ from halfwatt.search.successive_halving import StudentRound, Teaching, plan_teac
 from halfwatt.search.trial_store import TrialStore, lasted_s, outcome_of
 
 _SAMPLE, _TOKENS = 256, 2 * 4096  # dialogues and tokens by which the pace is measured
-_STUDENT_SHARE = 0.45  # of the original's time for a token: a quarter for the student, and of the third for the
-# original's answers, which a round's students share, its part
+_STUDENT_SHARE = 0.45  # of the original's time for a token: 1/4 to learn, the rest its part of the original's answers
 
 
 def teaching_of(lab: Lab, budget: Budget) -> Teaching | None:
@@ -52,11 +51,8 @@ def enqueue_next_rounds(store: TrialStore, teaching: Teaching, budget: Budget) -
     """Ask for the next rounds of the students that are worth it."""
     if budget.seconds is None:
         return
-    students = [
-        StudentRound(t.params, t.user_attrs.get(ROUND, 0), outcome_of(t), lasted_s(t))
-        for t in store.completed()
-        if t.params.get("base") == STUDENT
-    ]
+    trials = [trial for trial in store.completed() if trial.params.get("base") == STUDENT]
+    students = [StudentRound(t.params, t.user_attrs.get(ROUND, 0), outcome_of(t), lasted_s(t)) for t in trials]
     least_cost = best.value if (best := store.best()) else None
     for student in promote(students, teaching.rounds, least_cost, budget.seconds - store.seconds()):
         store.enqueue(dict(student.decisions), {ROUND: student.round + 1})

@@ -45,11 +45,8 @@ class TrialStore:
     """The trials of one search."""
 
     def __init__(self, where: str | Path, name: str, seed: int = 0) -> None:
-        """Open them, or begin. Workers side by side need a seed each, or they propose the same.
-
-        Raises:
-            BadInput: the journal is damaged in its middle. EnvironmentFault: no such database, or no driver for it.
-        """
+        """Open them, or begin. Workers side by side need a seed each, or they propose the same. Raises BadInput where
+        the journal is damaged in its middle, EnvironmentFault where there is no such database or no driver for it."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage, sampler = _opened(where), optuna.samplers.TPESampler(seed=seed)
         self._study = optuna.create_study(storage=self._storage, study_name=name, sampler=sampler, load_if_exists=True)
