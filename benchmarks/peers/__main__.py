@@ -243,7 +243,7 @@ def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
         threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
         replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
         scores = teacher_scores(theirs, ours, lab.workload, say)
-        return QualityInputs(proof, scores, reference_replies(lab, reference), replies)
+        return QualityInputs(proof, scores, lab.run(reference_replies, reference), replies)
 
     weights = candidate.name.removesuffix(torchao.COMPILED)
     stage = f"quality-{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"

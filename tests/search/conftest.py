@@ -15,7 +15,7 @@ from halfwatt.models.chat_model import load
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
-from halfwatt.search.optimize import baseline, contender_of
+from halfwatt.search.optimize import baseline
 from halfwatt.search.stages import TuneOrder, Tuning
 from halfwatt.search.trial import Served
 from tests.support import taught_students as taught
@@ -46,7 +46,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     tools = instruments("cpu")
     job = Job(model, tune, SealedSplit(tune, folder / "seal"), folder, tools, SETTINGS, train=train)
     lab = Lab.of(job, ScriptedStore(folder / "stages", {"tune": as_it_is}), tune, "tune")
-    yield Ground(job, contender_of(baseline(lab, "B1")))
+    yield Ground(job, Contender.of(baseline(lab, "B1")))
     tools.close()
 
 

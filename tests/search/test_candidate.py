@@ -21,7 +21,6 @@ from halfwatt.search.candidate import CandidateResult, Rivals, try_candidate
 from halfwatt.search.lab import Lab
 from halfwatt.search.stages import (
     BuildOutcome,
-    Incumbent,
     Judgement,
     JudgeOrder,
     MeasureOrder,
@@ -40,7 +39,7 @@ STAGES = ["build", "screen", "tune", "measure", "judge"]
 
 def rivals(ground: Ground, saving: float | None = None) -> Rivals:
     """In a search; ``saving``: of the best so far."""
-    return Rivals(ground.b1, Incumbent(None if saving is None else about(saving)))
+    return Rivals(ground.b1, True, None if saving is None else about(saving))
 
 
 def about(mean: float) -> Estimate:
@@ -64,7 +63,7 @@ def test_what_cannot_beat_the_best_so_far_is_measured_briefly_and_no_more(ground
 
 
 def test_a_likelihood_that_fails_the_gate_is_not_asked_for_replies(ground: Ground, tmp_path: Path) -> None:
-    lab = ground.lab(tmp_path, {"measure": saves(9.0), "tune": never, "judge": never, "reference-replies": never})
+    lab = ground.lab(tmp_path, {"measure": saves(9.0), "tune": never, "judge": never, "reference_replies": never})
     result = try_candidate(lab, BROKEN, rivals(ground))
     assert result.trial.status == "rejected"
     assert "G1 likelihood is" in (result.trial.reason or "")

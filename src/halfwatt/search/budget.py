@@ -13,28 +13,20 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "J": 1.0, "kJ": 1e3, "MJ": 1e6}
 
 
 def parse_budget(text: str) -> Budget:
-    """``10m``, ``2h``, ``90s``, ``500kJ``, ``20`` trials.
-
-    Raises:
-        BadInput: none of these.
-    """
+    """``10m``, ``2h``, ``90s``, ``500kJ``, ``20`` trials. Raises BadInput where it is none of these."""
     parts = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|m|h|J|kJ|MJ|trials)?", text.strip())
-    amount = float(parts[1]) if parts else 0.0
-    if parts is None or not amount or (parts[2] in (None, "trials") and amount % 1):
+    amount, unit = (float(parts[1]), parts[2] or "trials") if parts else (0.0, "")
+    if not amount or (unit == "trials" and amount % 1):
         raise BadInput("--budget is a time, joules or a number of trials", got=text, hint="type --budget 10m")
-    if parts[2] in (None, "trials"):
+    if unit == "trials":
         return Budget(trials=int(amount))
-    scaled = amount * _UNITS[parts[2]]
-    return Budget(joules=scaled) if parts[2].endswith("J") else Budget(seconds=scaled)
+    scaled = amount * _UNITS[unit]
+    return Budget(joules=scaled) if unit.endswith("J") else Budget(seconds=scaled)
 
 
 def is_spent(budget: Budget, store: TrialStore) -> bool:
     """Is there nothing left?"""
-    used = (
-        (store.seconds(), budget.seconds),
-        (store.joules(), budget.joules),
-        (len(store.completed()), budget.trials),
-    )
+    used = ((store.seconds(), budget.seconds), (store.joules(), budget.joules), (len(store.completed()), budget.trials))
     return any(limit is not None and have >= limit for have, limit in used)
 
 

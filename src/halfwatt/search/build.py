@@ -30,14 +30,8 @@ def build_artifact(
     """Apply the steps, export for llama.cpp, and prove the export in its own runtime.
 
     The artifact's folder in ``cache`` is named by the fingerprint of all that it depends on, so it is built once.
-
-    Args:
-        proof: real dialogues for the parity check (gate G0).
-        context: what the steps may use, such as dialogues to train on.
-        device: that will serve it, which may be another than the steps learn on.
-
-    Raises:
-        ModelError: a step cannot be applied to this model; every reason is named.
+    proof: real dialogues for the parity check (gate G0); device: that will serve it, which may be another than the
+    steps learn on. Raises ModelError: a step cannot be applied to this model; every reason is named.
     """
     context = context or StepContext()
     folder = cache / f"{recipe.slug}-{recipe.fingerprint(model.sha256, context.fingerprint)}"

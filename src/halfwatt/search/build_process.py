@@ -1,10 +1,9 @@
 """A candidate built in a process of its own: rounding and training may crash or run out of memory, and keep memory.
 
-    search   builder (python -P -m halfwatt.search.build_process)
+    search   builder (python -P -m halfwatt.search.build_process), which goes when the request's pipe ends
       request ->  load the model, apply the recipe, export, prove
               <-  what it is doing, line by line
               <-  the artifact, or the error
-      (the request's pipe ends: the builder goes with the search)
 
 Not a pool of Python's own: that would run a user's script, which may have no guard around its main part, once more.
 """
@@ -16,9 +15,11 @@ import os
 import sys
 import threading
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from pydantic import TypeAdapter
 
 from halfwatt.core.child_process import ChildProcess, error_record, module_command, protocol_stream
 from halfwatt.core.errors import EnvironmentFault
@@ -27,40 +28,25 @@ from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
 
-MODULE = "halfwatt.search.build_process"
-
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """What to build, and what with.
+    """What to build, and what with."""
 
-    model, access:  as the user named it, and how it is reached
-    sha256:         of the model that the search has: the builder's must be the same
-    recipe:         as TOML
-    proof:          dialogues of the parity check
-    learned_from:   dialogues for the steps
-    """
-
-    model: str
+    model: str  # as the user named it
     access: Access
-    sha256: str
-    recipe: str
-    proof: tuple[Dialogue, ...]
-    learned_from: tuple[Dialogue, ...]
+    sha256: str  # of the model that the search has: the builder's must be the same
+    recipe: str  # as TOML
+    proof: tuple[Dialogue, ...]  # of the parity check
+    learned_from: tuple[Dialogue, ...]  # by the steps
     out: Path
     seed: int
     rapl_root: str | None = None
 
 
 def build_in_process(request: BuildRequest, progress: Progress) -> Artifact:
-    """The artifact, built once: its folder is named after all that it hangs on.
-
-    Raises:
-        ChildDied: out of memory, for instance. Else what `build_artifact` raises.
-    """
-    from pydantic import TypeAdapter
-
-    with ChildProcess(module_command(MODULE), "building") as process:
+    """The artifact. Raises ChildDied, out of memory for instance, and what `build_artifact` raises."""
+    with ChildProcess(module_command("halfwatt.search.build_process"), "building") as process:
         process.send(request)
         while "doing" in (answer := process.receive()):
             progress(answer["doing"])
@@ -69,8 +55,6 @@ def build_in_process(request: BuildRequest, progress: Progress) -> Artifact:
 
 def main() -> None:
     """The builder's end: build what stdin asks for."""
-    from pydantic import TypeAdapter
-
     out = protocol_stream()
     request = TypeAdapter(BuildRequest).validate_json(sys.stdin.readline())
     threading.Thread(target=_leave_with, args=(sys.stdin,), daemon=True).start()
@@ -90,17 +74,13 @@ def _build(request: BuildRequest, progress: Progress) -> Artifact:
 
     model, device = load_model(request.model, request.access), request.access.device
     if model.sha256 != request.sha256:
-        hint = "begin again with another -o"
-        raise EnvironmentFault(f"{request.model} has changed since the search began", hint=hint)
-    with closing(instruments(device, rapl_root=request.rapl_root)) as tools:
-        settings = replace(RunSettings(), access=request.access, seed=request.seed, progress=progress)
-        context = StepContext(
-            request.learned_from,
-            settings=settings,
-            device=device,
-            meter=tools.primary,
-            cache=request.out / "training",
+        raise EnvironmentFault(
+            f"{request.model} has changed since the search began", hint="begin again with another -o"
         )
+    with closing(instruments(device, rapl_root=request.rapl_root)) as tools:
+        settings = RunSettings(access=request.access, seed=request.seed, progress=progress)
+        learned_from, cache = request.learned_from, request.out / "training"
+        context = StepContext(learned_from, settings=settings, device=device, meter=tools.primary, cache=cache)
         recipe = from_toml(request.recipe, "the search's recipe")
         return build_artifact(model, recipe, request.proof, request.out / "artifacts", context, device)
 

@@ -9,9 +9,8 @@ from dataclasses import replace
 from os import getpid
 from statistics import fmean
 
-from optuna.trial import FixedTrial, FrozenTrial, Trial
-
 from halfwatt.compress.recipe import Recipe
+from halfwatt.compress.search_ranges import Chooser
 from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import to_json
 from halfwatt.core.settings import Budget
@@ -20,14 +19,13 @@ from halfwatt.search.candidate import CandidateResult, Rivals, try_candidate
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import Space
-from halfwatt.search.stages import Incumbent
 from halfwatt.search.teaching import enqueue_next_rounds, teaching_of
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 
 BEST_SO_FAR = "best-so-far.json"  # of a search that goes on or was cut off: a trial that the tune split let through
 REPEATS = 30  # proposals of what was tried before, one after the other: then nothing new is to be expected
 
-Propose = Callable[[Trial | FixedTrial], Recipe]
+Propose = Callable[[Chooser], Recipe]
 
 
 def explore(
@@ -40,11 +38,8 @@ def explore(
 ) -> list[Recipe]:
     """Try recipes until the budget is spent or nothing new comes; all that were finished, earlier sittings' too.
 
-    Args:
-        propose: a recipe from the decisions of a trial.
-        assess: what a recipe comes to. A fault in it fails the trial and ends the search.
-        joules: a cumulative counter; None where none measures.
-        go_on: asked before every trial; False ends the search.
+    propose: a recipe from the decisions of a trial; assess: what it comes to. A fault there fails the trial and ends
+    the search, as ``go_on`` does before a trial. joules: a cumulative counter; None where none measures.
     """
     repeats = 0
     while not is_spent(budget, store) and repeats < REPEATS and go_on():
@@ -60,17 +55,9 @@ def explore(
 
 
 def finished_recipes(store: TrialStore, propose: Propose) -> list[Recipe]:
-    """All recipes that were tried, in every sitting and by every worker, each once."""
+    """All recipes that were tried, in every sitting and by every worker, each once; a trial decides as it did then."""
     distinct = {trial.user_attrs[RECIPE]: trial for trial in store.completed()}
-    return [propose(same_decisions(trial)) for trial in distinct.values()]
-
-
-def same_decisions(trial: FrozenTrial) -> FixedTrial:
-    """Something that decides as it was decided then."""
-    fixed = FixedTrial(trial.params)
-    for name, value in trial.user_attrs.items():
-        fixed.set_user_attr(name, value)
-    return fixed
+    return list(map(propose, distinct.values()))
 
 
 class Assessor:
@@ -88,17 +75,18 @@ class Assessor:
 
     def remember(self, recipes: Sequence[Recipe]) -> None:
         """Take in what earlier sittings tried here."""
-        for recipe in recipes:
-            self._keep(try_candidate(self._lab, recipe, Rivals(self._reference)))
+        results = [try_candidate(self._lab, recipe, Rivals(self._reference)) for recipe in recipes]
+        self._passed += [result for result in results if result.passed]
 
     def assess(self, recipe: Recipe) -> TrialOutcome:
         """Try one, and write down the best so far."""
         job, cost, best = self._lab.job, self._lab.store.cost, self.best
         before_s = cost.total().cpu_s
-        incumbent = Incumbent(None if best is None else best.saving)
+        rivals = Rivals(self._reference, True, None if best is None else best.saving)
         with job.turn():
-            result = try_candidate(self._lab, recipe, Rivals(self._reference, incumbent))
-        self._keep(result)
+            result = try_candidate(self._lab, recipe, rivals)
+        if result.passed:
+            self._passed.append(result)
         if self.best is result:
             write_atomic(job.out / BEST_SO_FAR, to_json(result.trial).encode())
         self._cpu_s.append(cost.total().cpu_s - before_s)
@@ -114,19 +102,14 @@ class Assessor:
         self._lab.say(f"another trial would not repay itself within a year at {rate:g} replies an hour")
         return False
 
-    def _keep(self, result: CandidateResult) -> None:
-        if result.passed:
-            self._passed.append(result)
-
 
 def search_recipes(lab: Lab, reference: Contender) -> list[Recipe]:
     """What Optuna proposed and was tried here, and the best of what other workers tried; none without a budget."""
     job, budget = lab.job, lab.job.settings.search.budget
     if budget is None:
         return []
-    teaching = teaching_of(lab, budget)
+    assessor, teaching = Assessor(lab, reference), teaching_of(lab, budget)
     space = Space.of(job.model, job.adopted, job.train is not None, teaching)
-    assessor = Assessor(lab, reference)
 
     def tried_here(recipe: Recipe) -> bool:
         return lab.store.has(f"candidate-{recipe.slug}")
@@ -154,6 +137,5 @@ def _open_trials(job: Job) -> TrialStore:
     search = job.settings.search
     same = replace(job, settings=replace(job.settings, search=replace(search, budget=None)))
     name = hashlib.sha256(repr(same.identity()).encode()).hexdigest()[:12]
-    if search.storage is None:
-        return TrialStore(job.out / "stages" / "search.journal", name, job.settings.seed)
-    return TrialStore(search.storage, name, getpid())
+    where, seed = search.storage or job.out / "stages" / "search.journal", job.settings.seed
+    return TrialStore(where, name, getpid() if search.storage else seed)

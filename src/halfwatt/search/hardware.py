@@ -1,7 +1,7 @@
 """Hardware that a plan can be made for: how fast it computes and reads, by its makers' data sheets.
 
 Teraflops are dense (no sparsity) with 32-bit accumulation: fp16 or bf16 matrix units on accelerators, fp32 vector units
-of all cores on a CPU. Gigabytes are 10^9 bytes. Only the quotient of the two matters to a ratio.
+of all cores on a CPU (cores x GHz x flops a cycle). Gigabytes are 10^9 bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ class Hardware:
 _NVIDIA = "NVIDIA data sheet"
 _GEFORCE = "NVIDIA architecture white paper"
 _APPLE = "Apple's announcement; fp32 of the GPU"
-_LANES = "cores x GHz x flops a cycle; memory channels x transfer rate"
 
 TABLE = (
     Hardware("h100", "NVIDIA H100 SXM 80 GB", "gpu", 989, 3350, _NVIDIA),
@@ -55,23 +54,16 @@ TABLE = (
     Hardware("m2", "Apple M2, 10 GPU cores", "gpu", 3.6, 100, _APPLE),
     Hardware("tpu-v4", "Google TPU v4", "tpu", 275, 1228, "Google Cloud documentation"),
     Hardware("tpu-v5e", "Google TPU v5e", "tpu", 197, 819, "Google Cloud documentation"),
-    Hardware(
-        "rpi4", "Raspberry Pi 4", "cpu", 0.048, 5, "4 x 1.5 GHz x 8; bandwidth as measured by others, 4 to 6 GB/s"
-    ),
+    Hardware("rpi4", "Raspberry Pi 4", "cpu", 0.048, 5, "4 x 1.5 GHz x 8; 4 to 6 GB/s as measured by others"),
     Hardware("rpi5", "Raspberry Pi 5", "cpu", 0.154, 17, "4 x 2.4 GHz x 16; 32 bits of LPDDR4X-4267"),
     Hardware("i9-13900k", "Intel i9-13900K", "cpu", 1.4, 89.6, "LLM-Viewer, hardware_params.py"),
-    Hardware("epyc-9354", "AMD EPYC 9354", "cpu", 3.3, 461, f"{_LANES}: 32 x 3.25 x 32; 12 x DDR5-4800"),
+    Hardware("epyc-9354", "AMD EPYC 9354", "cpu", 3.3, 461, "32 x 3.25 GHz x 32; 12 x DDR5-4800"),
 )
 
 
 def find(keys: Sequence[str]) -> tuple[Hardware, ...]:
-    """The devices of these names.
-
-    Raises:
-        BadInput: a name that is not in the table.
-    """
+    """The devices of these names. Raises BadInput where one is not in the table."""
     known = {h.key: h for h in TABLE}
-    strange = [key for key in keys if key not in known]
-    if strange:
+    if strange := [key for key in keys if key not in known]:
         raise BadInput("unknown --hardware", got=strange[0], hint=suggestion(strange[0], known))
     return tuple(known[key] for key in keys)

@@ -21,13 +21,7 @@ from halfwatt.models.chat_model import ChatModel
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One optimisation: a model, its traffic, and where to work.
-
-    train:    what steps may learn from
-    outside:  other kinds of dialogue, by name
-    recipes:  what is tried besides what a search proposes
-    name:     by which a build process gets the model; None = there is none, and recipes are built in this process
-    """
+    """One optimisation: a model, its traffic, and where to work."""
 
     model: ChatModel
     tune: DialogueSet
@@ -35,10 +29,10 @@ class Job:
     out: Path
     tools: Instruments
     settings: RunSettings = field(default_factory=RunSettings)
-    train: DialogueSet | None = None
-    outside: Mapping[str, DialogueSet] = field(default_factory=dict)
-    recipes: tuple[Recipe, ...] = field(default_factory=default_recipes)
-    name: str | None = None
+    train: DialogueSet | None = None  # what steps may learn from
+    outside: Mapping[str, DialogueSet] = field(default_factory=dict)  # other kinds of dialogue, by name
+    recipes: tuple[Recipe, ...] = field(default_factory=default_recipes)  # tried besides what a search proposes
+    name: str | None = None  # by which a build process gets the model; None = recipes are built in this process
 
     @property
     def adopted(self) -> tuple[Adopt, ...]:
@@ -47,13 +41,9 @@ class Job:
 
     def step_context(self) -> StepContext:
         """What the steps of a recipe may use: the training split and nothing of the other two."""
-        return StepContext(
-            dialogues=() if self.train is None else self.train.dialogues,
-            settings=self.settings,
-            device=self.settings.access.device,
-            meter=self.tools.primary,
-            cache=self.out / "training",
-        )
+        dialogues, device = () if self.train is None else self.train.dialogues, self.settings.access.device
+        cache = self.out / "training"
+        return StepContext(dialogues, settings=self.settings, device=device, meter=self.tools.primary, cache=cache)
 
     def turn(self) -> AbstractContextManager[None]:
         """A device is measured on by one process at a time; the processor also builds what is measured."""

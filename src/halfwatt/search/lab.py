@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar, get_type_hints
 
 from halfwatt.dialogues.dialogue import DialogueSet
-from halfwatt.evaluate.energy_protocol import Arm
 from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
 from halfwatt.formats.artifact import Artifact
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingSpec
 from halfwatt.search.job import Job
 from halfwatt.search.stage_store import StageStore
+from halfwatt.search.trial import Trial
 
 Order = TypeVar("Order")
 Outcome = TypeVar("Outcome")
@@ -26,6 +26,12 @@ class Contender:
     name: str
     artifact: Artifact
     at: OperatingPoint
+
+    @classmethod
+    def of(cls, trial: Trial) -> Contender:
+        """A trial that was built."""
+        assert trial.artifact is not None, "what was not built is never measured"
+        return cls(trial.name, trial.artifact, trial.at)
 
     def for_likelihood(self) -> Contender:
         """As it is asked for logits: all threads, no guesses; only the bits of its KV cache change what it says."""
@@ -43,29 +49,19 @@ class Lab:
 
     @classmethod
     def of(cls, job: Job, store: StageStore, dialogues: DialogueSet, split: str) -> Lab:
-        """On these dialogues, cut to what the job's model can read.
-
-        Raises:
-            BadInput: none of them fits.
-        """
-        settings = job.settings
-        workload = make_workload(dialogues, ChatFormat.of_model(job.model), settings.requests, settings.seed)
-        return cls(job, store, workload, split)
+        """On these dialogues, cut to what the job's model can read. Raises BadInput where none of them fits."""
+        chat, settings = ChatFormat.of_model(job.model), job.settings
+        return cls(job, store, make_workload(dialogues, chat, settings.requests, settings.seed), split)
 
     def run(self, stage: Callable[[Lab, Order], Outcome], order: Order) -> Outcome:
         """What a stage came to for this order: as it is stored, or computed and stored."""
         kind: type[Outcome] = get_type_hints(stage)["return"]
         return self.store.run(stage.__name__, (self.split, order), kind, lambda: stage(self, order))
 
-    def arm(self, contender: Contender) -> Arm:
-        """As something to be measured."""
-        return Arm(contender.name, self.spec(contender))
-
     def spec(self, contender: Contender) -> ServingSpec:
         """As something to be served."""
-        settings = self.job.settings
-        command = settings.commands.get(contender.artifact.runtime, ())
-        return ServingSpec(contender.artifact, contender.at, settings.access, command)
+        artifact, settings = contender.artifact, self.job.settings
+        return ServingSpec(artifact, contender.at, settings.access, settings.commands.get(artifact.runtime, ()))
 
     def say(self, text: str) -> None:
         """Tell the user what is being done."""

@@ -2,14 +2,12 @@
 
     B0  the original as commonly run (transformers, stored dtype, its own threads)
     B1  the original in the best runtime, at its best operating point
-    then int8, int4 with an int8 head, int4, or the recipe that was given, or with a budget what Optuna proposes until
-    it is spent (exploration.py), students that are taught within it among them (successive_halving.py): each measured
-    and judged on the tune split (candidate.py)
+    then a list of recipes, and with a budget what Optuna proposes until it is spent (exploration.py), students that are
+    taught within it among them (successive_halving.py): each measured and judged on the tune split (candidate.py)
     the winner alone meets B0 and B1 in one interleaved run and is judged on the sealed test split
 
-The original is always a candidate: when nothing is proven better it is delivered in its best runtime form. B0, B1, the
-candidates and the winner pass through the same stages (stages.py); each is kept when it is finished, so a run that was
-killed goes on with the next one and ends with the same verdicts.
+When nothing is proven better, the original is delivered in its best runtime form. All pass through the same stages
+(stages.py), which are kept: a run that was killed goes on with the next one and ends with the same verdicts.
 """
 
 from __future__ import annotations
@@ -49,40 +47,30 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a search came to, before it is written up.
+    """What a search came to, before it is written up."""
 
-    selection:  with the baselines' energy from the final run
-    measured:   B0, B1, winner
-    recipe:     of what is delivered
-    cost:       all of it but the trainings
-    """
-
-    selection: Selection
+    selection: Selection  # with the baselines' energy from the final run
     final: Run
-    measured: tuple[Measurement, ...]
+    measured: tuple[Measurement, ...]  # B0, B1, winner
     quality: QualityReport
     inputs: QualityInputs
     claim: Claim
     delivered: Trial
-    recipe: Recipe
+    recipe: Recipe  # of what is delivered
     test: Workload
     notes: tuple[str, ...]
     outside: tuple[Outside, ...] = ()
-    cost: Cost = field(default_factory=Cost)
+    cost: Cost = field(default_factory=Cost)  # all of it but the trainings
 
 
 def optimize(job: Job) -> Outcome:
-    """Choose on the tune split, prove on the sealed one.
-
-    Raises:
-        BadInput: the output folder holds another run.
-        MeterError, TaintedRun: nothing could be measured.
-    """
+    """Choose on the tune split, prove on the sealed one. Raises BadInput where the output folder holds another run,
+    MeterError and TaintedRun where nothing could be measured."""
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():
         b0, b1 = baseline(lab, "B0"), baseline(lab, "B1")
-    reference = contender_of(b1)
+    reference = Contender.of(b1)
     job = replace(job, recipes=(*job.recipes, *search_recipes(lab, reference)))
     with job.turn():
         candidates = tuple(try_candidate(lab, recipe, Rivals(reference)) for recipe in job.recipes)
@@ -93,42 +81,30 @@ def optimize(job: Job) -> Outcome:
 
 
 def baseline(lab: Lab, name: str) -> Trial:
-    """B0 or B1: the original, built and served at its best operating point; B0 at that in which it is commonly run.
-
-    Raises:
-        BadInput: the original cannot be exported; says why.
-    """
-    commonly = name == "B0"
-    order = order_of(lab, Recipe(name))
+    """B0 or B1: the original, built and served at its best operating point; B0 as commonly run. Raises BadInput where
+    it cannot be exported."""
+    commonly, order, settings = name == "B0", order_of(lab, Recipe(name)), lab.job.settings
     built = lab.run(build, replace(order, format=AS_COMMONLY_RUN) if commonly else order)
     if built.artifact is None:
         raise BadInput(built.fault or f"{name} could not be built")
-    settings = lab.job.settings
     contender = Contender(name, built.artifact, OperatingPoint(reuse_prefix=not commonly))
     tuning = lab.run(tune, TuneOrder(contender, settings.protocol.tune, settings.search.users, fixed=commonly))
-    trial = Trial(name, (), "done", None, built.artifact, tuning.best, None, None)
-    return trial if commonly else replace(trial, tried=tuning.ways)
-
-
-def contender_of(trial: Trial) -> Contender:
-    """A trial that was built, as something to be measured."""
-    assert trial.artifact is not None, "what was not built is never measured"
-    return Contender(trial.name, trial.artifact, trial.at)
+    ways = () if commonly else tuning.ways
+    return Trial(name, (), "done", None, built.artifact, tuning.best, None, None, tried=ways)
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
     """The candidate with the fewest joules per reply among those that the tune split lets through.
 
-    Proven ones before undecided ones; only savings over B1 whose interval excludes 1. A trial without energy or
-    quality is no candidate.
+    Proven ones before undecided ones; only savings over B1 whose interval excludes 1.
     """
     rank = {"PASS": 0, "INCONCLUSIVE": 1}
-    able = [
+    able = (
         (rank[t.quality.verdict], -_saving(t).mean, t)
         for t in trials
         if t.status == "done" and t.quality is not None and t.quality.verdict in rank and _saving(t).lo > 1
-    ]
-    return min(able, key=lambda item: item[:2])[2] if able else None
+    )
+    return min(able, key=lambda item: item[:2], default=(0, 0.0, None))[2]
 
 
 def _saving(trial: Trial) -> Estimate:
@@ -139,20 +115,18 @@ def _saving(trial: Trial) -> Estimate:
 
 def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, ...]) -> Outcome:
     """The champion beside both baselines on the sealed split: one interleaved run, and the gate."""
-    champion, settings = contender_of(selection.champion), job.settings
+    champion, settings = Contender.of(selection.champion), job.settings
     settings.progress(f"the final run: B0, B1 and {champion.name} on the sealed test split")
     lab = Lab.of(job, store, job.test.open(champion.artifact.sha256), "test")
-    b0, b1 = contender_of(selection.b0), contender_of(selection.b1)
+    b0, b1 = Contender.of(selection.b0), Contender.of(selection.b1)
     run = lab.run(measure, MeasureOrder((b0, b1, replace(champion, name="winner")), settings.protocol.final))
     judgement = lab.run(judge, JudgeOrder(b1, champion, settings.margins))
     claim = make_claim(run.windows, run.meter, judgement.report, champion.name)
     measured = tuple(energy_analysis.measurement(arm, run.windows, run.meter) for arm in ("B0", "B1", "winner"))
     delivered = selection.champion if claim.verdict == "PASS" else selection.b1
-    with_energy = replace(
-        selection, b0=replace(selection.b0, energy=measured[0]), b1=replace(selection.b1, energy=measured[1])
-    )
+    energy_b0, energy_b1, _ = measured
     return Outcome(
-        selection=with_energy,
+        replace(selection, b0=replace(selection.b0, energy=energy_b0), b1=replace(selection.b1, energy=energy_b1)),
         final=run,
         measured=measured,
         quality=judgement.report,
@@ -167,9 +141,9 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
 
 def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Outside, ...]:
     """What the champion lost on other kinds of dialogue, where its recipe cut or trained weights by the user's own."""
-    champion, reference = contender_of(selection.champion), contender_of(selection.b1)
-    steps = _recipe_of(selection.champion, job).steps
-    if not champion.artifact.spent and all(step.stage >= Stage.NUMERICS for step in steps):
+    champion, reference = Contender.of(selection.champion), Contender.of(selection.b1)
+    rounded = all(step.stage >= Stage.NUMERICS for step in _recipe_of(selection.champion, job).steps)
+    if rounded and not champion.artifact.spent:
         return ()
 
     def loss(kind: str) -> Outside:

@@ -3,15 +3,14 @@
     E ~ t0 = bytes / bandwidth + a * operations / peak + b * passes through a block
 
 of a reply: weights are read once a decode step for the whole batch and once for a prompt, the KV cache once a step and
-reply; two operations for each weight and token; a pass is one block of one step. Power is taken to be the same for
-original and candidate, so that it cancels and no TDP is needed. ``a`` says how far below their peak small batches
-compute, ``b`` what a block costs that holds no weights at all (launching kernels, waiting for each other).
+reply; two operations for each weight and token; a pass is one block of one step. Power cancels: it is taken to be the
+same for original and candidate. ``a``: how far below their peak small batches compute; ``b``: what a block costs that
+holds no weights at all (launching kernels, waiting for each other).
 
-a and b are fitted to published measurements of lean runtimes, llama.cpp and vLLM (benchmarks/planner.py: J/token of
-five GPUs; on CPUs J/token of a board and CPU-seconds a token of a core), by least squares on the logarithm with a scale
-of its own for each device. The error is that of a ratio of two configurations on a device that was left out of the fit,
-95th percentile: what may be expected of hardware that nobody has measured. A plan is modelled, grade E, and says ratios
-only. On CPUs, where two devices are all there is, the error is no smaller than that of bytes alone.
+a and b are fitted to published measurements of llama.cpp and vLLM (benchmarks/planner.py: J/token of five GPUs; on CPUs
+J/token of a board and CPU-seconds a token of a core), by least squares on the logarithm with a scale for each device.
+The error is that of a ratio on a device left out of the fit, 95th percentile: what may be expected of hardware that
+nobody has measured. On CPUs, where two devices are all there is, it is no smaller than that of bytes alone.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from math import ceil
 
 import torch
 
-from halfwatt.compress.base import Stage, Step, require
+from halfwatt.compress.base import Stage, require
 from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.qat import TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
@@ -46,18 +45,12 @@ _STORED_B = {16: 2.0, **{bits: size / GROUP for bits, size in BLOCK_BYTES.items(
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """Of one kind of device.
+    """Of one kind of device."""
 
-    compute:       a above
-    block_s:       b above, in seconds
-    error:         95th percentile of a ratio's error on a device left out of the fit; 0.5 = +50 % or -33 %
-    measurements:  that they were fitted to
-    """
-
-    compute: float
-    block_s: float
-    error: float
-    measurements: int
+    compute: float  # a above
+    block_s: float  # b above
+    error: float  # 95th percentile of a ratio's error on a device left out of the fit; 0.5 = +50 % or -33 %
+    measurements: int  # that they were fitted to
 
 
 FITTED = {
@@ -86,15 +79,10 @@ class Exchange:
 
     @classmethod
     def of(cls, dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer) -> Exchange:
-        """As the human replies of some dialogues ask for it.
-
-        Raises:
-            BadInput: no reply in any.
-        """
+        """As the human replies of some dialogues ask for it. Raises BadInput where there is none."""
         fresh = reply = context = turns = 0
         for dialogue in dialogues:
-            said = tokenizer.scored(dialogue).reply
-            at = [i for i, own in enumerate(said) if own]
+            at = [i for i, own in enumerate(tokenizer.scored(dialogue).reply) if own]
             turns += len(dialogue.assistant_turns)
             reply += len(at)
             context += sum(at)
@@ -138,26 +126,22 @@ def seconds(shape: Shape, exchange: Exchange, hardware: Hardware, own: Coefficie
 def plan(
     model: ChatModel,
     recipes: Sequence[Recipe],
-    hardware: Sequence[Hardware],
+    devices: Sequence[Hardware],
     dialogues: Sequence[Dialogue],
     batch: int = 1,
 ) -> PredictionTable:
     """Every recipe on every device, against ``model`` as it is in the same runtime.
 
-    Args:
-        model: its weights are not looked at (`chat_model.outline`).
-        dialogues: the traffic; a vocabulary is trimmed to it too.
+    The model's weights are not looked at (`chat_model.outline`); a vocabulary is trimmed to the dialogues too.
 
     Raises:
         BadInput: no dialogues, a batch below 1, or two recipes of one name. ModelError: a recipe does not fit.
     """
     if batch < 1:
         raise BadInput("--batch is 1 or more", got=str(batch))
-    twice = [name for name, count in Counter(recipe.name for recipe in recipes).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(recipe.name for recipe in recipes).items() if count > 1]:
         raise BadInput(f"two recipes are called {twice[0]}", hint="give one of them another name = in its file")
-    exchange = Exchange.of(dialogues, model.tokenizer)
-    original = shape(model, Recipe("original"), dialogues)
+    exchange, original = Exchange.of(dialogues, model.tokenizer), shape(model, Recipe("original"), dialogues)
     shapes = {recipe.name: shape(model, recipe, dialogues) for recipe in recipes}
 
     def prediction(name: str, device: Hardware) -> Prediction:
@@ -166,47 +150,35 @@ def plan(
         ratio = Estimate(base / cand, base / cand, base / cand, "x", own.measurements)
         return Prediction(name, device, widened(ratio, own.error))
 
-    read_b = {"original": original.read_b, **{name: s.read_b for name, s in shapes.items()}}
-    rows = tuple(prediction(name, device) for device in hardware for name in shapes)
+    read_b = {"original": original.read_b} | {name: s.read_b for name, s in shapes.items()}
+    rows = tuple(prediction(name, device) for device in devices for name in shapes)
     return PredictionTable(str(model.source.name), batch, exchange, read_b, rows)
 
 
-# --- shapes -----------------------------------------------------------------------------------------------------------
-
-
 def shape(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue]) -> Shape:
-    """What a recipe would make of ``model``, from sizes alone: nothing is trained, read or rounded.
-
-    Raises:
-        ModelError: a step does not fit.
-    """
-    rounding: Step | None = None
+    """What a recipe would make of ``model``, from sizes alone. Raises ModelError where a step does not fit."""
+    rounding: Quantize | TrainOnGrid | Mixed | None = None
     for step in recipe.steps:
         if step.stage is Stage.STRUCTURE:
             require(step, model)
             with torch.device("meta"):
-                network = resized(model.network, step.sizes(model, dialogues))
-            model = replace(model, network=network)
+                model = replace(model, network=resized(model.network, step.sizes(model, dialogues)))
         elif isinstance(step, Quantize | TrainOnGrid | Mixed):
             rounding = step
     read = [w for w in weights(model.network) if not w.looked_up]
     numbers = sum(w.parameter.numel() for w in read)
     rest = weights_read(model.network) - numbers
-    return Shape(
-        blocks=model.network.config.num_hidden_layers,
-        numbers=numbers,
-        read_b=round(sum(w.parameter.numel() * _stored_b(w, rounding) for w in read)) + 4 * rest,
-        kv_b_per_token=2 * model.architecture.kv_numbers(model.network.config),
-    )
+    read_b = round(sum(w.parameter.numel() * _stored_b(w, rounding) for w in read)) + 4 * rest
+    config = model.network.config
+    return Shape(config.num_hidden_layers, numbers, read_b, kv_b_per_token=2 * model.architecture.kv_numbers(config))
 
 
-def _stored_b(weight: Weight, rounding: Step | None) -> float:
+def _stored_b(weight: Weight, rounding: Quantize | TrainOnGrid | Mixed | None) -> float:
     """Bytes a number of this weight takes."""
     if rounding is None or not fits(weight):
         return _STORED_B[16]
     if isinstance(rounding, Mixed):
         return _STORED_B[4] + rounding.extra * (_STORED_B[8] - _STORED_B[4])
-    assert isinstance(rounding, Quantize | TrainOnGrid)
     if isinstance(rounding, Quantize) and weight.name in rounding.int8:
         return _STORED_B[8]
     return _STORED_B[(weight.role == "head" and rounding.head_bits) or rounding.bits]

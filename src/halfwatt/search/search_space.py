@@ -7,8 +7,7 @@
     numbers   int8, int4 with the head at either, int4 and int8 by layer; a student's are int4 by GPTQ
     draft     none, or an n-gram table; a student has none
 
-Decisions are asked for one after the other, those that an earlier one rules out not at all, and every field by the
-range that its own type names (compress/search_ranges.py).
+Decisions come one after the other, without those that an earlier one rules out (ranges: compress/search_ranges.py).
 """
 
 from __future__ import annotations
@@ -41,24 +40,19 @@ _SMALLER = ((0.375, 1.0, 1.0), (0.667, 0.75, 0.5), (0.667, 1.0, 0.5), (0.667, 1.
 
 @dataclass(frozen=True, slots=True)
 class Parent:
-    """What students are cut from.
-
-    steps:     that make it of the original
-    kv_heads:  None = its width and heads cannot be cut
-    """
+    """What students are cut from, and the steps that make it of the original."""
 
     steps: tuple[Step, ...]
     blocks: int
-    kv_heads: int | None
+    kv_heads: int | None  # None = its width and heads cannot be cut
     parameters: int
 
     @classmethod
     def of(cls, model: ChatModel, *steps: Step) -> Parent:
         """What these steps make is shaped like ``model``."""
-        config = model.network.config
-        cuttable = not Prune(width=0.5, kv_heads=1).problems(model)
-        heads = model.architecture.kv_heads(config) if cuttable else None
-        return cls(steps, int(config.num_hidden_layers), heads, sum(p.numel() for p in model.network.parameters()))
+        config, parameters = model.network.config, sum(p.numel() for p in model.network.parameters())
+        heads = None if Prune(width=0.5, kv_heads=1).problems(model) else model.architecture.kv_heads(config)
+        return cls(steps, int(config.num_hidden_layers), heads, parameters)
 
     def first(self) -> list[dict[str, Any]]:
         """Cuts to begin with, from the most daring to the safest."""
@@ -83,18 +77,17 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class StudentSpace:
-    """Students, cut from the original or from what was made of it before; the original teaches all of them.
-
-    parents: by the name of their base
-    """
+    """Students, cut from the original or from what was made of it before; the original teaches all of them."""
 
     teaching: Teaching
-    parents: Mapping[str, Parent]
+    parents: Mapping[str, Parent]  # by the name of their base
 
     @classmethod
     def of(cls, model: ChatModel, adopted: Sequence[Adopt], teaching: Teaching) -> StudentSpace:
         """Whoever reads the original's tokens can learn from it."""
-        parents = {step.folder: Parent.of(outline(step.folder), step) for step in adopted if _reads_alike(model, step)}
+        tokens, smaller = model.network.config.vocab_size, [(step, outline(step.folder)) for step in adopted]
+        alike = [(step, small) for step, small in smaller if small.network.config.vocab_size == tokens]
+        parents = {step.folder: Parent.of(small, step) for step, small in alike}
         return cls(teaching, parents | {ORIGINAL: Parent.of(model)})
 
     def first(self) -> list[dict[str, Any]]:
@@ -103,26 +96,16 @@ class StudentSpace:
         each = max(1, RATE ** (self.teaching.rounds - 1) // len(self.parents))
         return [({_OF: name} if several else {}) | cut for name, p in self.parents.items() for cut in p.first()[-each:]]
 
-    def of_whom(self, choose: Chooser) -> str:
-        """The base that a student is cut from."""
-        return choose.suggest_categorical(_OF, tuple(self.parents)) if len(self.parents) > 1 else ORIGINAL
-
     def student(self, of: str, trim: list[Step], choose: Chooser) -> Recipe:
         """Cut, taught up to its round, and rounded."""
-        parent = self.parents[of]
+        parent, lessons = self.parents[of], self.teaching.lessons(choose.user_attrs.get(ROUND, 0))
         cut = parent.cut(choose)
-        lessons = self.teaching.lessons(choose.user_attrs.get(ROUND, 0))
         taught = Distil(temperature=1.0, label_weight=0.5, lr=parent.rate(cut), cached=_CACHED)
-        whose = STUDENT if of == ORIGINAL else f"{STUDENT} of {_short(of)}"
-        blocks = parent.blocks - cut.drop
+        whose, blocks = STUDENT if of == ORIGINAL else f"{STUDENT} of {_short(of)}", parent.blocks - cut.drop
         stay = f"{blocks} block{'s' if blocks > 1 else ''}"
         names = [whose, *map(str, trim), stay, str(cut), f"epochs {sum(lessons):.3g}"]
         learn = [replace(taught, epochs=epochs) for epochs in lessons]
         return Recipe(", ".join(names), (*parent.steps, *trim, cut, *learn, Quantize(4, method="gptq")))
-
-
-def _reads_alike(model: ChatModel, step: Adopt) -> bool:
-    return bool(outline(step.folder).network.config.vocab_size == model.network.config.vocab_size)
 
 
 def _short(base: str) -> str:
@@ -131,18 +114,12 @@ def _short(base: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What one search may try.
+    """What one search may try."""
 
-    adopted:  models made before, beside the original
-    trims:    the original's vocabulary can be trimmed
-    learned:  there are dialogues to calibrate on; without them only round to nearest is left
-    school:   how students are taught; None = there are none
-    """
-
-    adopted: tuple[Adopt, ...] = ()
-    trims: bool = True
-    learned: bool = True
-    school: StudentSpace | None = None
+    adopted: tuple[Adopt, ...] = ()  # models made before, beside the original
+    trims: bool = True  # the original's vocabulary can be trimmed
+    learned: bool = True  # there are dialogues to calibrate on; without them only round to nearest is left
+    school: StudentSpace | None = None  # None = no students
 
     @classmethod
     def of(cls, model: ChatModel, adopted: tuple[Adopt, ...], learned: bool, teaching: Teaching | None = None) -> Space:
@@ -151,19 +128,16 @@ class Space:
         return cls(adopted, learned and not Trim().problems(model), learned, school)
 
     def first(self) -> list[dict[str, Any]]:
-        """The decisions to begin with: of what is made already the most daring first, the safest, a draft, which takes
-        long to make; students last, so that their further rounds follow them."""
-        plain: dict[str, Any] = {"draft": False} if self.learned else {}
-        daring: dict[str, Any] = {"numbers": "int4", "quantize.head_bits": None} | plain
-        if self.learned:
-            daring |= {"quantize.method": "gptq"}
+        """To begin with: what is made already at its most daring, the safest, a draft, which takes long to make;
+        students last, so that their further rounds follow them."""
+        bases = self._bases()
+        plain, careful = ({"draft": False}, {"quantize.method": "gptq"}) if self.learned else ({}, {})
+        daring: dict[str, Any] = {"numbers": "int4", "quantize.head_bits": None} | plain | careful
         untrimmed = {"trim": False} if self.trims else {}
-        begun = [{"base": base} for base in self._bases() if base != STUDENT] if len(self._bases()) > 1 else [{}]
         trimmed = {"trim": True, "trim.coverage": 0.999} if self.trims else {}
-        students = [
-            {"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {})
-            for cut in ([] if self.school is None else self.school.first())
-        ]
+        begun = [{"base": base} for base in bases if base != STUDENT] if len(bases) > 1 else [{}]
+        cuts = [] if self.school is None else self.school.first()
+        students = [{"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {}) for cut in cuts]
         safe = begun[-1] | untrimmed | plain | {"numbers": "int8"}
         bold = [base | untrimmed | daring for base in begun]
         guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned else []
@@ -174,7 +148,8 @@ class Space:
         bases = self._bases()
         base = choose.suggest_categorical("base", tuple(bases)) if len(bases) > 1 else ORIGINAL
         if base == STUDENT and self.school is not None:
-            of = self.school.of_whom(choose)
+            parents = tuple(self.school.parents)
+            of = choose.suggest_categorical(_OF, parents) if len(parents) > 1 else ORIGINAL
             return self.school.student(of, self._trim(of, choose), choose)
         steps: list[Step] = [*bases[base], *self._trim(base, choose), self._numbers(choose)]
         if self.learned and choose.suggest_categorical("draft", (True, False)):
@@ -194,8 +169,7 @@ class Space:
 
     def _numbers(self, choose: Chooser) -> Step:
         """int8 loses next to nothing, however it is rounded: there is one of it."""
-        kinds = ("int8", "int4", "mixed") if self.learned else ("int8", "int4")
-        kind = choose.suggest_categorical("numbers", kinds)
+        kind = choose.suggest_categorical("numbers", ("int8", "int4", *(["mixed"] if self.learned else [])))
         if kind == "int8":
             return Quantize(8)
         if kind == "mixed":

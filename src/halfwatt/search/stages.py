@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -24,12 +24,9 @@ from halfwatt.core.errors import BadInput, HalfwattError
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.machine import cores
 from halfwatt.core.settings import Margins, MeasurePlan
-from halfwatt.evaluate import energy_analysis
-from halfwatt.evaluate.energy_protocol import Run
-from halfwatt.evaluate.energy_protocol import measure as measure_arms
+from halfwatt.evaluate import energy_analysis, energy_protocol, gate
+from halfwatt.evaluate.energy_protocol import Arm, Run
 from halfwatt.evaluate.examine import examine, teacher_scores
-from halfwatt.evaluate.gate import judge as judge_inputs
-from halfwatt.evaluate.gate import likelihood_check, teacher_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import Artifact
@@ -37,19 +34,15 @@ from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
-from halfwatt.search import operating_points
 from halfwatt.search.build import build_artifact
 from halfwatt.search.build_process import BuildRequest, build_in_process
 from halfwatt.search.lab import Contender, Lab
-from halfwatt.search.operating_points import PLAIN_KV_BITS
+from halfwatt.search.operating_points import PLAIN_KV_BITS, by_batches, by_caches, by_guesses, by_threads
 from halfwatt.search.trial import Served
 
 AS_COMMONLY_RUN = "transformers_folder"
 KV_NOISE = 1.03  # a coarser KV cache changes replies: it has to save more than noise does
 NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where something else was not passed
-
-
-# --- build ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +65,23 @@ class BuildOutcome:
 
 
 def build(lab: Lab, order: BuildOrder) -> BuildOutcome:
-    """Apply the steps, export, and prove the export in its own runtime.
-
-    A fault of the recipe ends its candidate, not the run. Steps that learn count their cost themselves.
-    """
+    """Apply the steps, export, and prove the export. A fault of the recipe ends its candidate, not the run."""
     lab.say(f"{order.name}: building it")
     steps = from_toml(order.recipe, "the search's recipe").steps if order.recipe else ()
-    counted_by_itself = any(step.trains for step in steps)
     try:
-        with lab.store.cost.aside() if counted_by_itself else nullcontext():
+        with lab.store.cost.aside() if any(step.trains for step in steps) else nullcontext():  # it counts its own cost
             return BuildOutcome(_build(lab, Recipe(order.name, steps), order))
     except (BadInput, ChildDied) as error:
         return BuildOutcome(None, str(error))
 
 
 def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
-    job, proof = lab.job, lab.workload.dialogues[: lab.job.settings.protocol.parity_dialogues]
-    context, settings = job.step_context(), job.settings
+    job, settings, context = lab.job, lab.job.settings, lab.job.step_context()
+    folder, proof = job.out / "artifacts", lab.workload.dialogues[: settings.protocol.parity_dialogues]
     if order.format == AS_COMMONLY_RUN:
-        return TransformersFolder(settings.access.dtype).write(job.model, job.out / "artifacts" / order.name.lower())
+        return TransformersFolder(settings.access.dtype).write(job.model, folder / order.name.lower())
     if job.name is None or not recipe.steps:
-        return build_artifact(job.model, recipe, proof, job.out / "artifacts", context, context.device)
+        return build_artifact(job.model, recipe, proof, folder, context, context.device)
     request = BuildRequest(
         model=job.name,
         access=settings.access,
@@ -107,74 +96,46 @@ def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
     return build_in_process(request, lab.say)
 
 
-# --- screen -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Incumbent:
-    """What a candidate of a search has to beat: the best saving that passed so far; None = nothing has.
-
-    hope: times more that its operating point may save than a first look shows
-    """
-
-    saving: Estimate | None = None
-    hope: float = 1.0
-
-
 @dataclass(frozen=True, slots=True)
 class ScreenOrder:
-    """A candidate beside the reference, at the reference's operating point.
-
-    incumbent:   None = whatever it comes to, it goes on
-    likelihood:  read it too, not only the cost
-    """
+    """A candidate beside the reference, at the reference's operating point."""
 
     reference: Contender
     candidate: Contender
     plan: MeasurePlan
     margins: Margins
-    incumbent: Incumbent | None
-    likelihood: bool = True
+    best: Estimate | None  # the saving that it has to beat; None = nothing passed so far
+    hope: float  # times more that its own operating point may save than a first look shows
+    likelihood: bool  # is read too, not only the cost
 
 
 @dataclass(frozen=True, slots=True)
 class Screening:
-    """What a first look shows: reference's cost over the candidate's; why it goes no further, None = it goes on.
+    """What a first look shows."""
 
-    over: nats a token by which it misses the likelihood's margin
-    """
-
-    windows: tuple[Window, ...] = ()
-    saving: Estimate | None = None
-    reason: str | None = None
-    over: float = 0.0
+    windows: tuple[Window, ...]
+    saving: Estimate  # reference's cost over the candidate's
+    reason: str | None = None  # why it goes no further; None = it goes on
+    over: float = 0.0  # nats a token by which it misses the likelihood's margin
 
 
 def screen(lab: Lab, order: ScreenOrder) -> Screening:
-    """Give up what cannot beat the incumbent, or fails the gate's G1 or G2 whatever its replies say."""
-    if order.incumbent is None:
-        return Screening()
-    lab.say(f"{order.candidate.name}: a first look at what it saves")
-    run = lab.run(measure, MeasureOrder((order.reference, order.candidate), order.plan))
-    saving = saving_of(order.reference.name, order.candidate.name, run)
-    best = order.incumbent.saving
-    if best is not None and order.incumbent.hope * saving.hi < best.lo:
-        reason = f"saves {_in_words(saving)} where the best so far saves {_in_words(best)}"
-        return _given_up(lab, order, Screening(run.windows, saving, reason, NOT_PASSED))
-    if not order.likelihood:
-        return Screening(run.windows, saving)
-    checks = teacher_checks(likelihoods(lab, order.reference, order.candidate), order.margins)
-    failed = [check for check in checks if check.verdict == "FAIL"]
-    if not failed:
-        return Screening(run.windows, saving)
-    reason = "; ".join(f"{c.layer} {c.name} is {_in_words(c.estimate)}, {c.margin}" for c in failed if c.estimate)
-    over = max(nats_over_margin(checks, order.margins), NOT_PASSED)
-    return _given_up(lab, order, Screening(run.windows, saving, reason, over))
-
-
-def _given_up(lab: Lab, order: ScreenOrder, screening: Screening) -> Screening:
-    lab.say(f"{order.candidate.name}: {screening.reason}")
-    return screening
+    """Give up what cannot beat the best so far, or fails the gate's G1 or G2 whatever its replies say."""
+    reference, candidate, best = order.reference, order.candidate, order.best
+    lab.say(f"{candidate.name}: a first look at what it saves")
+    run = lab.run(measure, MeasureOrder((reference, candidate), order.plan))
+    saving = saving_of(reference.name, candidate.name, run)
+    if best is not None and order.hope * saving.hi < best.lo:
+        reason, over = f"saves {_in_words(saving)} where the best so far saves {_in_words(best)}", NOT_PASSED
+    else:
+        checks = gate.teacher_checks(likelihoods(lab, reference, candidate), order.margins) if order.likelihood else []
+        failed = [check for check in checks if check.verdict == "FAIL"]
+        if not failed:
+            return Screening(run.windows, saving)
+        reason = "; ".join(f"{c.layer} {c.name} is {_in_words(c.estimate)}, {c.margin}" for c in failed if c.estimate)
+        over = max(nats_over_margin(checks, order.margins), NOT_PASSED)
+    lab.say(f"{candidate.name}: {reason}")
+    return Screening(run.windows, saving, reason, over)
 
 
 def _in_words(e: Estimate) -> str:
@@ -183,32 +144,23 @@ def _in_words(e: Estimate) -> str:
 
 def likelihoods(lab: Lab, reference: Contender, candidate: Contender) -> tuple[TeacherScore, ...]:
     """Both models over the same turns; read once, whether for the screen or for the gate."""
-    pair = (reference.for_likelihood(), candidate.for_likelihood())
-    specs = lab.spec(pair[0]), lab.spec(pair[1])
-    return lab.store.run(
-        "likelihood",
-        (lab.split, pair),
-        tuple[TeacherScore, ...],
-        lambda: teacher_scores(*specs, lab.workload, lab.say),
-    )
+    return lab.run(likelihood, (reference.for_likelihood(), candidate.for_likelihood()))
 
 
-# --- tune -------------------------------------------------------------------------------------------------------------
+def likelihood(lab: Lab, order: tuple[Contender, Contender]) -> tuple[TeacherScore, ...]:
+    """Of the human replies by both, as they are asked for logits."""
+    return teacher_scores(lab.spec(order[0]), lab.spec(order[1]), lab.workload, lab.say)
 
 
 @dataclass(frozen=True, slots=True)
 class TuneOrder:
-    """An artifact whose cheapest operating point is asked for.
-
-    fixed:    serve it as it is ordered: as commonly run
-    coarser:  a KV cache of fewer bits may be chosen, which changes replies
-    """
+    """An artifact whose cheapest operating point is asked for."""
 
     candidate: Contender
     plan: MeasurePlan
     users: int = 1
-    fixed: bool = False
-    coarser: bool = False
+    fixed: bool = False  # serve it as it is ordered: as commonly run
+    coarser: bool = False  # a KV cache of fewer bits may be chosen, which changes replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,51 +186,35 @@ def tune(lab: Lab, order: TuneOrder) -> Tuning:
     if order.fixed:
         return Tuning((Served(contender.at, 1.0),))
     lab.say(f"{contender.name}: searching the operating point")
-    ways = sorted(_try_points(lab, order, operating_points.by_threads(cores())), key=lambda way: way.share)
+    ways = sorted(_try_points(lab, order, by_threads(cores())), key=lambda way: way.share)
     first = ways[0]
-    for further in (
-        operating_points.by_guesses(contender.artifact, first.at),
-        operating_points.by_batches(first.at, order.users, cores()),
-        _caches(lab, contender, first.at) if order.coarser else [],
-    ):
+    more = by_guesses(contender.artifact, first.at), by_batches(first.at, order.users, cores())
+    for further in (*more, _caches(lab, contender, first.at) if order.coarser else []):
         if len(further) > 1:
             shares = _try_points(lab, order, further)[1:]
             ways += [replace(way, share=way.share * first.share) for way in shares]
-    return Tuning(tuple(sorted(ways, key=_share_with_noise)))
+    noise = {PLAIN_KV_BITS: 1.0}
+    return Tuning(tuple(sorted(ways, key=lambda way: way.share * noise.get(way.at.kv_bits, KV_NOISE))))
 
 
 def _try_points(lab: Lab, order: TuneOrder, points: list[OperatingPoint]) -> list[Served]:
     """Each with its share of the first one's cost."""
     contenders = tuple(Contender(str(n), order.candidate.artifact, at) for n, at in enumerate(points))
-    costs = _costs(lab.run(measure, MeasureOrder(contenders, order.plan)), contenders)
+    run = lab.run(measure, MeasureOrder(contenders, order.plan))
+    figure = cost_of(run.meter)
+    costs = [fmean(energy_analysis.per_block(c.name, run.windows, figure).values()) for c in contenders]
     return [Served(at, cost / costs[0]) for at, cost in zip(points, costs, strict=True)]
 
 
-def _costs(run: Run, contenders: tuple[Contender, ...]) -> list[float]:
-    """Of a reply, by what operating points are chosen by."""
-    figure = cost_of(run.meter)
-    return [fmean(energy_analysis.per_block(c.name, run.windows, figure).values()) for c in contenders]
-
-
 def _caches(lab: Lab, contender: Contender, at: OperatingPoint) -> list[OperatingPoint]:
-    points = operating_points.by_caches(at)
-    return [way for way in points if way == at or _can_serve(lab.spec(replace(contender, at=way)))]
+    return [way for way in by_caches(at) if way == at or _can_serve(lab.spec(replace(contender, at=way)))]
 
 
 def _can_serve(spec: ServingSpec) -> bool:
     """Only the runtime knows whether it can keep its cache so: the size of a head decides, for one."""
-    try:
-        with ServingProcess(spec):
-            return True
-    except HalfwattError:
-        return False
-
-
-def _share_with_noise(way: Served) -> float:
-    return way.share * (1.0 if way.at.kv_bits == PLAIN_KV_BITS else KV_NOISE)
-
-
-# --- measure ----------------------------------------------------------------------------------------------------------
+    with suppress(HalfwattError), ServingProcess(spec):
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +227,8 @@ class MeasureOrder:
 
 def measure(lab: Lab, order: MeasureOrder) -> Run:
     """All of them interleaved, on the replies to the lab's workload."""
-    arms = [lab.arm(contender) for contender in order.contenders]
-    return measure_arms(arms, lab.workload, order.plan, lab.job.tools, lab.say)
+    arms = [Arm(contender.name, lab.spec(contender)) for contender in order.contenders]
+    return energy_protocol.measure(arms, lab.workload, order.plan, lab.job.tools, lab.say)
 
 
 def saving_of(reference: str, candidate: str, run: Run) -> Estimate:
@@ -310,17 +246,14 @@ def cost_of(meter: MeterInfo | None) -> energy_analysis.Figure:
     return energy_analysis.joules(meter)
 
 
-# --- judge ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class JudgeOrder:
-    """A candidate against the reference. screened: its likelihoods were read by the screen already."""
+    """A candidate against the reference."""
 
     reference: Contender
     candidate: Contender
     margins: Margins
-    screened: bool = False
+    screened: bool = False  # its likelihoods were read by the screen already
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,25 +268,19 @@ def judge(lab: Lab, order: JudgeOrder) -> Judgement:
     """The gate's report: likelihoods and replies in the runtime that will serve the candidate."""
     reference, candidate = lab.spec(order.reference), lab.spec(order.candidate)
     scores = likelihoods(lab, order.reference, order.candidate) if order.screened else ()
-    inputs = examine(reference, candidate, lab.workload, reference_replies(lab, order.reference), lab.say, scores)
+    replies = lab.run(reference_replies, order.reference)
+    inputs = examine(reference, candidate, lab.workload, replies, lab.say, scores)
     special, seed = lab.job.model.tokenizer.special_tokens, lab.job.settings.seed
-    report = judge_inputs(inputs, split=lab.split, margins=order.margins, special=special, seed=seed)
-    return Judgement(inputs, report)
+    return Judgement(inputs, gate.judge(inputs, split=lab.split, margins=order.margins, special=special, seed=seed))
 
 
 def nats_over_margin(checks: Sequence[GateCheck], margins: Margins) -> float:
     """Nats a token by which the likelihood's upper bound misses its margin."""
-    check = likelihood_check(checks)
+    check = gate.likelihood_check(checks)
     return (check.estimate.hi if check and check.estimate else 1.0) - math.log1p(margins.perplexity)
 
 
 def reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]:
-    """The reference's replies to the lab's workload, generated once."""
-    return lab.store.run(
-        "reference-replies",
-        (lab.split, reference),
-        tuple[ScoredReply, ...],
-        lambda: generate_replies(
-            lab.spec(reference), lab.workload.requests(), lab.say, f"original's replies, {lab.split} split"
-        ),
-    )
+    """The reference's own replies to the lab's workload."""
+    what = f"original's replies, {lab.split} split"
+    return generate_replies(lab.spec(reference), lab.workload.requests(), lab.say, what)

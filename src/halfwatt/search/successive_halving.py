@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from statistics import fmean
 from typing import Any
 
 from halfwatt.search.trial_store import TrialOutcome
 
 RATE = 3  # one in so many goes on, and learns so many times as long
-
 MIN_TOKENS = 1_000_000  # of the first round: fewer tell little, and take less time than cutting and measuring do
 _SHARE = 0.6  # of the budget's time; the rest is for cutting, rounding, measuring and what needs no training
 _MOST_EPOCHS = 24.0  # of a student, all its rounds together
@@ -48,11 +48,7 @@ class StudentRound:
 
 
 def plan_teaching(seconds: float, s_per_token: float, tokens: int) -> Teaching | None:
-    """What a budget of ``seconds`` and these dialogues allow; None = too little for anyone to learn from.
-
-    Args:
-        s_per_token: of training a student.
-        tokens: of the dialogues to learn from.
+    """What a budget of ``seconds`` and so many tokens to learn from allow; None = too little for anyone to learn.
 
     >>> plan_teaching(7200, 1e-4, 1_600_000)
     Teaching(epochs=1.0, rounds=3)
@@ -74,12 +70,7 @@ def promote(
     students: Sequence[StudentRound], rounds: int, least_cost: float | None, left_s: float
 ) -> list[StudentRound]:
     """Who goes on to the next round and has not yet, those of later rounds first. Whose next round would not fit into
-    the time is out of the contest.
-
-    Args:
-        least_cost: the least cost that keeps the constraint so far; None = nothing does.
-        left_s: seconds of the budget.
-    """
+    the time is out of the contest. least_cost: that keeps the constraint so far; None = nothing does."""
     promotions, gains = list[StudentRound](), mean_gains(students, rounds)
     for number in reversed(range(rounds - 1)):
         here = [t for t in students if t.round == number]
@@ -96,8 +87,7 @@ def mean_gains(students: Sequence[StudentRound], rounds: int) -> list[float]:
     for number in range(1, rounds):
         pairs = [
             before.outcome.violation - after.outcome.violation
-            for after in students
-            for before in students
+            for before, after in permutations(students, 2)
             if (before.round, after.round) == (number - 1, number) and before.decisions == after.decisions
         ]
         gains.append(fmean(pairs) if pairs else gains[-1])
@@ -109,14 +99,10 @@ def rank_students(students: Sequence[StudentRound], gains: Sequence[float]) -> l
 
     def key(t: StudentRound) -> tuple[float, float]:
         in_the_end = t.outcome.violation - sum(gains[t.round + 1 :])
-        return t.outcome.violation if in_the_end > 0 else 0.0, _cost(t)
+        assert t.outcome.cost is not None, "what has none is not worth it"
+        return t.outcome.violation if in_the_end > 0 else 0.0, t.outcome.cost
 
     return sorted(students, key=key)
-
-
-def _cost(t: StudentRound) -> float:
-    assert t.outcome.cost is not None, "what has none is not worth it"
-    return t.outcome.cost
 
 
 def _worth_it(t: StudentRound, least_cost: float | None) -> bool:

@@ -15,8 +15,7 @@ from halfwatt.search.successive_halving import StudentRound, Teaching, plan_teac
 from halfwatt.search.trial_store import TrialStore, lasted_s, outcome_of
 
 _SAMPLE, _TOKENS = 256, 2 * 4096  # dialogues and tokens by which the pace is measured
-_STUDENT_SHARE = 0.45  # of the original's time for a token: a quarter for the student, and of the third for the
-# original's answers, which a round's students share, its part
+_STUDENT_SHARE = 0.45  # of the original's time for a token: 1/4 to learn, the rest its part of the original's answers
 
 
 def teaching_of(lab: Lab, budget: Budget) -> Teaching | None:
@@ -42,23 +41,18 @@ def student_pace_s(job: Job) -> float:
 
 def training_tokens(job: Job) -> int:
     """About how many tokens there are to learn from."""
-    if job.train is None:
-        return 0
-    sample = job.step_context().some(_SAMPLE)
+    context = job.step_context()
+    sample = context.some(_SAMPLE)
     tokens = sum(len(row.ids) for row in encode_rows(sample, job.model.tokenizer, Distil().longest))
-    return round(tokens / len(sample) * len(job.train.dialogues))
+    return round(tokens / len(sample) * len(context.dialogues))
 
 
 def enqueue_next_rounds(store: TrialStore, teaching: Teaching, budget: Budget) -> None:
     """Ask for the next rounds of the students that are worth it."""
     if budget.seconds is None:
         return
-    students = [
-        StudentRound(t.params, t.user_attrs.get(ROUND, 0), outcome_of(t), lasted_s(t))
-        for t in store.completed()
-        if t.params.get("base") == STUDENT
-    ]
-    best = store.best()
-    least_cost = None if best is None else best.value
+    trials = [trial for trial in store.completed() if trial.params.get("base") == STUDENT]
+    students = [StudentRound(t.params, t.user_attrs.get(ROUND, 0), outcome_of(t), lasted_s(t)) for t in trials]
+    least_cost = best.value if (best := store.best()) else None
     for student in promote(students, teaching.rounds, least_cost, budget.seconds - store.seconds()):
         store.enqueue(dict(student.decisions), {ROUND: student.round + 1})

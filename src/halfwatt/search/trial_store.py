@@ -3,9 +3,8 @@
     a path           a journal file: every change is a line, appended and flushed to the disk under a lock
     a database URL   such as postgresql://user@host/name, for many machines
 
-A line that was half written when the disk was full or the power went is cut off before anything is appended: Optuna
-would append to it and never read the file again. A trial whose worker has fallen silent is closed, and its decisions
-are asked for once more.
+A line that was half written when the disk was full or the power went is cut off: Optuna would append to it and never
+read the file again. A trial whose worker has fallen silent is closed, and its decisions are asked for once more.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -35,33 +35,20 @@ _BEAT, _WORKER, _GATE, _AGAIN, _JOULES = "beat", "worker", "gate", "again", "jou
 
 @dataclass(frozen=True, slots=True)
 class TrialOutcome:
-    """What one trial ended with; a trial without a cost is disqualified.
+    """What one trial ended with; a trial without a cost is disqualified."""
 
-    cost:       what is minimised, such as the log of the energy over B1's
-    violation:  how far the constraint is missed; 0 or less = it holds
-    """
-
-    cost: float | None
-    violation: float = 0.0
+    cost: float | None  # what is minimised, such as the log of the energy over B1's
+    violation: float = 0.0  # how far the constraint is missed; 0 or less = it holds
 
 
 class TrialStore:
     """The trials of one search."""
 
     def __init__(self, where: str | Path, name: str, seed: int = 0) -> None:
-        """Open them, or begin.
-
-        Args:
-            where: a path or a database URL.
-            name: trials of another name are another search's.
-            seed: of what is proposed; workers side by side need one each, or they propose the same.
-
-        Raises:
-            BadInput: the journal is damaged in its middle. EnvironmentFault: no such database, or no driver for it.
-        """
+        """Open them, or begin. Workers side by side need a seed each, or they propose the same. Raises BadInput where
+        the journal is damaged in its middle, EnvironmentFault where there is no such database or no driver for it."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=seed)
-        self._storage = _opened(where)
+        self._storage, sampler = _opened(where), optuna.samplers.TPESampler(seed=seed)
         self._study = optuna.create_study(storage=self._storage, study_name=name, sampler=sampler, load_if_exists=True)
 
     def close(self) -> None:
@@ -71,10 +58,7 @@ class TrialStore:
             self._storage.engine.dispose()
 
     def enqueue(self, decisions: dict[str, Any], user_attrs: dict[str, Any] | None = None) -> None:
-        """Let these decisions be taken before the sampler takes its own; once, whoever asks for it again.
-
-        user_attrs: of the trial, for what is not the sampler's to decide
-        """
+        """Let these decisions be taken before the sampler's own; once, whoever asks again. user_attrs: of the trial."""
         wanted = user_attrs or {}
         asked = [t for t in self._study.get_trials(deepcopy=False) if wanted.items() <= t.user_attrs.items()]
         if decisions not in [t.system_attrs.get("fixed_params", t.params) for t in asked]:
@@ -102,18 +86,14 @@ class TrialStore:
     def finish(self, trial: Trial, outcome: TrialOutcome, joules: float | None = None) -> None:
         """End a trial. joules: that it took, where they were measured."""
         trial.set_user_attr(_JOULES, joules)
-        if outcome.cost is None:
-            self._study.tell(trial, state=TrialState.FAIL)
-            return
-        trial.set_constraint(_GATE, outcome.violation)
-        self._study.tell(trial, outcome.cost)
+        if outcome.cost is not None:
+            trial.set_constraint(_GATE, outcome.violation)
+        self._study.tell(trial, outcome.cost, state=TrialState.FAIL if outcome.cost is None else None)
 
     def outcome_of_recipe(self, recipe: str) -> TrialOutcome | None:
         """What a recipe of this name came to, where it was tried before; disqualified ones too."""
-        for trial in self._ended():
-            if trial.user_attrs.get(RECIPE) == recipe and _JOULES in trial.user_attrs:
-                return outcome_of(trial)
-        return None
+        kept = (t for t in self._ended() if t.user_attrs.get(RECIPE) == recipe and _JOULES in t.user_attrs)
+        return next(map(outcome_of, kept), None)
 
     def completed(self) -> list[FrozenTrial]:
         """Trials with a cost, those that break the constraint too, in the order in which they were begun."""
@@ -121,8 +101,8 @@ class TrialStore:
 
     def best(self) -> FrozenTrial | None:
         """The cheapest trial that keeps the constraint; None = there is none."""
-        able = [t for t in self.completed() if t.constraints[_GATE] <= 0]
-        return min(able, key=lambda t: float(t.value or 0.0)) if able else None
+        able = (t for t in self.completed() if t.constraints[_GATE] <= 0)
+        return min(able, key=lambda t: float(t.value or 0.0), default=None)
 
     def seconds(self) -> float:
         """Spent in trials that have ended, by all workers; one whose worker died, as long as it was heard."""
@@ -137,9 +117,7 @@ class TrialStore:
 
     def _recover(self) -> None:
         """Close trials whose worker has gone, and ask for their decisions again; each only once."""
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _lives(trial):
-                continue
+        for trial in filterfalse(_lives, self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
             try:
                 self._study.tell(trial.number, state=TrialState.FAIL)
             except RuntimeError:
@@ -159,9 +137,6 @@ def lasted_s(trial: FrozenTrial) -> float:
     if trial.datetime_start is None or trial.datetime_complete is None:
         return 0.0
     return min(trial.datetime_complete.timestamp(), _heard(trial) + BEAT_S) - trial.datetime_start.timestamp()
-
-
-# --- storage ----------------------------------------------------------------------------------------------------------
 
 
 class _Mending(JournalFileOpenLock):
@@ -203,10 +178,7 @@ def mend(path: Path) -> None:
     """Cut a journal back to its last whole line; only what is torn is read."""
     with path.open("rb+") as file:
         end = whole = file.seek(0, os.SEEK_END)
-        while whole:
-            file.seek(whole - 1)
-            if file.read(1) == b"\n":
-                break
+        while whole and os.pread(file.fileno(), 1, whole - 1) != b"\n":
             whole -= 1
         if whole < end:
             file.truncate(whole)
@@ -237,12 +209,8 @@ def _storage(where: str | Path) -> BaseStorage:
     try:
         return JournalStorage(_Journal(path))
     except ValueError as error:  # json's too
-        raise BadInput(
-            f"{path} is damaged: a line in its middle is torn", got=str(error), hint="move it away; results stay"
-        ) from error
-
-
-# --- workers ----------------------------------------------------------------------------------------------------------
+        what = f"{path} is damaged: a line in its middle is torn"
+        raise BadInput(what, got=str(error), hint="move it away; results stay") from error
 
 
 def _beat(trial: Trial, over: threading.Event) -> None:
