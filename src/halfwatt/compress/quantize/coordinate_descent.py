@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from halfwatt.models.grid import GROUP, Bits, GridTensor, round_to
-
-Tensor = torch.Tensor
 
 
 @dataclass(slots=True)

@@ -18,12 +18,12 @@ which is GuidedQuant's weighting by the end loss (arXiv 2505.07004), for the hea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from halfwatt.compress.quantize.coordinate_descent import descend
@@ -31,7 +31,6 @@ from halfwatt.compress.training.batches import Batch
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GROUP, Bits, GridTensor, quantize, round_to
 
-Tensor = torch.Tensor
 DAMPINGS = (0.01, 0.1, 1.0)  # of the mean diagonal, tried in turn until H can be factored
 _DESCENT = 0.1  # of the mean diagonal: what descent needs, whose answer H describes less well the further it goes
 _OWN_ROWS = 8192  # of the head that get an H of their own, at most
@@ -110,10 +109,10 @@ def round_weight(weight: Tensor, hessian: Tensor, settings: GptqSettings) -> tup
     factor = inverse_factor(hessian, settings.damping)
     if factor is None:
         return None
-    grid, compensated = gptq(weight, hessian, factor, settings.bits)
+    result = gptq(weight, hessian, factor, settings.bits)
     if not settings.sweeps:
-        return grid, compensated
-    return descend(weight, grid, damped(hessian, max(settings.damping, _DESCENT)), settings.sweeps)
+        return result
+    return descend(weight, result[0], damped(hessian, max(settings.damping, _DESCENT)), settings.sweeps)
 
 
 def own_hessian(states: Tensor, p: Tensor, hessian: Tensor) -> Tensor:
@@ -189,22 +188,19 @@ class Walk:
     @torch.no_grad()
     def hessians(self, block: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
         """H of some modules of ``block``, [columns, columns]: 2 X^T X / tokens, where a reply's token is predicted."""
-        columns = {module: self._architecture.rows(module).shape[1] for module in modules}
-        sums = {module: torch.zeros(count, count) for module, count in columns.items()}
+        sums = {m: torch.zeros(2 * [self._architecture.rows(m).shape[1]]) for m in modules}
         predicting = self.batches[0].predicting
 
         def add(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             x = inputs[0][predicting].float()
             sums[module] += x.T @ x
 
-        handles = [m.register_forward_pre_hook(add) for m in modules]
-        try:
+        with ExitStack() as hooks:
+            for module in modules:
+                hooks.enter_context(module.register_forward_pre_hook(add))
             for k, batch in enumerate(self.batches):
                 predicting = batch.predicting
                 self._run(block, k)
-        finally:
-            for handle in handles:
-                handle.remove()
         tokens = sum(int(batch.predicting.sum()) for batch in self.batches)
         return {module: 2 * total / max(1, tokens) for module, total in sums.items()}
 
@@ -224,8 +220,7 @@ class Walk:
     def _run(self, block: nn.Module, k: int) -> Tensor:
         args, options = self._arguments[k]
         outputs = block(self.states[k], *args, **options)
-        states: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-        return states
+        return cast(Tensor, outputs[0] if isinstance(outputs, tuple) else outputs)
 
     def _enter(self, network: PreTrainedModel) -> None:
         """Catch what the first block is given for each batch: states, and everything beside them."""
@@ -235,13 +230,10 @@ class Walk:
             self._arguments.append((args[1:], options))
             raise _FirstBlockReached
 
-        handle = self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
-        try:
+        with torch.no_grad(), self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True):
             for batch in self.batches:
-                with suppress(_FirstBlockReached), torch.no_grad():
+                with suppress(_FirstBlockReached):
                     network.base_model(input_ids=batch.ids, use_cache=False)
-        finally:
-            handle.remove()
 
 
 class _FirstBlockReached(Exception):

@@ -24,9 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.functional import log_softmax
-
-Tensor = torch.Tensor
 
 
 def label_nll(student: Tensor, labels: Tensor) -> Tensor:
