@@ -45,11 +45,8 @@ class Student(Step):
         problems = [f"{name} must be above 0, not {size}" for name, size in given.items() if size <= 0]
         if problems:
             return problems
-        problems += [
-            f"{name} must be a multiple of {WIDTH}, not {given[name]}"
-            for name in ("width", "ffn")
-            if name in given and given[name] % WIDTH
-        ]
+        uneven = [name for name in ("width", "ffn") if given.get(name, 0) % WIDTH]
+        problems += [f"{name} must be a multiple of {WIDTH}, not {given[name]}" for name in uneven]
         config, own = model.network.config, model.architecture
         one_matrix = own.queries is None  # as many KV heads as query heads, their size from the width
         heads = given.get("heads", config.num_attention_heads)

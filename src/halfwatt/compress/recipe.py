@@ -57,13 +57,10 @@ class Recipe:
 
 def cheap_proxy(steps: Sequence[Step]) -> tuple[Step, ...]:
     """What is made in seconds and takes as much a reply, or less: nothing learned, rounded to nearest, no draft."""
-
-    def to_nearest(step: Step) -> Step:
-        if isinstance(step, Mixed):
-            return Quantize(4)
-        return replace(step, method="rtn") if isinstance(step, Quantize) else step
-
-    return tuple(to_nearest(step) for step in steps if step.stage not in (Stage.RECOVERY, Stage.DECODING))
+    kept = (
+        Quantize(4) if isinstance(s, Mixed) else s for s in steps if s.stage not in (Stage.RECOVERY, Stage.DECODING)
+    )
+    return tuple(replace(step, method="rtn") if isinstance(step, Quantize) else step for step in kept)
 
 
 def default_recipes() -> tuple[Recipe, ...]:

@@ -40,9 +40,9 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor], counters: Mapping[s
 def newest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """(tensors, counters) of the newest checkpoint, which is whole; None if there is none."""
     path = max(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")), default=None)
-    if path is None:
-        return None
-    return load_file(path / "state.safetensors"), json.loads((path / "counters.json").read_text())
+    if path is not None:
+        return load_file(path / "state.safetensors"), json.loads((path / "counters.json").read_text())
+    return None
 
 
 def state_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -104,9 +104,8 @@ def default_groups(module: nn.Module) -> tuple[Group, ...]:
 
 def computes_bf16(device: torch.device) -> bool:
     """Are bf16 products faster than float32 ones here?"""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    probe = torch.cuda.is_bf16_supported if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return bool(probe())
 
 
 def learning_rate(done: float, warmup: float, floor: float) -> float:
@@ -190,12 +189,8 @@ class _Run:
         self.module, self.objective, self.schedule = module, objective, schedule
         self.settings, self.context, self.accelerator = schedule.settings, context, accelerator
         decay = self.settings.weight_decay
-        optimizer = torch.optim.AdamW(
-            [{"params": list(g.parameters), "weight_decay": decay if g.decay else 0.0} for g in groups],
-            lr=self.settings.lr,
-            betas=self.settings.betas,
-            fused=True,
-        )
+        slots = [{"params": list(g.parameters), "weight_decay": decay if g.decay else 0.0} for g in groups]
+        optimizer = torch.optim.AdamW(slots, lr=self.settings.lr, betas=self.settings.betas, fused=True)
         self.lr_factors = [group.lr_factor for group in groups]
         self.parameters = [p for group in groups for p in group.parameters]
         self.step_b = _BYTES_A_STEP * sum(4 * p.numel() for p in self.parameters)
@@ -206,12 +201,12 @@ class _Run:
     def run(self) -> History:
         self._resume()
         self.module.train()
-        steps = self.schedule.steps
         begin_s = report_s = checkpoint_s = time.monotonic()
         begin_tokens = self.spent.tokens
-        while self.step < steps and self._share_spent() < 1:
+        while self.step < self.schedule.steps and self._share_spent() < 1:
             rows = self.schedule.step_rows(self.step)
-            self._update(self._batch(rows))
+            share = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+            self._update(collate(share, of=rows).to(self.accelerator.device))
             self.step += 1
             self.spent += self.cost_meter.lap(sum(len(row.ids) for row in rows), self.step_b)
             now_s = time.monotonic()
@@ -222,12 +217,8 @@ class _Run:
                 self._checkpoint()
                 checkpoint_s = now_s
         self._leave()
-        return History(self.step, tuple(self.losses), self.spent, finished=self.step >= steps)
-
-    def _batch(self, rows: Sequence[Row]) -> Batch:
-        """This process's rows of the step."""
-        share = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        return collate(share, of=rows).to(self.accelerator.device)
+        finished = self.step >= self.schedule.steps  # else the budget ended it
+        return History(self.step, tuple(self.losses), self.spent, finished)
 
     def _update(self, batch: Batch) -> None:
         rate = self.schedule.rate(self.step, self._share_spent())
@@ -308,8 +299,7 @@ class _Run:
             "spent": asdict(self.spent),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
-        tensors = checkpoints.state_tensors(self.module, self.optimizer.optimizer)
-        checkpoints.write(folder, tensors, counters)
+        checkpoints.write(folder, checkpoints.state_tensors(self.module, self.optimizer.optimizer), counters)
 
     def _resume(self) -> None:
         folder = self.context.checkpoints
@@ -322,8 +312,7 @@ class _Run:
         checkpoints.restore(tensors, self.module, self.optimizer.optimizer)
         if counters["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(counters["scaler"])
-        self.step, self.losses = counters["step"], counters["losses"]
-        self.spent = Cost(**counters["spent"])
+        self.step, self.losses, self.spent = counters["step"], counters["losses"], Cost(**counters["spent"])
         self.context.settings.progress(f"going on from step {self.step}")
 
 
