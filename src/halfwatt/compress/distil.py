@@ -164,7 +164,6 @@ class Distil(Step):
     trains: ClassVar[bool] = True
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Values that cannot be, and a model that is on the grid already."""
         shares = {"label_weight": self.label_weight, "own_share": self.own_share, "teacher_weight": self.teacher_weight}
         problems = [f"{name} must lie between 0 and 1, not {x:g}" for name, x in shares.items() if not 0 <= x <= 1]
         if self.epochs <= 0 or self.lr <= 0 or self.temperature <= 0:

@@ -41,7 +41,6 @@ class Draft(Step):
         return f"draft {self.order}"
 
     def problems(self, _model: ChatModel) -> list[str]:
-        """Sizes that cannot be."""
         sizes = {"order": self.order, "dialogues": self.dialogues}
         return [f"{name} must be above 0, not {value}" for name, value in sizes.items() if value <= 0]
 

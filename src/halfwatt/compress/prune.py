@@ -116,12 +116,13 @@ def divergences_without(model: ChatModel, batches: Sequence[Batch], live: Sequen
     predictor = Predictor(network).eval()
     set_blocks(network, [blocks[i] for i in live])
     whole = [predictor(b.ids, b.reply) for b in batches]
-    divergences = []
-    for gone in live:
+
+    def without(gone: int) -> float:
         set_blocks(network, [blocks[i] for i in live if i != gone])
         apart = [losses.forward_kl(w, predictor(b.ids, b.reply)) for w, b in zip(whole, batches, strict=True)]
-        divergences.append(float(torch.cat(apart).mean()))
-    return divergences
+        return float(torch.cat(apart).mean())
+
+    return [without(gone) for gone in live]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,6 @@ class Prune(Step):
         return f"width {self.width:g}, FFN {self.ffn:g}"
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Sizes that cannot be, here or in llama.cpp."""
         config, own = model.network.config, model.architecture
         problems = [
             f"{name} is a share above 0 and at most 1, not {share:g}"
@@ -165,7 +165,6 @@ class Prune(Step):
         return problems or own.problems(resized_config(config, self.sizes(model)))
 
     def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
-        """Entries of the config as they will be."""
         config, own = model.network.config, model.architecture
         size, changes = own.head_size(config), dict[str, Any]()
         if self.drop:
@@ -265,7 +264,6 @@ class Sparsify(Step):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def problems(self, model: ChatModel) -> list[str]:
-        """A share that cannot be, or a model on the grid."""
         problems = [] if 0 < self.share < 1 else [f"share lies between 0 and 1, not {self.share:g}"]
         return [*problems, "the model is on the integer grid already"] if model.grid else problems
 

@@ -51,7 +51,6 @@ class Recipe:
 
     @property
     def slug(self) -> str:
-        """The name as a folder name."""
         return re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-").lower()
 
 
@@ -127,9 +126,8 @@ def to_toml(recipe: Recipe) -> str:
 def out_of_order(steps: Sequence[Step]) -> list[str]:
     """Why these steps cannot follow each other: what a later stage made, an earlier one would undo."""
     order = "structure (trim, prune), recovery (distil), numerics (quantize), decoding (draft)"
-    faults = [
-        f"{b.name} cannot come after {a.name}: the order is {order}" for a, b in pairwise(steps) if b.stage < a.stage
-    ]
+    wrong = [(a.name, b.name) for a, b in pairwise(steps) if b.stage < a.stage]
+    faults = [f"{later} cannot come after {first}: the order is {order}" for first, later in wrong]
     numeric = [s.name for s in steps if s.stage == Stage.NUMERICS]
     if len(numeric) > 1:
         faults.append(f"a model is put on the grid once, not by {' and '.join(numeric)}")
@@ -137,7 +135,6 @@ def out_of_order(steps: Sequence[Step]) -> list[str]:
 
 
 def _parse_step(row: dict[str, Any]) -> tuple[Step | None, list[str]]:
-    """The step, and what is wrong with it."""
     values = dict(row)
     use = values.pop("use", None)
     if use not in STEPS:

@@ -98,7 +98,6 @@ def _kept_words(
 
 
 def _closure(word: str, parts: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """The token, the two it is merged from, and theirs."""
     closure, open_ = set[str](), [word]
     while open_:
         closure.add(open_[-1])
@@ -131,7 +130,6 @@ class Trim(Step):
         return f"trim {self.coverage:g}"
 
     def problems(self, model: ChatModel) -> list[str]:
-        """A tokenizer of another kind, a share that cannot be, or a model on the grid."""
         problems = [] if 0 < self.coverage <= 1 else [f"coverage lies above 0 and at most at 1, not {self.coverage:g}"]
         if model.grid:
             problems.append("the model is on the integer grid already: trim first, then quantize")

@@ -206,7 +206,6 @@ class Walk:
 
     @torch.no_grad()
     def advance(self, block: nn.Module) -> None:
-        """Let ``block`` make the next block's inputs."""
         self.states = [self._run(block, k) for k in range(len(self.states))]
 
     @torch.no_grad()

@@ -74,7 +74,6 @@ class FakeGrid(nn.Module):
         self.scale = nn.Parameter(start.scale.float())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The rounded weight."""
         values = on_grid(weight.T if self.transposed else weight, self.scale, self.bits)
         return values.T if self.transposed else values
 
@@ -143,7 +142,6 @@ class TrainOnGrid(Step):
     trains: ClassVar[bool] = True
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Those of `Quantize`, and values that cannot train."""
         problems = self._rounding.problems(model)
         if self.epochs <= 0 or self.lr <= 0 or self.scale_lr < 0 or self.states < 0:
             problems.append("epochs and lr must be above 0, scale_lr and states not below")

@@ -77,7 +77,6 @@ class Quantize(Step):
 
     @property
     def summary(self) -> str:
-        """For the lineage."""
         head = "" if self._head_bits == self.bits else f", int{self._head_bits} head"
         embedding = "" if self.embedding_bits == self._head_bits else f", int{self.embedding_bits} embedding"
         mixed = f", {len(self.int8)} weights at int8" if self.int8 else ""
@@ -157,7 +156,6 @@ class Quantize(Step):
             raise ModelError(f"{weight.name}: {fault.what}", got=fault.got, hint=fault.hint) from fault
 
     def _by_gptq(self, network: PreTrainedModel, model: ChatModel, context: StepContext) -> dict[str, RoundedWeight]:
-        """GPTQ on every matrix of the blocks, and on a head with weights of its own."""
         purpose = f"gptq needs {MIN_CALIBRATION} or more different dialogues to calibrate on"
         different = len({d.messages for d in context.dialogues})
         if different < MIN_CALIBRATION:
@@ -179,8 +177,7 @@ def gptq_network(
     targets: id of the parameter -> the weight, for all that are to be rounded
     Returns each by name; with a note where it had to be rounded to nearest after all.
     """
-    walk = Walk(network, batches)
-    results: dict[str, RoundedWeight] = {}
+    walk, results = Walk(network, batches), dict[str, RoundedWeight]()
 
     def put(module: nn.Module, hessian: torch.Tensor, head: HeadStatistics | None = None) -> None:
         weight = targets[id(module.weight)]
@@ -191,12 +188,11 @@ def gptq_network(
         layers = [m for m in block.modules() if id(getattr(m, "weight", None)) in targets]
         hessians = walk.hessians(block, layers)
         for handover in handovers(network, block):
-            hessian = hessians.get(handover.readers[0])
-            if hessian is not None:
+            if (hessian := hessians.get(handover.readers[0])) is not None:
                 c = hand_over(handover, hessian)
                 hessians |= {r: hessian / c[:, None] / c for r in handover.readers if r in hessians}
-        for layer, hessian in hessians.items():
-            put(layer, hessian)
+        for layer, own in hessians.items():
+            put(layer, own)
         walk.advance(block)
     output: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if id(output.weight) in targets:

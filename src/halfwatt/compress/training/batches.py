@@ -73,7 +73,6 @@ class Batch:
         return self.reply.roll(-1, 1)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
         return Batch(self.ids.to(device), self.reply.to(device), self.names, self.teacher and self.teacher.to(device))
 
 

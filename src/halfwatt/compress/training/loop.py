@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 import torch
@@ -153,7 +154,7 @@ class _Schedule:
     def __init__(self, rows: Sequence[Row], settings: TrainingSettings, seed: int) -> None:
         self.rows, self.settings, self.seed = rows, settings, seed
         self.lengths = [len(row.ids) for row in rows]
-        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+        self._plan = lru_cache(1)(partial(plan, self.lengths, settings.batch_tokens, seed))
         self.per_epoch = len(self._plan(0))
         self.positions = sum(row.positions for row in rows) / self.per_epoch  # of a step, on the mean
         self.steps = max(1, round(settings.epochs * self.per_epoch))
@@ -167,11 +168,6 @@ class _Schedule:
     def rate(self, step: int, share_spent: float) -> float:
         done = max((step + 0.5) / self.steps, share_spent)
         return self.settings.lr * learning_rate(done, self.settings.warmup, self.settings.floor)
-
-    def _plan(self, epoch: int) -> list[list[int]]:
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, plan(self.lengths, self.settings.batch_tokens, self.seed, epoch)
-        return self._epoch[1]
 
 
 class _Run:
