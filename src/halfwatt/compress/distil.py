@@ -228,8 +228,7 @@ class Distil(Step):
                 logits = model(batch.ids, batch.reply)
                 return self._with_labels(losses.tail_kl(batch.teacher, logits), logits, batch.labels)
             draw = crc32(repr((seed, batch.names)).encode())  # no state: a resumed run draws the same
-            own = self.kind == "on_policy" and draw / 2**32 < self.own_share
-            if own:
+            if own := self.kind == "on_policy" and draw / 2**32 < self.own_share:
                 batch = self._own_replies(learner, batch, draw)
             with torch.no_grad():
                 targets = teacher(batch.ids, batch.reply)
@@ -248,10 +247,9 @@ class Distil(Step):
         """The student's loss and the teacher's, added; neither sends a gradient into the other."""
         student, teacher = model(batch.ids, batch.reply)
         nats = divergence(self.divergence, teacher.detach(), student, self.temperature)
-        student_loss = self._with_labels(nats, student, batch.labels)
-        label_loss = losses.label_nll(teacher, batch.labels)
-        from_student = losses.forward_kl(student.detach(), teacher)
-        return student_loss + (1 - self.teacher_weight) * label_loss + self.teacher_weight * from_student
+        student_loss, share = self._with_labels(nats, student, batch.labels), self.teacher_weight
+        label_loss, from_student = losses.label_nll(teacher, batch.labels), losses.forward_kl(student.detach(), teacher)
+        return student_loss + (1 - share) * label_loss + share * from_student
 
     def _own_replies(self, learner: ChatModel, batch: Batch, seed: int) -> Batch:
         """The batch's dialogues up to their last reply, which the student samples anew."""

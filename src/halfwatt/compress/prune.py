@@ -267,6 +267,7 @@ class Sparsify(Step):
         problems = [] if 0 < self.share < 1 else [f"share lies between 0 and 1, not {self.share:g}"]
         return [*problems, "the model is on the integer grid already"] if model.grid else problems
 
+    @torch.no_grad()
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Mask a float32 copy.
 
@@ -279,12 +280,11 @@ class Sparsify(Step):
         names = (*own.ffn_in, own.ffn_out, *filter(None, [own.queries]), *own.keys_values, own.attention_out)
         modules = [b.get_submodule(name) for b in own.blocks(network) for name in names]
         squares = [torch.zeros(own.rows(m).shape[1]) for m in modules]
-        with torch.no_grad():
-            for batch in batches:
-                for total, x in zip(squares, _inputs(network, batch, modules), strict=True):
-                    total += x[batch.reply].float().square().sum(0)
-            for module, total in zip(modules, squares, strict=True):
-                own.rows(module).mul_(wanda(own.rows(module), total.sqrt(), self.pattern, self.share))
+        for batch in batches:
+            for total, x in zip(squares, _inputs(network, batch, modules), strict=True):
+                total += x[batch.reply].float().square().sum(0)
+        for module, total in zip(modules, squares, strict=True):
+            own.rows(module).mul_(wanda(own.rows(module), total.sqrt(), self.pattern, self.share))
         summary = f"masked: {self.pattern}, {self.share:.0%} of the blocks' weights are zero and stored all the same"
         return replace(model, network=network, lineage=(*model.lineage, summary))
 

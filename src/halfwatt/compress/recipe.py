@@ -101,11 +101,9 @@ def from_toml(text: str, where: str, name: str = "") -> Recipe:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         faults.append("no [[step]] tables")
         rows = []
-    steps: list[Step] = []
-    for number, row in enumerate(rows, start=1):
-        step, wrong = _parse_step(row)
-        faults += [f"step {number}: {fault}" for fault in wrong]
-        steps += [] if step is None else [step]
+    parsed = [_parse_step(row) for row in rows]
+    faults += [f"step {number}: {fault}" for number, (_, wrong) in enumerate(parsed, start=1) for fault in wrong]
+    steps = [step for step, _ in parsed if step is not None]
     faults = faults or out_of_order(steps)
     if faults:
         raise BadInput(f"{where} is not a recipe", got="; ".join(faults), hint="see docs/recipes.md")

@@ -211,8 +211,7 @@ class Walk:
     @torch.no_grad()
     def final(self, network: PreTrainedModel) -> Tensor:
         """The inputs of the head that predict a reply's token, [n, width], once all blocks have been passed."""
-        norm = self._architecture.final_norm(network)
-        pairs = zip(self.batches, self.states, strict=True)
+        norm, pairs = self._architecture.final_norm(network), zip(self.batches, self.states, strict=True)
         states = torch.cat([norm(state)[batch.predicting].float() for batch, state in pairs])
         return self._architecture.head_inputs(network.config, states)
 

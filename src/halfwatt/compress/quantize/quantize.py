@@ -124,11 +124,11 @@ class Quantize(Step):
         grid = {name: weight.grid for name, weight in results.items()}
         fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := misfit(w))]
-        kept += [
-            KeptLayer(w.name, f"int{self.embedding_bits}", "one row a token is looked up: fewer bits save no reading")
-            for w in weights(network)
-            if w.role == "embedding" and w.name in grid and self.embedding_bits > self._head_bits
-        ]
+        if self.embedding_bits > self._head_bits:
+            bits, reason = f"int{self.embedding_bits}", "one row a token is looked up: fewer bits save no reading"
+            kept += [
+                KeptLayer(w.name, bits, reason) for w in weights(network) if w.role == "embedding" and w.name in grid
+            ]
         lineage = (*model.lineage, self.summary, *(weight.note for weight in results.values() if weight.note))
         return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept)), results
 

@@ -3,11 +3,6 @@
     objective(model, batch) -> nats of every learned position      what to lower, see losses.py
     train(module, objective, rows, settings, ...)                  -> History
 
-    plan the batches, resume from a checkpoint
-      forward ─ objective ─ sum over all processes ─ finite? ─ backward ─ clip ─ finite? ─ AdamW ─ cosine
-      every few minutes: checkpoint, see checkpoints.py
-    until the steps are done or the budget of tokens, minutes or joules is spent
-
 Every position counts alike, whichever step it falls into: dialogues of one length share a batch, and if each step took
 the mean of its own positions, those of short replies would count for more. One process or several (``torchrun``): each
 takes its rows of every step, and the result does not depend on their number. A loss or gradient that is not finite
