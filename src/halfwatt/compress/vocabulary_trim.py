@@ -151,11 +151,8 @@ class Trim(Step):
             after += len(new)
             if all(i in cut.ids for i in old) and [cut.ids[i] for i in old] != new:
                 raise ModelError("the trimmed tokenizer reads a text otherwise", got=f"dialogue {dialogue.id}")
-        line = (
-            f"vocabulary trimmed: {len(cut.ids)} of {model.network.config.vocab_size} tokens kept, "
-            f"{after / before - 1:+.2%} tokens on the dialogues it was chosen by"
-        )
-        lineage = (*model.lineage, line)
+        kept = f"vocabulary trimmed: {len(cut.ids)} of {model.network.config.vocab_size} tokens kept"
+        lineage = (*model.lineage, f"{kept}, {after / before - 1:+.2%} tokens on the dialogues it was chosen by")
         return replace(model, network=_network(model.network, cut.ids), tokenizer=tokenizer, lineage=lineage)
 
     def sizes(self, model: ChatModel, dialogues: Sequence[Dialogue]) -> dict[str, Any]:

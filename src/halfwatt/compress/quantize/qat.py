@@ -172,10 +172,8 @@ class TrainOnGrid(Step):
         grid = detach(network, fakes)
         fill(network, grid)
         network.eval()  # type: ignore[no-untyped-call]
-        line = (
-            f"{self._rounding.summary}; trained on the grid for {history.steps} steps of {self.batch_tokens} tokens, "
-            f"loss: {self.loss}, lr {self.lr:g}"
-        )
+        training = f"trained on the grid for {history.steps} steps of {self.batch_tokens} tokens"
+        line = f"{self._rounding.summary}; {training}, loss: {self.loss}, lr {self.lr:g}"
         spent = (*model.spent, history.spent)
         return replace(start, network=network, grid=grid, lineage=(*model.lineage, line), spent=spent)
 

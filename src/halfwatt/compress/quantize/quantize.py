@@ -94,8 +94,7 @@ class Quantize(Step):
             problems.append(f"it is on an integer grid already ({' -> '.join(model.lineage)})")
         every = tuple(weights(model.network))
         problems += [f"{w.name} holds values that are not finite" for w in every if not w.parameter.isfinite().all()]
-        unknown = sorted(set(self.int8) - {w.name for w in every} - {head_name(model.network)})
-        if unknown:
+        if unknown := sorted(set(self.int8) - {w.name for w in every} - {head_name(model.network)}):
             problems.append(f"int8 names {unknown[0]}, which is no weight of this model")
         if not any(map(fits, every)):
             problems.append(f"no weight has rows that divide into groups of {GROUP}")
@@ -144,9 +143,8 @@ class Quantize(Step):
         return self.head_bits or self.bits
 
     def _bits(self, weight: Weight) -> Bits:
-        if weight.name in self.int8:
-            return 8
-        return {"head": self._head_bits, "embedding": self.embedding_bits}.get(weight.role, self.bits)
+        own = {"head": self._head_bits, "embedding": self.embedding_bits}.get(weight.role, self.bits)
+        return 8 if weight.name in self.int8 else own
 
     def _to_nearest(self, weight: Weight) -> RoundedWeight:
         rows = weight.rows()
@@ -157,8 +155,7 @@ class Quantize(Step):
 
     def _by_gptq(self, network: PreTrainedModel, model: ChatModel, context: StepContext) -> dict[str, RoundedWeight]:
         purpose = f"gptq needs {MIN_CALIBRATION} or more different dialogues to calibrate on"
-        different = len({d.messages for d in context.dialogues})
-        if different < MIN_CALIBRATION:
+        if (different := len({d.messages for d in context.dialogues})) < MIN_CALIBRATION:
             raise BadInput(purpose, got=str(different), hint="pass --dialogues FILE, or use --method rtn")
         targets = {id(w.parameter): w for w in weights(network) if fits(w) and w.role in ("body", "head")}
         targets.pop(id(network.get_input_embeddings().weight), None)  # a tied head: its error would be the embedding's

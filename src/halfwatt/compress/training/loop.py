@@ -98,12 +98,6 @@ def default_groups(module: nn.Module) -> tuple[Group, ...]:
     return tuple(group for group in (matrices, vectors) if group.parameters)
 
 
-def computes_bf16(device: torch.device) -> bool:
-    """Are bf16 products faster than float32 ones here?"""
-    probe = torch.cuda.is_bf16_supported if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported
-    return bool(probe())
-
-
 def learning_rate(done: float, warmup: float, floor: float) -> float:
     """The share of the highest rate after a share ``done`` of the run: a linear rise, then half a cosine to ``floor``.
 
@@ -315,7 +309,9 @@ def _accelerator(device: str, precision: Precision) -> Iterator[Any]:
 
     where = torch.device(device)
     if precision == "auto":
-        precision = "bf16" if computes_bf16(where) else "fp16" if where.type == "cuda" else "fp32"
+        cuda = where.type == "cuda"
+        faster = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        precision = "bf16" if faster else "fp16" if cuda else "fp32"  # are its products faster than float32 ones here?
     AcceleratorState._reset_state(reset_partial_state=False)
     try:
         yield Accelerator(cpu=where.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)
