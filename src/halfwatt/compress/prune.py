@@ -209,8 +209,8 @@ class Prune(Step):
             context.settings.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {min(divergences):.3f} nats")
         dropped = sorted(set(range(config.num_hidden_layers)) - set(live))
         changes: dict[str, Any] = {"num_hidden_layers": len(live)}
-        if getattr(config, "layer_types", None) is not None:
-            changes["layer_types"] = [config.layer_types[i] for i in live]
+        if (kinds := getattr(config, "layer_types", None)) is not None:
+            changes["layer_types"] = [kinds[i] for i in live]
         state = without_blocks(_state(model), model.architecture.blocks_prefix(model.network), set(dropped))
         return _cut(model, changes, state, f"blocks {', '.join(map(str, dropped))} dropped")
 

@@ -85,8 +85,7 @@ def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> tuple[G
     rows, columns = w.shape
     compensated = torch.empty_like(w)
     importance = hessian.diagonal(dim1=-2, dim2=-1).clamp_min(0)
-    q = torch.empty(rows, columns, dtype=torch.int8)
-    scale = torch.empty(rows, columns // GROUP, dtype=torch.float16)
+    q, scale = torch.empty(rows, columns, dtype=torch.int8), torch.empty(rows, columns // GROUP, dtype=torch.float16)
     for start in range(0, columns, GROUP):
         group = slice(start, start + GROUP)
         own = importance[..., group] if bool((importance[..., group].sum(-1) > 0).all()) else None

@@ -93,9 +93,8 @@ class History:
 def default_groups(module: nn.Module) -> tuple[Group, ...]:
     """Weight decay on matrices, none on norms and biases."""
     free = [p for p in module.parameters() if p.requires_grad]
-    matrices = Group(tuple(p for p in free if p.ndim >= 2))
-    vectors = Group(tuple(p for p in free if p.ndim < 2), decay=False)
-    return tuple(group for group in (matrices, vectors) if group.parameters)
+    groups = (Group(tuple(p for p in free if (p.ndim >= 2) == decay), decay=decay) for decay in (True, False))
+    return tuple(group for group in groups if group.parameters)
 
 
 def learning_rate(done: float, warmup: float, floor: float) -> float:
@@ -250,10 +249,9 @@ class _Run:
         limits = (budget.tokens, 60 * (budget.minutes or 0), budget.joules)
         used = (spent.tokens, spent.wall_s, spent.joules or 0.0)
         share = max((u / limit for u, limit in zip(used, limits, strict=True) if limit), default=0.0)
-        if self.accelerator.num_processes > 1:
-            shares = self.accelerator.gather(torch.tensor([share], device=self.accelerator.device))
-            share = float(shares.max())
-        return share
+        if self.accelerator.num_processes == 1:
+            return share
+        return float(self.accelerator.gather(torch.tensor([share], device=self.accelerator.device)).max())
 
     def _report(self, tokens_per_s: float) -> None:
         recent = self.losses[-20:]
