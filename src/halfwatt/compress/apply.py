@@ -53,13 +53,13 @@ class StepCache:
 
     def apply(self, step: Step, model: ChatModel, context: StepContext) -> ChatModel:
         """What the step made before, or makes now; once the whole model is kept, checkpoints have served."""
-        result = self.read(model)
-        if result is None:
-            checkpoints = self.folder / "checkpoints"
-            result = apply_step(step, model, replace(context, checkpoints=checkpoints))
-            if not result.grid and result.draft is None:  # a model folder holds neither
-                self.write(result)
-                shutil.rmtree(checkpoints, ignore_errors=True)
+        if (kept := self.read(model)) is not None:
+            return kept
+        checkpoints = self.folder / "checkpoints"
+        result = apply_step(step, model, replace(context, checkpoints=checkpoints))
+        if not result.grid and result.draft is None:  # a model folder holds neither
+            self.write(result)
+            shutil.rmtree(checkpoints, ignore_errors=True)
         return result
 
     def read(self, before: ChatModel) -> ChatModel | None:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 from zlib import crc32
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from halfwatt.compress.base import Stage, Step, StepContext
@@ -38,17 +38,15 @@ from halfwatt.models.chat_model import ChatModel
 Kind = Literal["labels", "logits", "sequence", "on_policy", "together"]
 Divergence = Literal["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl", "jsd"]
 Forward = Callable[..., Any]
-Tensor = torch.Tensor
 
 _PROMPTS_AT_ONCE = 32
 
 
 def divergence(kind: Divergence, teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """D of two [n, vocabulary] logits, [n]; the skewed ones and jsd are defined at temperature 1."""
-    if kind == "forward_kl":
-        return losses.forward_kl(teacher, student, temperature)
-    if kind == "reverse_kl":
-        return losses.reverse_kl(teacher, student, temperature)
+    tempered = {"forward_kl": losses.forward_kl, "reverse_kl": losses.reverse_kl}
+    if kind in tempered:
+        return tempered[kind](teacher, student, temperature)
     untempered = {"skewed_kl": losses.skewed_kl, "skewed_reverse_kl": losses.skewed_reverse_kl, "jsd": losses.jsd}
     return untempered[kind](teacher, student)
 
@@ -101,8 +99,7 @@ def answer_anew(
         ready = [i for i in live if turn < len(dialogues[i].assistant_turns)]
         live = []
         for start in range(0, len(ready), _PROMPTS_AT_ONCE):
-            some = ready[start : start + _PROMPTS_AT_ONCE]
-            prompts = []
+            some, prompts = ready[start : start + _PROMPTS_AT_ONCE], []
             for i in some:
                 last, at = (-1, *dialogues[i].assistant_turns)[turn : turn + 2]
                 prompts.append(Dialogue(dialogues[i].id, (*messages[i], *dialogues[i].messages[last + 1 : at])))
@@ -118,11 +115,6 @@ def answer_anew(
     answered = [Dialogue(d.id, own, d.source) for d, own in zip(dialogues, messages, strict=True) if own]
     weights_b = sum(p.nbytes for p in model.network.parameters())
     return answered, cost_meter.lap(tokens, passes * weights_b)
-
-
-def _before_last_reply(ids: list[int], reply: list[bool]) -> list[int]:
-    end = len(reply) - reply[::-1].index(True)
-    return ids[: next((k for k in range(end, 0, -1) if not reply[k - 1]), 0)]
 
 
 class _Pair(nn.Module):
@@ -172,7 +164,6 @@ class Distil(Step):
     trains: ClassVar[bool] = True
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Values that cannot be, and a model that is on the grid already."""
         shares = {"label_weight": self.label_weight, "own_share": self.own_share, "teacher_weight": self.teacher_weight}
         problems = [f"{name} must lie between 0 and 1, not {x:g}" for name, x in shares.items() if not 0 <= x <= 1]
         if self.epochs <= 0 or self.lr <= 0 or self.temperature <= 0:
@@ -217,7 +208,6 @@ class Distil(Step):
         return replace(learner, network=student.cpu().eval(), lineage=lineage, spent=(*model.spent, spent))
 
     def _original(self, model: ChatModel, context: StepContext) -> ChatModel:
-        """The teacher."""
         if context.original is None:
             raise BadInput("there is no original to distil from", hint="give --teacher FOLDER")
         student, teacher = (m.network.config.vocab_size for m in (model, context.original))
@@ -238,8 +228,7 @@ class Distil(Step):
                 logits = model(batch.ids, batch.reply)
                 return self._with_labels(losses.tail_kl(batch.teacher, logits), logits, batch.labels)
             draw = crc32(repr((seed, batch.names)).encode())  # no state: a resumed run draws the same
-            own = self.kind == "on_policy" and draw / 2**32 < self.own_share
-            if own:
+            if own := self.kind == "on_policy" and draw / 2**32 < self.own_share:
                 batch = self._own_replies(learner, batch, draw)
             with torch.no_grad():
                 targets = teacher(batch.ids, batch.reply)
@@ -251,31 +240,30 @@ class Distil(Step):
 
     def _with_labels(self, nats: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """The divergence from the teacher, and the human replies' share of the loss."""
-        if not self.label_weight:
-            return nats
-        return self.label_weight * losses.label_nll(logits, labels) + (1 - self.label_weight) * nats
+        share = self.label_weight
+        return share * losses.label_nll(logits, labels) + (1 - share) * nats if share else nats
 
     def _together(self, model: Forward, batch: Batch) -> Tensor:
         """The student's loss and the teacher's, added; neither sends a gradient into the other."""
         student, teacher = model(batch.ids, batch.reply)
         nats = divergence(self.divergence, teacher.detach(), student, self.temperature)
-        student_loss = self._with_labels(nats, student, batch.labels)
-        label_loss = losses.label_nll(teacher, batch.labels)
-        from_student = losses.forward_kl(student.detach(), teacher)
-        return student_loss + (1 - self.teacher_weight) * label_loss + self.teacher_weight * from_student
+        student_loss, share = self._with_labels(nats, student, batch.labels), self.teacher_weight
+        label_loss, from_student = losses.label_nll(teacher, batch.labels), losses.forward_kl(student.detach(), teacher)
+        return student_loss + (1 - share) * label_loss + share * from_student
 
     def _own_replies(self, learner: ChatModel, batch: Batch, seed: int) -> Batch:
         """The batch's dialogues up to their last reply, which the student samples anew."""
-        pairs = zip(batch.ids.tolist(), batch.reply.tolist(), strict=True)
-        prompts = [_before_last_reply(ids, reply) for ids, reply in pairs if any(reply)]
+        prompts = []
+        for ids, reply in zip(batch.ids.tolist(), batch.reply.tolist(), strict=True):
+            if any(reply):
+                end = len(reply) - reply[::-1].index(True)
+                prompts.append(ids[: next((k for k in range(end, 0, -1) if not reply[k - 1]), 0)])
         network: Any = learner.network
         network.eval()
         replies = sample(learner, prompts, 1.0, self.own_cap, seed)
         network.train()
-        rows = [
-            Row("own", (*prompt, *ids), (*[False] * len(prompt), *[True] * len(ids)))
-            for prompt, ids in zip(prompts, replies, strict=True)
-        ]
+        pairs = zip(prompts, replies, strict=True)
+        rows = [Row("own", (*given, *ids), (*[False] * len(given), *[True] * len(ids))) for given, ids in pairs]
         return collate(rows).to(batch.ids.device)
 
     def _summary(self, steps: int) -> str:

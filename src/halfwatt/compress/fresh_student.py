@@ -40,16 +40,12 @@ class Student(Step):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Sizes that cannot be, here or in llama.cpp."""
         given: dict[str, int] = {f.name: size for f in fields(self) if (size := getattr(self, f.name)) is not None}
         problems = [f"{name} must be above 0, not {size}" for name, size in given.items() if size <= 0]
         if problems:
             return problems
-        problems += [
-            f"{name} must be a multiple of {WIDTH}, not {given[name]}"
-            for name in ("width", "ffn")
-            if name in given and given[name] % WIDTH
-        ]
+        uneven = [name for name in ("width", "ffn") if given.get(name, 0) % WIDTH]
+        problems += [f"{name} must be a multiple of {WIDTH}, not {given[name]}" for name in uneven]
         config, own = model.network.config, model.architecture
         one_matrix = own.queries is None  # as many KV heads as query heads, their size from the width
         heads = given.get("heads", config.num_attention_heads)
@@ -65,7 +61,6 @@ class Student(Step):
         return problems or own.problems(resized_config(config, self.sizes(model)))
 
     def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
-        """Entries of the config as they will be."""
         own = model.architecture
         changes: dict[str, Any] = {
             "num_hidden_layers": self.layers,
@@ -82,6 +77,5 @@ class Student(Step):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.settings.seed)
             network = resized(model.network, self.sizes(model))
-        count = sum(p.numel() for p in network.parameters())
-        summary = f"a new student of {count / 1e6:.2f}M parameters"
+        summary = f"a new student of {sum(p.numel() for p in network.parameters()) / 1e6:.2f}M parameters"
         return replace(model, network=network, lineage=(*model.lineage, summary))

@@ -20,6 +20,8 @@ from halfwatt.compress.training.batches import Predictor, calibration
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.ngram_table import count_ngrams
 
+_Counted = tuple[list[int], list[tuple[int, int]]]
+
 
 @dataclass(frozen=True, slots=True)
 class Draft(Step):
@@ -39,7 +41,6 @@ class Draft(Step):
         return f"draft {self.order}"
 
     def problems(self, _model: ChatModel) -> list[str]:
-        """Sizes that cannot be."""
         sizes = {"order": self.order, "dialogues": self.dialogues}
         return [f"{name} must be above 0, not {value}" for name, value in sizes.items() if value <= 0]
 
@@ -54,9 +55,7 @@ class Draft(Step):
         return replace(model, draft=table, lineage=(*model.lineage, line))
 
     @torch.no_grad()
-    def _first_choices(
-        self, model: ChatModel, context: StepContext
-    ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    def _first_choices(self, model: ChatModel, context: StepContext) -> Iterator[_Counted]:
         """Each dialogue's tokens, and (position, token) of what the model would say at each position of its replies."""
         predictor = Predictor(model.network).eval()
         batches = calibration(model, context, "a draft needs dialogues to learn from", self.dialogues)

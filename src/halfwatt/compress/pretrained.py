@@ -45,13 +45,11 @@ class Adopt(Step):
         object.__setattr__(self, "sha256", sha256)
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Another kind of network, or a model on the grid."""
         given, own = (type(m.network).__name__ for m in (model, outline(self.folder)))
         problems = [] if given == own else [f"{self.folder} is a {own}, the model a {given}"]
         return [*problems, "the model is on the integer grid already"] if model.grid else problems
 
     def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
-        """Entries of the config as they will be."""
         config = outline(self.folder).network.config
         names = (*_SIZES, model.architecture.ffn_size)
         return {name: getattr(config, name) for name in names if getattr(config, name, None) is not None}

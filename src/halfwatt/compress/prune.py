@@ -19,32 +19,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from halfwatt.compress.base import Stage, Step, StepContext
 from halfwatt.compress.search_ranges import OneOf
 from halfwatt.compress.training import losses
-from halfwatt.compress.training.batches import Batch, Predictor, in_batches
-from halfwatt.core.errors import BadInput
+from halfwatt.compress.training.batches import Batch, Predictor, calibration
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.architectures.base import Architecture
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.surgery import rebuilt, resized_config, sliced, without_blocks
 
-Tensor = torch.Tensor
 WIDTH = 64  # FFN widths are multiples of it
 _DIALOGUES = 512  # that are looked at, at most
-_LONGEST = 512
-
-
-# --- pure ----------------------------------------------------------------------------------------------------------
 
 
 def most_important(importance: Tensor, count: int) -> Tensor:
@@ -77,41 +71,27 @@ def wanda(weight: Tensor, norms: Tensor, pattern: Literal["unstructured", "2:4"]
     weight: [out, in]; norms: [in], L2 norm of each input over the calibration tokens
     share:  of each row that goes to zero; "2:4" keeps the best two of every four
     """
-    score = weight.abs() * norms
-    if pattern == "2:4":
-        best = score.reshape(len(weight), -1, 4).topk(2, dim=-1).indices
-        mask = torch.zeros(len(weight), weight.shape[1] // 4, 4, dtype=torch.bool)
-        return mask.scatter_(2, best, True).reshape(weight.shape)
-    best = score.topk(weight.shape[1] - round(weight.shape[1] * share), dim=1).indices
-    return torch.zeros(weight.shape, dtype=torch.bool).scatter_(1, best, True)
-
-
-# --- reading activations -------------------------------------------------------------------------------------------
+    size = 4 if pattern == "2:4" else weight.shape[1]
+    score = (weight.abs() * norms).reshape(len(weight), -1, size)
+    best = score.topk(2 if pattern == "2:4" else size - round(size * share), dim=-1).indices
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(2, best, True).reshape(weight.shape)
 
 
 @torch.no_grad()
 def importances(network: PreTrainedModel, batches: Sequence[Batch], modules: Sequence[nn.Module]) -> list[Tensor]:
     """[inputs] of each module: the L2 norm over dialogues of the mean |input| on a dialogue's learned tokens."""
-    own = architecture_of(network)
+    own, home = architecture_of(network), network.device
     squares = [torch.zeros(own.rows(m).shape[1]) for m in modules]
-    with _on_their_device(network, batches):
+    network.to(batches[0].ids.device)  # type: ignore[arg-type]
+    try:
         for batch in batches:
             for total, inputs in zip(squares, _inputs(network, batch, modules), strict=True):
                 weight = batch.reply.float()[..., None]  # [rows, length, 1]
                 per_dialogue = (inputs.abs().float() * weight).sum(1) / weight.sum(1).clamp_min(1)
                 total += per_dialogue.square().sum(0).cpu()
-    return [total.sqrt() for total in squares]
-
-
-@contextmanager
-def _on_their_device(network: Any, batches: Sequence[Batch]) -> Iterator[None]:
-    """The network on the device of the batches, and back again."""
-    home = network.device
-    network.to(batches[0].ids.device)
-    try:
-        yield
     finally:
-        network.to(home)
+        network.to(home)  # type: ignore[arg-type]
+    return [total.sqrt() for total in squares]
 
 
 def _inputs(network: Any, batch: Batch, modules: Sequence[nn.Module]) -> list[Tensor]:
@@ -121,12 +101,10 @@ def _inputs(network: Any, batch: Batch, modules: Sequence[nn.Module]) -> list[Te
     def hear(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         inputs[module] = given[0].detach()
 
-    handles = [m.register_forward_pre_hook(hear) for m in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(hear))
         network.base_model(input_ids=batch.ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     return [inputs[m] for m in modules]
 
 
@@ -138,15 +116,13 @@ def divergences_without(model: ChatModel, batches: Sequence[Batch], live: Sequen
     predictor = Predictor(network).eval()
     set_blocks(network, [blocks[i] for i in live])
     whole = [predictor(b.ids, b.reply) for b in batches]
-    divergences = []
-    for gone in live:
+
+    def without(gone: int) -> float:
         set_blocks(network, [blocks[i] for i in live if i != gone])
         apart = [losses.forward_kl(w, predictor(b.ids, b.reply)) for w, b in zip(whole, batches, strict=True)]
-        divergences.append(float(torch.cat(apart).mean()))
-    return divergences
+        return float(torch.cat(apart).mean())
 
-
-# --- the step ------------------------------------------------------------------------------------------------------
+    return [without(gone) for gone in live]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +145,6 @@ class Prune(Step):
         return f"width {self.width:g}, FFN {self.ffn:g}"
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Sizes that cannot be, here or in llama.cpp."""
         config, own = model.network.config, model.architecture
         problems = [
             f"{name} is a share above 0 and at most 1, not {share:g}"
@@ -177,8 +152,9 @@ class Prune(Step):
             if not 0 < share <= 1
         ]
         cuts = {"width": self.width != 1, "ffn": self.ffn != 1, "kv_heads": self.kv_heads is not None}
-        cuts["blocks"] = self.drop != 0
-        problems += [reason for dimension, reason in own.unprunable.items() if cuts[dimension]]
+        problems += [
+            reason for dimension, reason in own.unprunable.items() if {**cuts, "blocks": self.drop != 0}[dimension]
+        ]
         if not 0 <= self.drop < config.num_hidden_layers:
             problems.append(f"{self.drop} of {config.num_hidden_layers} blocks cannot be dropped")
         groups = own.kv_heads(config)
@@ -189,7 +165,6 @@ class Prune(Step):
         return problems or own.problems(resized_config(config, self.sizes(model)))
 
     def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
-        """Entries of the config as they will be."""
         config, own = model.network.config, model.architecture
         size, changes = own.head_size(config), dict[str, Any]()
         if self.drop:
@@ -211,9 +186,7 @@ class Prune(Step):
         Raises:
             BadInput: no dialogues to read them on.
         """
-        if not context.dialogues:
-            raise BadInput("pruning needs dialogues to see what they use", hint="pass --dialogues FILE")
-        read = in_batches(context.some(_DIALOGUES), model.tokenizer, min(_LONGEST, model.context))
+        read = calibration(model, context, "pruning needs dialogues to see what they use", _DIALOGUES)
         batches = [batch.to(torch.device(context.device)) for batch in read]
         if self.drop:
             model = self._without_blocks(model, batches, context)
@@ -236,17 +209,16 @@ class Prune(Step):
             context.settings.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {min(divergences):.3f} nats")
         dropped = sorted(set(range(config.num_hidden_layers)) - set(live))
         changes: dict[str, Any] = {"num_hidden_layers": len(live)}
-        if getattr(config, "layer_types", None) is not None:
-            changes["layer_types"] = [config.layer_types[i] for i in live]
+        if (kinds := getattr(config, "layer_types", None)) is not None:
+            changes["layer_types"] = [kinds[i] for i in live]
         state = without_blocks(_state(model), model.architecture.blocks_prefix(model.network), set(dropped))
         return _cut(model, changes, state, f"blocks {', '.join(map(str, dropped))} dropped")
 
     def _with_heads(self, model: ChatModel, batches: Sequence[Batch], count: int) -> ChatModel:
-        network, own = model.network, model.architecture
+        own, config, state = model.architecture, model.network.config, _state(model)
         assert own.queries is not None, "such an architecture says so in `unprunable`"
-        groups, size = own.kv_heads(network.config), own.head_size(network.config)
-        per_group = network.config.num_attention_heads // groups * size  # values of all query heads of a KV head
-        state = _state(model)
+        groups, size = own.kv_heads(config), own.head_size(config)
+        per_group = config.num_attention_heads // groups * size  # values of all query heads of a KV head
         for block, importance in _per_block(model, own.attention_out, batches):
             keep = most_important(importance.square().reshape(groups, per_group).sum(1), count)
             queries, keys = _spans(keep, per_group), _spans(keep, size)
@@ -292,30 +264,27 @@ class Sparsify(Step):
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def problems(self, model: ChatModel) -> list[str]:
-        """A share that cannot be, or a model on the grid."""
         problems = [] if 0 < self.share < 1 else [f"share lies between 0 and 1, not {self.share:g}"]
         return [*problems, "the model is on the integer grid already"] if model.grid else problems
 
+    @torch.no_grad()
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Mask a float32 copy.
 
         Raises:
             BadInput: no dialogues to read activations on.
         """
-        if not context.dialogues:
-            raise BadInput("masks need dialogues to see what is used", hint="pass --dialogues FILE")
-        batches = in_batches(context.some(128), model.tokenizer, min(_LONGEST, model.context))
+        batches = calibration(model, context, "masks need dialogues to see what is used", 128)
         network: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         own = model.architecture
         names = (*own.ffn_in, own.ffn_out, *filter(None, [own.queries]), *own.keys_values, own.attention_out)
         modules = [b.get_submodule(name) for b in own.blocks(network) for name in names]
         squares = [torch.zeros(own.rows(m).shape[1]) for m in modules]
-        with torch.no_grad():
-            for batch in batches:
-                for total, x in zip(squares, _inputs(network, batch, modules), strict=True):
-                    total += x[batch.reply].float().square().sum(0)
-            for module, total in zip(modules, squares, strict=True):
-                own.rows(module).mul_(wanda(own.rows(module), total.sqrt(), self.pattern, self.share))
+        for batch in batches:
+            for total, x in zip(squares, _inputs(network, batch, modules), strict=True):
+                total += x[batch.reply].float().square().sum(0)
+        for module, total in zip(modules, squares, strict=True):
+            own.rows(module).mul_(wanda(own.rows(module), total.sqrt(), self.pattern, self.share))
         summary = f"masked: {self.pattern}, {self.share:.0%} of the blocks' weights are zero and stored all the same"
         return replace(model, network=network, lineage=(*model.lineage, summary))
 

@@ -51,19 +51,15 @@ class Recipe:
 
     @property
     def slug(self) -> str:
-        """The name as a folder name."""
         return re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-").lower()
 
 
 def cheap_proxy(steps: Sequence[Step]) -> tuple[Step, ...]:
     """What is made in seconds and takes as much a reply, or less: nothing learned, rounded to nearest, no draft."""
-
-    def to_nearest(step: Step) -> Step:
-        if isinstance(step, Mixed):
-            return Quantize(4)
-        return replace(step, method="rtn") if isinstance(step, Quantize) else step
-
-    return tuple(to_nearest(step) for step in steps if step.stage not in (Stage.RECOVERY, Stage.DECODING))
+    kept = (
+        Quantize(4) if isinstance(s, Mixed) else s for s in steps if s.stage not in (Stage.RECOVERY, Stage.DECODING)
+    )
+    return tuple(replace(step, method="rtn") if isinstance(step, Quantize) else step for step in kept)
 
 
 def default_recipes() -> tuple[Recipe, ...]:
@@ -105,11 +101,9 @@ def from_toml(text: str, where: str, name: str = "") -> Recipe:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         faults.append("no [[step]] tables")
         rows = []
-    steps: list[Step] = []
-    for number, row in enumerate(rows, start=1):
-        step, wrong = _parse_step(row)
-        faults += [f"step {number}: {fault}" for fault in wrong]
-        steps += [] if step is None else [step]
+    parsed = [_parse_step(row) for row in rows]
+    faults += [f"step {number}: {fault}" for number, (_, wrong) in enumerate(parsed, start=1) for fault in wrong]
+    steps = [step for step, _ in parsed if step is not None]
     faults = faults or out_of_order(steps)
     if faults:
         raise BadInput(f"{where} is not a recipe", got="; ".join(faults), hint="see docs/recipes.md")
@@ -130,9 +124,8 @@ def to_toml(recipe: Recipe) -> str:
 def out_of_order(steps: Sequence[Step]) -> list[str]:
     """Why these steps cannot follow each other: what a later stage made, an earlier one would undo."""
     order = "structure (trim, prune), recovery (distil), numerics (quantize), decoding (draft)"
-    faults = [
-        f"{b.name} cannot come after {a.name}: the order is {order}" for a, b in pairwise(steps) if b.stage < a.stage
-    ]
+    wrong = [(a.name, b.name) for a, b in pairwise(steps) if b.stage < a.stage]
+    faults = [f"{later} cannot come after {first}: the order is {order}" for first, later in wrong]
     numeric = [s.name for s in steps if s.stage == Stage.NUMERICS]
     if len(numeric) > 1:
         faults.append(f"a model is put on the grid once, not by {' and '.join(numeric)}")
@@ -140,7 +133,6 @@ def out_of_order(steps: Sequence[Step]) -> list[str]:
 
 
 def _parse_step(row: dict[str, Any]) -> tuple[Step | None, list[str]]:
-    """The step, and what is wrong with it."""
     values = dict(row)
     use = values.pop("use", None)
     if use not in STEPS:

@@ -5,9 +5,8 @@ coverage: Annotated[float, OneOf(0.999, 0.9999)] = 0.9999
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, get_type_hints
 
 from halfwatt.compress.base import Step
@@ -52,9 +51,8 @@ class Between:
 
 def suggest_step(step: type[Step], chooser: Chooser, **fixed: Any) -> Step:
     """A step whose fields the chooser decides, but for the ``fixed`` ones; what has no range keeps its default."""
-    hints, values = get_type_hints(step, include_extras=True), dict(fixed)
-    for name in (f.name for f in dataclasses.fields(step) if f.name not in fixed):  # type: ignore[arg-type]
-        for span in getattr(hints[name], "__metadata__", ()):
-            if isinstance(span, OneOf | Between):
-                values[name] = span.suggest(f"{step.name}.{name}", chooser)
-    return step(**values)
+    hints = get_type_hints(step, include_extras=True)
+    names = [f.name for f in fields(step) if f.name not in fixed]  # type: ignore[arg-type]
+    spans = ((name, span) for name in names for span in getattr(hints[name], "__metadata__", ()))
+    values = {n: s.suggest(f"{step.name}.{n}", chooser) for n, s in spans if isinstance(s, OneOf | Between)}
+    return step(**fixed, **values)

@@ -58,9 +58,8 @@ def trim(spec: Mapping[str, Any], counts: Mapping[int, int], coverage: float, al
     ids = {old: new for new, old in enumerate(order)}
     cut = copy.deepcopy(dict(spec))
     cut["model"]["vocab"] = {w: ids[i] for w, i in sorted(vocabulary.items(), key=lambda x: x[1]) if w in kept}
-    cut["model"]["merges"] = [
-        m for m, (a, b) in zip(spec["model"]["merges"], merges, strict=True) if {a, b, a + b} <= kept
-    ]
+    pairs = zip(spec["model"]["merges"], merges, strict=True)
+    cut["model"]["merges"] = [merge for merge, (a, b) in pairs if {a, b, a + b} <= kept]
     for token in cut.get("added_tokens", []):
         token["id"] = ids[token["id"]]
     for entry in ((cut.get("post_processor") or {}).get("special_tokens") or {}).values():
@@ -99,7 +98,6 @@ def _kept_words(
 
 
 def _closure(word: str, parts: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """The token, the two it is merged from, and theirs."""
     closure, open_ = set[str](), [word]
     while open_:
         closure.add(open_[-1])
@@ -109,8 +107,8 @@ def _closure(word: str, parts: Mapping[str, tuple[str, ...]]) -> set[str]:
 
 def untrimmable(spec: Mapping[str, Any]) -> str | None:
     """The reason why this tokenizer.json cannot be trimmed, or None."""
-    if spec["model"].get("type") != "BPE":
-        return f"only BPE vocabularies can be trimmed, not {spec['model'].get('type')}"
+    if (kind := spec["model"].get("type")) != "BPE":
+        return f"only BPE vocabularies can be trimmed, not {kind}"
     if "ByteLevel" not in json.dumps(spec.get("pre_tokenizer")):
         return "only byte-level BPE vocabularies can be trimmed: others have no token for every text"
     if spec["model"].get("ignore_merges"):
@@ -132,7 +130,6 @@ class Trim(Step):
         return f"trim {self.coverage:g}"
 
     def problems(self, model: ChatModel) -> list[str]:
-        """A tokenizer of another kind, a share that cannot be, or a model on the grid."""
         problems = [] if 0 < self.coverage <= 1 else [f"coverage lies above 0 and at most at 1, not {self.coverage:g}"]
         if model.grid:
             problems.append("the model is on the integer grid already: trim first, then quantize")
@@ -154,12 +151,9 @@ class Trim(Step):
             after += len(new)
             if all(i in cut.ids for i in old) and [cut.ids[i] for i in old] != new:
                 raise ModelError("the trimmed tokenizer reads a text otherwise", got=f"dialogue {dialogue.id}")
-        line = (
-            f"vocabulary trimmed: {len(cut.ids)} of {model.network.config.vocab_size} tokens kept, "
-            f"{after / before - 1:+.2%} tokens on the dialogues it was chosen by"
-        )
-        network = _network(model.network, cut.ids)
-        return replace(model, network=network, tokenizer=tokenizer, lineage=(*model.lineage, line))
+        kept = f"vocabulary trimmed: {len(cut.ids)} of {model.network.config.vocab_size} tokens kept"
+        lineage = (*model.lineage, f"{kept}, {after / before - 1:+.2%} tokens on the dialogues it was chosen by")
+        return replace(model, network=_network(model.network, cut.ids), tokenizer=tokenizer, lineage=lineage)
 
     def sizes(self, model: ChatModel, dialogues: Sequence[Dialogue]) -> dict[str, Any]:
         """Entries of the config as they will be.
@@ -209,13 +203,9 @@ def _network(network: Any, ids: Mapping[int, int]) -> Any:
     }
 
     def renumbered(config: Any) -> dict[str, Any]:
-        special: dict[str, Any] = {
-            name: getattr(config, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-        }
-        return {
-            name: [ids[i] for i in value if i in ids] if isinstance(value, list) else ids.get(value)
-            for name, value in special.items()
-        }
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        special: dict[str, Any] = {name: getattr(config, name, None) for name in names}
+        return {n: [ids[i] for i in v if i in ids] if isinstance(v, list) else ids.get(v) for n, v in special.items()}
 
     smaller: Any = rebuilt(network, {"vocab_size": len(ids), **renumbered(network.config)}, state)
     for name, value in renumbered(smaller.generation_config).items():

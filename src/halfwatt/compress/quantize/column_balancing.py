@@ -20,17 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product, starmap
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from halfwatt.compress.quantize.gptq import DAMPINGS, inverse_factor
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GROUP
 
-Tensor = torch.Tensor
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _ROWS = 4096  # that are looked at, those that matter most
 _TINY = 1e-30
@@ -56,13 +56,12 @@ def balance(weight: Tensor, p: Tensor, factor: Tensor) -> Tensor:
     rms = (p[:, None] * rows.square()).sum(0).sqrt()
     if not bool((rms > 0).all()):
         return torch.ones_like(d)  # a column without weights could be scaled to anything
-    candidates = [_candidate(d, rms, a, b) for a in POWERS for b in POWERS]
-    return min(candidates, key=lambda c: expected_error(rows, p, d, c))
 
+    def candidate(a: float, b: float) -> Tensor:
+        log = a / 2 * d.log() - b * rms.log()
+        return (log - log.mean()).exp().clamp(1 / _FURTHEST, _FURTHEST)
 
-def _candidate(d: Tensor, rms: Tensor, a: float, b: float) -> Tensor:
-    log = a / 2 * d.log() - b * rms.log()
-    return (log - log.mean()).exp().clamp(1 / _FURTHEST, _FURTHEST)
+    return min(starmap(candidate, product(POWERS, POWERS)), key=lambda c: expected_error(rows, p, d, c))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +84,7 @@ class Handover:
     def scale(self, c: Tensor) -> None:
         """Multiply the readers' columns by c, [columns], and divide what they are given; in place."""
         for reader in self.readers:
-            own: Any = reader.weight
-            own.mul_(c[:, None] if self.transposed else c)
+            cast(Tensor, reader.weight).mul_(c[:, None] if self.transposed else c)
         given: Any = self.giver
         given.weight.div_(c[:, None] if given.weight.ndim == 2 else c)
         if getattr(given, "bias", None) is not None:

@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from halfwatt.models.grid import GROUP, Bits, GridTensor, round_to
-
-Tensor = torch.Tensor
 
 
 @dataclass(slots=True)
@@ -43,8 +42,7 @@ def descend(weight: Tensor, start: GridTensor, hessian: Tensor, sweeps: int) -> 
     hessian:  float32 [columns, columns], or one for each row; its diagonal above 0
     sweeps:   over all columns, at least one; the scales move before each but the first and the last
     """
-    w, s = weight.detach().float(), start.scale.float()
-    q = start.q.float()
+    w, s, q = weight.detach().float(), start.scale.float(), start.q.float()
     w_hat = q * s.repeat_interleave(GROUP, 1)
     state = _State(q, s, w_hat, ((w_hat - w)[:, None] @ hessian).squeeze(1), start.bits, hessian)
     compensated = torch.empty_like(w)

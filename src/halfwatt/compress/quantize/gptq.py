@@ -18,12 +18,12 @@ which is GuidedQuant's weighting by the end loss (arXiv 2505.07004), for the hea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from halfwatt.compress.quantize.coordinate_descent import descend
@@ -31,7 +31,6 @@ from halfwatt.compress.training.batches import Batch
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GROUP, Bits, GridTensor, quantize, round_to
 
-Tensor = torch.Tensor
 DAMPINGS = (0.01, 0.1, 1.0)  # of the mean diagonal, tried in turn until H can be factored
 _DESCENT = 0.1  # of the mean diagonal: what descent needs, whose answer H describes less well the further it goes
 _OWN_ROWS = 8192  # of the head that get an H of their own, at most
@@ -86,8 +85,7 @@ def gptq(weight: Tensor, hessian: Tensor, factor: Tensor, bits: Bits) -> tuple[G
     rows, columns = w.shape
     compensated = torch.empty_like(w)
     importance = hessian.diagonal(dim1=-2, dim2=-1).clamp_min(0)
-    q = torch.empty(rows, columns, dtype=torch.int8)
-    scale = torch.empty(rows, columns // GROUP, dtype=torch.float16)
+    q, scale = torch.empty(rows, columns, dtype=torch.int8), torch.empty(rows, columns // GROUP, dtype=torch.float16)
     for start in range(0, columns, GROUP):
         group = slice(start, start + GROUP)
         own = importance[..., group] if bool((importance[..., group].sum(-1) > 0).all()) else None
@@ -110,10 +108,10 @@ def round_weight(weight: Tensor, hessian: Tensor, settings: GptqSettings) -> tup
     factor = inverse_factor(hessian, settings.damping)
     if factor is None:
         return None
-    grid, compensated = gptq(weight, hessian, factor, settings.bits)
+    result = gptq(weight, hessian, factor, settings.bits)
     if not settings.sweeps:
-        return grid, compensated
-    return descend(weight, grid, damped(hessian, max(settings.damping, _DESCENT)), settings.sweeps)
+        return result
+    return descend(weight, result[0], damped(hessian, max(settings.damping, _DESCENT)), settings.sweeps)
 
 
 def own_hessian(states: Tensor, p: Tensor, hessian: Tensor) -> Tensor:
@@ -189,43 +187,37 @@ class Walk:
     @torch.no_grad()
     def hessians(self, block: nn.Module, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
         """H of some modules of ``block``, [columns, columns]: 2 X^T X / tokens, where a reply's token is predicted."""
-        columns = {module: self._architecture.rows(module).shape[1] for module in modules}
-        sums = {module: torch.zeros(count, count) for module, count in columns.items()}
+        sums = {m: torch.zeros(2 * [self._architecture.rows(m).shape[1]]) for m in modules}
         predicting = self.batches[0].predicting
 
         def add(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             x = inputs[0][predicting].float()
             sums[module] += x.T @ x
 
-        handles = [m.register_forward_pre_hook(add) for m in modules]
-        try:
+        with ExitStack() as hooks:
+            for module in modules:
+                hooks.enter_context(module.register_forward_pre_hook(add))
             for k, batch in enumerate(self.batches):
                 predicting = batch.predicting
                 self._run(block, k)
-        finally:
-            for handle in handles:
-                handle.remove()
         tokens = sum(int(batch.predicting.sum()) for batch in self.batches)
         return {module: 2 * total / max(1, tokens) for module, total in sums.items()}
 
     @torch.no_grad()
     def advance(self, block: nn.Module) -> None:
-        """Let ``block`` make the next block's inputs."""
         self.states = [self._run(block, k) for k in range(len(self.states))]
 
     @torch.no_grad()
     def final(self, network: PreTrainedModel) -> Tensor:
         """The inputs of the head that predict a reply's token, [n, width], once all blocks have been passed."""
-        norm = self._architecture.final_norm(network)
-        pairs = zip(self.batches, self.states, strict=True)
+        norm, pairs = self._architecture.final_norm(network), zip(self.batches, self.states, strict=True)
         states = torch.cat([norm(state)[batch.predicting].float() for batch, state in pairs])
         return self._architecture.head_inputs(network.config, states)
 
     def _run(self, block: nn.Module, k: int) -> Tensor:
         args, options = self._arguments[k]
         outputs = block(self.states[k], *args, **options)
-        states: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-        return states
+        return cast(Tensor, outputs[0] if isinstance(outputs, tuple) else outputs)
 
     def _enter(self, network: PreTrainedModel) -> None:
         """Catch what the first block is given for each batch: states, and everything beside them."""
@@ -235,13 +227,10 @@ class Walk:
             self._arguments.append((args[1:], options))
             raise _FirstBlockReached
 
-        handle = self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
-        try:
+        with torch.no_grad(), self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True):
             for batch in self.batches:
-                with suppress(_FirstBlockReached), torch.no_grad():
+                with suppress(_FirstBlockReached):
                     network.base_model(input_ids=batch.ids, use_cache=False)
-        finally:
-            handle.remove()
 
 
 class _FirstBlockReached(Exception):

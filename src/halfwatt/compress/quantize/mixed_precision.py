@@ -26,8 +26,6 @@ from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import BLOCK_BYTES, GROUP, GridTensor, dequantize, quantize
 from halfwatt.models.weights import Weight, fits, put, weights
 
-_DIALOGUES, _LONGEST = 48, 256
-
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -115,7 +113,6 @@ class Mixed(Step):
         return f"mixed {self.extra:.3g}{' GPTQ' if self.method == 'gptq' else ''}"
 
     def problems(self, model: ChatModel, /) -> list[str]:
-        """Those of `Quantize`, and a share that cannot be."""
         problems = Quantize(4).problems(model)
         return problems if 0 <= self.extra <= 1 else [*problems, f"extra lies between 0 and 1, not {self.extra:g}"]
 
@@ -126,13 +123,12 @@ class Mixed(Step):
             BadInput: no dialogues to measure them on.
         """
         options = self.options(model, context)
-        choice = within(options, byte_budget(options, self.extra))
-        return Quantize(4, method=self.method, int8=choice.int8).apply(model, context)
+        int8 = within(options, byte_budget(options, self.extra)).int8
+        return Quantize(4, method=self.method, int8=int8).apply(model, context)
 
     def options(self, model: ChatModel, context: StepContext) -> list[Option]:
         """What each weight of this model costs on either grid."""
-        purpose = "choosing bits needs dialogues to see what they cost"
-        batches = calibration(model, context, purpose, _DIALOGUES, _LONGEST)
+        batches = calibration(model, context, "choosing bits needs dialogues to see what they cost", 48, longest=256)
         int4, results = Quantize(4, method=self.method).round_model(model, context)
         network = int4.network
         put(network, {name: weight.original for name, weight in results.items()})

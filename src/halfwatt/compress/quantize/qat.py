@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
@@ -38,7 +38,7 @@ class _OnGrid(torch.autograd.Function):
     """The three formulas above. w: float32 [groups, 32]; s: float32 [groups]; -> [groups, 32]."""
 
     @staticmethod
-    def forward(ctx: Any, w: torch.Tensor, s: torch.Tensor, bits: Bits) -> torch.Tensor:
+    def forward(ctx: Any, w: Tensor, s: Tensor, bits: Bits) -> Tensor:
         stored = s.to(torch.float16)
         q = round_to(w, stored, bits)
         ctx.save_for_backward(w, stored, q)
@@ -46,7 +46,7 @@ class _OnGrid(torch.autograd.Function):
         return q * stored.float()[:, None]
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         w, stored, q = ctx.saved_tensors
         low, high = limits(ctx.bits)
         s = stored.float()[:, None]
@@ -56,13 +56,12 @@ class _OnGrid(torch.autograd.Function):
         return grad * inside, per_scale.sum(1) / math.sqrt(GROUP * high), None
 
 
-def on_grid(weight: torch.Tensor, scale: torch.Tensor, bits: Bits) -> torch.Tensor:
+def on_grid(weight: Tensor, scale: Tensor, bits: Bits) -> Tensor:
     """The weight as the grid gives it back, with gradients for both.
 
     weight: float32 [rows, columns]; scale: float32 [rows, columns / 32], rounded to fp16 where it is used
     """
-    groups, scales = weight.reshape(-1, GROUP), scale.reshape(-1)
-    flat: torch.Tensor = _OnGrid.apply(groups, scales, bits)  # type: ignore[no-untyped-call]
+    flat: Tensor = _OnGrid.apply(weight.reshape(-1, GROUP), scale.reshape(-1), bits)  # type: ignore[no-untyped-call]
     return flat.reshape(weight.shape)
 
 
@@ -74,13 +73,11 @@ class FakeGrid(nn.Module):
         self.bits, self.transposed = start.bits, transposed
         self.scale = nn.Parameter(start.scale.float())
 
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """The rounded weight."""
-        if self.transposed:
-            return on_grid(weight.T, self.scale, self.bits).T
-        return on_grid(weight, self.scale, self.bits)
+    def forward(self, weight: Tensor) -> Tensor:
+        values = on_grid(weight.T if self.transposed else weight, self.scale, self.bits)
+        return values.T if self.transposed else values
 
-    def integers(self, weight: torch.Tensor) -> GridTensor:
+    def integers(self, weight: Tensor) -> GridTensor:
         """What the forward pass used."""
         values = (weight.T if self.transposed else weight).detach().float()
         stored = self.scale.detach().to(torch.float16)
@@ -98,9 +95,8 @@ def attach(network: PreTrainedModel, grid: Mapping[str, GridTensor]) -> dict[str
     for module in list(network.modules()):
         weight = matrices.get(id(getattr(module, "weight", None)))
         if weight is not None and weight.name in grid:
-            if weight.name not in fakes:
-                fakes[weight.name] = FakeGrid(grid[weight.name], transposed=weight.transposed)
-            parametrize.register_parametrization(module, "weight", fakes[weight.name])
+            fake = FakeGrid(grid[weight.name], transposed=weight.transposed)
+            parametrize.register_parametrization(module, "weight", fakes.setdefault(weight.name, fake))
     return fakes
 
 
@@ -146,7 +142,6 @@ class TrainOnGrid(Step):
     trains: ClassVar[bool] = True
 
     def problems(self, model: ChatModel) -> list[str]:
-        """Those of `Quantize`, and values that cannot train."""
         problems = self._rounding.problems(model)
         if self.epochs <= 0 or self.lr <= 0 or self.scale_lr < 0 or self.states < 0:
             problems.append("epochs and lr must be above 0, scale_lr and states not below")
@@ -177,10 +172,8 @@ class TrainOnGrid(Step):
         grid = detach(network, fakes)
         fill(network, grid)
         network.eval()  # type: ignore[no-untyped-call]
-        line = (
-            f"{self._rounding.summary}; trained on the grid for {history.steps} steps of {self.batch_tokens} tokens, "
-            f"loss: {self.loss}, lr {self.lr:g}"
-        )
+        training = f"trained on the grid for {history.steps} steps of {self.batch_tokens} tokens"
+        line = f"{self._rounding.summary}; {training}, loss: {self.loss}, lr {self.lr:g}"
         spent = (*model.spent, history.spent)
         return replace(start, network=network, grid=grid, lineage=(*model.lineage, line), spent=spent)
 
@@ -192,7 +185,7 @@ class TrainOnGrid(Step):
     def _to_itself(self, model: ChatModel, device: str) -> Objective:
         teacher = StatePredictor(copy.deepcopy(model.network)).to(device).eval().requires_grad_(False)
 
-        def objective(student: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        def objective(student: Callable[..., Any], batch: Batch) -> Tensor:
             with torch.no_grad():
                 targets, target_states = teacher(batch.ids, batch.reply)
             with parametrize.cached():

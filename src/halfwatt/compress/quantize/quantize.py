@@ -77,7 +77,6 @@ class Quantize(Step):
 
     @property
     def summary(self) -> str:
-        """For the lineage."""
         head = "" if self._head_bits == self.bits else f", int{self._head_bits} head"
         embedding = "" if self.embedding_bits == self._head_bits else f", int{self.embedding_bits} embedding"
         mixed = f", {len(self.int8)} weights at int8" if self.int8 else ""
@@ -95,8 +94,7 @@ class Quantize(Step):
             problems.append(f"it is on an integer grid already ({' -> '.join(model.lineage)})")
         every = tuple(weights(model.network))
         problems += [f"{w.name} holds values that are not finite" for w in every if not w.parameter.isfinite().all()]
-        unknown = sorted(set(self.int8) - {w.name for w in every} - {head_name(model.network)})
-        if unknown:
+        if unknown := sorted(set(self.int8) - {w.name for w in every} - {head_name(model.network)}):
             problems.append(f"int8 names {unknown[0]}, which is no weight of this model")
         if not any(map(fits, every)):
             problems.append(f"no weight has rows that divide into groups of {GROUP}")
@@ -125,11 +123,11 @@ class Quantize(Step):
         grid = {name: weight.grid for name, weight in results.items()}
         fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := misfit(w))]
-        kept += [
-            KeptLayer(w.name, f"int{self.embedding_bits}", "one row a token is looked up: fewer bits save no reading")
-            for w in weights(network)
-            if w.role == "embedding" and w.name in grid and self.embedding_bits > self._head_bits
-        ]
+        if self.embedding_bits > self._head_bits:
+            bits, reason = f"int{self.embedding_bits}", "one row a token is looked up: fewer bits save no reading"
+            kept += [
+                KeptLayer(w.name, bits, reason) for w in weights(network) if w.role == "embedding" and w.name in grid
+            ]
         lineage = (*model.lineage, self.summary, *(weight.note for weight in results.values() if weight.note))
         return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept)), results
 
@@ -145,9 +143,8 @@ class Quantize(Step):
         return self.head_bits or self.bits
 
     def _bits(self, weight: Weight) -> Bits:
-        if weight.name in self.int8:
-            return 8
-        return {"head": self._head_bits, "embedding": self.embedding_bits}.get(weight.role, self.bits)
+        own = {"head": self._head_bits, "embedding": self.embedding_bits}.get(weight.role, self.bits)
+        return 8 if weight.name in self.int8 else own
 
     def _to_nearest(self, weight: Weight) -> RoundedWeight:
         rows = weight.rows()
@@ -157,10 +154,8 @@ class Quantize(Step):
             raise ModelError(f"{weight.name}: {fault.what}", got=fault.got, hint=fault.hint) from fault
 
     def _by_gptq(self, network: PreTrainedModel, model: ChatModel, context: StepContext) -> dict[str, RoundedWeight]:
-        """GPTQ on every matrix of the blocks, and on a head with weights of its own."""
         purpose = f"gptq needs {MIN_CALIBRATION} or more different dialogues to calibrate on"
-        different = len({d.messages for d in context.dialogues})
-        if different < MIN_CALIBRATION:
+        if (different := len({d.messages for d in context.dialogues})) < MIN_CALIBRATION:
             raise BadInput(purpose, got=str(different), hint="pass --dialogues FILE, or use --method rtn")
         targets = {id(w.parameter): w for w in weights(network) if fits(w) and w.role in ("body", "head")}
         targets.pop(id(network.get_input_embeddings().weight), None)  # a tied head: its error would be the embedding's
@@ -179,8 +174,7 @@ def gptq_network(
     targets: id of the parameter -> the weight, for all that are to be rounded
     Returns each by name; with a note where it had to be rounded to nearest after all.
     """
-    walk = Walk(network, batches)
-    results: dict[str, RoundedWeight] = {}
+    walk, results = Walk(network, batches), dict[str, RoundedWeight]()
 
     def put(module: nn.Module, hessian: torch.Tensor, head: HeadStatistics | None = None) -> None:
         weight = targets[id(module.weight)]
@@ -191,12 +185,11 @@ def gptq_network(
         layers = [m for m in block.modules() if id(getattr(m, "weight", None)) in targets]
         hessians = walk.hessians(block, layers)
         for handover in handovers(network, block):
-            hessian = hessians.get(handover.readers[0])
-            if hessian is not None:
+            if (hessian := hessians.get(handover.readers[0])) is not None:
                 c = hand_over(handover, hessian)
                 hessians |= {r: hessian / c[:, None] / c for r in handover.readers if r in hessians}
-        for layer, hessian in hessians.items():
-            put(layer, hessian)
+        for layer, own in hessians.items():
+            put(layer, own)
         walk.advance(block)
     output: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if id(output.weight) in targets:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from halfwatt.compress.base import StepContext
@@ -56,25 +57,23 @@ class Batch:
     teacher:  its predictions at the learned positions, in the order of ``labels``
     """
 
-    ids: torch.Tensor
-    reply: torch.Tensor
+    ids: Tensor
+    reply: Tensor
     names: tuple[str, ...]
     teacher: TopK | None = None
 
     @property
-    def labels(self) -> torch.Tensor:
+    def labels(self) -> Tensor:
         """int64 [n]: the learned tokens, row by row; what the positions of `Predictor` predict."""
         return self.ids[:, 1:][self.reply[:, 1:]]
 
     @property
-    def predicting(self) -> torch.Tensor:
+    def predicting(self) -> Tensor:
         """Bool [rows, length]: the positions from which a learned token is predicted."""
         return self.reply.roll(-1, 1)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
-        teacher = self.teacher and self.teacher.to(device)
-        return Batch(self.ids.to(device), self.reply.to(device), self.names, teacher)
+        return Batch(self.ids.to(device), self.reply.to(device), self.names, self.teacher and self.teacher.to(device))
 
 
 def encode_rows(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, longest: int) -> list[Row]:
@@ -161,29 +160,25 @@ class Predictor(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, ids: torch.Tensor, reply: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: Tensor, reply: Tensor) -> Tensor:
         """ids, reply: as in `Batch`."""
         return self._logits(self.network.base_model(input_ids=ids, use_cache=False).last_hidden_state, reply)
 
-    def _logits(self, states: torch.Tensor, reply: torch.Tensor) -> torch.Tensor:
+    def _logits(self, states: Tensor, reply: Tensor) -> Tensor:
         """states: the outputs of the final norm, [rows, length, width]."""
         head = self.network.get_output_embeddings()  # type: ignore[no-untyped-call]
         inputs = architecture_of(self.network).head_inputs(self.network.config, states[:, :-1][reply[:, 1:]])
-        logits: torch.Tensor = head(inputs)
-        return logits
+        return cast(Tensor, head(inputs))
 
 
 class StatePredictor(Predictor):
     """A `Predictor` that also gives what every block puts out at its positions, [n, width] each, before any norm."""
 
-    def forward(self, ids: torch.Tensor, reply: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:  # type: ignore[override]
+    def forward(self, ids: Tensor, reply: Tensor) -> tuple[Tensor, list[Tensor]]:  # type: ignore[override]
         """ids, reply: as in `Batch`."""
-        last: list[torch.Tensor] = []  # the last block's: transformers gives it with the final norm applied
+        last: list[Tensor] = []  # the last block's: transformers gives it with the final norm applied
         norm = architecture_of(self.network).final_norm(self.network)
-        handle = norm.register_forward_pre_hook(lambda _, given: last.append(given[0]))
-        try:
+        with norm.register_forward_pre_hook(lambda _, given: last.append(given[0])):
             outputs = self.network.base_model(input_ids=ids, use_cache=False, output_hidden_states=True)
-        finally:
-            handle.remove()
         states = [s[:, :-1][reply[:, 1:]] for s in (*outputs.hidden_states[1:-1], last[0])]
         return self._logits(outputs.last_hidden_state, reply), states

@@ -40,17 +40,16 @@ def write(folder: Path, tensors: Mapping[str, torch.Tensor], counters: Mapping[s
 def newest(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
     """(tensors, counters) of the newest checkpoint, which is whole; None if there is none."""
     path = max(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")), default=None)
-    if path is None:
-        return None
-    return load_file(path / "state.safetensors"), json.loads((path / "counters.json").read_text())
+    if path is not None:
+        return load_file(path / "state.safetensors"), json.loads((path / "counters.json").read_text())
+    return None
 
 
 def state_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """All that training changes, by names that a file may have."""
-    tensors = {f"model.{name}": value for name, value in _unshared(module).items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-    return tensors
+    adam = ((f"adam.{i}", slots) for i, slots in optimizer.state_dict()["state"].items())
+    tensors = {f"{key}.{name}": torch.as_tensor(value) for key, slots in adam for name, value in slots.items()}
+    return {f"model.{name}": value for name, value in _unshared(module).items()} | tensors
 
 
 @torch.no_grad()

@@ -3,11 +3,6 @@
     objective(model, batch) -> nats of every learned position      what to lower, see losses.py
     train(module, objective, rows, settings, ...)                  -> History
 
-    plan the batches, resume from a checkpoint
-      forward ─ objective ─ sum over all processes ─ finite? ─ backward ─ clip ─ finite? ─ AdamW ─ cosine
-      every few minutes: checkpoint, see checkpoints.py
-    until the steps are done or the budget of tokens, minutes or joules is spent
-
 Every position counts alike, whichever step it falls into: dialogues of one length share a batch, and if each step took
 the mean of its own positions, those of short replies would count for more. One process or several (``torchrun``): each
 takes its rows of every step, and the result does not depend on their number. A loss or gradient that is not finite
@@ -21,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from typing import Any, NoReturn
 
 import torch
@@ -97,16 +93,8 @@ class History:
 def default_groups(module: nn.Module) -> tuple[Group, ...]:
     """Weight decay on matrices, none on norms and biases."""
     free = [p for p in module.parameters() if p.requires_grad]
-    matrices = Group(tuple(p for p in free if p.ndim >= 2))
-    vectors = Group(tuple(p for p in free if p.ndim < 2), decay=False)
-    return tuple(group for group in (matrices, vectors) if group.parameters)
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Are bf16 products faster than float32 ones here?"""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    groups = (Group(tuple(p for p in free if (p.ndim >= 2) == decay), decay=decay) for decay in (True, False))
+    return tuple(group for group in groups if group.parameters)
 
 
 def learning_rate(done: float, warmup: float, floor: float) -> float:
@@ -154,7 +142,7 @@ class _Schedule:
     def __init__(self, rows: Sequence[Row], settings: TrainingSettings, seed: int) -> None:
         self.rows, self.settings, self.seed = rows, settings, seed
         self.lengths = [len(row.ids) for row in rows]
-        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+        self._plan = lru_cache(1)(partial(plan, self.lengths, settings.batch_tokens, seed))
         self.per_epoch = len(self._plan(0))
         self.positions = sum(row.positions for row in rows) / self.per_epoch  # of a step, on the mean
         self.steps = max(1, round(settings.epochs * self.per_epoch))
@@ -168,11 +156,6 @@ class _Schedule:
     def rate(self, step: int, share_spent: float) -> float:
         done = max((step + 0.5) / self.steps, share_spent)
         return self.settings.lr * learning_rate(done, self.settings.warmup, self.settings.floor)
-
-    def _plan(self, epoch: int) -> list[list[int]]:
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, plan(self.lengths, self.settings.batch_tokens, self.seed, epoch)
-        return self._epoch[1]
 
 
 class _Run:
@@ -190,12 +173,8 @@ class _Run:
         self.module, self.objective, self.schedule = module, objective, schedule
         self.settings, self.context, self.accelerator = schedule.settings, context, accelerator
         decay = self.settings.weight_decay
-        optimizer = torch.optim.AdamW(
-            [{"params": list(g.parameters), "weight_decay": decay if g.decay else 0.0} for g in groups],
-            lr=self.settings.lr,
-            betas=self.settings.betas,
-            fused=True,
-        )
+        slots = [{"params": list(g.parameters), "weight_decay": decay if g.decay else 0.0} for g in groups]
+        optimizer = torch.optim.AdamW(slots, lr=self.settings.lr, betas=self.settings.betas, fused=True)
         self.lr_factors = [group.lr_factor for group in groups]
         self.parameters = [p for group in groups for p in group.parameters]
         self.step_b = _BYTES_A_STEP * sum(4 * p.numel() for p in self.parameters)
@@ -206,12 +185,12 @@ class _Run:
     def run(self) -> History:
         self._resume()
         self.module.train()
-        steps = self.schedule.steps
         begin_s = report_s = checkpoint_s = time.monotonic()
         begin_tokens = self.spent.tokens
-        while self.step < steps and self._share_spent() < 1:
+        while self.step < self.schedule.steps and self._share_spent() < 1:
             rows = self.schedule.step_rows(self.step)
-            self._update(self._batch(rows))
+            share = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+            self._update(collate(share, of=rows).to(self.accelerator.device))
             self.step += 1
             self.spent += self.cost_meter.lap(sum(len(row.ids) for row in rows), self.step_b)
             now_s = time.monotonic()
@@ -222,12 +201,8 @@ class _Run:
                 self._checkpoint()
                 checkpoint_s = now_s
         self._leave()
-        return History(self.step, tuple(self.losses), self.spent, finished=self.step >= steps)
-
-    def _batch(self, rows: Sequence[Row]) -> Batch:
-        """This process's rows of the step."""
-        share = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        return collate(share, of=rows).to(self.accelerator.device)
+        finished = self.step >= self.schedule.steps  # else the budget ended it
+        return History(self.step, tuple(self.losses), self.spent, finished)
 
     def _update(self, batch: Batch) -> None:
         rate = self.schedule.rate(self.step, self._share_spent())
@@ -274,10 +249,9 @@ class _Run:
         limits = (budget.tokens, 60 * (budget.minutes or 0), budget.joules)
         used = (spent.tokens, spent.wall_s, spent.joules or 0.0)
         share = max((u / limit for u, limit in zip(used, limits, strict=True) if limit), default=0.0)
-        if self.accelerator.num_processes > 1:
-            shares = self.accelerator.gather(torch.tensor([share], device=self.accelerator.device))
-            share = float(shares.max())
-        return share
+        if self.accelerator.num_processes == 1:
+            return share
+        return float(self.accelerator.gather(torch.tensor([share], device=self.accelerator.device)).max())
 
     def _report(self, tokens_per_s: float) -> None:
         recent = self.losses[-20:]
@@ -308,8 +282,7 @@ class _Run:
             "spent": asdict(self.spent),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         }
-        tensors = checkpoints.state_tensors(self.module, self.optimizer.optimizer)
-        checkpoints.write(folder, tensors, counters)
+        checkpoints.write(folder, checkpoints.state_tensors(self.module, self.optimizer.optimizer), counters)
 
     def _resume(self) -> None:
         folder = self.context.checkpoints
@@ -322,8 +295,7 @@ class _Run:
         checkpoints.restore(tensors, self.module, self.optimizer.optimizer)
         if counters["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(counters["scaler"])
-        self.step, self.losses = counters["step"], counters["losses"]
-        self.spent = Cost(**counters["spent"])
+        self.step, self.losses, self.spent = counters["step"], counters["losses"], Cost(**counters["spent"])
         self.context.settings.progress(f"going on from step {self.step}")
 
 
@@ -335,7 +307,9 @@ def _accelerator(device: str, precision: Precision) -> Iterator[Any]:
 
     where = torch.device(device)
     if precision == "auto":
-        precision = "bf16" if computes_bf16(where) else "fp16" if where.type == "cuda" else "fp32"
+        cuda = where.type == "cuda"
+        faster = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        precision = "bf16" if faster else "fp16" if cuda else "fp32"  # are its products faster than float32 ones here?
     AcceleratorState._reset_state(reset_partial_state=False)
     try:
         yield Accelerator(cpu=where.type == "cpu", mixed_precision="no" if precision == "fp32" else precision)

@@ -24,9 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.functional import log_softmax
-
-Tensor = torch.Tensor
 
 
 def label_nll(student: Tensor, labels: Tensor) -> Tensor:
@@ -81,12 +80,10 @@ class TopK:
     log_tail: Tensor
 
     def to(self, device: torch.device) -> TopK:
-        """The same on another device."""
         return TopK(self.log_p.to(device), self.index.to(device), self.log_tail.to(device))
 
     @classmethod
     def joined(cls, parts: Sequence[TopK]) -> TopK:
-        """All positions of the parts, in order."""
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from safetensors import safe_open
@@ -54,11 +55,9 @@ def with_teacher(rows: Sequence[Row], teacher: Predictor, k: int, context: StepC
 def _predict(rows: Sequence[Row], teacher: Predictor, k: int, context: StepContext) -> tuple[TopK, Cost]:
     """The teacher's pass over all rows, those of like length together."""
     cost_meter, tokens, passes = CostMeter(context.meter, context.device), 0, 0
-    starts = [0, *torch.tensor([row.positions for row in rows]).cumsum(0).tolist()]
-    total = starts[-1]
-    whole = TopK(
-        torch.empty(total, k, dtype=torch.float16), torch.empty(total, k, dtype=torch.int32), torch.empty(total)
-    )
+    starts = [0, *accumulate(row.positions for row in rows)]
+    best = torch.empty(starts[-1], k, dtype=torch.float16)
+    whole = TopK(best, torch.empty_like(best, dtype=torch.int32), torch.empty(starts[-1]))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     done = 0
     while done < len(order):
