@@ -101,9 +101,9 @@ def test_the_winner_can_be_moved_and_talked_to(home: Home, tmp_path: Path) -> No
 
 def test_killed_at_any_stage_it_goes_on_and_ends_the_same(llama: Home, tmp_path: Path) -> None:
     """Killed as soon as the how manieth outcome of a kind is on disk: in a tuning, a measurement, a judgement, a build.
-    A screen gives nothing up on the list; where one is interrupted is tested in tests/search/test_candidate.py."""
+    Recipes of the list are not screened; where a screen is interrupted is tested in tests/search/test_candidate.py."""
     out = tmp_path / "out"
-    for kind, count in (("build", 1), ("screen", 1), ("tune", 3), ("reference-replies", 1), ("candidate", 1)):
+    for kind, count in (("build", 1), ("build", 3), ("tune", 3), ("reference_replies", 1), ("candidate", 1)):
         kill_after(llama, out, kind, count)
         assert not (out / "result.json").exists()
     written = {p.name: p.stat().st_mtime_ns for p in (out / "stages").glob("*.json")}
