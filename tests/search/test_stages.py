@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from halfwatt.compress.recipe import Recipe
 from halfwatt.core.settings import MeasurePlan
 from halfwatt.evaluate.energy_analysis import cpu_s_per_reply
 from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.meters import modelled
+from halfwatt.search.candidate import order_of
 from halfwatt.search.lab import Lab
-from halfwatt.search.stages import MeasureOrder, TuneOrder, Tuning, _can_serve, cost_of, tune
+from halfwatt.search.stages import AS_COMMONLY_RUN, MeasureOrder, TuneOrder, Tuning, _can_serve, build, cost_of, tune
 from tests.search.conftest import PLAIN, Ground
 from tests.support.scripted_lab import ScriptedStore, run_of
 
@@ -56,3 +58,14 @@ def test_a_coarser_cache_must_save_more_than_noise(
 def test_what_is_as_commonly_run_is_served_as_it_is(ground: Ground, tmp_path: Path) -> None:
     lab = ground.lab(tmp_path, {"measure": lambda _: pytest.fail("nothing to choose")})
     assert lab.run(tune, TuneOrder(ground.b1, PLAN, fixed=True)).best == ground.b1.at
+
+
+def test_what_was_written_but_not_noted_before_a_kill_is_taken_as_it_is(ground: Ground, tmp_path: Path) -> None:
+    job = replace(ground.job, out=tmp_path)
+    order = replace(order_of(ground.lab(tmp_path / "a"), Recipe("B0")), format=AS_COMMONLY_RUN)
+    first, again = (
+        Lab(job, ScriptedStore(tmp_path / name), ground.lab(tmp_path / name).workload, "tune").run(build, order)
+        for name in ("b", "c")
+    )
+    assert first.artifact is not None
+    assert again == first

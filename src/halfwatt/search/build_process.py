@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from halfwatt.core.child_process import ChildProcess, error_record, module_command, protocol_stream
 from halfwatt.core.errors import EnvironmentFault
-from halfwatt.core.settings import Access, RunSettings
+from halfwatt.core.settings import Access, Precision, RunSettings
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
@@ -41,6 +41,7 @@ class BuildRequest:
     learned_from: tuple[Dialogue, ...]  # by the steps
     out: Path
     seed: int
+    precision: Precision = "auto"
     rapl_root: str | None = None
 
 
@@ -78,7 +79,7 @@ def _build(request: BuildRequest, progress: Progress) -> Artifact:
             f"{request.model} has changed since the search began", hint="begin again with another -o"
         )
     with closing(instruments(device, rapl_root=request.rapl_root)) as tools:
-        settings = RunSettings(access=request.access, seed=request.seed, progress=progress)
+        settings = RunSettings(access=request.access, seed=request.seed, precision=request.precision, progress=progress)
         learned_from, cache = request.learned_from, request.out / "training"
         context = StepContext(learned_from, settings=settings, device=device, meter=tools.primary, cache=cache)
         recipe = from_toml(request.recipe, "the search's recipe")

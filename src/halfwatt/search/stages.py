@@ -29,7 +29,7 @@ from halfwatt.evaluate.energy_protocol import Arm, Run
 from halfwatt.evaluate.examine import examine, teacher_scores
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
 from halfwatt.evaluate.replies import generate_replies
-from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
 from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
 from halfwatt.runtimes.base import OperatingPoint
@@ -79,7 +79,10 @@ def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
     job, settings, context = lab.job, lab.job.settings, lab.job.step_context()
     folder, proof = job.out / "artifacts", lab.workload.dialogues[: settings.protocol.parity_dialogues]
     if order.format == AS_COMMONLY_RUN:
-        return TransformersFolder(settings.access.dtype).write(job.model, folder / order.name.lower())
+        served = folder / order.name.lower()
+        if (served / ARTIFACT).exists():  # written by a run that was killed before it was noted
+            return read_artifact(served)
+        return TransformersFolder(settings.access.dtype).write(job.model, served)
     if job.name is None or not recipe.steps:
         return build_artifact(job.model, recipe, proof, folder, context, context.device)
     request = BuildRequest(
@@ -91,6 +94,7 @@ def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
         learned_from=context.dialogues,
         out=job.out,
         seed=settings.seed,
+        precision=settings.precision,
         rapl_root=settings.rapl_root,
     )
     return build_in_process(request, lab.say)
