@@ -15,7 +15,7 @@ from halfwatt.dialogues.dialogue import DialogueSet, Split
 from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.dialogues.splits import by_source, split_set
 from halfwatt.meters.discover import Instruments, instruments
-from halfwatt.models.access import serving_device
+from halfwatt.runtimes.registry import serving_device
 
 FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
 

@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, Unknow
 
 from halfwatt.cli.output import complain
 from halfwatt.core.errors import HalfwattError, suggestion
+from halfwatt.core.machine import halfwatt_version
 
 if TYPE_CHECKING:
     from halfwatt.core.settings import RunSettings
@@ -39,18 +40,11 @@ VERBS = {
 }
 
 
-def version() -> str:
-    """As installed."""
-    from importlib import metadata
-
-    return metadata.version("halfwatt")
-
-
 app = App(
     name="halfwatt",
     help="Make a chat model answer as well for a fraction of the joules, and prove it on this machine.",
     help_format="plaintext",
-    version=version,
+    version=halfwatt_version,
     default_parameter=Parameter(negative=(), show_default=lambda x: None if x is False or x == () else x),
 )
 for place, (verb, text) in enumerate(VERBS.items()):
