@@ -27,8 +27,7 @@ class Format(Protocol):
         """The model, checked before anything of it is used; on the CPU.
 
         Raises:
-            ModelError: it cannot be read; says why, and what to give instead.
-            EnvironmentFault: it cannot be reached.
+            ModelError: it cannot be read; says why, and what to give instead. EnvironmentFault: it cannot be reached.
         """
         ...
 
@@ -36,8 +35,7 @@ class Format(Protocol):
         """Write ``model`` and ``artifact.json`` into ``folder``: whole or not at all.
 
         Raises:
-            BadInput: the folder exists already.
-            ModelError: `problems` names some; nothing is written.
+            BadInput: the folder exists already. ModelError: `problems` names some; nothing is written.
         """
         ...
 

@@ -89,9 +89,8 @@ class Runtime(Protocol):
         """Load the artifact.
 
         Raises:
-            ModelError: it is missing, or was changed since it was written.
+            ModelError: it is missing, or was changed since it was written. EnvironmentFault: there is no such device.
             BadInput: the operating point asks for something this runtime does not do.
-            EnvironmentFault: this machine lacks the device.
         """
         ...
 
@@ -103,9 +102,8 @@ def require_room(tokens: int, context: int, reply: int = 1) -> None:
         BadInput: they do not.
     """
     if tokens + reply > context:
-        raise BadInput(
-            f"a dialogue of {tokens} tokens does not fit", got=f"a context of {context}", hint="shorten the dialogue"
-        )
+        room = f"a context of {context}"
+        raise BadInput(f"a dialogue of {tokens} tokens does not fit", got=room, hint="shorten the dialogue")
 
 
 def stream_text(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Generator[str, None, list[int]]:
@@ -125,7 +123,4 @@ def stream_text(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Ge
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """How many leading ids are the same."""
-    for count, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return count
-    return min(len(a), len(b))
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -145,9 +145,7 @@ class TransformersSession:
         ids = [[self.tokenizer.pad_id] * (longest - len(p)) + p for p in prompts]
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
         device = self.network.device
-        streaming: dict[str, Any] = {}
-        if tap is not None:
-            streaming = {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap])}
+        streaming = {} if tap is None else {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap])}
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(sampling.seed)
             rows = self.network.generate(
@@ -209,16 +207,12 @@ class _Tap(BaseStreamer, StoppingCriteria):
 
 def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) -> GenerationConfig:
     """`Sampling` in transformers' words, every one of them explicit."""
-    drawn: dict[str, Any] = {"do_sample": False}
+    drawn: dict[str, Any] = {}
     if sampling.temperature > 0:
-        drawn = {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p or None,
-        }
+        drawn = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")}
+        drawn["min_p"] = sampling.min_p or None
     return GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=bool(drawn),
         **drawn,
         repetition_penalty=sampling.repetition_penalty,
         max_new_tokens=steps,
