@@ -48,9 +48,8 @@ class ReplyCost:
     @property
     def figures(self) -> dict[str, Any]:
         """The same for programs."""
-        origin = {"meter": None, "grade": "F", "kind": None}
-        if self.meter is not None:
-            origin = {"meter": self.meter.name, "grade": self.meter.grade, "kind": self.meter.kind}
+        name, grade, kind = (None, "F", None) if (m := self.meter) is None else (m.name, m.grade, m.kind)
+        origin = {"meter": name, "grade": grade, "kind": kind}
         return {f.name: getattr(self, f.name) for f in fields(self)} | origin
 
 
@@ -84,15 +83,8 @@ def _metered(
             break
     session.sync()
     use = _usage(session) - before
-    return reply, ReplyCost(
-        joules=_joules(tools, counted_j, use),
-        meter=tools.info,
-        cpu_s=use.cpu_s,
-        seconds=use.wall_s,
-        tokens=len(reply.token_ids),
-        tokens_in=reply.tokens_in,
-        tokens_cached=reply.tokens_cached,
-    )
+    tokens = (len(reply.token_ids), reply.tokens_in, reply.tokens_cached)
+    return reply, ReplyCost(_joules(tools, counted_j, use), tools.info, use.cpu_s, use.wall_s, *tokens)
 
 
 def _joules(tools: Instruments, counted_j: float | None, use: Usage) -> float | None:

@@ -18,11 +18,8 @@ from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.runtimes.registry import serving_device
 
 FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
-
 MOST: dict[Split, int] = {"tune": 1000, "test": 2000}  # the gate needs no more to be sure: the rest is to learn from
-
 MIN_TEST = 200  # dialogues that the gate wants at least
-
 OUTSIDE = 64  # dialogues of each other kind, at most
 
 Dialogues = str | Path | DialogueSet | None

@@ -22,13 +22,13 @@ from halfwatt.core.files import locked
 from halfwatt.core.settings import Access, Budget, RunSettings, RuntimeChoice, SearchSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
-from halfwatt.evaluate import energy_analysis, examine, requests
+from halfwatt.evaluate import energy_analysis, examine
 from halfwatt.evaluate.energy_protocol import Arm
 from halfwatt.evaluate.energy_protocol import measure as run_protocol
 from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs
 from halfwatt.evaluate.replies import generate_replies
-from halfwatt.evaluate.requests import ChatFormat
+from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
 from halfwatt.formats.registry import load_model
 from halfwatt.models import chat_model
 from halfwatt.models.access import model_source
@@ -76,8 +76,7 @@ def quantize(
     Raises:
         ModelError: the model cannot be quantized; every reason is named.
     """
-    step = Quantize(bits=bits, head_bits=head_bits, embedding_bits=embedding_bits, scale_search=scale_search)
-    return Quantized(model, step)
+    return Quantized(model, Quantize(bits, head_bits, embedding_bits, scale_search))
 
 
 def optimize(
@@ -117,7 +116,8 @@ def optimize(
             recipes=_recipes(settings.search),
             name=None if isinstance(model, ChatModel) or settings.search.budget is None else name,
         )
-        origin = provenance(settings, name, job.model.sha256, _origin(dialogues), *parts.values())
+        read_from = "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues or "demo")
+        origin = provenance(settings, name, job.model.sha256, read_from, *parts.values())
         return write_results(run_search(job), job, origin)
 
 
@@ -136,9 +136,7 @@ def measure(
     with workplace(settings) as (settings, cache, tools):
         spec = servable(str(model), settings.access, cache, runtime)
         traffic = dialogues_to_ask(str(model), dialogues, settings)
-        workload = requests.make_workload(
-            traffic, ChatFormat.of_artifact(spec.artifact), settings.requests, settings.seed
-        )
+        workload = _workload(traffic, spec, settings)
         run = run_protocol([Arm("model", spec)], workload, settings.protocol.alone, tools, settings.progress)
     return Measured(
         provenance=provenance(settings, str(model), spec.artifact.sha256, traffic.split, traffic),
@@ -169,17 +167,12 @@ def compare(
     with workplace(settings) as (settings, cache, tools):
         a, b = (servable(x, settings.access, cache / y, runtime) for x, y in zip(names, "ab", strict=True))
         traffic = dialogues_to_ask(names[0], dialogues, settings)
-        workload = requests.make_workload(traffic, ChatFormat.of_artifact(a.artifact), settings.requests, settings.seed)
+        workload = _workload(traffic, a, settings)
         plan = replace(settings.protocol.alone, prefill=False)
         run = run_protocol([Arm("A", a), Arm("B", b)], workload, plan, tools, settings.progress)
         inputs = _quality_inputs(a, b, workload, settings)
-    quality = judge(
-        inputs,
-        split=traffic.split,
-        margins=settings.margins.with_max_loss(max_loss),
-        special=workload.tokenizer.special_tokens,
-        seed=settings.seed,
-    )
+    margins, special = settings.margins.with_max_loss(max_loss), workload.tokenizer.special_tokens
+    quality = judge(inputs, split=traffic.split, margins=margins, special=special, seed=settings.seed)
     return Comparison(
         provenance=provenance(settings, " against ".join(names), a.artifact.sha256, traffic.split, traffic),
         meters=run.meters,
@@ -221,9 +214,6 @@ def plan(
     return replace(table, model=str(model))
 
 
-# --- small shared pieces -------------------------------------------------------------------------------------------
-
-
 def _for_search(model: str, max_loss: float | None, budget: str | Budget | None, settings: RunSettings) -> RunSettings:
     """With the limits that were given, and the students that a search of the demo begins with unless it is told."""
     limit = parse_budget(budget) if isinstance(budget, str) else budget or settings.search.budget
@@ -245,17 +235,14 @@ def _recipes(search: SearchSettings) -> tuple[Recipe, ...]:
     return () if search.budget is not None else default_recipes()
 
 
-def _quality_inputs(
-    a: ServingSpec, b: ServingSpec, workload: requests.Workload, settings: RunSettings
-) -> QualityInputs:
+def _workload(traffic: DialogueSet, spec: ServingSpec, settings: RunSettings) -> Workload:
+    return make_workload(traffic, ChatFormat.of_artifact(spec.artifact), settings.requests, settings.seed)
+
+
+def _quality_inputs(a: ServingSpec, b: ServingSpec, workload: Workload, settings: RunSettings) -> QualityInputs:
     """What the gate reads of B against A; an artifact that was never proved is proved first."""
     if b.artifact.parity is None:
         settings.progress("proving B in its own runtime")
         b = replace(b, artifact=examine.prove(chat_model.load(b.artifact.path), b, workload.dialogues))
     replies = generate_replies(a, workload.requests(), settings.progress, "A's replies")
     return examine.examine(a, b, workload, replies, settings.progress)
-
-
-def _origin(dialogues: Dialogues) -> str:
-    """Where they came from, for the record."""
-    return "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues or "demo")

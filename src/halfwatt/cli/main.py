@@ -72,7 +72,10 @@ def main(base: RunSettings | None = None) -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        complain(unexpected(error))
+        text = f"unexpected {type(error).__name__}: {error}; run again with --debug and report it"
+        if isinstance(error, OSError):
+            text = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        complain(text)
         code = 3
     sys.exit(code)
 
@@ -109,13 +112,6 @@ def usage_error(error: CycloptsError) -> str:
             text = str(error).rstrip(".")
     verb = " ".join([*(error.command_chain or ()), "--help"])
     return f"{text}; see halfwatt {verb}"
-
-
-def unexpected(error: Exception) -> str:
-    """What went wrong that nobody thought of."""
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-    return f"unexpected {type(error).__name__}: {error}; run again with --debug and report it"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ class Format(Protocol):
 
     def reads(self, source: str | Path) -> bool:
         """Is ``source`` (a path or a hub id) of this form? Names of files are looked at, not what is in them."""
-        ...
 
     def read(self, source: str | Path, access: Access) -> ChatModel:
         """The model, checked before anything of it is used; on the CPU.
@@ -29,7 +28,6 @@ class Format(Protocol):
         Raises:
             ModelError: it cannot be read; says why, and what to give instead. EnvironmentFault: it cannot be reached.
         """
-        ...
 
     def write(self, model: ChatModel, folder: Path) -> Artifact:
         """Write ``model`` and ``artifact.json`` into ``folder``: whole or not at all.
@@ -37,11 +35,9 @@ class Format(Protocol):
         Raises:
             BadInput: the folder exists already. ModelError: `problems` names some; nothing is written.
         """
-        ...
 
     def problems(self, model: ChatModel) -> list[str]:
         """Every reason why ``model`` cannot be written in this form, before any work; empty = it can."""
-        ...
 
 
 def require_writable(model: ChatModel, form: Format) -> None:

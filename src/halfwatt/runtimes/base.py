@@ -57,27 +57,21 @@ class Session(Protocol):
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer each dialogue, whose last message is the user's."""
-        ...
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue piece by piece; the generator's return value is the whole `Reply`."""
-        ...
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
-        ...
 
     def reset(self) -> None:
         """Forget the cached prefix, so that the next reply does not depend on what was asked before."""
-        ...
 
     def sync(self) -> None:
         """Wait until the device is idle."""
-        ...
 
     def bytes_moved(self) -> int:
         """Bytes of weights and KV cache that all replies so far had to read, computed from the format."""
-        ...
 
 
 class Runtime(Protocol):
@@ -92,7 +86,6 @@ class Runtime(Protocol):
             ModelError: it is missing, or was changed since it was written. EnvironmentFault: there is no such device.
             BadInput: the operating point asks for something this runtime does not do.
         """
-        ...
 
 
 def require_room(tokens: int, context: int, reply: int = 1) -> None:

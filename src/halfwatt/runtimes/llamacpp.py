@@ -36,8 +36,7 @@ class LlamaCpp:
 
         Raises:
             ModelError: the file is missing, was changed since its export, or cannot be loaded.
-            BadInput: the operating point asks for something this runtime does not do.
-            EnvironmentFault: a GPU is asked for and this build of llama.cpp has none.
+            BadInput: not for this runtime. EnvironmentFault: a GPU is asked for and this build of llama.cpp has none.
         """
         if self.device not in ("cpu", "cuda"):
             raise BadInput("llamacpp runs on cpu or cuda", got=self.device)

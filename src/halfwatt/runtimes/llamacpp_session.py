@@ -59,8 +59,7 @@ class LlamaCppSession:
         table: of drafts, where the operating point asks for it
 
         Raises:
-            ModelError: llama.cpp cannot load the file; carries its last error lines.
-            EnvironmentFault: it cannot make a context, for want of memory for instance.
+            ModelError: llama.cpp cannot load the file; says why. EnvironmentFault: no memory for a context, say.
         """
         self.tokenizer = ChatTokenizer.load(artifact.path)
         self.threads = at.threads or cores()
@@ -71,7 +70,11 @@ class LlamaCppSession:
         self._log = _library()
         self._thread = ThreadPoolExecutor(1, "llama.cpp")
         self._context: Any = None
-        self._model = self._load(gguf)
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = -1 if gpu else 0
+        self._model = llama.llama_model_load_from_file(gguf.encode(), params)
+        if not self._model:
+            raise ModelError(f"llama.cpp cannot load {gguf}", got=self._log.last())
         self._vocabulary = llama.llama_model_get_vocab(self._model)
         self._row: Any = ctypes.c_float * llama.llama_vocab_n_tokens(self._vocabulary)  # logits after one token
         self.longest = int(llama.llama_model_n_ctx_train(self._model))
@@ -228,10 +231,9 @@ class LlamaCppSession:
 
     def _drafter(self, prompt: list[int]) -> Drafter | None:
         """For one reply."""
-        speculation = self._at.speculation
-        if speculation is None:
+        if self._at.speculation is None:
             return None
-        drafter = LookupDrafter() if self._table is None else TableDrafter(self._table, speculation.least)
+        drafter = LookupDrafter() if self._table is None else TableDrafter(self._table, self._at.speculation.least)
         drafter.hear(prompt)
         return drafter
 
@@ -272,14 +274,6 @@ class LlamaCppSession:
         rows = llama.llama_get_logits(self._context)
         return np.ctypeslib.as_array(rows, shape=(len(part), llama.llama_vocab_n_tokens(self._vocabulary))).copy()
 
-    def _load(self, gguf: str) -> Any:
-        params = llama.llama_model_default_params()
-        params.n_gpu_layers = -1 if self._gpu else 0
-        model = llama.llama_model_load_from_file(gguf.encode(), params)
-        if not model:
-            raise ModelError(f"llama.cpp cannot load {gguf}", got=self._log.last())
-        return model
-
     def _make_room(self, tokens: int) -> None:
         """A context of at least this many tokens. A new one is twice as large as it must be, and empty."""
         if tokens <= self._size:
@@ -288,16 +282,6 @@ class LlamaCppSession:
             llama.llama_free(self._context)
         self._size = min(self.longest, max(tokens, 2 * self._size))
         self._forget()
-        self._context = llama.llama_init_from_model(self._model, self._parameters())
-        if not self._context:
-            llama.llama_model_free(self._model)
-            raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", got=self._log.last())
-
-    def _forget(self) -> None:
-        """The context is empty."""
-        self._held: list[list[int]] = [[] for _ in range(self._at.batch)]  # the ids in each sequence's cache, in order
-
-    def _parameters(self) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = self._size * self._at.batch, self._at.batch
         params.n_batch = params.n_ubatch = UBATCH
@@ -305,7 +289,14 @@ class LlamaCppSession:
         params.type_k = params.type_v = _KV_TYPES[self._at.kv_bits]
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.offload_kqv = params.op_offload = self._gpu
-        return params
+        self._context = llama.llama_init_from_model(self._model, params)
+        if not self._context:
+            llama.llama_model_free(self._model)
+            raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", got=self._log.last())
+
+    def _forget(self) -> None:
+        """The context is empty."""
+        self._held: list[list[int]] = [[] for _ in range(self._at.batch)]  # the ids in each sequence's cache, in order
 
 
 def _is_greedy(sampling: Sampling) -> bool:

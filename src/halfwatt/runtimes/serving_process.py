@@ -170,9 +170,14 @@ class _CountedSession:
     def do(self, order: _Order) -> Any:
         if order.verb == "run":
             return self._run(order.prompts, order.samplings[0], order.min_s)
-        if order.verb == "logits":
-            return self._write_logits(order.prompts[0], order.file)
-        return self._replies(order.prompts, order.samplings)
+        if order.verb == "replies":
+            self._session.reset()
+            pairs = zip(order.prompts, order.samplings, strict=True)
+            return tuple(self._session.reply([prompt], sampling)[0] for prompt, sampling in pairs)
+        import numpy as np
+
+        assert order.file is not None, "the order says where to"
+        return np.save(order.file, self._session.logits(order.prompts[0]))
 
     def _usage(self) -> Usage:
         return Usage(time.process_time(), self._wall_s, self._session.bytes_moved())
@@ -183,8 +188,7 @@ class _CountedSession:
         self._session.sync()
         before, started = self._usage(), time.monotonic()
         first: list[Reply] = []
-        counts, passes = [0, 0, 0, 0], 0
-        batches = in_batches(prompts, self._batch)
+        batches, counts, passes = in_batches(prompts, self._batch), [0, 0, 0, 0], 0
         while passes == 0 or time.monotonic() - started < min_s:
             for batch in batches:
                 for reply in self._session.reply(batch, sampling):
@@ -198,17 +202,6 @@ class _CountedSession:
         after = self._usage()
         digest = hashlib.sha256(repr([r.token_ids for r in first]).encode()).hexdigest()
         return RunCounts((before, after), counts[0], counts[1], counts[2], counts[3], passes, digest)
-
-    def _write_logits(self, dialogue: Dialogue, file: Path | None) -> None:
-        import numpy as np
-
-        assert file is not None, "the order says where to"
-        np.save(file, self._session.logits(dialogue))
-
-    def _replies(self, prompts: tuple[Dialogue, ...], samplings: tuple[Sampling, ...]) -> tuple[Reply, ...]:
-        self._session.reset()
-        pairs = zip(prompts, samplings, strict=True)
-        return tuple(self._session.reply([prompt], sampling)[0] for prompt, sampling in pairs)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,8 @@ class TransformersEager:
         """Load the artifact; torch's thread count is set for the session when ``at.threads`` names one.
 
         Raises:
-            ModelError: the model was changed since its export.
+            ModelError: the model was changed since its export. EnvironmentFault: there is no such device here.
             BadInput: the operating point asks for what ``generate`` does not do.
-            EnvironmentFault: there is no such device here.
         """
         device = torch_device(self.device)
         if at.kv_bits != 16:
@@ -223,8 +222,5 @@ def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) 
 
 
 def bytes_read(weights_b: int, kv_b: int, rows: int, prompt: int, steps: int) -> int:
-    """Bytes that a batch has to read: the weights once a pass, and every row's cache up to the token of that pass.
-
-    There are ``steps`` passes; the first runs over ``prompt`` tokens, and pass k sees ``prompt + k`` of them.
-    """
+    """Bytes a batch reads in ``steps`` passes: the weights, and every row's cache, ``prompt + k`` tokens in pass k."""
     return steps * weights_b + rows * kv_b * (steps * prompt + steps * (steps - 1) // 2)
