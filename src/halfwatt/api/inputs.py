@@ -66,10 +66,8 @@ def splits(model: str, dialogues: Dialogues, settings: RunSettings) -> dict[Spli
         return {"train": whole, "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
     parts = split_set(whole, sizes(len(whole)), seed=settings.seed)
     if len(parts["test"]) < 2 or len(parts["tune"]) < 2:
-        raise BadInput(
-            f"{len(whole)} dialogues are too few to choose on one part and judge on another",
-            hint=f"give at least {round(MIN_TEST / FRACTIONS['test'])}, so that {MIN_TEST} are left for the gate",
-        )
+        hint = f"give at least {round(MIN_TEST / FRACTIONS['test'])}, so that {MIN_TEST} are left for the gate"
+        raise BadInput(f"{len(whole)} dialogues are too few to choose on one part and judge on another", hint=hint)
     return parts
 
 

@@ -21,8 +21,7 @@ from halfwatt.compress.vocabulary_trim import Trim as Trim
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
 from halfwatt.core.settings import RunSettings
-from halfwatt.evaluate import requests
-from halfwatt.evaluate.requests import ChatFormat
+from halfwatt.evaluate.requests import ChatFormat, make_workload
 from halfwatt.formats.artifact import Artifact
 from halfwatt.formats.registry import load_model
 from halfwatt.meters.discover import Instruments, instruments
@@ -64,7 +63,7 @@ def quantize_to(model: str, out: Path, step: Step, dialogues: Dialogues, setting
     with _new(out, model, step, settings) as (original, context), scratch(out.parent) as cache:
         settings.progress("quantizing, exporting and proving the export")
         traffic = dialogues_to_ask(model, dialogues, settings)
-        workload = requests.make_workload(traffic, ChatFormat.of_model(original), settings.requests)
+        workload = make_workload(traffic, ChatFormat.of_model(original), settings.requests)
         if dialogues is not None or model == "demo":
             context = replace(context, dialogues=dialogue_set(model, dialogues, "train", settings).dialogues)
         context, proof = replace(context, original=original), workload.dialogues[: settings.protocol.parity_dialogues]

@@ -65,8 +65,7 @@ def chat(artifact: Model, /, *, flags: Talk = Talk(), base: Base) -> int:
     from halfwatt.api.chat import converse
 
     lines = output.prompted_lines(quiet=flags.json or not sys.stdin.isatty())
-    show = output.json_line if flags.json else output.stream
-    converse(artifact, lines, show, flags.runtime, flags.settings(base))
+    converse(artifact, lines, output.json_line if flags.json else output.stream, flags.runtime, flags.settings(base))
     return 0
 
 

@@ -4,9 +4,8 @@
                 -> sample in C -> decode that one token, with guesses at the next ones (speculation.py) -> sample after
                 each guess that came true -> decode ... until a stop token, the cap or the context's end
 
-Sampling and decoding are both C; Python sees one id a token and copies no logits: a greedy choice without a
-penalty looks at them where they are. The ids of a prompt always come from the model's own `ChatTokenizer`, never from
-llama.cpp's.
+Python sees one id a token and copies no logits: a greedy choice without a penalty looks at them where they are. The ids
+of a prompt always come from the model's own `ChatTokenizer`, never from llama.cpp's.
 
 llama.cpp computes in a thread of the session's own. Intel's AMX tiles are configured for each thread: llama.cpp does it
 once, torch at will, and where both compute in one thread llama.cpp ends with an illegal instruction.
@@ -130,8 +129,7 @@ class LlamaCppSession:
         """Token ids that llama.cpp's own tokenizer makes of rendered text, as other programs would see them."""
         raw = text.encode("utf-8")
         room = (llama.llama_token * (len(raw) + 8))()
-        count = llama.llama_tokenize(self._vocabulary, raw, len(raw), room, len(room), False, True)
-        if count < 0:
+        if (count := llama.llama_tokenize(self._vocabulary, raw, len(raw), room, len(room), False, True)) < 0:
             raise ModelError("llama.cpp could not tokenise a text", got=f"{len(raw)} bytes need {-count} tokens")
         return list(room[:count])
 
@@ -166,7 +164,6 @@ class LlamaCppSession:
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), cached, ids[-1] in self._stops)
 
     def _begin(self, prompt: list[int], sampling: Sampling) -> int:
-        """Bring the first sequence to hold ``prompt``, see `_prefill`."""
         self._make_room_for([prompt], sampling)
         return self._prefill(0, prompt)
 
@@ -230,7 +227,6 @@ class LlamaCppSession:
         return int(np.frombuffer(self._row.from_address(ctypes.addressof(first.contents)), np.float32).argmax())
 
     def _drafter(self, prompt: list[int]) -> Drafter | None:
-        """For one reply."""
         if self._at.speculation is None:
             return None
         drafter = LookupDrafter() if self._table is None else TableDrafter(self._table, self._at.speculation.least)
@@ -255,8 +251,7 @@ class LlamaCppSession:
                 batch.logits[row] = every or n == len(ids) - 1
                 row += 1
         batch.n_tokens = row
-        code = llama.llama_decode(self._context, batch)
-        if code != 0:
+        if (code := llama.llama_decode(self._context, batch)) != 0:
             self.reset()
             raise EnvironmentFault(f"llama_decode failed with code {code}", got=self._log.last())
         for slot, ids in parts:

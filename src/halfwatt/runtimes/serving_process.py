@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from halfwatt.core.child_process import ChildProcess, error_record, module_command, protocol_stream
 from halfwatt.core.settings import Access
@@ -105,8 +105,7 @@ class ServingProcess(ChildProcess):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "logits.npy"
             self._ask(_Order("logits", prompts=(dialogue,), file=file), type(None))
-            rows: NDArray[np.float32] = np.load(file)
-        return rows
+            return cast("NDArray[np.float32]", np.load(file))
 
     def _ask(self, order: _Order, answer: type[T]) -> T:
         from pydantic import TypeAdapter
@@ -127,8 +126,7 @@ def main(opening: Callable[[ServingSpec], AbstractContextManager[Session]] = ope
     from pydantic import TypeAdapter
 
     out, reader = protocol_stream(), TypeAdapter(_Order)
-    first = sys.stdin.readline()
-    if not first:
+    if not (first := sys.stdin.readline()):
         return
     spec = reader.validate_json(first).spec
     assert spec is not None, "the first order is 'open'"

@@ -159,8 +159,7 @@ class TransformersSession:
 
     def _cut(self, row: list[int]) -> list[int]:
         """The row up to its first stop token, that included; ``generate`` fills up what follows."""
-        stop = next((i for i, token in enumerate(row) if token in self.tokenizer.eos_ids), len(row))
-        return row[: stop + 1]
+        return row[: 1 + next((i for i, token in enumerate(row) if token in self.tokenizer.eos_ids), len(row))]
 
     def _as_reply(self, prompt: list[int], ids: list[int]) -> Reply:
         stopped = bool(ids) and ids[-1] in self.tokenizer.eos_ids
