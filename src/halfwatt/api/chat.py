@@ -34,23 +34,18 @@ class ReplyCost:
     @property
     def line(self) -> str:
         """One line for people; modelled joules say that they are only for comparing."""
-        if self.joules is None or self.meter is None:
-            energy = "energy not measured"
-        elif self.meter.kind == "modelled":
-            energy = f"{self.joules:.3g} modelled J, grade {self.meter.grade}: only for comparing"
-        else:
-            energy = f"{self.joules:.3g} J, grade {self.meter.grade}: {self.meter.domain}"
-        return (
-            f"{energy} · {self.cpu_s * 1000:.0f} CPU-ms · {self.tokens} tokens"
-            f" ({self.tokens_in} in, {self.tokens_cached} cached) · {self.seconds:.2f} s"
-        )
+        energy = "energy not measured"
+        if self.joules is not None and (m := self.meter) is not None:
+            unit, scope = ("modelled J", "only for comparing") if m.kind == "modelled" else ("J", m.domain)
+            energy = f"{self.joules:.3g} {unit}, grade {m.grade}: {scope}"
+        tokens = f"{self.tokens} tokens ({self.tokens_in} in, {self.tokens_cached} cached)"
+        return f"{energy} · {self.cpu_s * 1000:.0f} CPU-ms · {tokens} · {self.seconds:.2f} s"
 
     @property
     def figures(self) -> dict[str, Any]:
         """The same for programs."""
         name, grade, kind = (None, "F", None) if (m := self.meter) is None else (m.name, m.grade, m.kind)
-        origin = {"meter": name, "grade": grade, "kind": kind}
-        return {f.name: getattr(self, f.name) for f in fields(self)} | origin
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"meter": name, "grade": grade, "kind": kind}
 
 
 def converse(

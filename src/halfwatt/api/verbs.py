@@ -19,7 +19,7 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe, default_recipes, read_recipe
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
-from halfwatt.core.settings import Access, Budget, RunSettings, RuntimeChoice, SearchSettings
+from halfwatt.core.settings import Access, Budget, RunSettings, RuntimeChoice
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis, examine
@@ -103,7 +103,8 @@ def optimize(
     name = str(model.source if isinstance(model, ChatModel) else model)
     settings, folder = _for_search(name, max_loss, budget, settings or RunSettings()), Path(out)
     with locked(folder), workplace(settings) as (settings, _, tools):
-        parts = splits(name, dialogues, settings)
+        parts, search = splits(name, dialogues, settings), settings.search
+        ladder = default_recipes() if search.budget is None else ()  # a search takes its place
         job = Job(
             model=model if isinstance(model, ChatModel) else load_model(name, settings.access),
             tune=parts["tune"],
@@ -113,8 +114,8 @@ def optimize(
             settings=settings,
             train=parts["train"],
             outside=outside_dialogues(dialogues, settings),
-            recipes=_recipes(settings.search),
-            name=None if isinstance(model, ChatModel) or settings.search.budget is None else name,
+            recipes=ladder if search.recipe is None else (read_recipe(search.recipe),),
+            name=None if isinstance(model, ChatModel) or search.budget is None else name,
         )
         read_from = "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues or "demo")
         origin = provenance(settings, name, job.model.sha256, read_from, *parts.values())
@@ -226,13 +227,6 @@ def _for_search(model: str, max_loss: float | None, budget: str | Budget | None,
     if model == "demo" and limit is not None and not search.candidates:
         search = replace(search, candidates=demo.students())
     return replace(settings, search=search, margins=settings.margins.with_max_loss(max_loss))
-
-
-def _recipes(search: SearchSettings) -> tuple[Recipe, ...]:
-    """The given recipe; else the ladder, or nothing where a search takes its place."""
-    if search.recipe is not None:
-        return (read_recipe(search.recipe),)
-    return () if search.budget is not None else default_recipes()
 
 
 def _workload(traffic: DialogueSet, spec: ServingSpec, settings: RunSettings) -> Workload:

@@ -63,18 +63,15 @@ else:
 
 def quantize(model: Model, /, *, flags: Rounding, given: GridFlags = GridFlags(), base: Base) -> int:
     """Prints the `Artifact`."""
-    values = {"bits": BITS} | _given(given)
-    training = {name: value for name, value in _given(flags).items() if name in ("device", "precision")}
-    step = on_grid(flags.method, values if flags.method == "qat" else values | training)
+    typed = {f.name: getattr(given, f.name) for f in fields(given)}
+    training = {} if flags.method == "qat" else {"device": flags.device, "precision": flags.precision}
+    values = {name: value for name, value in (typed | training).items() if value is not None}
+    step = on_grid(flags.method, {"bits": BITS} | values)
     access = replace(flags.access, device=flags.device or "auto")
     settings = replace(flags, access=access, precision=flags.precision or "auto").settings(base)
     artifact = single_step.quantize_to(model, flags.out, step, flags.dialogues, settings)
     report.emit(artifact, report.artifact_view, flags.json)
     return 0
-
-
-def _given(flags: Any) -> dict[str, Any]:
-    return {f.name: value for f in fields(flags) if (value := getattr(flags, f.name)) is not None}
 
 
 def on_grid(method: Method, given: dict[str, Any]) -> Step:

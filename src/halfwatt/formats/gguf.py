@@ -167,8 +167,7 @@ def _write_companions(model: ChatModel, folder: Path) -> None:
     No config.json: the GGUF file holds the settings, and with one there transformers needs torch to read a tokenizer.
     """
     path = model.source / "generation_config.json"
-    generation = read_json(path) if path.exists() else {}
-    generation["eos_token_id"] = list(model.tokenizer.eos_ids)
+    generation = (read_json(path) if path.exists() else {}) | {"eos_token_id": list(model.tokenizer.eos_ids)}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), encoding="utf-8")
     model.tokenizer.save(folder)
 
@@ -195,8 +194,7 @@ def _tensors(model: ChatModel) -> Iterator[Tensor]:
     matrices = {w.name: w for w in weights(model.network)}
     for name, parameter in model.network.named_parameters():
         module, _, suffix = name.rpartition(".")
-        mapped = names.get_name(module)
-        if mapped is None:
+        if (mapped := names.get_name(module)) is None:
             raise ModelError("a tensor that this architecture does not have in GGUF", got=name)
         order = own.gguf_row_order(config, module, parameter.shape[0])
         if name in matrices:

@@ -19,9 +19,7 @@ from halfwatt.core.errors import ModelError
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.tokenizer import ChatTokenizer
 
-UNKNOWN_SPLIT = "default"
-"""What is written for a byte-level BPE whose way of splitting words llama.cpp does not know."""
-
+UNKNOWN_SPLIT = "default"  # what is written for a byte-level BPE whose way of splitting words llama.cpp does not know
 EOS_KEY = "halfwatt.eos_token_ids"
 """All stop tokens, as JSON text because llama.cpp gives no access to arrays."""
 
@@ -107,8 +105,7 @@ def write_tokenizer(writer: GGUFWriter, words: Vocabulary, chat: ChatTokenizer) 
 
 def _family(described: Mapping[str, Any]) -> str:
     model = described["model"]
-    kind = model.get("type", "?")
-    if kind != "BPE":
+    if (kind := model.get("type", "?")) != "BPE":
         hint = "supported: BPE, byte-level or byte-fallback"
         raise ModelError("GGUF cannot hold this tokenizer", got=kind, hint=hint)
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):

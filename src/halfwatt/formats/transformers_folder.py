@@ -53,8 +53,7 @@ class TransformersFolder:
         """
         require_writable(model, self)
         with new_folder(folder) as part:
-            as_loaded = _is_its_source(model, torch_dtype(self.dtype))
-            if not as_loaded:
+            if not (as_loaded := _is_its_source(model, torch_dtype(self.dtype))):
                 write(model, part)
             stored = model.source if as_loaded else part
             files = model_folder.weight_files(stored)
