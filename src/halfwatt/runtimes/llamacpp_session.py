@@ -290,12 +290,10 @@ class LlamaCppSession:
             raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", got=self._log.last())
 
     def _forget(self) -> None:
-        """The context is empty."""
         self._held: list[list[int]] = [[] for _ in range(self._at.batch)]  # the ids in each sequence's cache, in order
 
 
 def _is_greedy(sampling: Sampling) -> bool:
-    """Nothing but the largest logit decides."""
     return sampling.temperature == 0 and sampling.repetition_penalty == 1.0
 
 

@@ -15,6 +15,7 @@ calls `main` with its own way to open a session. So what is imported here is lig
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import sys
 import tempfile
@@ -181,8 +182,6 @@ class _CountedSession:
         return Usage(time.process_time(), self._wall_s, self._session.bytes_moved())
 
     def _run(self, prompts: tuple[Dialogue, ...], sampling: Sampling, min_s: float) -> RunCounts:
-        import hashlib
-
         self._session.sync()
         before, started = self._usage(), time.monotonic()
         first: list[Reply] = []
