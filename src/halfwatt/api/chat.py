@@ -34,24 +34,18 @@ class ReplyCost:
     @property
     def line(self) -> str:
         """One line for people; modelled joules say that they are only for comparing."""
-        if self.joules is None or self.meter is None:
-            energy = "energy not measured"
-        elif self.meter.kind == "modelled":
-            energy = f"{self.joules:.3g} modelled J, grade {self.meter.grade}: only for comparing"
-        else:
-            energy = f"{self.joules:.3g} J, grade {self.meter.grade}: {self.meter.domain}"
-        return (
-            f"{energy} · {self.cpu_s * 1000:.0f} CPU-ms · {self.tokens} tokens"
-            f" ({self.tokens_in} in, {self.tokens_cached} cached) · {self.seconds:.2f} s"
-        )
+        energy = "energy not measured"
+        if self.joules is not None and (m := self.meter) is not None:
+            unit, scope = ("modelled J", "only for comparing") if m.kind == "modelled" else ("J", m.domain)
+            energy = f"{self.joules:.3g} {unit}, grade {m.grade}: {scope}"
+        tokens = f"{self.tokens} tokens ({self.tokens_in} in, {self.tokens_cached} cached)"
+        return f"{energy} · {self.cpu_s * 1000:.0f} CPU-ms · {tokens} · {self.seconds:.2f} s"
 
     @property
     def figures(self) -> dict[str, Any]:
         """The same for programs."""
-        origin = {"meter": None, "grade": "F", "kind": None}
-        if self.meter is not None:
-            origin = {"meter": self.meter.name, "grade": self.meter.grade, "kind": self.meter.kind}
-        return {f.name: getattr(self, f.name) for f in fields(self)} | origin
+        name, grade, kind = (None, "F", None) if (m := self.meter) is None else (m.name, m.grade, m.kind)
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"meter": name, "grade": grade, "kind": kind}
 
 
 def converse(
@@ -84,15 +78,8 @@ def _metered(
             break
     session.sync()
     use = _usage(session) - before
-    return reply, ReplyCost(
-        joules=_joules(tools, counted_j, use),
-        meter=tools.info,
-        cpu_s=use.cpu_s,
-        seconds=use.wall_s,
-        tokens=len(reply.token_ids),
-        tokens_in=reply.tokens_in,
-        tokens_cached=reply.tokens_cached,
-    )
+    tokens = (len(reply.token_ids), reply.tokens_in, reply.tokens_cached)
+    return reply, ReplyCost(_joules(tools, counted_j, use), tools.info, use.cpu_s, use.wall_s, *tokens)
 
 
 def _joules(tools: Instruments, counted_j: float | None, use: Usage) -> float | None:

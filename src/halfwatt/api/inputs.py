@@ -15,14 +15,11 @@ from halfwatt.dialogues.dialogue import DialogueSet, Split
 from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.dialogues.splits import by_source, split_set
 from halfwatt.meters.discover import Instruments, instruments
-from halfwatt.models.access import serving_device
+from halfwatt.runtimes.registry import serving_device
 
 FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
-
 MOST: dict[Split, int] = {"tune": 1000, "test": 2000}  # the gate needs no more to be sure: the rest is to learn from
-
 MIN_TEST = 200  # dialogues that the gate wants at least
-
 OUTSIDE = 64  # dialogues of each other kind, at most
 
 Dialogues = str | Path | DialogueSet | None
@@ -69,10 +66,8 @@ def splits(model: str, dialogues: Dialogues, settings: RunSettings) -> dict[Spli
         return {"train": whole, "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
     parts = split_set(whole, sizes(len(whole)), seed=settings.seed)
     if len(parts["test"]) < 2 or len(parts["tune"]) < 2:
-        raise BadInput(
-            f"{len(whole)} dialogues are too few to choose on one part and judge on another",
-            hint=f"give at least {round(MIN_TEST / FRACTIONS['test'])}, so that {MIN_TEST} are left for the gate",
-        )
+        hint = f"give at least {round(MIN_TEST / FRACTIONS['test'])}, so that {MIN_TEST} are left for the gate"
+        raise BadInput(f"{len(whole)} dialogues are too few to choose on one part and judge on another", hint=hint)
     return parts
 
 

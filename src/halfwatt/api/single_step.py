@@ -21,8 +21,7 @@ from halfwatt.compress.vocabulary_trim import Trim as Trim
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
 from halfwatt.core.settings import RunSettings
-from halfwatt.evaluate import requests
-from halfwatt.evaluate.requests import ChatFormat
+from halfwatt.evaluate.requests import ChatFormat, make_workload
 from halfwatt.formats.artifact import Artifact
 from halfwatt.formats.registry import load_model
 from halfwatt.meters.discover import Instruments, instruments
@@ -50,11 +49,8 @@ def transform(
         lessons = dialogue_set(model, dialogues, "train", settings).dialogues
         after = apply_step(step, before, replace(context, dialogues=lessons, original=original))
         after.save(out)
-    return TransformedModel(out, (_parameters(before), _parameters(after)), after.lineage, after.spent)
-
-
-def _parameters(model: ChatModel) -> int:
-    return sum(p.numel() for p in model.network.parameters())
+    sizes = (before.network.num_parameters(), after.network.num_parameters())
+    return TransformedModel(out, sizes, after.lineage, after.spent)
 
 
 def quantize_to(model: str, out: Path, step: Step, dialogues: Dialogues, settings: RunSettings) -> Artifact:
@@ -67,11 +63,10 @@ def quantize_to(model: str, out: Path, step: Step, dialogues: Dialogues, setting
     with _new(out, model, step, settings) as (original, context), scratch(out.parent) as cache:
         settings.progress("quantizing, exporting and proving the export")
         traffic = dialogues_to_ask(model, dialogues, settings)
-        workload = requests.make_workload(traffic, ChatFormat.of_model(original), settings.requests)
-        silent = dialogues is None and model != "demo"
-        lessons = () if silent else dialogue_set(model, dialogues, "train", settings).dialogues
-        context = replace(context, dialogues=lessons, original=original)
-        proof = workload.dialogues[: settings.protocol.parity_dialogues]
+        workload = make_workload(traffic, ChatFormat.of_model(original), settings.requests)
+        if dialogues is not None or model == "demo":
+            context = replace(context, dialogues=dialogue_set(model, dialogues, "train", settings).dialogues)
+        context, proof = replace(context, original=original), workload.dialogues[: settings.protocol.parity_dialogues]
         artifact = build_artifact(original, Recipe("quantized", (step,)), proof, cache, context)
         artifact.path.rename(out)
     return replace(artifact, path=out)

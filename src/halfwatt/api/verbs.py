@@ -19,16 +19,16 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe, default_recipes, read_recipe
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
-from halfwatt.core.settings import Access, Budget, RunSettings, RuntimeChoice, SearchSettings
+from halfwatt.core.settings import Access, Budget, RunSettings, RuntimeChoice
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
-from halfwatt.evaluate import energy_analysis, examine, requests
+from halfwatt.evaluate import energy_analysis, examine
 from halfwatt.evaluate.energy_protocol import Arm
 from halfwatt.evaluate.energy_protocol import measure as run_protocol
 from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs
 from halfwatt.evaluate.replies import generate_replies
-from halfwatt.evaluate.requests import ChatFormat
+from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
 from halfwatt.formats.registry import load_model
 from halfwatt.models import chat_model
 from halfwatt.models.access import model_source
@@ -76,8 +76,7 @@ def quantize(
     Raises:
         ModelError: the model cannot be quantized; every reason is named.
     """
-    step = Quantize(bits=bits, head_bits=head_bits, embedding_bits=embedding_bits, scale_search=scale_search)
-    return Quantized(model, step)
+    return Quantized(model, Quantize(bits, head_bits, embedding_bits, scale_search))
 
 
 def optimize(
@@ -104,7 +103,8 @@ def optimize(
     name = str(model.source if isinstance(model, ChatModel) else model)
     settings, folder = _for_search(name, max_loss, budget, settings or RunSettings()), Path(out)
     with locked(folder), workplace(settings) as (settings, _, tools):
-        parts = splits(name, dialogues, settings)
+        parts, search = splits(name, dialogues, settings), settings.search
+        ladder = default_recipes() if search.budget is None else ()  # a search takes its place
         job = Job(
             model=model if isinstance(model, ChatModel) else load_model(name, settings.access),
             tune=parts["tune"],
@@ -114,10 +114,11 @@ def optimize(
             settings=settings,
             train=parts["train"],
             outside=outside_dialogues(dialogues, settings),
-            recipes=_recipes(settings.search),
-            name=None if isinstance(model, ChatModel) or settings.search.budget is None else name,
+            recipes=ladder if search.recipe is None else (read_recipe(search.recipe),),
+            name=None if isinstance(model, ChatModel) or search.budget is None else name,
         )
-        origin = provenance(settings, name, job.model.sha256, _origin(dialogues), *parts.values())
+        read_from = "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues or "demo")
+        origin = provenance(settings, name, job.model.sha256, read_from, *parts.values())
         return write_results(run_search(job), job, origin)
 
 
@@ -136,9 +137,7 @@ def measure(
     with workplace(settings) as (settings, cache, tools):
         spec = servable(str(model), settings.access, cache, runtime)
         traffic = dialogues_to_ask(str(model), dialogues, settings)
-        workload = requests.make_workload(
-            traffic, ChatFormat.of_artifact(spec.artifact), settings.requests, settings.seed
-        )
+        workload = _workload(traffic, spec, settings)
         run = run_protocol([Arm("model", spec)], workload, settings.protocol.alone, tools, settings.progress)
     return Measured(
         provenance=provenance(settings, str(model), spec.artifact.sha256, traffic.split, traffic),
@@ -169,17 +168,12 @@ def compare(
     with workplace(settings) as (settings, cache, tools):
         a, b = (servable(x, settings.access, cache / y, runtime) for x, y in zip(names, "ab", strict=True))
         traffic = dialogues_to_ask(names[0], dialogues, settings)
-        workload = requests.make_workload(traffic, ChatFormat.of_artifact(a.artifact), settings.requests, settings.seed)
+        workload = _workload(traffic, a, settings)
         plan = replace(settings.protocol.alone, prefill=False)
         run = run_protocol([Arm("A", a), Arm("B", b)], workload, plan, tools, settings.progress)
         inputs = _quality_inputs(a, b, workload, settings)
-    quality = judge(
-        inputs,
-        split=traffic.split,
-        margins=settings.margins.with_max_loss(max_loss),
-        special=workload.tokenizer.special_tokens,
-        seed=settings.seed,
-    )
+    margins, special = settings.margins.with_max_loss(max_loss), workload.tokenizer.special_tokens
+    quality = judge(inputs, split=traffic.split, margins=margins, special=special, seed=settings.seed)
     return Comparison(
         provenance=provenance(settings, " against ".join(names), a.artifact.sha256, traffic.split, traffic),
         meters=run.meters,
@@ -221,9 +215,6 @@ def plan(
     return replace(table, model=str(model))
 
 
-# --- small shared pieces -------------------------------------------------------------------------------------------
-
-
 def _for_search(model: str, max_loss: float | None, budget: str | Budget | None, settings: RunSettings) -> RunSettings:
     """With the limits that were given, and the students that a search of the demo begins with unless it is told."""
     limit = parse_budget(budget) if isinstance(budget, str) else budget or settings.search.budget
@@ -238,24 +229,14 @@ def _for_search(model: str, max_loss: float | None, budget: str | Budget | None,
     return replace(settings, search=search, margins=settings.margins.with_max_loss(max_loss))
 
 
-def _recipes(search: SearchSettings) -> tuple[Recipe, ...]:
-    """The given recipe; else the ladder, or nothing where a search takes its place."""
-    if search.recipe is not None:
-        return (read_recipe(search.recipe),)
-    return () if search.budget is not None else default_recipes()
+def _workload(traffic: DialogueSet, spec: ServingSpec, settings: RunSettings) -> Workload:
+    return make_workload(traffic, ChatFormat.of_artifact(spec.artifact), settings.requests, settings.seed)
 
 
-def _quality_inputs(
-    a: ServingSpec, b: ServingSpec, workload: requests.Workload, settings: RunSettings
-) -> QualityInputs:
+def _quality_inputs(a: ServingSpec, b: ServingSpec, workload: Workload, settings: RunSettings) -> QualityInputs:
     """What the gate reads of B against A; an artifact that was never proved is proved first."""
     if b.artifact.parity is None:
         settings.progress("proving B in its own runtime")
         b = replace(b, artifact=examine.prove(chat_model.load(b.artifact.path), b, workload.dialogues))
     replies = generate_replies(a, workload.requests(), settings.progress, "A's replies")
     return examine.examine(a, b, workload, replies, settings.progress)
-
-
-def _origin(dialogues: Dialogues) -> str:
-    """Where they came from, for the record."""
-    return "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues or "demo")

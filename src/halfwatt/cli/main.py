@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, Unknow
 
 from halfwatt.cli.output import complain
 from halfwatt.core.errors import HalfwattError, suggestion
+from halfwatt.core.machine import halfwatt_version
 
 if TYPE_CHECKING:
     from halfwatt.core.settings import RunSettings
@@ -39,18 +40,11 @@ VERBS = {
 }
 
 
-def version() -> str:
-    """As installed."""
-    from importlib import metadata
-
-    return metadata.version("halfwatt")
-
-
 app = App(
     name="halfwatt",
     help="Make a chat model answer as well for a fraction of the joules, and prove it on this machine.",
     help_format="plaintext",
-    version=version,
+    version=halfwatt_version,
     default_parameter=Parameter(negative=(), show_default=lambda x: None if x is False or x == () else x),
 )
 for place, (verb, text) in enumerate(VERBS.items()):
@@ -78,7 +72,10 @@ def main(base: RunSettings | None = None) -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        complain(unexpected(error))
+        text = f"unexpected {type(error).__name__}: {error}; run again with --debug and report it"
+        if isinstance(error, OSError):
+            text = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        complain(text)
         code = 3
     sys.exit(code)
 
@@ -115,13 +112,6 @@ def usage_error(error: CycloptsError) -> str:
             text = str(error).rstrip(".")
     verb = " ".join([*(error.command_chain or ()), "--help"])
     return f"{text}; see halfwatt {verb}"
-
-
-def unexpected(error: Exception) -> str:
-    """What went wrong that nobody thought of."""
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-    return f"unexpected {type(error).__name__}: {error}; run again with --debug and report it"
 
 
 if __name__ == "__main__":

@@ -54,9 +54,6 @@ Runtime = Annotated[RuntimeChoice, Parameter(help="auto = as commonly run.")]
 Base = Annotated[RunSettings, Hidden]  # what no flag says: `main` hands it over
 
 
-# --- settings, as they are typed --------------------------------------------------------------------------------------
-
-
 @flags
 class AccessFlags(Access):
     """For verbs that serve the model."""
@@ -90,9 +87,6 @@ class SearchFlags(SearchSettings):
     candidates: Annotated[tuple[Path, ...], Parameter(name="--candidate")] = ()
     recipe: ExistingFile | None = None
     outside: ExistingFile | None = None
-
-
-# --- verbs ------------------------------------------------------------------------------------------------------------
 
 
 @flags

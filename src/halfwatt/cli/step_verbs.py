@@ -18,38 +18,28 @@ from halfwatt.core.settings import RunSettings
 BITS = 8  # what --bits is unless it is given: the gentler of the two
 
 # Fields of `Quantize` that say nothing to a method.
-_UNUSED = {
-    "rtn": ("sweeps",),
-    "hqq": ("sweeps", "scale_search"),
-    "gptq": ("scale_search",),
-}
+_UNUSED = {"rtn": ("sweeps",), "hqq": ("sweeps", "scale_search"), "gptq": ("scale_search",)}
 
 
 def trim(model: Model, /, *, flags: Loading, step: Annotated[Trim, flat] = Trim(), base: Base) -> int:
     """Prints the `TransformedModel`."""
-    return _transform(model, step, flags, flags.settings(base))
+    return _transform(model, step, flags, base)
 
 
 def prune(model: Model, /, *, flags: Seeing, step: Annotated[Prune, flat] = Prune(), base: Base) -> int:
     """Prints the `TransformedModel`."""
-    return _transform(model, step, flags, flags.settings(base))
+    return _transform(model, step, flags, base)
 
 
 def distil(model: Model, /, *, flags: Learning, step: Annotated[Distil, flat] = Distil(), base: Base) -> int:
     """Prints the `TransformedModel`."""
-    return _transform(model, step, flags, flags.settings(base), flags.teacher)
+    return _transform(model, step, flags, base, flags.teacher)
 
 
-def _transform(
-    model: str, step: Step, flags: Loading | Seeing, settings: RunSettings, teacher: Path | None = None
-) -> int:
-    """Model folder in, model folder out."""
-    outcome = single_step.transform(model, step, flags.out, flags.dialogues, teacher, settings)
+def _transform(model: str, step: Step, flags: Loading | Seeing, base: RunSettings, teacher: Path | None = None) -> int:
+    outcome = single_step.transform(model, step, flags.out, flags.dialogues, teacher, flags.settings(base))
     report.emit(outcome, report.transformed_view, flags.json)
     return 0
-
-
-# --- quantize ---------------------------------------------------------------------------------------------------------
 
 
 def _fields_of_either() -> Iterator[tuple[str, Any, Any]]:
@@ -73,18 +63,15 @@ else:
 
 def quantize(model: Model, /, *, flags: Rounding, given: GridFlags = GridFlags(), base: Base) -> int:
     """Prints the `Artifact`."""
-    values = {"bits": BITS} | _given(given)
-    training = {name: value for name, value in _given(flags).items() if name in ("device", "precision")}
-    step = on_grid(flags.method, values if flags.method == "qat" else values | training)
+    typed = {f.name: getattr(given, f.name) for f in fields(given)}
+    training = {} if flags.method == "qat" else {"device": flags.device, "precision": flags.precision}
+    values = {name: value for name, value in (typed | training).items() if value is not None}
+    step = on_grid(flags.method, {"bits": BITS} | values)
     access = replace(flags.access, device=flags.device or "auto")
     settings = replace(flags, access=access, precision=flags.precision or "auto").settings(base)
     artifact = single_step.quantize_to(model, flags.out, step, flags.dialogues, settings)
     report.emit(artifact, report.artifact_view, flags.json)
     return 0
-
-
-def _given(flags: Any) -> dict[str, Any]:
-    return {f.name: value for f in fields(flags) if (value := getattr(flags, f.name)) is not None}
 
 
 def on_grid(method: Method, given: dict[str, Any]) -> Step:
@@ -95,12 +82,9 @@ def on_grid(method: Method, given: dict[str, Any]) -> Step:
     """
     step = TrainOnGrid if method == "qat" else Quantize
     known = {f.name for f in fields(step)} - set(_UNUSED.get(method, ()))
-    strange = sorted(given.keys() - known)
-    if strange:
+    if strange := sorted(given.keys() - known):
         flags = ", ".join("--" + name.replace("_", "-") for name in strange)
         raise BadInput(f"--method {method} does not take {flags}", hint="see halfwatt quantize --help")
     if method == "qat":
         return TrainOnGrid(**given)
-    if method == "hqq":
-        return Quantize(**given, scale_search="hqq")
-    return Quantize(**given, method=method)
+    return Quantize(**given, scale_search="hqq") if method == "hqq" else Quantize(**given, method=method)

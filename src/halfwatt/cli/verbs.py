@@ -17,13 +17,9 @@ def optimize(model: Model, /, *, flags: Search = Search(), base: Base) -> int:
     """Exit code 0 where the claim passes, else 1."""
     from halfwatt.api import report, verbs
 
+    settings = flags.settings(base)
     result = verbs.optimize(
-        model,
-        flags.dialogues,
-        max_loss=flags.max_loss,
-        budget=flags.budget,
-        out=flags.out,
-        settings=flags.settings(base),
+        model, flags.dialogues, max_loss=flags.max_loss, budget=flags.budget, out=flags.out, settings=settings
     )
     report.emit(result, partial(report.result_view, out=flags.out), flags.json)
     return 0 if result.claim.verdict == "PASS" else 1
@@ -69,8 +65,7 @@ def chat(artifact: Model, /, *, flags: Talk = Talk(), base: Base) -> int:
     from halfwatt.api.chat import converse
 
     lines = output.prompted_lines(quiet=flags.json or not sys.stdin.isatty())
-    show = output.json_line if flags.json else output.stream
-    converse(artifact, lines, show, flags.runtime, flags.settings(base))
+    converse(artifact, lines, output.json_line if flags.json else output.stream, flags.runtime, flags.settings(base))
     return 0
 
 

@@ -30,6 +30,7 @@ from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.registry import STEPS
 from halfwatt.core.errors import BadInput, suggestion
+from halfwatt.core.machine import halfwatt_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,7 @@ class Recipe:
 
         learned_from: names the dialogues and the seed that steps may learn from; "" = none
         """
-        from halfwatt import __version__
-
-        text = "\n".join([__version__, model_sha256, *map(repr, self.steps), *filter(None, [learned_from])])
+        text = "\n".join([halfwatt_version(), model_sha256, *map(repr, self.steps), *filter(None, [learned_from])])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

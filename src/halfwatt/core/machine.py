@@ -39,6 +39,13 @@ def machine() -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
+def halfwatt_version() -> str:
+    """As installed."""
+    from importlib import metadata
+
+    return metadata.version("halfwatt")
+
+
 def versions() -> dict[str, str]:
     """Of Python and of the packages that compute."""
     from importlib import metadata

@@ -23,7 +23,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model in the form in which one runtime serves it; written as ``artifact.json`` in its folder."""
+    """Written as ``artifact.json`` in its folder."""
 
     path: Path  # the folder
     runtime: str  # Runtime.name

@@ -21,29 +21,23 @@ class Format(Protocol):
 
     def reads(self, source: str | Path) -> bool:
         """Is ``source`` (a path or a hub id) of this form? Names of files are looked at, not what is in them."""
-        ...
 
     def read(self, source: str | Path, access: Access) -> ChatModel:
         """The model, checked before anything of it is used; on the CPU.
 
         Raises:
-            ModelError: it cannot be read; says why, and what to give instead.
-            EnvironmentFault: it cannot be reached.
+            ModelError: it cannot be read; says why, and what to give instead. EnvironmentFault: it cannot be reached.
         """
-        ...
 
     def write(self, model: ChatModel, folder: Path) -> Artifact:
         """Write ``model`` and ``artifact.json`` into ``folder``: whole or not at all.
 
         Raises:
-            BadInput: the folder exists already.
-            ModelError: `problems` names some; nothing is written.
+            BadInput: the folder exists already. ModelError: `problems` names some; nothing is written.
         """
-        ...
 
     def problems(self, model: ChatModel) -> list[str]:
         """Every reason why ``model`` cannot be written in this form, before any work; empty = it can."""
-        ...
 
 
 def require_writable(model: ChatModel, form: Format) -> None:

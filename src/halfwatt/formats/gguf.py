@@ -12,7 +12,6 @@ Names and the meaning of the keys are llama.cpp's; which of them a network needs
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,16 +37,8 @@ from halfwatt.models.weights import Weight, weights
 
 _F16_MAX = 65504.0
 _PRECISIONS = {Type.Q4_0: "int4", Type.Q8_0: "int8", Type.F16: "f16", Type.BF16: "bf16", Type.F32: "f32"}
-_VALUE_TYPES = {
-    int: gguf.GGUFValueType.UINT32,
-    float: gguf.GGUFValueType.FLOAT32,
-    str: gguf.GGUFValueType.STRING,
-}
-_FILE_TYPES = {
-    16: gguf.LlamaFileType.MOSTLY_F16,
-    8: gguf.LlamaFileType.MOSTLY_Q8_0,
-    4: gguf.LlamaFileType.MOSTLY_Q4_0,
-}
+_VALUE_TYPES = {int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}
+_FILE_TYPES = {16: gguf.LlamaFileType.MOSTLY_F16, 8: gguf.LlamaFileType.MOSTLY_Q8_0, 4: gguf.LlamaFileType.MOSTLY_Q4_0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +52,6 @@ class Tensor:
     data: NDArray[Any]
     kind: Type
     weight: Weight | None = None
-
-    @property
-    def read_b(self) -> int:
-        """Bytes of it that a decode step reads."""
-        return 0 if self.weight is not None and self.weight.looked_up else int(self.data.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +90,8 @@ class Gguf:
         Raises:
             ModelError: always.
         """
-        raise ModelError(
-            f"{source} is GGUF, which is written but not read yet", hint="give the Hugging Face folder of it"
-        )
+        hint = "give the Hugging Face folder of it"
+        raise ModelError(f"{source} is GGUF, which is written but not read yet", hint=hint)
 
     def problems(self, model: ChatModel) -> list[str]:
         """What llama.cpp would compute differently, what GGUF cannot hold, weights that are not finite."""
@@ -123,8 +108,7 @@ class Gguf:
         """Write ``model.gguf``, the tokenizer, template and configuration files, and ``artifact.json``.
 
         Raises:
-            BadInput: the folder exists already.
-            ModelError: `problems` names some.
+            BadInput: the folder exists already. ModelError: `problems` names some.
         """
         require_writable(model, self)
         with new_folder(folder) as part:
@@ -152,15 +136,12 @@ class Gguf:
 
 
 def write_gguf(model: ChatModel, to: Path) -> Written:
-    """Write ``model`` to the file ``to``; it appears whole or not at all.
-
-    `Gguf.problems` says beforehand whether llama.cpp would compute it as torch does.
+    """Write ``model`` to the file ``to``. `Gguf.problems` says beforehand whether llama.cpp computes it as torch does.
 
     Raises:
         ModelError: a tensor or tokenizer that GGUF does not have; named.
     """
-    config, own = model.network.config, model.architecture
-    tensors = list(_tensors(model))
+    config, own, tensors = model.network.config, model.architecture, tuple(_tensors(model))
     writer = gguf.GGUFWriter(None, own.gguf_architecture(config))
     writer.add_name(model.source.name)
     writer.add_array("halfwatt.lineage", list(model.lineage) or ["original"])
@@ -173,8 +154,11 @@ def write_gguf(model: ChatModel, to: Path) -> Written:
     write_tokenizer(writer, vocabulary(model.tokenizer, config.vocab_size), model.tokenizer)
     for tensor in tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.kind)
-    _write_whole(writer, to)
-    return Written(_kept(model, tensors), _parts(tensors))
+    writer.write_header_to_file(to)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return Written(tuple(_kept(model, tensors)), tuple(_parts(tensors)))
 
 
 def _write_companions(model: ChatModel, folder: Path) -> None:
@@ -183,8 +167,7 @@ def _write_companions(model: ChatModel, folder: Path) -> None:
     No config.json: the GGUF file holds the settings, and with one there transformers needs torch to read a tokenizer.
     """
     path = model.source / "generation_config.json"
-    generation = read_json(path) if path.exists() else {}
-    generation["eos_token_id"] = list(model.tokenizer.eos_ids)
+    generation = (read_json(path) if path.exists() else {}) | {"eos_token_id": list(model.tokenizer.eos_ids)}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), encoding="utf-8")
     model.tokenizer.save(folder)
 
@@ -204,18 +187,14 @@ def precision(model: ChatModel) -> str:
     return "+".join(part for part in parts if part)
 
 
-# --- tensors -------------------------------------------------------------------------------------------------------
-
-
 def _tensors(model: ChatModel) -> Iterator[Tensor]:
     config, own = model.network.config, model.architecture
-    arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}[own.gguf_architecture(config)]
+    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == own.gguf_architecture(config))
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     matrices = {w.name: w for w in weights(model.network)}
     for name, parameter in model.network.named_parameters():
         module, _, suffix = name.rpartition(".")
-        mapped = names.get_name(module)
-        if mapped is None:
+        if (mapped := names.get_name(module)) is None:
             raise ModelError("a tensor that this architecture does not have in GGUF", got=name)
         order = own.gguf_row_order(config, module, parameter.shape[0])
         if name in matrices:
@@ -245,32 +224,26 @@ def _matrix(weight: Weight, grid: GridTensor | None, order: torch.Tensor | None)
     return values.float().contiguous().numpy(force=True), Type.F32
 
 
-def _kept(model: ChatModel, tensors: list[Tensor]) -> tuple[KeptLayer, ...]:
+def _kept(model: ChatModel, tensors: tuple[Tensor, ...]) -> Iterator[KeptLayer]:
     """What stayed at higher precision than asked, as which type: off the grid, or outside f16's range."""
-    reasons = {k.tensor: k.reason for k in model.kept}
-    kept = []
-    for tensor in tensors:
-        if tensor.weight is None:
-            continue
-        reason = reasons.get(tensor.weight.name)
-        if tensor.weight.role != "positions" and tensor.kind in (Type.BF16, Type.F32):
-            reason = f"values beyond f16's {_F16_MAX:.0f}" + ("" if reason is None else f"; {reason}")
-        if reason is not None:
-            kept.append(KeptLayer(tensor.weight.name, tensor.kind.name.lower(), reason))
-    return tuple(kept)
+    asked = {k.tensor: k.reason for k in model.kept}
+    for weight, kind in ((t.weight, t.kind) for t in tensors if t.weight is not None):
+        wide = weight.role != "positions" and kind in (Type.BF16, Type.F32)
+        reasons = (f"values beyond f16's {_F16_MAX:.0f}" if wide else None, asked.get(weight.name))
+        if any(reasons):
+            yield KeptLayer(weight.name, kind.name.lower(), "; ".join(filter(None, reasons)))
 
 
-def _parts(tensors: list[Tensor]) -> tuple[Part, ...]:
+def _parts(tensors: tuple[Tensor, ...]) -> Iterator[Part]:
     """The tensors by where a pass meets them."""
     tied = not any(t.name == "output.weight" for t in tensors)
     by_part: dict[str, list[Tensor]] = {}
     for tensor in tensors:
         by_part.setdefault(_part_of(tensor.name, tied), []).append(tensor)
-    parts = []
     for name, some in by_part.items():
-        kinds = sorted({_PRECISIONS[t.kind] for t in some if t.data.ndim > 1} or {_PRECISIONS[t.kind] for t in some})
-        parts.append(Part(name, "/".join(kinds), sum(t.data.nbytes for t in some), sum(t.read_b for t in some)))
-    return tuple(parts)
+        kinds = {_PRECISIONS[t.kind] for t in some if t.data.ndim > 1} or {_PRECISIONS[t.kind] for t in some}
+        read_b = sum(t.data.nbytes for t in some if t.weight is None or not t.weight.looked_up)
+        yield Part(name, "/".join(sorted(kinds)), sum(t.data.nbytes for t in some), read_b)
 
 
 def _part_of(tensor: str, tied: bool) -> str:
@@ -281,18 +254,3 @@ def _part_of(tensor: str, tied: bool) -> str:
     if tensor.startswith(("token_embd", "position_embd")):
         return "embedding and head" if tied and tensor.startswith("token") else "embedding"
     return "head" if tensor.startswith("output.") else "last norm"
-
-
-def _write_whole(writer: gguf.GGUFWriter, to: Path) -> None:
-    """Write under a temporary name, flush to the disk, rename."""
-    part = to.with_name(to.name + ".part")
-    try:
-        writer.write_header_to_file(part)
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(to)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
-"""A Hugging Face tokenizer in GGUF's words, so that other programs tokenise as ours does.
+"""A Hugging Face tokenizer in GGUF's words, so that other programs (Ollama, LM Studio) tokenise as ours does.
 
-Our own sessions never use this: they feed the token ids of `ChatTokenizer`. It is what Ollama or LM Studio read, and
-whether they would get the same ids is proven by tokenising real dialogues both ways (`halfwatt.evaluate.parity`).
+Our own sessions feed the ids of `ChatTokenizer`; whether others get the same is proven by `halfwatt.evaluate.parity`.
 
 Two families are known: byte-level BPE (GGUF model "gpt2") and SentencePiece-like BPE with byte fallback ("llama").
 """
@@ -20,9 +19,7 @@ from halfwatt.core.errors import ModelError
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.tokenizer import ChatTokenizer
 
-UNKNOWN_SPLIT = "default"
-"""What is written for a byte-level BPE whose way of splitting words llama.cpp does not know."""
-
+UNKNOWN_SPLIT = "default"  # what is written for a byte-level BPE whose way of splitting words llama.cpp does not know
 EOS_KEY = "halfwatt.eos_token_ids"
 """All stop tokens, as JSON text because llama.cpp gives no access to arrays."""
 
@@ -96,9 +93,8 @@ def write_tokenizer(writer: GGUFWriter, words: Vocabulary, chat: ChatTokenizer) 
     writer.add_add_space_prefix(words.space_prefix)
     writer.add_add_bos_token(words.adds_bos)
     writer.add_add_eos_token(False)
-    adders = {"bos": writer.add_bos_token_id, "pad": writer.add_pad_token_id, "unk": writer.add_unk_token_id}
     for role, token in words.special.items():
-        adders[role](token)
+        getattr(writer, f"add_{role}_token_id")(token)
     if chat.eos_ids:
         writer.add_eos_token_id(chat.eos_ids[0])
         writer.add_string(EOS_KEY, json.dumps(list(chat.eos_ids)))
@@ -109,18 +105,15 @@ def write_tokenizer(writer: GGUFWriter, words: Vocabulary, chat: ChatTokenizer) 
 
 def _family(described: Mapping[str, Any]) -> str:
     model = described["model"]
-    kind = model.get("type", "?")
-    if kind != "BPE":
-        raise ModelError(
-            "GGUF cannot hold this tokenizer", got=kind, hint="supported: BPE, byte-level or byte-fallback"
-        )
+    if (kind := model.get("type", "?")) != "BPE":
+        hint = "supported: BPE, byte-level or byte-fallback"
+        raise ModelError("GGUF cannot hold this tokenizer", got=kind, hint=hint)
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise ModelError("GGUF cannot hold this tokenizer", got="BPE with marks on the parts of words")
     if not model.get("byte_fallback"):
         return "gpt2"
-    missing = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in model["vocab"]]
-    if missing:
-        raise ModelError("byte fallback without its 256 byte tokens", got=f"{missing[0]} is missing")
+    if missing := [b for b in range(256) if f"<0x{b:02X}>" not in model["vocab"]]:
+        raise ModelError("byte fallback without its 256 byte tokens", got=f"<0x{missing[0]:02X}> is missing")
     return "llama"
 
 
@@ -153,10 +146,8 @@ def _place(texts: list[str | None], token: int, text: str) -> None:
 
 def _scores(tokens: Sequence[str], merges: Sequence[str]) -> tuple[float, ...]:
     """SentencePiece joins the pair whose result scores highest, BPE the pair that was learned first: score = -rank."""
-    rank: dict[str, int] = {}
-    for position, merge in enumerate(merges):
-        rank.setdefault(merge.replace(" ", "", 1), position)
-    return tuple(-float(rank[t] + 1) if t in rank else 0.0 for t in tokens)
+    rank = {merges[i].replace(" ", "", 1): float(i + 1) for i in reversed(range(len(merges)))}  # the first one counts
+    return tuple(-rank[t] if t in rank else 0.0 for t in tokens)
 
 
 def _split_name(described: Mapping[str, Any]) -> str:
@@ -166,10 +157,7 @@ def _split_name(described: Mapping[str, Any]) -> str:
     parts = _parts(described.get("pre_tokenizer"), "pretokenizers")
     if not parts or parts[-1].get("type") != "ByteLevel" or parts[-1].get("add_prefix_space"):
         return UNKNOWN_SPLIT
-    own_split = parts[-1].get("use_regex", True)
-    before = [_essence(part) for part in parts[:-1]]
-    joins_whole_words = bool(described["model"].get("ignore_merges"))
-    known = {
+    known = {  # (the splits before, is there ByteLevel's own after them, are whole words joined at once)
         (("digits",), True, False): "smollm",
         ((), True, False): "gpt-2",
         ((_GPT2,), False, False): "gpt-2",
@@ -178,7 +166,8 @@ def _split_name(described: Mapping[str, Any]) -> str:
         ((_QWEN2,), False, False): "qwen2",
         ((_TEKKEN,), False, True): "tekken",
     }
-    return known.get((tuple(before), own_split, joins_whole_words), UNKNOWN_SPLIT)
+    own_split, whole_words = parts[-1].get("use_regex", True), bool(described["model"].get("ignore_merges"))
+    return known.get((tuple(map(_essence, parts[:-1])), own_split, whole_words), UNKNOWN_SPLIT)
 
 
 def _essence(part: Mapping[str, Any]) -> str:
@@ -191,18 +180,16 @@ def _essence(part: Mapping[str, Any]) -> str:
 
 def _parts(node: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
     """A sequence flattened into its members."""
-    if node is None:
-        return []
-    if node["type"] == "Sequence":
+    if node is not None and node["type"] == "Sequence":
         return [leaf for child in node[key] for leaf in _parts(child, key)]
-    return [node]
+    return [] if node is None else [node]
 
 
 def _prepends_space(described: Mapping[str, Any]) -> bool:
-    if any(part["type"] == "Prepend" for part in _parts(described.get("normalizer"), "normalizers")):
-        return True
     splits = _parts(described.get("pre_tokenizer"), "pretokenizers")
-    return any(p["type"] == "Metaspace" and p.get("prepend_scheme", "always") != "never" for p in splits)
+    return any(p["type"] == "Prepend" for p in _parts(described.get("normalizer"), "normalizers")) or any(
+        p["type"] == "Metaspace" and p.get("prepend_scheme", "always") != "never" for p in splits
+    )
 
 
 def _adds_bos(described: Mapping[str, Any], bos: str) -> bool:

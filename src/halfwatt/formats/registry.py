@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from halfwatt.core.errors import BadInput, ModelError, suggestion
 from halfwatt.core.settings import Access
 from halfwatt.formats.base import Format
+from halfwatt.models.access import model_source
 
 if TYPE_CHECKING:
     from halfwatt.models.chat_model import ChatModel
@@ -30,9 +31,8 @@ def format_of(source: str | Path) -> Format:
     for each in formats():
         if each.reads(source):
             return each
-    raise ModelError(
-        f"{source} is a file of no known format", hint="give the Hugging Face folder that holds config.json"
-    )
+    hint = "give the Hugging Face folder that holds config.json"
+    raise ModelError(f"{source} is a file of no known format", hint=hint)
 
 
 def by_name(name: str, dtype: str = "auto") -> Format:
@@ -53,7 +53,5 @@ def load_model(name: str, access: Access) -> ChatModel:
     Raises:
         ModelError: it cannot be used. EnvironmentFault: it cannot be reached.
     """
-    from halfwatt.models.access import model_source
-
     source = model_source(name)
     return format_of(source).read(source, access)

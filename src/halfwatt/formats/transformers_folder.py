@@ -43,8 +43,7 @@ class TransformersFolder:
 
     def problems(self, model: ChatModel) -> list[str]:
         """A type that none of the served precisions is; every architecture that is read is written too."""
-        served = self._served(model)
-        return [] if served in _PRECISIONS else [f"its weights are {served}"]
+        return [] if (served := self._served(model)) in _PRECISIONS else [f"its weights are {served}"]
 
     def write(self, model: ChatModel, folder: Path) -> Artifact:
         """Write ``artifact.json``, and beside it the model, unless its source folder is that model.
@@ -53,19 +52,17 @@ class TransformersFolder:
             BadInput: the folder exists already.
         """
         require_writable(model, self)
-        served = self._served(model)
         with new_folder(folder) as part:
-            as_loaded = _is_its_source(model, torch_dtype(self.dtype))
-            if not as_loaded:
+            if not (as_loaded := _is_its_source(model, torch_dtype(self.dtype))):
                 write(model, part)
             stored = model.source if as_loaded else part
             files = model_folder.weight_files(stored)
             artifact = Artifact(
                 path=model.source if as_loaded else folder,
                 runtime=self.runtime,
-                precision=_PRECISIONS[served],
+                precision=_PRECISIONS[self._served(model)],
                 size_b=sum(f.stat().st_size for f in files),
-                weights_read_b=weights_read(model.network) * served.itemsize,
+                weights_read_b=weights_read(model.network) * self._served(model).itemsize,
                 kv_b_per_token=2 * model.architecture.kv_numbers(model.network.config),
                 sha256=model_folder.fingerprint(stored, files, None),
                 lineage=model.lineage,
@@ -86,6 +83,5 @@ def _is_its_source(model: ChatModel, dtype: torch.dtype | None) -> bool:
         return False
     config = read_json(model.source / "config.json")
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
-    if dtype is None and stored != model.network.dtype:
-        return False
-    return stored_template(model.source, model.tokenizer.hf) == model.tokenizer.template
+    same_type = dtype is not None or stored == model.network.dtype
+    return same_type and stored_template(model.source, model.tokenizer.hf) == model.tokenizer.template

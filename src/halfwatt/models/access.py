@@ -5,16 +5,6 @@ from __future__ import annotations
 from halfwatt.core.settings import Access
 
 
-def serving_device(access: Access) -> str:
-    """Where a model is served: ``auto`` becomes the GPU when both runtimes can use one, else the CPU."""
-    if access.device != "auto":
-        return access.device
-    import torch
-    from llama_cpp import llama_cpp as llama
-
-    return "cuda" if torch.cuda.is_available() and llama.llama_supports_gpu_offload() else "cpu"
-
-
 def training_device(access: Access) -> str:
     """Where steps learn: ``auto`` becomes the GPU when torch can use one, else the CPU."""
     if access.device != "auto":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import halfwatt
 from halfwatt.core import machine
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
@@ -37,4 +36,4 @@ def provenance(settings: RunSettings, model: str, model_sha256: str, dialogues: 
     created = datetime.now(UTC).isoformat(timespec="seconds")
     hashes: dict[str, str] = {part.split: part.sha256 for part in sets}
     inputs = (settings.command, settings.seed, model, model_sha256, dialogues, hashes)
-    return Provenance(halfwatt.__version__, created, *inputs, machine.machine(), machine.versions())
+    return Provenance(machine.halfwatt_version(), created, *inputs, machine.machine(), machine.versions())

@@ -57,27 +57,21 @@ class Session(Protocol):
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer each dialogue, whose last message is the user's."""
-        ...
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue piece by piece; the generator's return value is the whole `Reply`."""
-        ...
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
-        ...
 
     def reset(self) -> None:
         """Forget the cached prefix, so that the next reply does not depend on what was asked before."""
-        ...
 
     def sync(self) -> None:
         """Wait until the device is idle."""
-        ...
 
     def bytes_moved(self) -> int:
         """Bytes of weights and KV cache that all replies so far had to read, computed from the format."""
-        ...
 
 
 class Runtime(Protocol):
@@ -89,11 +83,9 @@ class Runtime(Protocol):
         """Load the artifact.
 
         Raises:
-            ModelError: it is missing, or was changed since it was written.
+            ModelError: it is missing, or was changed since it was written. EnvironmentFault: there is no such device.
             BadInput: the operating point asks for something this runtime does not do.
-            EnvironmentFault: this machine lacks the device.
         """
-        ...
 
 
 def require_room(tokens: int, context: int, reply: int = 1) -> None:
@@ -103,9 +95,8 @@ def require_room(tokens: int, context: int, reply: int = 1) -> None:
         BadInput: they do not.
     """
     if tokens + reply > context:
-        raise BadInput(
-            f"a dialogue of {tokens} tokens does not fit", got=f"a context of {context}", hint="shorten the dialogue"
-        )
+        room = f"a context of {context}"
+        raise BadInput(f"a dialogue of {tokens} tokens does not fit", got=room, hint="shorten the dialogue")
 
 
 def stream_text(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Generator[str, None, list[int]]:
@@ -125,7 +116,4 @@ def stream_text(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Ge
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """How many leading ids are the same."""
-    for count, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return count
-    return min(len(a), len(b))
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

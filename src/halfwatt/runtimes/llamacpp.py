@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -36,25 +36,21 @@ class LlamaCpp:
 
         Raises:
             ModelError: the file is missing, was changed since its export, or cannot be loaded.
-            BadInput: the operating point asks for something this runtime does not do.
-            EnvironmentFault: a GPU is asked for and this build of llama.cpp has none.
+            BadInput: not for this runtime. EnvironmentFault: a GPU is asked for and this build of llama.cpp has none.
         """
-        _check_device(self.device)
+        if self.device not in ("cpu", "cuda"):
+            raise BadInput("llamacpp runs on cpu or cuda", got=self.device)
+        if self.device == "cuda" and not llama.llama_supports_gpu_offload():
+            raise EnvironmentFault("this build of llama-cpp-python has no GPU support", hint=_GPU_BUILD)
         if at.batch > 1 and at.speculation is not None:
             raise BadInput("llamacpp guesses ahead for one dialogue at a time", got=f"batch {at.batch}")
         file = artifact.path / GGUF_FILE
         if not file.exists():
             raise ModelError(f"no {GGUF_FILE} in {artifact.path}", hint="export the model again")
         _check_hash(file, artifact.sha256)
-        on_gpu = self.device == "cuda"
-        if at.batch > 1:
-            session: LlamaCppSession = BatchedSession(artifact, str(file), at, gpu=on_gpu)
-        else:
-            session = LlamaCppSession(artifact, str(file), at, _table(artifact, at), gpu=on_gpu)
-        try:
+        kind = BatchedSession if at.batch > 1 else LlamaCppSession
+        with closing(kind(artifact, str(file), at, _table(artifact, at), gpu=self.device == "cuda")) as session:
             yield session
-        finally:
-            session.close()
 
 
 def _table(artifact: Artifact, at: OperatingPoint) -> ngram_table.NgramTable | None:
@@ -70,13 +66,5 @@ def _table(artifact: Artifact, at: OperatingPoint) -> ngram_table.NgramTable | N
 
 def _check_hash(file: Path, sha256: str) -> None:
     if (digest := sha256_file(file)) != sha256:
-        raise ModelError(
-            f"{file} is not the file that was exported", got=f"sha256 {digest[:12]}", hint="export the model again"
-        )
-
-
-def _check_device(device: str) -> None:
-    if device not in ("cpu", "cuda"):
-        raise BadInput("llamacpp runs on cpu or cuda", got=device)
-    if device == "cuda" and not llama.llama_supports_gpu_offload():
-        raise EnvironmentFault("this build of llama-cpp-python has no GPU support", hint=_GPU_BUILD)
+        got, hint = f"sha256 {digest[:12]}", "export the model again"
+        raise ModelError(f"{file} is not the file that was exported", got=got, hint=hint)

@@ -8,7 +8,7 @@ A sequence keeps its cache for the next turn of its dialogue, as a session of on
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,10 @@ class BatchedSession(LlamaCppSession):
         turns: list[_Turn] = []
         try:
             for number, slot in self._slots(prompts):
-                turns.append(self._start(number, slot, prompts[number], sampling))
+                prompt = prompts[number]
+                cached, most = self._prefill(slot, prompt), min(sampling.max_new_tokens, self.longest - len(prompt))
+                turns.append(_Turn(number, slot, prompt, cached, self._chain(prompt, sampling), most))
+                turns[-1].ids.append(self._choose(turns[-1].chain, -1))
             live = turns
             while live := [turn for turn in live if len(turn.ids) < turn.most and turn.ids[-1] not in self._stops]:
                 self._pass([(turn.slot, turn.ids[-1:]) for turn in live])
@@ -68,22 +71,12 @@ class BatchedSession(LlamaCppSession):
                     llama.llama_sampler_free(turn.chain)
         return sorted(turns, key=lambda turn: turn.number)
 
-    def _slots(self, prompts: Sequence[list[int]]) -> list[tuple[int, int]]:
+    def _slots(self, prompts: Sequence[list[int]]) -> Iterator[tuple[int, int]]:
         """(prompt, sequence) pairs: who shares most with what a sequence holds chooses first."""
         left, free = set(range(len(prompts))), set(range(self._at.batch))
-        pairs: list[tuple[int, int]] = []
         shared = {(n, s): common_prefix(self._held[s], prompts[n][:-1]) for n in left for s in free}
         for n, s in sorted(shared, key=lambda pair: (-shared[pair], pair)):
             if n in left and s in free:
-                pairs.append((n, s))
                 left.remove(n)
                 free.remove(s)
-        return pairs
-
-    def _start(self, number: int, slot: int, prompt: list[int], sampling: Sampling) -> _Turn:
-        """The prompt decoded, and the reply's first token."""
-        cached = self._prefill(slot, prompt)
-        chain = self._chain(prompt, sampling)
-        turn = _Turn(number, slot, prompt, cached, chain, min(sampling.max_new_tokens, self._longest - len(prompt)))
-        turn.ids.append(self._choose(chain, -1))
-        return turn
+                yield n, s

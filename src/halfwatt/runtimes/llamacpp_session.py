@@ -4,9 +4,8 @@
                 -> sample in C -> decode that one token, with guesses at the next ones (speculation.py) -> sample after
                 each guess that came true -> decode ... until a stop token, the cap or the context's end
 
-Sampling and decoding are both C; Python sees one id a token and copies no logits: a greedy choice without a
-penalty looks at them where they are. The ids of a prompt always come from the model's own `ChatTokenizer`, never from
-llama.cpp's.
+Python sees one id a token and copies no logits: a greedy choice without a penalty looks at them where they are. The ids
+of a prompt always come from the model's own `ChatTokenizer`, never from llama.cpp's.
 
 llama.cpp computes in a thread of the session's own. Intel's AMX tiles are configured for each thread: llama.cpp does it
 once, torch at will, and where both compute in one thread llama.cpp ends with an illegal instruction.
@@ -48,6 +47,7 @@ class LlamaCppSession:
     """Implements `halfwatt.runtimes.base.Session`.
 
     threads, threads_prefill:  as used; where the operating point names none, every core this process may use
+    longest:                   tokens of the model's context
     """
 
     def __init__(
@@ -58,8 +58,7 @@ class LlamaCppSession:
         table: of drafts, where the operating point asks for it
 
         Raises:
-            ModelError: llama.cpp cannot load the file; carries its last error lines.
-            EnvironmentFault: it cannot make a context, for want of memory for instance.
+            ModelError: llama.cpp cannot load the file; says why. EnvironmentFault: no memory for a context, say.
         """
         self.tokenizer = ChatTokenizer.load(artifact.path)
         self.threads = at.threads or cores()
@@ -70,16 +69,21 @@ class LlamaCppSession:
         self._log = _library()
         self._thread = ThreadPoolExecutor(1, "llama.cpp")
         self._context: Any = None
-        self._model = self._load(gguf)
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = -1 if gpu else 0
+        self._model = llama.llama_model_load_from_file(gguf.encode(), params)
+        if not self._model:
+            raise ModelError(f"llama.cpp cannot load {gguf}", got=self._log.last())
         self._vocabulary = llama.llama_model_get_vocab(self._model)
         self._row: Any = ctypes.c_float * llama.llama_vocab_n_tokens(self._vocabulary)  # logits after one token
-        self._longest = llama.llama_model_n_ctx_train(self._model)
-        self._longest_draft = at.speculation.longest if at.speculation else 0
-        self._batch = _batch_of(max(UBATCH, _LOGITS_AT_ONCE, at.batch, 1 + self._longest_draft))
+        self.longest = int(llama.llama_model_n_ctx_train(self._model))
+        self._draft_tokens = at.speculation.longest if at.speculation else 0
+        at_once = max(UBATCH, _LOGITS_AT_ONCE, at.batch, 1 + self._draft_tokens)
+        self._batch = llama.llama_batch_init(at_once, 0, 1)
+        for i in range(at_once):
+            self._batch.n_seq_id[i] = 1  # each token is of one sequence
         self._size = 0
-        self._make_room(min(self._longest, _FIRST_CONTEXT))
-
-    # --- a Session
+        self._make_room(min(self.longest, _FIRST_CONTEXT))
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer each dialogue, one after the other.
@@ -101,7 +105,7 @@ class LlamaCppSession:
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue. Forgets the cached prefix."""
         ids = list(self.tokenizer.scored(dialogue).ids)
-        require_room(len(ids), self._longest, reply=0)
+        require_room(len(ids), self.longest, reply=0)
         self._make_room(len(ids))
         self.reset()
         parts = self._in_thread(lambda: [self._all_logits(ids, at) for at in range(0, len(ids), _LOGITS_AT_ONCE)])
@@ -121,14 +125,11 @@ class LlamaCppSession:
         """Bytes of weights and KV cache read for all replies so far: once a decoded token, once a batch of prompt."""
         return int(self._bytes)
 
-    # --- for the parity check
-
     def tokenize(self, text: str) -> list[int]:
         """Token ids that llama.cpp's own tokenizer makes of rendered text, as other programs would see them."""
         raw = text.encode("utf-8")
         room = (llama.llama_token * (len(raw) + 8))()
-        count = llama.llama_tokenize(self._vocabulary, raw, len(raw), room, len(room), False, True)
-        if count < 0:
+        if (count := llama.llama_tokenize(self._vocabulary, raw, len(raw), room, len(room), False, True)) < 0:
             raise ModelError("llama.cpp could not tokenise a text", got=f"{len(raw)} bytes need {-count} tokens")
         return list(room[:count])
 
@@ -140,11 +141,6 @@ class LlamaCppSession:
         buffer = ctypes.create_string_buffer(size + 1)
         llama.llama_model_meta_val_str(self._model, key.encode(), buffer, size + 1)
         return buffer.value.decode("utf-8")
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the model's context."""
-        return int(self._longest)
 
     def close(self) -> None:
         """Free the context and the model."""
@@ -159,8 +155,6 @@ class LlamaCppSession:
         """The result of ``compute``, computed in the session's own thread."""
         return self._thread.submit(compute).result()
 
-    # --- a reply
-
     def _answer(self, dialogue: Dialogue, sampling: Sampling) -> Reply:
         prompt = self.tokenizer.prompt_ids(dialogue)
         cached = self._begin(prompt, sampling)
@@ -170,14 +164,13 @@ class LlamaCppSession:
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), cached, ids[-1] in self._stops)
 
     def _begin(self, prompt: list[int], sampling: Sampling) -> int:
-        """Bring the first sequence to hold ``prompt``, see `_prefill`."""
         self._make_room_for([prompt], sampling)
         return self._prefill(0, prompt)
 
     def _make_room_for(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
         longest = max(map(len, prompts))
-        require_room(longest, self._longest)
-        self._make_room(min(self._longest, longest + sampling.max_new_tokens))
+        require_room(longest, self.longest)
+        self._make_room(min(self.longest, longest + sampling.max_new_tokens))
 
     def _prefill(self, slot: int, prompt: list[int]) -> int:
         """Bring a sequence to hold exactly ``prompt``; returns how many of its tokens were there already."""
@@ -191,7 +184,7 @@ class LlamaCppSession:
 
     def _generate(self, prompt: list[int], sampling: Sampling) -> Iterator[int]:
         """Sample ids until a stop token (which is given too), the cap, or the end of the context."""
-        cap = min(sampling.max_new_tokens, self._longest - len(prompt))
+        cap = min(sampling.max_new_tokens, self.longest - len(prompt))
         chain = self._chain(prompt, sampling)
         drafter = self._drafter(prompt)
         drafted: list[int] = []  # decoded with the token before them, and not yielded yet
@@ -209,7 +202,7 @@ class LlamaCppSession:
                     continue
                 if right < len(drafted):
                     self._keep(0, len(self._held[0]) - (len(drafted) - right))
-                drafted = [] if drafter is None else drafter.guess(min(self._longest_draft, cap - count))
+                drafted = [] if drafter is None else drafter.guess(min(self._draft_tokens, cap - count))
                 right = row = 0
                 self._pass([(0, [token, *drafted])], every=True)
         finally:
@@ -220,7 +213,7 @@ class LlamaCppSession:
         """A sampler for one reply; None = the largest logit wins."""
         if _is_greedy(sampling):
             return None
-        chain = _sampler(sampling, self._row._length_, self._longest)
+        chain = _sampler(sampling, self._row._length_, self.longest)
         if sampling.repetition_penalty != 1.0:
             for token in prompt:  # the penalty looks at the prompt too, as in transformers
                 llama.llama_sampler_accept(chain, token)
@@ -234,11 +227,9 @@ class LlamaCppSession:
         return int(np.frombuffer(self._row.from_address(ctypes.addressof(first.contents)), np.float32).argmax())
 
     def _drafter(self, prompt: list[int]) -> Drafter | None:
-        """For one reply."""
-        speculation = self._at.speculation
-        if speculation is None:
+        if self._at.speculation is None:
             return None
-        drafter = LookupDrafter() if self._table is None else TableDrafter(self._table, speculation.least)
+        drafter = LookupDrafter() if self._table is None else TableDrafter(self._table, self._at.speculation.least)
         drafter.hear(prompt)
         return drafter
 
@@ -260,8 +251,7 @@ class LlamaCppSession:
                 batch.logits[row] = every or n == len(ids) - 1
                 row += 1
         batch.n_tokens = row
-        code = llama.llama_decode(self._context, batch)
-        if code != 0:
+        if (code := llama.llama_decode(self._context, batch)) != 0:
             self.reset()
             raise EnvironmentFault(f"llama_decode failed with code {code}", got=self._log.last())
         for slot, ids in parts:
@@ -279,34 +269,14 @@ class LlamaCppSession:
         rows = llama.llama_get_logits(self._context)
         return np.ctypeslib.as_array(rows, shape=(len(part), llama.llama_vocab_n_tokens(self._vocabulary))).copy()
 
-    # --- the model and its context
-
-    def _load(self, gguf: str) -> Any:
-        params = llama.llama_model_default_params()
-        params.n_gpu_layers = -1 if self._gpu else 0
-        model = llama.llama_model_load_from_file(gguf.encode(), params)
-        if not model:
-            raise ModelError(f"llama.cpp cannot load {gguf}", got=self._log.last())
-        return model
-
     def _make_room(self, tokens: int) -> None:
         """A context of at least this many tokens. A new one is twice as large as it must be, and empty."""
         if tokens <= self._size:
             return
         if self._context is not None:
             llama.llama_free(self._context)
-        self._size = min(self._longest, max(tokens, 2 * self._size))
+        self._size = min(self.longest, max(tokens, 2 * self._size))
         self._forget()
-        self._context = llama.llama_init_from_model(self._model, self._parameters())
-        if not self._context:
-            llama.llama_model_free(self._model)
-            raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", got=self._log.last())
-
-    def _forget(self) -> None:
-        """The context is empty."""
-        self._held: list[list[int]] = [[] for _ in range(self._at.batch)]  # the ids in each sequence's cache, in order
-
-    def _parameters(self) -> Any:
         params = llama.llama_context_default_params()
         params.n_ctx, params.n_seq_max = self._size * self._at.batch, self._at.batch
         params.n_batch = params.n_ubatch = UBATCH
@@ -314,41 +284,35 @@ class LlamaCppSession:
         params.type_k = params.type_v = _KV_TYPES[self._at.kv_bits]
         params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.offload_kqv = params.op_offload = self._gpu
-        return params
+        self._context = llama.llama_init_from_model(self._model, params)
+        if not self._context:
+            llama.llama_model_free(self._model)
+            raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", got=self._log.last())
 
-
-def _batch_of(tokens: int) -> Any:
-    """Room for so many tokens, each of one sequence."""
-    batch = llama.llama_batch_init(tokens, 0, 1)
-    for i in range(tokens):
-        batch.n_seq_id[i] = 1
-    return batch
+    def _forget(self) -> None:
+        self._held: list[list[int]] = [[] for _ in range(self._at.batch)]  # the ids in each sequence's cache, in order
 
 
 def _is_greedy(sampling: Sampling) -> bool:
-    """Nothing but the largest logit decides."""
     return sampling.temperature == 0 and sampling.repetition_penalty == 1.0
 
 
 def _sampler(sampling: Sampling, vocabulary: int, longest: int) -> Any:
     """A sampler chain in transformers' order: repetition penalty, temperature, top-k, top-p, min-p, draw."""
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-    links: list[Any] = []
-    if sampling.repetition_penalty != 1.0:
-        links.append(llama.llama_sampler_init_penalties(vocabulary, longest, sampling.repetition_penalty, 0.0, 0.0))
-    if sampling.temperature == 0:
-        links.append(llama.llama_sampler_init_greedy())
-    else:
-        links.append(llama.llama_sampler_init_temp(sampling.temperature))
-        if sampling.top_k > 0:
-            links.append(llama.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            links.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p > 0:
-            links.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
-        links.append(llama.llama_sampler_init_dist(sampling.seed & 0x7FFFFFFF))
-    for link in links:
-        llama.llama_sampler_chain_add(chain, link)
+    penalty, drawn = sampling.repetition_penalty, sampling.temperature != 0
+    links: tuple[tuple[bool, Any, tuple[float, ...]], ...] = (
+        (penalty != 1.0, llama.llama_sampler_init_penalties, (vocabulary, longest, penalty, 0.0, 0.0)),
+        (not drawn, llama.llama_sampler_init_greedy, ()),
+        (drawn, llama.llama_sampler_init_temp, (sampling.temperature,)),
+        (drawn and sampling.top_k > 0, llama.llama_sampler_init_top_k, (sampling.top_k,)),
+        (drawn and sampling.top_p < 1, llama.llama_sampler_init_top_p, (sampling.top_p, 1)),
+        (drawn and sampling.min_p > 0, llama.llama_sampler_init_min_p, (sampling.min_p, 1)),
+        (drawn, llama.llama_sampler_init_dist, (sampling.seed & 0x7FFFFFFF,)),
+    )
+    for wanted, init, values in links:
+        if wanted:
+            llama.llama_sampler_chain_add(chain, init(*values))
     return chain
 
 
@@ -358,25 +322,19 @@ class _Log:
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=3)
         self._callback = llama.llama_log_callback(self._keep)  # held here, because C keeps only its address
-
-    def start(self) -> None:
         llama.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def last(self) -> str | None:
         return "; ".join(self._lines) or None
 
     def _keep(self, level: int, text: bytes, _data: object) -> None:
-        if level == _ERROR:
+        if level == 4:  # GGML_LOG_LEVEL_ERROR
             self._lines.append(text.decode("utf-8", "replace").strip())
-
-
-_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 
 
 @functools.cache
 def _library() -> _Log:
     """Start llama.cpp with its log caught. There is one log sink and one library a process, so this is made once."""
     log = _Log()
-    log.start()
     llama.llama_backend_init()
     return log

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from halfwatt.core.errors import BadInput, suggestion
 from halfwatt.core.settings import Access, RuntimeName
+from halfwatt.models.access import training_device
 from halfwatt.runtimes.base import Runtime
 
 
@@ -28,25 +29,22 @@ class RuntimeEntry:
 
 
 def _transformers_eager(access: Access) -> Runtime:
-    """Any device of torch's, any dtype."""
     from halfwatt.runtimes.transformers_eager import TransformersEager
 
     return TransformersEager(access.device, access.dtype)
 
 
 def _llamacpp(access: Access) -> Runtime:
-    """The CPU or CUDA; the file says in which types."""
     from halfwatt.runtimes.llamacpp import LlamaCpp
 
     return LlamaCpp(access.device)
 
 
+# The first is how models are commonly run.
 RUNTIMES = (
     RuntimeEntry("torch_eager", "transformers", "transformers_folder", False, _transformers_eager),
     RuntimeEntry("llamacpp", "llama-cpp-python", "gguf", True, _llamacpp),
 )
-COMMON = RUNTIMES[0]
-"""How models are commonly run."""
 
 
 def find_runtime(name: str) -> RuntimeEntry | None:
@@ -60,7 +58,17 @@ def by_name(name: str) -> RuntimeEntry:
     Raises:
         BadInput: there is none; says which there are.
     """
-    row = COMMON if name == "auto" else find_runtime(name)
+    row = RUNTIMES[0] if name == "auto" else find_runtime(name)
     if row is None:
         raise BadInput("no such runtime", got=name, hint=suggestion(name, [each.name for each in RUNTIMES]))
     return row
+
+
+def serving_device(access: Access) -> str:
+    """Where a model is served: ``auto`` becomes the GPU when every runtime can use one, else the CPU."""
+    device = training_device(access)
+    if access.device != "auto" or device == "cpu":
+        return device
+    from llama_cpp import llama_cpp as llama
+
+    return device if llama.llama_supports_gpu_offload() else "cpu"

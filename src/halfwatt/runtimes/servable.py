@@ -8,6 +8,7 @@ from pathlib import Path
 from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import from_json, to_json
 from halfwatt.core.settings import Access, RuntimeChoice
+from halfwatt.formats import registry as formats
 from halfwatt.formats.artifact import ARTIFACT, read_artifact
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.registry import by_name
@@ -36,8 +37,6 @@ def servable(name: str, access: Access, cache: Path, runtime: RuntimeChoice = "a
     Raises:
         ModelError: the model cannot be used; says why.
     """
-    from halfwatt.formats import registry as formats
-
     folder = Path(name)
     if (folder / ARTIFACT).exists():
         return ServingSpec(read_artifact(folder), read_operating_point(folder), access)
@@ -45,8 +44,6 @@ def servable(name: str, access: Access, cache: Path, runtime: RuntimeChoice = "a
     model = formats.load_model(name, access)
     of = hashlib.sha256(f"{access.dtype} {model.sha256}".encode()).hexdigest()[:12]
     target = cache / f"{row.name}-{of}"
-    if (target / ARTIFACT).exists():
-        artifact = read_artifact(target)
-    else:
-        artifact = formats.by_name(row.format, access.dtype).write(model, target)
-    return ServingSpec(artifact, OperatingPoint(reuse_prefix=row.reuses_prefix), access)
+    if not (target / ARTIFACT).exists():
+        formats.by_name(row.format, access.dtype).write(model, target)
+    return ServingSpec(read_artifact(target), OperatingPoint(reuse_prefix=row.reuses_prefix), access)

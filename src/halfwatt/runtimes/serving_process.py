@@ -15,6 +15,7 @@ calls `main` with its own way to open a session. So what is imported here is lig
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from halfwatt.core.child_process import ChildProcess, error_record, module_command, protocol_stream
 from halfwatt.core.settings import Access
@@ -105,8 +106,7 @@ class ServingProcess(ChildProcess):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "logits.npy"
             self._ask(_Order("logits", prompts=(dialogue,), file=file), type(None))
-            rows: NDArray[np.float32] = np.load(file)
-        return rows
+            return cast("NDArray[np.float32]", np.load(file))
 
     def _ask(self, order: _Order, answer: type[T]) -> T:
         from pydantic import TypeAdapter
@@ -127,8 +127,7 @@ def main(opening: Callable[[ServingSpec], AbstractContextManager[Session]] = ope
     from pydantic import TypeAdapter
 
     out, reader = protocol_stream(), TypeAdapter(_Order)
-    first = sys.stdin.readline()
-    if not first:
+    if not (first := sys.stdin.readline()):
         return
     spec = reader.validate_json(first).spec
     assert spec is not None, "the first order is 'open'"
@@ -170,21 +169,23 @@ class _CountedSession:
     def do(self, order: _Order) -> Any:
         if order.verb == "run":
             return self._run(order.prompts, order.samplings[0], order.min_s)
-        if order.verb == "logits":
-            return self._write_logits(order.prompts[0], order.file)
-        return self._replies(order.prompts, order.samplings)
+        if order.verb == "replies":
+            self._session.reset()
+            pairs = zip(order.prompts, order.samplings, strict=True)
+            return tuple(self._session.reply([prompt], sampling)[0] for prompt, sampling in pairs)
+        import numpy as np
+
+        assert order.file is not None, "the order says where to"
+        return np.save(order.file, self._session.logits(order.prompts[0]))
 
     def _usage(self) -> Usage:
         return Usage(time.process_time(), self._wall_s, self._session.bytes_moved())
 
     def _run(self, prompts: tuple[Dialogue, ...], sampling: Sampling, min_s: float) -> RunCounts:
-        import hashlib
-
         self._session.sync()
         before, started = self._usage(), time.monotonic()
         first: list[Reply] = []
-        counts, passes = [0, 0, 0, 0], 0
-        batches = in_batches(prompts, self._batch)
+        batches, counts, passes = in_batches(prompts, self._batch), [0, 0, 0, 0], 0
         while passes == 0 or time.monotonic() - started < min_s:
             for batch in batches:
                 for reply in self._session.reply(batch, sampling):
@@ -198,17 +199,6 @@ class _CountedSession:
         after = self._usage()
         digest = hashlib.sha256(repr([r.token_ids for r in first]).encode()).hexdigest()
         return RunCounts((before, after), counts[0], counts[1], counts[2], counts[3], passes, digest)
-
-    def _write_logits(self, dialogue: Dialogue, file: Path | None) -> None:
-        import numpy as np
-
-        assert file is not None, "the order says where to"
-        np.save(file, self._session.logits(dialogue))
-
-    def _replies(self, prompts: tuple[Dialogue, ...], samplings: tuple[Sampling, ...]) -> tuple[Reply, ...]:
-        self._session.reset()
-        pairs = zip(prompts, samplings, strict=True)
-        return tuple(self._session.reply([prompt], sampling)[0] for prompt, sampling in pairs)
 
 
 if __name__ == "__main__":

@@ -12,23 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from halfwatt.models.ngram_table import Context, NgramTable
 
 _NGRAM = 3  # tokens that a lookup must find again
-
-
-class Drafter(Protocol):
-    """Guesses for one reply; it hears every token as it comes."""
-
-    def hear(self, tokens: Iterable[int]) -> None:
-        """The next tokens of the dialogue, prompt and reply alike."""
-        ...
-
-    def guess(self, most: int) -> list[int]:
-        """The tokens that may come next, at most so many; none where it has no idea."""
-        ...
 
 
 @dataclass(slots=True)
@@ -40,11 +27,11 @@ class TableDrafter:
     heard: list[int] = field(default_factory=list)
 
     def hear(self, tokens: Iterable[int]) -> None:
-        """Only the last few tokens matter."""
+        """The next tokens of the dialogue, prompt and reply alike; only the last few matter."""
         self.heard = [*self.heard, *tokens][-self.table.order :]
 
     def guess(self, most: int) -> list[int]:
-        """Until it is unsure."""
+        """The tokens that may come next, at most so many, until it is unsure."""
         context, drafted, sure = list(self.heard), list[int](), 1.0
         while len(drafted) < most:
             guess = self.table.after(context)
@@ -63,13 +50,17 @@ class LookupDrafter:
     ends: dict[Context, int] = field(default_factory=dict)  # where each n-gram ended before, the last one left out
 
     def hear(self, tokens: Iterable[int]) -> None:
-        """Every n-gram is known as soon as another token has followed it."""
+        """The next tokens, likewise. Every n-gram is known as soon as another token has followed it."""
         for token in tokens:
             if len(self.heard) >= _NGRAM:
                 self.ends[tuple(self.heard[-_NGRAM:])] = len(self.heard)
             self.heard.append(token)
 
     def guess(self, most: int) -> list[int]:
-        """What followed then."""
+        """What followed then, at most so many tokens; none where nothing did."""
         at = self.ends.get(tuple(self.heard[-_NGRAM:]))
         return [] if at is None else self.heard[at : at + most]
+
+
+Drafter = TableDrafter | LookupDrafter
+"""Guesses for one reply; it hears every token as it comes."""

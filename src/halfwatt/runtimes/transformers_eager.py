@@ -47,9 +47,8 @@ class TransformersEager:
         """Load the artifact; torch's thread count is set for the session when ``at.threads`` names one.
 
         Raises:
-            ModelError: the model was changed since its export.
+            ModelError: the model was changed since its export. EnvironmentFault: there is no such device here.
             BadInput: the operating point asks for what ``generate`` does not do.
-            EnvironmentFault: there is no such device here.
         """
         device = torch_device(self.device)
         if at.kv_bits != 16:
@@ -145,9 +144,7 @@ class TransformersSession:
         ids = [[self.tokenizer.pad_id] * (longest - len(p)) + p for p in prompts]
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
         device = self.network.device
-        streaming: dict[str, Any] = {}
-        if tap is not None:
-            streaming = {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap])}
+        streaming = {} if tap is None else {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap])}
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(sampling.seed)
             rows = self.network.generate(
@@ -162,8 +159,7 @@ class TransformersSession:
 
     def _cut(self, row: list[int]) -> list[int]:
         """The row up to its first stop token, that included; ``generate`` fills up what follows."""
-        stop = next((i for i, token in enumerate(row) if token in self.tokenizer.eos_ids), len(row))
-        return row[: stop + 1]
+        return row[: 1 + next((i for i, token in enumerate(row) if token in self.tokenizer.eos_ids), len(row))]
 
     def _as_reply(self, prompt: list[int], ids: list[int]) -> Reply:
         stopped = bool(ids) and ids[-1] in self.tokenizer.eos_ids
@@ -209,16 +205,12 @@ class _Tap(BaseStreamer, StoppingCriteria):
 
 def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) -> GenerationConfig:
     """`Sampling` in transformers' words, every one of them explicit."""
-    drawn: dict[str, Any] = {"do_sample": False}
+    drawn: dict[str, Any] = {}
     if sampling.temperature > 0:
-        drawn = {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p or None,
-        }
+        drawn = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")}
+        drawn["min_p"] = sampling.min_p or None
     return GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=bool(drawn),
         **drawn,
         repetition_penalty=sampling.repetition_penalty,
         max_new_tokens=steps,
@@ -229,8 +221,5 @@ def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) 
 
 
 def bytes_read(weights_b: int, kv_b: int, rows: int, prompt: int, steps: int) -> int:
-    """Bytes that a batch has to read: the weights once a pass, and every row's cache up to the token of that pass.
-
-    There are ``steps`` passes; the first runs over ``prompt`` tokens, and pass k sees ``prompt + k`` of them.
-    """
+    """Bytes a batch reads in ``steps`` passes: the weights, and every row's cache, ``prompt + k`` tokens in pass k."""
     return steps * weights_b + rows * kv_b * (steps * prompt + steps * (steps - 1) // 2)
