@@ -23,7 +23,7 @@ from halfwatt.compress.training.batches import Predictor, collate, encode_rows
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.errors import ModelError
 from halfwatt.formats.artifact import Parity
-from halfwatt.formats.gguf import write_gguf
+from halfwatt.formats.gguf import Gguf, write_gguf
 from halfwatt.models.architectures.registry import architectures
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.grid import GridTensor
@@ -168,7 +168,7 @@ class ArchitectureContract:
         for settings, word in self.refused:
             other = tiny.changed(model, **settings)
             with pytest.raises(ModelError, match=word):
-                write_gguf(other, tmp_path / "m.gguf")
+                Gguf().write(other, tmp_path / "export")
             assert word in " ".join(Prune(ffn=0.5).problems(other)), "and before work"
         assert not list(tmp_path.iterdir())
 

@@ -22,4 +22,6 @@ class Granite(LlamaLike):
         }
 
 
-ARCHITECTURE = Granite(class_name="GraniteForCausalLM", model_type="granite", gguf_name="granite")
+ARCHITECTURE = Granite(
+    class_name="GraniteForCausalLM", model_type="granite", gguf_name="granite", rotate_neighbours=("granite",)
+)

@@ -14,14 +14,13 @@ import torch
 
 from halfwatt.models.architectures.base import Architecture
 
-_NEIGHBOURS = ("llama", "granite")
-
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaLike(Architecture):
     """Families that a Llama can stand for."""
 
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")  # scalings of positions that llama.cpp computes alike
+    rotate_neighbours: tuple[str, ...] = ("llama",)  # of the architectures in llama.cpp that it may be written as
     windows: bool = False  # blocks may see a part of the context only
 
     def problems(self, config: Any) -> list[str]:
@@ -53,7 +52,7 @@ class LlamaLike(Architecture):
         return super().gguf_settings(config) | settings
 
     def gguf_row_order(self, config: Any, module: str, rows: int) -> torch.Tensor | None:
-        if self.gguf_architecture(config) not in _NEIGHBOURS or not module.endswith(("q_proj", "k_proj")):
+        if self.gguf_architecture(config) not in self.rotate_neighbours or not module.endswith(("q_proj", "k_proj")):
             return None
         return torch.arange(rows).reshape(-1, 2, self.head_size(config) // 2).transpose(1, 2).reshape(-1)
 
