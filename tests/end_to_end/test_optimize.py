@@ -17,6 +17,7 @@ import pytest
 
 from tests.support import command_line as typed
 from tests.support import taught_students as taught
+from tests.support.hasty_optimize import SETTINGS
 from tests.support.tiny_models import Arch
 from tests.support.whole_runs import ROOT, halfwatt, optimizing, read
 
@@ -127,12 +128,15 @@ def test_a_second_process_is_refused_while_the_first_works(llama: Home, tmp_path
 def test_a_finished_folder_gives_its_result_again_and_refuses_another_run(llama: Home) -> None:
     before = read(llama.out)["claim"]
     began = time.monotonic()
-    assert typed.halfwatt(*again(llama, llama.out)).returncode == llama.done.returncode
+    assert typed.halfwatt(*again(llama, llama.out), base=SETTINGS).returncode == llama.done.returncode
     assert time.monotonic() - began < 30
     assert read(llama.out)["claim"] == before
-    other = typed.halfwatt(*again(llama, llama.out), "--seed", "7")
+    other = typed.halfwatt(*again(llama, llama.out), "--seed", "7", base=SETTINGS)
     assert other.returncode == 2
     assert "another seed" in other.stderr
+    longer = typed.halfwatt(*again(llama, llama.out))  # as long as a user's run measures
+    assert longer.returncode == 2
+    assert "another protocol" in longer.stderr
 
 
 def verdicts(result: dict[str, Any]) -> list[Any]:

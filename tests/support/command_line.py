@@ -13,10 +13,11 @@ from unittest.mock import patch
 import pytest
 
 from halfwatt.cli.main import main as command_line
+from halfwatt.core.settings import RunSettings
 
 
-def halfwatt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """What ``halfwatt ARGUMENTS`` prints and returns."""
+def halfwatt(*arguments: str | Path, base: RunSettings | None = None) -> subprocess.CompletedProcess[str]:
+    """What ``halfwatt ARGUMENTS`` prints and returns. base: settings that no flag changes."""
     line, out, err = ["halfwatt", *map(str, arguments)], io.StringIO(), io.StringIO()
     with (
         patch.object(sys, "argv", line),
@@ -25,6 +26,6 @@ def halfwatt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         redirect_stderr(err),
         pytest.raises(SystemExit) as exit_call,
     ):
-        command_line()
+        command_line(base)
     assert isinstance(exit_call.value.code, int)
     return subprocess.CompletedProcess(line, exit_call.value.code, out.getvalue(), err.getvalue())

@@ -62,6 +62,7 @@ class Job:
             "test": self.test.sha256,
             "outside": " ".join(other.sha256 for other in self.outside.values()),
             "margins": repr(settings.margins),
+            "protocol": repr((settings.protocol, settings.requests)),
             "seed": str(settings.seed),
             "users": str(settings.search.users),
             "device": settings.access.device,
