@@ -164,3 +164,10 @@ def test_processes_of_one_machine_take_turns_at_a_device_and_a_killed_one_gives_
         process.kill()
         process.wait()
         process.stdout.close()  # type: ignore[union-attr]
+
+
+def test_a_file_is_no_folder_to_own(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(BadInput, match="is a file"), locked(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").read_text() == "mine"

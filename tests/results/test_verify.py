@@ -49,13 +49,13 @@ def without_readings(record: Record) -> Record:
 def test_a_result_with_modelled_readings_still_verifies(old: bytes, tmp_path: Path) -> None:
     outcome = verified(old, tmp_path)
     assert outcome.differences == ()
-    assert (outcome.figures, outcome.windows, outcome.replies) == (895 + 12 + 3 * 8, 12, 153)  # a reading a window
+    assert (outcome.figures, outcome.windows, outcome.replies) == (983 + 12 + 3 * 8, 12, 153)  # a reading a window
 
 
 def test_the_same_figures_follow_without_them(old: bytes, tmp_path: Path) -> None:
     outcome = verified(json.dumps(without_readings(json.loads(old))), tmp_path)
     assert outcome.differences == ()
-    assert outcome.figures == 895
+    assert outcome.figures == 983
 
 
 def test_an_old_result_is_written_as_a_new_one(old: bytes) -> None:
@@ -121,3 +121,28 @@ def test_a_model_of_unknown_cores_is_refused(old: bytes) -> None:
     del record["provenance"]["machine"]["cores"]
     with pytest.raises(BadInput, match=r"damaged at provenance\.machine\.cores"):
         parse(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda r: r["raw"].update(trials=[]), "is damaged"),
+        (lambda r: [w.update(replies=0) for w in r["raw"]["windows"]], "is damaged"),
+        (lambda r: r["raw"]["trials"][0].update(quality_inputs=None), "no quality readings of"),
+    ],
+)
+def test_a_result_without_the_readings_of_its_figures_is_refused(
+    old: bytes, tmp_path: Path, damage: Callable[[Record], Any], words: str
+) -> None:
+    record = json.loads(old)
+    damage(record)
+    with pytest.raises(BadInput, match=words):
+        verified(json.dumps(record), tmp_path)
+
+
+def test_forged_baselines_are_named(old: bytes, tmp_path: Path) -> None:
+    record = json.loads(old)
+    record["baselines"]["B1"]["energy"]["cpu_s_per_reply"]["mean"] *= 10
+    assert [d.where for d in verified(json.dumps(record), tmp_path).differences] == [
+        "baselines.B1.energy.cpu_s_per_reply.mean"
+    ]

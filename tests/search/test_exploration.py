@@ -17,6 +17,7 @@ from halfwatt.compress.ngram_draft import Draft
 from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
+from halfwatt.core.errors import EnvironmentFault
 from halfwatt.core.settings import Budget
 from halfwatt.search.exploration import explore
 from halfwatt.search.search_space import Space
@@ -147,3 +148,23 @@ def test_a_search_ends_where_another_trial_would_not_be_repaid(tmp_path: Path) -
         TrialStore(tmp_path / "journal", "a"), Space().recipe, assess, Budget(trials=20), go_on=lambda: len(seen) < 3
     )
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), EnvironmentFault("no space left")])
+def test_what_was_interrupted_is_tried_again(tmp_path: Path, error: BaseException) -> None:
+    """The decisions that were asked for first stay the first, though their trial came to nothing."""
+    store = TrialStore(tmp_path / "journal", "a")
+    store.enqueue({"numbers": "int4", "quantize.head_bits": 8})
+    space, tried = Space(trims=False, learned=False), list[tuple[Step, ...]]()
+
+    def interrupted(_: Recipe) -> TrialOutcome:
+        raise error
+
+    def assess(recipe: Recipe) -> TrialOutcome:
+        tried.append(recipe.steps)
+        return planted(recipe)
+
+    with pytest.raises(type(error)):
+        explore(store, space.recipe, interrupted, Budget(trials=1))
+    explore(TrialStore(tmp_path / "journal", "a"), space.recipe, assess, Budget(trials=1))
+    assert tried == [(Quantize(4, 8),)]

@@ -11,9 +11,11 @@ from typing import TypeVar
 import pytest
 
 from halfwatt.compress.distil import Distil
+from halfwatt.compress.pretrained import Adopt
 from halfwatt.compress.prune import Prune
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
+from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.json_records import from_json
 from halfwatt.core.settings import Budget, SearchSettings
@@ -30,6 +32,7 @@ from halfwatt.search.exploration import BEST_SO_FAR, Assessor, search_recipes
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.optimize import Selection, best, lost_outside
+from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stages import build
 from halfwatt.search.teaching import teaching_of
 from halfwatt.search.trial import Trial, TrialReadings
@@ -175,3 +178,10 @@ def test_a_search_that_goes_on_remembers_what_it_has_to_beat(tmp_path: Path) -> 
     assert assessor.best.saving == Estimate(5.0, 1.9, 10.1, "x", 3), "earlier sittings' too"
     kept = from_json((tmp_path / BEST_SO_FAR).read_bytes(), Trial)
     assert kept.name == names[-1], "the last one saved most"
+
+
+@pytest.mark.parametrize("folders", [("a/small", "b/small"), ("a/original",)])
+def test_candidates_that_would_be_called_alike_are_refused(folders: tuple[str, ...]) -> None:
+    with pytest.raises(BadInput, match="rename a --candidate folder"):
+        require_distinct([Adopt(folder) for folder in folders])
+    require_distinct([Adopt("a/small"), Adopt("b/large")])

@@ -69,9 +69,9 @@ def main(base: RunSettings | None = None) -> None:
     except KeyboardInterrupt:
         complain("interrupted; the same command goes on where it stopped")
         code = 130
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user gets one line
         if "--debug" in sys.argv:
-            raise
+            traceback.print_exc()
         text = f"unexpected {type(error).__name__}: {error}; run again with --debug and report it"
         if isinstance(error, OSError):
             text = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")

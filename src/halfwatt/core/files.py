@@ -74,9 +74,11 @@ def locked(folder: Path) -> Iterator[None]:
     """Own ``folder``, created when missing, while the block runs. The lock ends with the process, however it ends.
 
     Raises:
-        RunLocked: another process owns it; names its pid and host.
+        BadInput: it is a file. RunLocked: another process owns it; names its pid and host.
         EnvironmentFault: this file system has no locks.
     """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file", hint="choose another -o folder")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ".halfwatt.lock"
 

@@ -1,6 +1,7 @@
 """From raw windows to figures per reply. Pure: `halfwatt verify` calls the same functions on the stored windows.
 
-    E_gross/reply = sum over windows of (joules at the end edge - joules at the start edge) / replies completed
+    E_gross/reply = mean over blocks, of the mean over a block's windows, of (joules at the end edge - joules at the
+                    start edge) / replies completed;
                     without a counter: of the joules that `meters.modelled` gives for what the window used
     E_net/reply   = E_gross/reply - P_loaded_idle * s/reply
     ratio         = exp(mean over blocks of log(base_b / cand_b)), interval from the spread between blocks

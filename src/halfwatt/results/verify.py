@@ -50,12 +50,16 @@ def verify_file(path: Path) -> Verification:
     """Check a result file.
 
     Raises:
-        BadInput: the file is missing, not a result, or holds no raw readings.
+        BadInput: the file is missing, not a result, or does not hold the raw readings of its figures.
     """
     if not path.is_file():
         raise BadInput(f"no such file: {path}", hint="give the result.json that 'halfwatt optimize' wrote")
     result = parse(path.read_bytes())
-    pairs = [pair for records in _records(result) for pair in _leaves(*records)]
+    try:
+        pairs = [pair for records in _records(result) for pair in _leaves(*records)]
+    except (LookupError, ZeroDivisionError) as error:  # a reading that figures are derived from is missing
+        hint = "it was changed since its run"
+        raise BadInput(f"{path} is damaged", got=f"{type(error).__name__} {error}", hint=hint) from error
     differences = [Difference(where, str(a), str(b)) for where, a, b in pairs if not _same(a, b)]
     replies = len(result.raw.quality_inputs.replies_cand) if result.raw.quality_inputs else 0
     return Verification(str(path), len(pairs), len(result.raw.windows), replies, tuple(differences))
@@ -75,6 +79,8 @@ def _records(result: Result) -> Iterator[tuple[str, Any, Any]]:
         yield f"outside.{outside.kind}", outside.quality, _judged(result, outside.inputs, outside.quality)
     about = result.claim.about
     yield "claim", result.claim, make_claim(windows, info, report, about)
+    for name, energy in (("B0", result.baselines.B0.energy), ("B1", result.baselines.B1.energy)):
+        yield f"baselines.{name}.energy", energy, energy_analysis.measurement(name, windows, info)
     yield from _trial_records(result, info)
     if result.repaid is not None:
         rate = result.profile.replies_per_hour if result.profile else None
@@ -87,8 +93,10 @@ def _trial_records(result: Result, info: MeterInfo | None) -> Iterator[tuple[str
     for trial in result.trials:
         read, where = reads[trial.name], f"trials.{trial.name}"
         yield from _modelled_readings(f"{where}.windows", read.windows, info)
-        if trial.energy is None or trial.quality is None or read.quality_inputs is None:
+        if trial.energy is None or trial.quality is None:
             continue
+        if read.quality_inputs is None:
+            raise BadInput(f"the result holds no quality readings of {trial.name}", hint="it was changed since its run")
         yield f"{where}.energy", trial.energy, energy_analysis.measurement(trial.name, read.windows, info)
         cpu_s = energy_analysis.ratio("B1", trial.name, read.windows, energy_analysis.cpu_s_per_reply)
         yield f"{where}.cpu_s_ratio_vs_B1", trial.cpu_s_ratio_vs_B1, cpu_s

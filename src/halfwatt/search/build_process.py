@@ -21,8 +21,8 @@ from typing import IO, Any
 
 from pydantic import TypeAdapter
 
-from halfwatt.core.child_process import ChildProcess, error_record, module_command, protocol_stream
-from halfwatt.core.errors import EnvironmentFault
+from halfwatt.core.child_process import ChildDied, ChildProcess, error_record, module_command, protocol_stream
+from halfwatt.core.errors import EnvironmentFault, HalfwattError
 from halfwatt.core.settings import Access, Precision, RunSettings
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
@@ -63,7 +63,9 @@ def main() -> None:
         artifact = _build(request, lambda text: _answer(out, {"doing": text}))
         _answer(out, {"artifact": TypeAdapter(Artifact).dump_python(artifact, mode="json")})
     except Exception as error:  # noqa: BLE001 - the process boundary: every error travels to the search
-        _answer(out, error_record(error))
+        # What is no error of ours, running out of memory for one, ends the candidate as if the process had died.
+        died = {} if isinstance(error, HalfwattError) else {"kind": ChildDied.__name__}
+        _answer(out, error_record(error) | died)
 
 
 def _build(request: BuildRequest, progress: Progress) -> Artifact:

@@ -30,6 +30,7 @@ from halfwatt.search.candidate import CandidateResult, Rivals, order_of, try_can
 from halfwatt.search.exploration import BEST_SO_FAR, search_recipes
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
+from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stage_store import StageStore
 from halfwatt.search.stages import AS_COMMONLY_RUN, JudgeOrder, MeasureOrder, TuneOrder, build, judge, measure, tune
 from halfwatt.search.trial import Trial
@@ -66,6 +67,7 @@ class Outcome:
 def optimize(job: Job) -> Outcome:
     """Choose on the tune split, prove on the sealed one. Raises BadInput where the output folder holds another run,
     MeterError and TaintedRun where nothing could be measured."""
+    require_distinct(job.adopted)
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():
@@ -146,13 +148,17 @@ def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Out
     if rounded and not champion.artifact.spent:
         return ()
 
-    def loss(kind: str) -> Outside:
+    def loss(kind: str) -> Outside | None:
         job.settings.progress(f"what {champion.name} lost on other dialogues: {kind}")
-        lab = Lab.of(job, store, job.outside[kind], f"outside: {kind}")
+        try:
+            lab = Lab.of(job, store, job.outside[kind], f"outside: {kind}")
+        except BadInput as error:  # none of them fits the model: the run's own verdict does not hang on it
+            job.settings.progress(f"left out: {error}")
+            return None
         judgement = lab.run(judge, JudgeOrder(reference, champion, job.settings.margins))
         return Outside(kind, judgement.report, judgement.inputs)
 
-    return tuple(map(loss, job.outside))
+    return tuple(filter(None, map(loss, job.outside)))
 
 
 def _recipe_of(trial: Trial, job: Job) -> Recipe:

@@ -26,6 +26,7 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
 from halfwatt.compress.search_ranges import Chooser, suggest_step
 from halfwatt.compress.vocabulary_trim import Trim
+from halfwatt.core.errors import BadInput
 from halfwatt.models.chat_model import ChatModel, outline
 from halfwatt.search.successive_halving import RATE, Teaching
 
@@ -106,6 +107,18 @@ class StudentSpace:
         names = [whose, *map(str, trim), stay, str(cut), f"epochs {sum(lessons):.3g}"]
         learn = [replace(taught, epochs=epochs) for epochs in lessons]
         return Recipe(", ".join(names), (*parent.steps, *trim, cut, *learn, Quantize(4, method="gptq")))
+
+
+def require_distinct(adopted: Sequence[Adopt]) -> None:
+    """Recipes are told apart by their names, and those by the last part of a candidate's path.
+
+    Raises:
+        BadInput: two candidates end alike, or one is called as something else is.
+    """
+    names = [ORIGINAL, STUDENT, *(_short(step.folder) for step in adopted)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise BadInput(f"two models of the search would be called {twice}", hint="rename a --candidate folder")
 
 
 def _short(base: str) -> str:

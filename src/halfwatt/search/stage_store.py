@@ -1,7 +1,7 @@
 """Finished work of a run, one file each, so that an interrupted run goes on where it stopped.
 
     stages/run.json           what the run is about; another run is refused
-    stages/STAGE-HASH.json    what a stage came to; HASH names all that went in, but not where files lie
+    stages/STAGE-HASH.json    what a stage came to; HASH names all that went in, but not where artifacts lie
     stages/NAME.json          what has a name of its own, such as a whole candidate
 
 A file is written whole (temp, fsync, rename) or not at all: after a crash it is either there or computed again.
@@ -59,7 +59,7 @@ class StageStore:
 
 
 def hash_of(order: Any) -> str:
-    """16 hex digits that change with anything in a record but the paths of its files: a folder may be moved."""
+    """16 hex digits that change with all of a record but the paths of artifacts: the output folder may be moved."""
     text = json.dumps(_without_paths(to_jsonable_python(order)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from halfwatt.compress.recipe import Recipe, from_toml
+from halfwatt.compress.training.loop import TrainingDiverged
 from halfwatt.core.child_process import ChildDied
 from halfwatt.core.errors import BadInput, HalfwattError
 from halfwatt.core.estimate import Estimate
@@ -71,7 +72,7 @@ def build(lab: Lab, order: BuildOrder) -> BuildOutcome:
     try:
         with lab.store.cost.aside() if any(step.trains for step in steps) else nullcontext():  # it counts its own cost
             return BuildOutcome(_build(lab, Recipe(order.name, steps), order))
-    except (BadInput, ChildDied) as error:
+    except (BadInput, ChildDied, TrainingDiverged) as error:
         return BuildOutcome(None, str(error))
 
 

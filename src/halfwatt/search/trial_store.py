@@ -76,8 +76,10 @@ class TrialStore:
         beats.start()
         try:
             yield trial
-        except BaseException:
+        except BaseException as error:
             self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            if not isinstance(error, BadInput):  # interrupted, or a fault of the machine: nothing was learned of it
+                self._ask_again(trial, once=isinstance(error, Exception))
             raise
         finally:
             over.set()
@@ -122,9 +124,13 @@ class TrialStore:
                 self._study.tell(trial.number, state=TrialState.FAIL)
             except RuntimeError:
                 continue  # another worker was faster
-            if trial.params and _AGAIN not in trial.user_attrs:
-                kept = {k: v for k, v in trial.user_attrs.items() if k not in (_BEAT, _WORKER, RECIPE)}
-                self._study.enqueue_trial(trial.params, user_attrs=kept | {_AGAIN: True})
+            self._ask_again(trial, once=True)
+
+    def _ask_again(self, trial: Trial | FrozenTrial, *, once: bool) -> None:
+        """Let the decisions of a trial that came to nothing be taken again; once = not for a second time."""
+        if trial.params and not (once and _AGAIN in trial.user_attrs):
+            kept = {k: v for k, v in trial.user_attrs.items() if k not in (_BEAT, _WORKER, RECIPE)}
+            self._study.enqueue_trial(trial.params, user_attrs=kept | {_AGAIN: True})
 
 
 def outcome_of(trial: FrozenTrial) -> TrialOutcome:
