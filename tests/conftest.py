@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 
-def pytest_configure() -> None:
-    """Runs before anything is imported that counts its threads; workers under test inherit the core."""
+def keep_to_one_core() -> None:
+    """Before anything is imported that counts its threads; processes under test inherit the core."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker.startswith("gw"):
         cores = sorted(os.sched_getaffinity(0))
@@ -19,3 +19,6 @@ def pytest_configure() -> None:
         own = Path(tempfile.gettempdir()) / f"halfwatt-tests-{os.getuid()}-{worker}"
         own.mkdir(exist_ok=True)
         os.environ["TMPDIR"] = tempfile.tempdir = str(own)
+
+
+keep_to_one_core()  # not in a hook: the conftest of a folder named on the command line is imported before hooks run

@@ -124,19 +124,18 @@ def test_a_model_of_unknown_cores_is_refused(old: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    "damage",
     [
-        (lambda r: r["raw"].update(trials=[]), "is damaged"),
-        (lambda r: [w.update(replies=0) for w in r["raw"]["windows"]], "is damaged"),
-        (lambda r: r["raw"]["trials"][0].update(quality_inputs=None), "no quality readings of"),
+        lambda r: r["raw"].update(trials=[]),
+        lambda r: [w.update(replies=0) for w in r["raw"]["windows"]],
     ],
 )
 def test_a_result_without_the_readings_of_its_figures_is_refused(
-    old: bytes, tmp_path: Path, damage: Callable[[Record], Any], words: str
+    old: bytes, tmp_path: Path, damage: Callable[[Record], Any]
 ) -> None:
     record = json.loads(old)
     damage(record)
-    with pytest.raises(BadInput, match=words):
+    with pytest.raises(BadInput, match="is damaged"):
         verified(json.dumps(record), tmp_path)
 
 

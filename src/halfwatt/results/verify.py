@@ -93,10 +93,8 @@ def _trial_records(result: Result, info: MeterInfo | None) -> Iterator[tuple[str
     for trial in result.trials:
         read, where = reads[trial.name], f"trials.{trial.name}"
         yield from _modelled_readings(f"{where}.windows", read.windows, info)
-        if trial.energy is None or trial.quality is None:
+        if trial.energy is None or trial.quality is None or read.quality_inputs is None:
             continue
-        if read.quality_inputs is None:
-            raise BadInput(f"the result holds no quality readings of {trial.name}", hint="it was changed since its run")
         yield f"{where}.energy", trial.energy, energy_analysis.measurement(trial.name, read.windows, info)
         cpu_s = energy_analysis.ratio("B1", trial.name, read.windows, energy_analysis.cpu_s_per_reply)
         yield f"{where}.cpu_s_ratio_vs_B1", trial.cpu_s_ratio_vs_B1, cpu_s

@@ -67,7 +67,7 @@ class Outcome:
 def optimize(job: Job) -> Outcome:
     """Choose on the tune split, prove on the sealed one. Raises BadInput where the output folder holds another run,
     MeterError and TaintedRun where nothing could be measured."""
-    require_distinct(job.adopted)
+    require_distinct([step.folder for step in job.adopted])
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():

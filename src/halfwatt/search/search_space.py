@@ -109,13 +109,13 @@ class StudentSpace:
         return Recipe(", ".join(names), (*parent.steps, *trim, cut, *learn, Quantize(4, method="gptq")))
 
 
-def require_distinct(adopted: Sequence[Adopt]) -> None:
+def require_distinct(candidates: Sequence[str]) -> None:
     """Recipes are told apart by their names, and those by the last part of a candidate's path.
 
     Raises:
-        BadInput: two candidates end alike, or one is called as something else is.
+        BadInput: two candidates end alike, or one is called as the original is.
     """
-    names = [ORIGINAL, STUDENT, *(_short(step.folder) for step in adopted)]
+    names = [ORIGINAL, *map(_short, candidates)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise BadInput(f"two models of the search would be called {twice}", hint="rename a --candidate folder")
