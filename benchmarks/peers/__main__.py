@@ -30,7 +30,7 @@ from halfwatt import demo
 from halfwatt.compress.recipe import Recipe, default_recipes
 from halfwatt.core.files import locked, turn, write_atomic
 from halfwatt.core.settings import MeasurePlan, RunSettings
-from halfwatt.dialogues.dialogue import DialogueSet
+from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.energy_protocol import Run
@@ -129,7 +129,7 @@ def of_shape(args: argparse.Namespace, tools: Instruments, shops: Sequence[Works
     lab = lab_of(model, few, out, tools, shops)
     lab = replace(lab, workload=replace(lab.workload, cap=shapes.LONGEST[args.shape]))
     int4 = next(recipe for recipe in default_recipes() if recipe.name == "int4")
-    own = build_artifact(model, int4, lab.workload.dialogues, out / "artifacts")
+    own = build_artifact(model, int4, proof_of(lab), out / "artifacts")
     winner = Contender("winner", own, shapes.SERVED)
     return Field(lab, original(lab), winner, SHAPE_PLAN, judged=False, at=shapes.SERVED)
 
@@ -145,7 +145,7 @@ def lab_of(model: ChatModel, dialogues: DialogueSet, out: Path, tools: Instrumen
 def original(lab: Lab) -> Contender:
     """B1, not tuned yet."""
     job = lab.job
-    artifact = build_artifact(job.model, Recipe("B1"), lab.workload.dialogues, job.out / "artifacts")
+    artifact = build_artifact(job.model, Recipe("B1"), proof_of(lab), job.out / "artifacts")
     return Contender("B1", artifact, OperatingPoint())
 
 
@@ -157,6 +157,11 @@ def run_field(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> 
     everyone = (*peers, field.reference, field.winner)
     run = field.lab.run(measure, MeasureOrder(everyone, field.plan))
     return [row(field, contender, run) for contender in everyone]
+
+
+def proof_of(lab: Lab) -> tuple[Dialogue, ...]:
+    """What exports are proved on: as many dialogues as a search takes."""
+    return lab.workload.dialogues[: lab.job.settings.protocol.parity_dialogues]
 
 
 # --- the peers --------------------------------------------------------------------------------------------------------

@@ -237,6 +237,7 @@ def _quality_inputs(a: ServingSpec, b: ServingSpec, workload: Workload, settings
     """What the gate reads of B against A; an artifact that was never proved is proved first."""
     if b.artifact.parity is None:
         settings.progress("proving B in its own runtime")
-        b = replace(b, artifact=examine.prove(chat_model.load(b.artifact.path), b, workload.dialogues))
+        proof = workload.dialogues[: settings.protocol.parity_dialogues]
+        b = replace(b, artifact=examine.prove(chat_model.load(b.artifact.path), b, proof))
     replies = generate_replies(a, workload.requests(), settings.progress, "A's replies")
     return examine.examine(a, b, workload, replies, settings.progress)

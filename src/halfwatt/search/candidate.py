@@ -59,8 +59,12 @@ class Rivals:
 
 def try_candidate(lab: Lab, recipe: Recipe, rivals: Rivals) -> CandidateResult:
     """What a recipe comes to, or why there is no candidate. A fault of the recipe ends the candidate, not the run."""
-    name = f"candidate-{recipe.slug}"
-    return lab.store.once(name, CandidateResult, lambda: _pass_stages(lab, recipe, rivals))
+    return lab.store.once(stored_name(recipe), CandidateResult, lambda: _pass_stages(lab, recipe, rivals))
+
+
+def stored_name(recipe: Recipe) -> str:
+    """Of a whole candidate among the finished work."""
+    return f"candidate-{recipe.slug}"
 
 
 def _pass_stages(lab: Lab, recipe: Recipe, rivals: Rivals) -> CandidateResult:

@@ -15,7 +15,7 @@ from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import to_json
 from halfwatt.core.settings import Budget
 from halfwatt.search.budget import is_spent, repays
-from halfwatt.search.candidate import CandidateResult, Rivals, try_candidate
+from halfwatt.search.candidate import CandidateResult, Rivals, stored_name, try_candidate
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import Space
@@ -112,7 +112,7 @@ def search_recipes(lab: Lab, reference: Contender) -> list[Recipe]:
     space = Space.of(job.model, job.adopted, job.train is not None, teaching)
 
     def tried_here(recipe: Recipe) -> bool:
-        return lab.store.has(f"candidate-{recipe.slug}")
+        return lab.store.has(stored_name(recipe))
 
     with closing(_open_trials(job)) as trials:
         for decisions in space.first():

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.pretrained import Adopt
 from halfwatt.compress.recipe import Recipe, default_recipes
 from halfwatt.core.files import turn
-from halfwatt.core.machine import cores, halfwatt_version
+from halfwatt.core.machine import cores, halfwatt_version, versions
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
@@ -64,7 +63,7 @@ class Job:
             "outside": " ".join(other.sha256 for other in self.outside.values()),
             "margins": repr(settings.margins),
             "halfwatt": halfwatt_version(),
-            "llama.cpp": metadata.version("llama-cpp-python"),
+            "llama.cpp": versions().get("llama-cpp-python", "none"),
             "precision": settings.precision,
             "protocol": repr((settings.protocol, settings.requests)),
             "seed": str(settings.seed),
