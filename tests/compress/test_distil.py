@@ -187,6 +187,21 @@ def test_the_answers_are_kept_and_asked_for_once(teacher: ChatModel, pruned: Cha
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_of_those_that_the_teacher_is_not_asked_about_the_labels_are_learned(
+    teacher: ChatModel, pruned: ChatModel, tmp_path: Path
+) -> None:
+    step = Distil(epochs=1, batch_tokens=1024, temperature=1.0, cached=8, asked=0.25)
+    lines: list[str] = []
+    own = replace(context(teacher), cache=tmp_path, settings=RunSettings(progress=lines.append))
+    student = step.apply(pruned, own)
+    quarter = math.ceil(0.25 * len(DIALOGUES))
+    assert any(line.startswith(f"asking the teacher: {quarter} of {quarter} ") for line in lines)
+    whole = sum(len(row.ids) for row in encode_rows(DIALOGUES, teacher.tokenizer, 512))
+    assert whole < student.spent[-1].tokens < 2 * whole, "a quarter was asked, all were learned"
+    replace(step, epochs=2).apply(pruned, own)
+    assert len(list(tmp_path.glob("teacher-*"))) == 1, "another lesson asks about the same ones"
+
+
 def test_what_a_cache_cannot_serve_is_refused(teacher: ChatModel) -> None:
     for step in (Distil(cached=8), Distil("on_policy", temperature=1.0, cached=8), Distil(temperature=1.0, cached=-1)):
         assert len(step.problems(teacher)) == 1

@@ -40,7 +40,7 @@ CUTS: dict[str, Step] = {
     "blocks": Prune(drop=1),
     "ffn and blocks": Prune(ffn=0.67, drop=1),
     "vocabulary": Trim(0.5),
-    "student": Student(layers=1, width=64, ffn=64),
+    "student": Student(layers=1, width=64, ffn=64, kv_heads=1),
 }
 
 

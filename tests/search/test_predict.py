@@ -39,7 +39,7 @@ RECIPES = (
 )
 NARROW = (
     Recipe("heads and width", (Trim(0.9), Prune(width=0.5, kv_heads=1), Quantize(4))),
-    Recipe("student", (Student(layers=1, ffn=64, kv_heads=1), Quantize(4, head_bits=8))),
+    Recipe("student", (Student(layers=1, width=64, ffn=64, kv_heads=1), Quantize(4, head_bits=8))),
 )
 
 

@@ -23,6 +23,7 @@ from halfwatt.core.settings import Budget
 from halfwatt.models.chat_model import load, write
 from halfwatt.search.exploration import explore
 from halfwatt.search.search_space import ORIGINAL, ROUND, STUDENT, Parent, Space, StudentSpace
+from halfwatt.search.student_plan import Curriculum
 from halfwatt.search.successive_halving import (
     RATE,
     StudentRound,
@@ -39,8 +40,8 @@ from tests.support import taught_students as taught
 SCHOOL = StudentSpace(Teaching(1.0, 3), {ORIGINAL: Parent((), blocks=8, kv_heads=3, parameters=16_000_000)})
 
 
-def student(name: str, cost: float | None, violation: float, number: int = 0, seconds: float = 10.0) -> StudentRound:
-    return StudentRound({"name": name}, number, TrialOutcome(cost, violation), seconds)
+def student(name: str, cost: float | None, violation: float, number: int = 0, next_s: float = 30.0) -> StudentRound:
+    return StudentRound({"name": name}, number, TrialOutcome(cost, violation), next_s)
 
 
 def names(taught: list[StudentRound]) -> list[str]:
@@ -70,6 +71,7 @@ def test_a_third_goes_on_once_and_nobody_before_there_are_three() -> None:
     assert promote(three[:2], 3, None, math.inf) == []
     assert names(promote(three, 3, None, math.inf)) == ["a"]
     assert promote([*three, student("a", -3, 0.45, number=1)], 3, None, math.inf) == []
+    assert names(promote(three[:1], 3, None, math.inf, least=1)) == ["a"], "it is the only one that was planned"
 
 
 def test_the_last_round_is_the_last() -> None:
@@ -99,7 +101,7 @@ def test_what_cannot_pay_does_not_go_on(bar: float | None, left_s: float, expect
 
 
 def test_who_has_no_time_left_makes_room_for_who_has() -> None:
-    three = [student("a", -3, 0.5, seconds=20.0), student("b", -2, 0.6), student("c", -1, 0.7)]
+    three = [student("a", -3, 0.5, next_s=60.0), student("b", -2, 0.6), student("c", -1, 0.7)]
     assert names(promote(three, 3, None, 59.0)) == ["b"]
     assert promote([*three, student("a", -3, 0.45, number=1)], 3, None, 59.0) == [], "its place is taken"
 
@@ -199,7 +201,7 @@ def test_a_student_may_be_cut_from_what_was_made_before(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         write(made, tmp_path / name)
     adopted = tuple(Adopt(str(tmp_path / name)) for name in ("small", "trimmed"))
-    space = Space.of(model, adopted, learned=True, teaching=Teaching(1.0, 2))
+    space = Space.of(model, adopted, learned=True, curriculum=Curriculum(Teaching(1.0, 2)))
     assert space.school is not None
     assert list(space.school.parents) == [adopted[0].folder, ORIGINAL]
     recipe = space.recipe(Fixed(0, base=STUDENT, student_of=adopted[0].folder, student_blocks=1.0))
@@ -231,7 +233,7 @@ def test_a_small_student_is_found_that_only_the_last_round_makes_good_enough(tmp
         study.enqueue(decisions)
 
     def ready() -> bool:
-        enqueue_next_rounds(study, SCHOOL.teaching, Budget(seconds=1e9))
+        enqueue_next_rounds(study, Curriculum(SCHOOL.teaching), Budget(seconds=1e9), lambda _: False)
         return True
 
     explore(study, space.recipe, taught_to, budget, go_on=ready)

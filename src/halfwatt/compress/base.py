@@ -17,6 +17,8 @@ from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.meters.base import EnergyMeter
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from halfwatt.models.chat_model import ChatModel
 
 
@@ -93,6 +95,12 @@ class Step(Protocol):
     def sizes(self, _model: ChatModel, _dialogues: Sequence[Dialogue], /) -> dict[str, Any]:
         """The entries of the config that it will change; weights are not looked at."""
         return {}
+
+    def resized(self, model: ChatModel, dialogues: Sequence[Dialogue], /) -> PreTrainedModel:
+        """A network of the sizes that it will make, with any weights: what a plan needs to know."""
+        from halfwatt.models.surgery import resized
+
+        return resized(model.network, self.sizes(model, dialogues))
 
     def apply(self, model: ChatModel, context: StepContext, /) -> ChatModel:
         """A new model; the one given stays as it was."""

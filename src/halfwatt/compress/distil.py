@@ -158,6 +158,8 @@ class Distil(Step):
     """together: its learning rate, as a share of ``lr``."""
     cached: int = 0
     """logits at temperature 1: so many best tokens a position are kept of one pass; 0 = the teacher is asked always."""
+    asked: float = 1.0
+    """cached: share of the dialogues that the teacher is asked about; of the rest the human replies are learned."""
 
     name: ClassVar[str] = "distil"
     stage: ClassVar[Stage] = Stage.RECOVERY
@@ -165,6 +167,7 @@ class Distil(Step):
 
     def problems(self, model: ChatModel) -> list[str]:
         shares = {"label_weight": self.label_weight, "own_share": self.own_share, "teacher_weight": self.teacher_weight}
+        shares |= {"asked": self.asked}
         problems = [f"{name} must lie between 0 and 1, not {x:g}" for name, x in shares.items() if not 0 <= x <= 1]
         if self.epochs <= 0 or self.lr <= 0 or self.temperature <= 0:
             problems.append("epochs, lr and temperature must be above 0")
@@ -201,11 +204,18 @@ class Distil(Step):
         else:
             frozen = Predictor(teacher.to(context.device)).eval().requires_grad_(False)
             if self.cached:
-                rows, teacher_cost = with_teacher(rows, frozen, self.cached, context)
+                rows, teacher_cost = self._asked(rows, frozen, context)
             objective = self._objective(frozen, learner, context.settings.seed)
             history = train(Predictor(student), objective, rows, settings, context)
         lineage, spent = (*model.lineage, self._summary(history.steps)), teacher_cost + history.spent
         return replace(learner, network=student.cpu().eval(), lineage=lineage, spent=(*model.spent, spent))
+
+    def _asked(self, rows: Sequence[Row], teacher: Predictor, context: StepContext) -> tuple[list[Row], Cost]:
+        """Rows with the teacher's answers, those that it is not asked about with the human ones in their place."""
+        few = context.some(math.ceil(self.asked * len(context.dialogues)), crc32(b"asked"))
+        names = {dialogue.id for dialogue in few}
+        some, cost = with_teacher([row for row in rows if row.name in names], teacher, self.cached, context)
+        return [*some, *(row.with_labels(self.cached) for row in rows if row.name not in names)], cost
 
     def _original(self, model: ChatModel, context: StepContext) -> ChatModel:
         if context.original is None:

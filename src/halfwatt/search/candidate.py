@@ -17,6 +17,7 @@ from halfwatt.compress.base import Stage
 from halfwatt.compress.recipe import Recipe, cheap_proxy, to_toml
 from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate import energy_analysis
+from halfwatt.evaluate.gate import likelihood_check
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search import stages
 from halfwatt.search.lab import Contender, Lab
@@ -41,6 +42,14 @@ class CandidateResult:
     def outcome(self) -> TrialOutcome:
         """What a search makes of it: the log of the share of B1 that it takes."""
         return TrialOutcome(None if self.saving is None else -math.log(self.saving.mean), self.over)
+
+    @property
+    def original_is_likelier(self) -> bool:
+        """Does the original find people's replies likelier?"""
+        if self.trial.quality is None:
+            return self.over > stages.NOT_PASSED
+        check = likelihood_check(self.trial.quality.checks)
+        return check is not None and check.estimate is not None and check.estimate.mean > 0
 
     @property
     def passed(self) -> bool:

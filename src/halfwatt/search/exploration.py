@@ -19,7 +19,7 @@ from halfwatt.search.candidate import CandidateResult, Rivals, stored_name, try_
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import Space
-from halfwatt.search.teaching import enqueue_next_rounds, teaching_of
+from halfwatt.search.teaching import curriculum_of, enqueue_next_rounds
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 
 BEST_SO_FAR = "best-so-far.json"  # of a search that goes on or was cut off: a trial that the tune split let through
@@ -92,6 +92,13 @@ class Assessor:
         self._cpu_s.append(cost.total().cpu_s - before_s)
         return result.outcome
 
+    def original_knows_more(self, recipe: str) -> bool:
+        """Does the original find people's replies likelier than this candidate, tried here, does?"""
+        named = Recipe(recipe)
+        if not self._lab.store.has(stored_name(named)):  # another worker's
+            return False
+        return try_candidate(self._lab, named, Rivals(self._reference)).original_is_likelier
+
     def repays(self) -> bool:
         """Could another trial be repaid by the user's traffic? Where that is not known, it may be."""
         rate, best = self._lab.job.settings.search.replies_per_hour, self.best
@@ -108,8 +115,8 @@ def search_recipes(lab: Lab, reference: Contender) -> list[Recipe]:
     job, budget = lab.job, lab.job.settings.search.budget
     if budget is None:
         return []
-    assessor, teaching = Assessor(lab, reference), teaching_of(lab, budget)
-    space = Space.of(job.model, job.adopted, job.train is not None, teaching)
+    assessor, curriculum = Assessor(lab, reference), curriculum_of(lab, budget)
+    space = Space.of(job.model, job.adopted, job.train is not None, curriculum)
 
     def tried_here(recipe: Recipe) -> bool:
         return lab.store.has(stored_name(recipe))
@@ -122,8 +129,7 @@ def search_recipes(lab: Lab, reference: Contender) -> list[Recipe]:
         joules = (lambda: None) if counter is None else (lambda: counter.read().joules)
 
         def go_on() -> bool:
-            if teaching is not None:
-                enqueue_next_rounds(trials, teaching, budget)
+            enqueue_next_rounds(trials, curriculum, budget, assessor.original_knows_more)
             return assessor.repays()
 
         recipes = explore(trials, space.recipe, assessor.assess, budget, joules, go_on)

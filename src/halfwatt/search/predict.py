@@ -34,7 +34,6 @@ from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.meters.base import Grade, Kind
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import BLOCK_BYTES, GROUP
-from halfwatt.models.surgery import resized
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.models.weights import Weight, fits, weights, weights_read
 from halfwatt.search.hardware import Hardware
@@ -162,7 +161,7 @@ def shape(model: ChatModel, recipe: Recipe, dialogues: Sequence[Dialogue]) -> Sh
         if step.stage is Stage.STRUCTURE:
             require(step, model)
             with torch.device("meta"):
-                model = replace(model, network=resized(model.network, step.sizes(model, dialogues)))
+                model = replace(model, network=step.resized(model, dialogues))
         elif isinstance(step, Quantize | TrainOnGrid | Mixed):
             rounding = step
     read = [w for w in weights(model.network) if not w.looked_up]

@@ -1,8 +1,9 @@
 """What a search may put together: a model to begin with, a vocabulary, numbers, a draft. Pure.
 
-    base      the original, a smaller model that was made before (step `adopt`), or a student
+    base      the original, a smaller model that was made before (step `adopt`), or a student, cut or fresh
     student   of which of those models, and what shares of its blocks, channels and FFN neurons; how long it learns is
               for its round to say (successive_halving.py). The original teaches all of them
+    fresh     of which size; human replies teach it (student_plan.py), and the original where it knows more of them
     trim      none, or to the dialogues' own tokens; what was made before has the vocabulary that it was taught with
     numbers   int8, int4 with the head at either, int4 and int8 by layer; a student's are int4 by GPTQ
     draft     none, or an n-gram table; a student has none
@@ -28,12 +29,13 @@ from halfwatt.compress.search_ranges import Chooser, suggest_step
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.errors import BadInput
 from halfwatt.models.chat_model import ChatModel, outline
+from halfwatt.search.student_plan import Curriculum, StudentPlan
 from halfwatt.search.successive_halving import RATE, Teaching
 
-ORIGINAL, STUDENT = "original", "student"
-_OF = "student.of"
+ORIGINAL, STUDENT, FRESH = "original", "student", "fresh"
+_OF, _SIZE = "student.of", "fresh.size"
 _CACHED = 32  # tokens of the teacher's answers, which all students of a round share
-ROUND = "round"  # of a student, among what was settled before a trial
+ROUND, ASKED = "round", "asked"  # of a student, among what was settled before a trial; ASKED: see `Distil.asked`
 _BLOCKS = (0.25, 0.375, 0.5, 0.667, 1.0)  # shares that stay
 _STUDENTS = ((0.25, 0.5, 0.25), (0.375, 0.667, 0.25), (0.5, 0.667, 0.5), (0.667, 0.75, 0.5))  # blocks, width, ffn
 _SMALLER = ((0.375, 1.0, 1.0), (0.667, 0.75, 0.5), (0.667, 1.0, 0.5), (0.667, 1.0, 1.0))  # of what is small already
@@ -71,9 +73,14 @@ class Parent:
         return replace(cut, drop=self.blocks - max(1, round(self.blocks * blocks)), kv_heads=heads)
 
     def rate(self, cut: Prune) -> float:
-        """3e-3 for 3M parameters, and with the square root of their number; see `Distil` for where that comes from."""
+        """Of what stays."""
         share = cut.width * (self.blocks - cut.drop) / self.blocks * (1 + 2 * cut.ffn) / 3
-        return float(f"{min(3e-3, 3e-3 * (3e6 / (self.parameters * share)) ** 0.5):.1g}")
+        return learning_rate(self.parameters * share)
+
+
+def learning_rate(parameters: float) -> float:
+    """3e-3 for 3M parameters, and with the square root of their number; see `Distil` for where that comes from."""
+    return float(f"{min(3e-3, 3e-3 * (3e6 / parameters) ** 0.5):.1g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,31 @@ class StudentSpace:
         return Recipe(", ".join(names), (*parent.steps, *trim, cut, *learn, Quantize(4, method="gptq")))
 
 
+@dataclass(frozen=True, slots=True)
+class FreshSpace:
+    """Students that begin with random weights."""
+
+    plan: StudentPlan
+
+    def first(self) -> list[dict[str, Any]]:
+        """As many as the plan says."""
+        return [{_SIZE: str(prospect.student)} for prospect in self.plan.prospects[: self.plan.students]]
+
+    def student(self, trim: list[Step], choose: Chooser) -> Recipe:
+        """Taught up to its round, and rounded."""
+        by_size = {str(prospect.student): prospect for prospect in self.plan.prospects}
+        prospect = by_size[choose.suggest_categorical(_SIZE, tuple(by_size))]
+        lessons = self.plan.lessons(prospect, choose.user_attrs.get(ROUND, 0))
+        labels = Distil(kind="labels", lr=learning_rate(prospect.parameters))
+        learn = [replace(labels, epochs=epochs) for epochs in lessons]
+        if asked := choose.user_attrs.get(ASKED, 0.0):
+            both = replace(learn[-1], kind="logits", temperature=1.0, label_weight=0.5, cached=_CACHED, asked=asked)
+            learn = [*learn[:-1], both]
+        heard = [f"{asked:.0%} asked"] if asked else []
+        names = ["fresh", *map(str, trim), str(prospect.student), f"epochs {sum(lessons):.3g}", *heard]
+        return Recipe(", ".join(names), (*trim, prospect.student, *learn, Quantize(4, method="gptq")))
+
+
 def require_distinct(candidates: Sequence[str]) -> None:
     """Recipes are told apart by their names, and those by the last part of a candidate's path.
 
@@ -132,13 +164,15 @@ class Space:
     adopted: tuple[Adopt, ...] = ()  # models made before, beside the original
     trims: bool = True  # the original's vocabulary can be trimmed
     learned: bool = True  # there are dialogues to calibrate on; without them only round to nearest is left
-    school: StudentSpace | None = None  # None = no students
+    school: StudentSpace | None = None  # None = no students that are cut
+    fresh: FreshSpace | None = None  # None = no fresh ones
 
     @classmethod
-    def of(cls, model: ChatModel, adopted: tuple[Adopt, ...], learned: bool, teaching: Teaching | None = None) -> Space:
+    def of(cls, model: ChatModel, adopted: tuple[Adopt, ...], learned: bool, curriculum: Curriculum) -> Space:
         """For this model."""
-        school = None if teaching is None else StudentSpace.of(model, adopted, teaching)
-        return cls(adopted, learned and not Trim().problems(model), learned, school)
+        school = None if curriculum.cut is None else StudentSpace.of(model, adopted, curriculum.cut)
+        fresh = None if curriculum.fresh is None else FreshSpace(curriculum.fresh)
+        return cls(adopted, learned and not Trim().problems(model), learned, school, fresh)
 
     def first(self) -> list[dict[str, Any]]:
         """To begin with: what is made already at its most daring, the safest, a draft, which takes long to make;
@@ -148,13 +182,16 @@ class Space:
         daring: dict[str, Any] = {"numbers": "int4", "quantize.head_bits": None} | plain | careful
         untrimmed = {"trim": False} if self.trims else {}
         trimmed = {"trim": True, "trim.coverage": 0.999} if self.trims else {}
-        begun = [{"base": base} for base in bases if base != STUDENT] if len(bases) > 1 else [{}]
+        made = [base for base in bases if base not in (STUDENT, FRESH)]
+        begun = [{"base": base} for base in made] if len(bases) > 1 else [{}]
         cuts = [] if self.school is None else self.school.first()
         students = [{"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {}) for cut in cuts]
         safe = begun[-1] | untrimmed | plain | {"numbers": "int8"}
         bold = [base | untrimmed | daring for base in begun]
-        guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned else []
-        return [*bold, safe, *guessing, *students]
+        whole = trimmed | ({"trim.coverage": 0.9999} if trimmed else {})
+        fresh = [] if self.fresh is None else [{"base": FRESH} | size | whole for size in self.fresh.first()]
+        guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned and not fresh else []
+        return [*bold, safe, *guessing, *fresh, *students]
 
     def recipe(self, choose: Chooser) -> Recipe:
         """One recipe; the same decisions make the same one, under the same name."""
@@ -164,6 +201,8 @@ class Space:
             parents = tuple(self.school.parents)
             of = choose.suggest_categorical(_OF, parents) if len(parents) > 1 else ORIGINAL
             return self.school.student(of, self._trim(of, choose), choose)
+        if base == FRESH and self.fresh is not None:
+            return self.fresh.student(self._trim(ORIGINAL, choose), choose)
         steps: list[Step] = [*bases[base], *self._trim(base, choose), self._numbers(choose)]
         if self.learned and choose.suggest_categorical("draft", (True, False)):
             steps.append(suggest_step(Draft, choose))
@@ -173,7 +212,8 @@ class Space:
     def _bases(self) -> dict[str, tuple[Step, ...]]:
         """By name; the original comes last among those that are made already."""
         adopted: dict[str, tuple[Step, ...]] = {step.folder: (step,) for step in self.adopted}
-        return adopted | {ORIGINAL: ()} | ({} if self.school is None else {STUDENT: ()})
+        students = ((STUDENT, self.school), (FRESH, self.fresh))
+        return adopted | {ORIGINAL: ()} | {name: () for name, space in students if space is not None}
 
     def _trim(self, base: str, choose: Chooser) -> list[Step]:
         if base != ORIGINAL or not self.trims or not choose.suggest_categorical("trim", (True, False)):

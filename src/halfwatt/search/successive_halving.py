@@ -39,12 +39,13 @@ class Teaching:
 
 @dataclass(frozen=True, slots=True)
 class StudentRound:
-    """A student after a round: the decisions that made it, what it came to, and the seconds that the round took."""
+    """A student after a round: the decisions that made it, what it came to, and the seconds that its next one takes."""
 
     decisions: Mapping[str, Any]
     round: int
     outcome: TrialOutcome
-    seconds: float
+    next_s: float
+    recipe: str = ""
 
 
 def plan_teaching(seconds: float, s_per_token: float, tokens: int) -> Teaching | None:
@@ -67,16 +68,18 @@ def plan_teaching(seconds: float, s_per_token: float, tokens: int) -> Teaching |
 
 
 def promote(
-    students: Sequence[StudentRound], rounds: int, least_cost: float | None, left_s: float
+    students: Sequence[StudentRound], rounds: int, least_cost: float | None, left_s: float, *, least: int = 0
 ) -> list[StudentRound]:
     """Who goes on to the next round and has not yet, those of later rounds first. Whose next round would not fit into
-    the time is out of the contest. least_cost: that keeps the constraint so far; None = nothing does."""
+    the time is out of the contest. least_cost: that keeps the constraint so far; None = nothing does. least: so many
+    go on, however few there are."""
     promotions, gains = list[StudentRound](), mean_gains(students, rounds)
     for number in reversed(range(rounds - 1)):
         here = [t for t in students if t.round == number]
         gone = [t.decisions for t in students if t.round == number + 1]
-        able = [t for t in here if _worth_it(t, least_cost) and (t.decisions in gone or RATE * t.seconds <= left_s)]
-        promotions += [t for t in rank_students(able, gains)[: len(here) // RATE] if t.decisions not in gone]
+        able = [t for t in here if _worth_it(t, least_cost) and (t.decisions in gone or t.next_s <= left_s)]
+        best = rank_students(able, gains)[: max(least, len(here) // RATE)]
+        promotions += [t for t in best if t.decisions not in gone]
     return promotions
 
 

@@ -2,57 +2,147 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from halfwatt.compress.base import TrainingBudget
+import torch
+
+from halfwatt.compress.base import StepContext, TrainingBudget
 from halfwatt.compress.distil import Distil
-from halfwatt.compress.training.batches import encode_rows
+from halfwatt.compress.fresh_student import Student
+from halfwatt.compress.training.batches import Predictor, encode_rows, in_batches
+from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.settings import Budget
+from halfwatt.models.chat_model import ChatModel
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Lab
-from halfwatt.search.search_space import ROUND, STUDENT
-from halfwatt.search.successive_halving import StudentRound, Teaching, plan_teaching, promote
-from halfwatt.search.trial_store import TrialStore, lasted_s, outcome_of
+from halfwatt.search.search_space import ASKED, FRESH, ROUND, STUDENT
+from halfwatt.search.student_plan import SIZES, Curriculum, Pace, needed_s, parameters, plan_students
+from halfwatt.search.successive_halving import RATE, StudentRound, plan_teaching, promote
+from halfwatt.search.trial_store import RECIPE, TrialStore, lasted_s, outcome_of
 
-_SAMPLE, _TOKENS = 256, 2 * 4096  # dialogues and tokens by which the pace is measured
-_STUDENT_SHARE = 0.45  # of the original's time for a token: 1/4 to learn, the rest its part of the original's answers
+_SAMPLE, _TOKENS = 256, 2 * 4096  # dialogues and tokens by which a pace is measured
+_TRIED = SIZES[2], SIZES[5]  # by two of which the others' are told
+_CUT_S = 1.35  # s that a cut student takes for a token that the original reads in 1 s: to learn, and to ask its part
+_FRESH_SHARE, _BESIDE_CUT = 0.7, 0.2  # of the budget's time
+_ASKING_SHARE = 0.15  # of the time of fresh students
+_SLACK = 1 / 6  # of the budget, which a last lesson may take longer: it is what all the others were for
 
 
-def teaching_of(lab: Lab, budget: Budget) -> Teaching | None:
-    """What the budget's time and the training dialogues allow; None = no students."""
-    job = lab.job
-    if job.train is None or budget.seconds is None:
-        return None
+@dataclass(frozen=True, slots=True)
+class Paces:
+    """What learning takes here, measured in the first seconds. tokens: of one pass over the training dialogues."""
+
+    tokens: int
+    vocabulary: int  # that fresh students have
+    fresh: Pace
+    asking_s: float  # seconds in which the original reads a token
+
+
+def curriculum_of(lab: Lab, budget: Budget) -> Curriculum:
+    """What the budget's time and the training dialogues allow, told to the user."""
+    job, seconds = lab.job, budget.seconds
+    if job.train is None or seconds is None:
+        return Curriculum()
     with job.turn():
-        s_per_token = lab.store.once("pace", float, lambda: student_pace_s(job))
-    teaching = plan_teaching(budget.seconds, s_per_token, training_tokens(job))
-    if teaching is None:
-        lab.say(f"no student could learn enough within {budget.seconds:.0f} s here, of these dialogues")
-    return teaching
+        paces = lab.store.once("paces", Paces, lambda: measure_paces(job))
+    curriculum = plan_curriculum(seconds, paces)
+    for line in describe(curriculum, seconds, paces):
+        lab.say(line)
+    return curriculum
 
 
-def student_pace_s(job: Job) -> float:
-    """Seconds a token in which a student can be taught here, measured by how fast the original learns."""
-    context = job.step_context()
-    brief = replace(context, dialogues=context.some(_SAMPLE), cache=None, budget=TrainingBudget(tokens=_TOKENS))
-    cost = Distil(kind="labels").apply(job.model, brief).spent[-1]
-    return _STUDENT_SHARE * cost.wall_s / cost.tokens
+def plan_curriculum(seconds: float, paces: Paces) -> Curriculum:
+    """Fresh students take most of the time, unless the original is read so fast that cutting it pays."""
+    cut = plan_teaching(seconds, _CUT_S * paces.asking_s, paces.tokens)
+    share = _FRESH_SHARE if cut is None else _BESIDE_CUT
+    fresh = plan_students(share * seconds, paces.fresh, paces.tokens, paces.vocabulary)
+    asked = min(1.0, _ASKING_SHARE * share * seconds / (paces.tokens * paces.asking_s))
+    return Curriculum(cut, fresh, float(f"{asked:.1g}"))
 
 
-def training_tokens(job: Job) -> int:
-    """About how many tokens there are to learn from."""
+def describe(curriculum: Curriculum, seconds: float, paces: Paces) -> list[str]:
+    """What is expected, in lines; where nobody can learn enough, what it would take."""
+    lines = []
+    if curriculum.cut is not None:
+        lines.append(f"cut students: {curriculum.cut.rounds} rounds, {curriculum.cut.epochs:g} passes in the first")
+    if (plan := curriculum.fresh) is not None:
+        first, others = plan.prospects[0], [str(p.student) for p in plan.prospects[1 : plan.students]]
+        lines.append(
+            f"fresh students: {first.student}, {first.parameters / 1e6:.1f}M parameters, can learn "
+            f"{first.tokens / 1e6:.1f}M tokens, {first.passes:.1f} passes, in {first.seconds / 60:.0f} minutes here"
+            + (f"; beside it {', '.join(others)}" if others else "")
+        )
+    if not lines:
+        least = needed_s(lambda s: plan_students(_FRESH_SHARE * s, paces.fresh, paces.tokens, paces.vocabulary))
+        much = f"--budget {least / 60:.0f}m would do" if least else f"{paces.tokens:,} tokens of dialogues are too few"
+        lines.append(f"no student could learn enough within {seconds:.0f} s here: {much}")
+    return lines
+
+
+def measure_paces(job: Job) -> Paces:
+    """Two fresh students learn a little, and the original reads a little."""
     context = job.step_context()
     sample = context.some(_SAMPLE)
-    tokens = sum(len(row.ids) for row in encode_rows(sample, job.model.tokenizer, Distil().longest))
-    return round(tokens / len(sample) * len(context.dialogues))
+    model = job.model
+    if not Trim().problems(model):
+        model = Trim().apply(model, replace(context, dialogues=context.some(4 * _SAMPLE)))
+    tokens = sum(len(row.ids) for row in encode_rows(sample, model.tokenizer, Distil().longest))
+    brief = replace(context, dialogues=sample, cache=None, budget=TrainingBudget(tokens=_TOKENS))
+    small, large = (_learning_s(model, student, brief) for student in _TRIED)
+    return Paces(
+        tokens=round(tokens / len(sample) * len(context.dialogues)),
+        vocabulary=int(model.network.config.vocab_size),
+        fresh=Pace.through(small, large),
+        asking_s=_reading_s(job.model, brief),
+    )
 
 
-def enqueue_next_rounds(store: TrialStore, teaching: Teaching, budget: Budget) -> None:
-    """Ask for the next rounds of the students that are worth it."""
+def _learning_s(model: ChatModel, student: Student, brief: StepContext) -> tuple[int, float]:
+    """Parameters, and seconds a token."""
+    learner = student.apply(model, brief)
+    cost = Distil(kind="labels", epochs=4).apply(learner, brief).spent[-1]
+    return parameters(student, model.network.config.vocab_size), cost.wall_s / cost.tokens
+
+
+@torch.no_grad()
+def _reading_s(model: ChatModel, brief: StepContext) -> float:
+    batch = in_batches(brief.some(8), model.tokenizer, Distil().longest)[0]
+    reader = Predictor(copy.deepcopy(model.network).to(brief.device)).eval()  # type: ignore[arg-type]
+    batch = batch.to(torch.device(brief.device))
+    reader(batch.ids, batch.reply)  # the first pass also warms up
+    start_s = time.monotonic()
+    reader(batch.ids, batch.reply)
+    return (time.monotonic() - start_s) / batch.ids.numel()
+
+
+def enqueue_next_rounds(
+    store: TrialStore, curriculum: Curriculum, budget: Budget, knows_more: Callable[[str], bool]
+) -> None:
+    """Ask for the next rounds of the students that are worth it.
+
+    knows_more: does the original find people's replies likelier than the student of a recipe does? Then the student
+    hears the original in its next round too.
+    """
     if budget.seconds is None:
         return
-    trials = [trial for trial in store.completed() if trial.params.get("base") == STUDENT]
-    students = [StudentRound(t.params, t.user_attrs.get(ROUND, 0), outcome_of(t), lasted_s(t)) for t in trials]
-    least_cost = best.value if (best := store.best()) else None
-    for student in promote(students, teaching.rounds, least_cost, budget.seconds - store.seconds()):
-        store.enqueue(dict(student.decisions), {ROUND: student.round + 1})
+    least_cost, left_s = best.value if (best := store.best()) else None, budget.seconds - store.seconds()
+    if (cut := curriculum.cut) is not None:
+        for student in promote(_rounds(store, STUDENT), cut.rounds, least_cost, left_s):
+            store.enqueue(dict(student.decisions), {ROUND: student.round + 1})
+    if (plan := curriculum.fresh) is not None:
+        left_s += _SLACK * budget.seconds
+        students = [replace(s, next_s=plan.first_s * RATE ** (s.round + 1)) for s in _rounds(store, FRESH)]
+        for student in promote(students, plan.rounds, least_cost, left_s, least=int(plan.students == 1)):
+            asked = {ASKED: curriculum.asked} if student.recipe and knows_more(student.recipe) else {}
+            store.enqueue(dict(student.decisions), {ROUND: student.round + 1} | asked)
+
+
+def _rounds(store: TrialStore, base: str) -> list[StudentRound]:
+    trials = [trial for trial in store.completed() if trial.params.get("base") == base]
+    return [
+        StudentRound(t.params, t.user_attrs.get(ROUND, 0), outcome_of(t), RATE * lasted_s(t), t.user_attrs[RECIPE])
+        for t in trials
+    ]

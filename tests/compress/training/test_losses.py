@@ -87,6 +87,13 @@ def test_a_cut_that_leaves_one_token_is_the_whole() -> None:
     assert torch.allclose(cut, losses.forward_kl(teacher, student), atol=1e-5)
 
 
+def test_learning_from_a_teacher_that_is_sure_is_learning_the_labels() -> None:
+    torch.manual_seed(0)
+    student, labels = torch.randn(5, 6), torch.tensor([0, 5, 2, 2, 1])
+    sure = losses.tail_kl(losses.TopK.certain(labels, 3), student)
+    assert torch.allclose(sure, losses.label_nll(student, labels), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_zero_between_equals_and_never_below(name: str) -> None:
     torch.manual_seed(1)

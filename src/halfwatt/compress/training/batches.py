@@ -8,7 +8,7 @@ was stopped goes on with the very batch that it would have taken.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -45,6 +45,11 @@ class Row:
     def positions(self) -> int:
         """How many are learned; nothing predicts the first token."""
         return sum(self.reply[1:])
+
+    def with_labels(self, k: int) -> Row:
+        """The row with what was written in the place of a teacher's k best tokens."""
+        labels = [token for token, learned in zip(self.ids[1:], self.reply[1:], strict=True) if learned]
+        return replace(self, teacher=TopK.certain(torch.tensor(labels), k))
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,9 @@ def state_error(teacher: Tensor, student: Tensor) -> Tensor:
     return (g - h).square().sum(-1) / h.square().sum(-1).mean()
 
 
+_NEVER = -1e4  # a logarithm whose exponential is 0, and 0 times it too
+
+
 @dataclass(frozen=True, slots=True)
 class TopK:
     """A teacher's distribution cut to its k best tokens, as a cache stores it.
@@ -78,6 +81,13 @@ class TopK:
     log_p: Tensor
     index: Tensor
     log_tail: Tensor
+
+    @classmethod
+    def certain(cls, labels: Tensor, k: int) -> TopK:
+        """Of a teacher that is sure of these tokens, int64 [n]: learning from it is learning the labels."""
+        log_p = torch.full((len(labels), k), _NEVER)
+        log_p[:, 0] = 0.0
+        return cls(log_p.half(), labels[:, None].expand(-1, k).int(), torch.full((len(labels),), _NEVER))
 
     def to(self, device: torch.device) -> TopK:
         return TopK(self.log_p.to(device), self.index.to(device), self.log_tail.to(device))

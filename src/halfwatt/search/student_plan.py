@@ -1,0 +1,135 @@
+"""What a time can teach fresh students: which sizes, for how long, from paces measured on this machine. Pure.
+
+    tokens in the time = seconds / (s_0 + s_1 N)            N = parameters; two paces measured in the first seconds
+    the size           = the largest whose tokens are at least 3/4 of its parameters
+
+A fresh student on few dialogues sees them many times over, which is worth nearly as much as new ones for four passes
+and little after some sixteen (Muennighoff et al., arXiv 2305.16264): what is left of the time then goes into a larger
+network. One student takes all of the time unless several could each read `COMPARABLE` tokens: of less, the smallest
+always looks best, because it reads most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from halfwatt.compress.fresh_student import HEAD, Student
+from halfwatt.search.successive_halving import RATE, Teaching
+
+SIZES = tuple(
+    Student(blocks, width, 3 * width, kv_heads)
+    for blocks, width, kv_heads in (
+        (3, 128, 1),
+        (3, 192, 1),
+        (4, 256, 2),
+        (4, 384, 2),
+        (6, 448, 1),
+        (6, 512, 2),
+        (8, 576, 3),
+    )
+)
+ENOUGH = 5_000_000  # tokens in all, of less than which no student has answered anybody
+COMPARABLE = 3_000_000  # in a first lesson
+_PASSES = 24.0  # over the dialogues, at most
+_A_PARAMETER = 0.75  # tokens
+
+
+def parameters(student: Student, vocabulary: int) -> int:
+    """Of a student with so many tokens, norms included."""
+    attention = student.width * HEAD * (2 * (student.width // HEAD) + 2 * student.kv_heads)
+    block = attention + 3 * student.width * student.ffn + 2 * student.width
+    return student.layers * block + (vocabulary + 1) * student.width
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds a token in which a network of N parameters learns here: a line through what two of them took."""
+
+    fixed_s: float
+    per_parameter_s: float
+
+    @classmethod
+    def through(cls, small: tuple[int, float], large: tuple[int, float]) -> Pace:
+        """Each as (parameters, seconds a token)."""
+        slope = max(0.0, (large[1] - small[1]) / (large[0] - small[0]))
+        return cls(max(0.0, small[1] - slope * small[0]), slope)
+
+    def of(self, numbers: int) -> float:
+        """Of so many parameters."""
+        return self.fixed_s + self.per_parameter_s * numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """A student that a plan names, and what all of its lessons give it."""
+
+    student: Student
+    parameters: int
+    tokens: int
+    passes: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StudentPlan:
+    """Fresh students that a time can teach: ``students`` of them begin, each round takes ``RATE`` times as long.
+
+    first_s: seconds of a first lesson; prospects: the one that the rules above name first, then its neighbours
+    """
+
+    first_s: float
+    rounds: int
+    students: int
+    prospects: tuple[Prospect, ...]
+
+    def lessons(self, prospect: Prospect, until: int) -> tuple[float, ...]:
+        """Passes over the dialogues of each round up to round ``until``."""
+        whole = sum(RATE**k for k in range(self.rounds))
+        return tuple(float(f"{prospect.passes * RATE**k / whole:.3g}") for k in range(until + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """What a budget can teach. asked: share of the dialogues that fresh students may hear the original about."""
+
+    cut: Teaching | None = None
+    fresh: StudentPlan | None = None
+    asked: float = 0.0
+
+
+def plan_students(seconds: float, pace: Pace, tokens: int, vocabulary: int) -> StudentPlan | None:
+    """What ``seconds`` of teaching allow, of dialogues with so many tokens; None = nobody could learn enough.
+
+    >>> plan = plan_students(2500, Pace(6e-5, 2.2e-11), 700_000, 6720)
+    >>> plan.students, plan.rounds, str(plan.prospects[0].student), round(plan.prospects[0].passes, 1)
+    (1, 2, '4 blocks of 384', 13.3)
+    """
+    for students, rounds in ((9, 3), (3, 2), (1, 2)):
+        lessons = sum(max(1, students // RATE**k) * RATE**k for k in range(rounds))  # in first ones
+        first_s, whole = seconds / lessons, sum(RATE**k for k in range(rounds))
+        able = [_prospect(s, pace, tokens, vocabulary, first_s * whole) for s in SIZES]
+        able = [p for p in able if p.tokens >= ENOUGH]
+        if not able:
+            continue
+        middle = max((i for i, p in enumerate(able) if p.tokens >= _A_PARAMETER * p.parameters), default=0)
+        if students == 1 or first_s >= COMPARABLE * pace.of(able[middle].parameters):
+            nearest = sorted(able, key=lambda p: abs(able.index(p) - middle - 0.1))
+            return StudentPlan(first_s, rounds, students, tuple(nearest))
+    return None
+
+
+def needed_s(enough: Callable[[float], StudentPlan | None], most_s: float = 7 * 24 * 3600) -> float | None:
+    """The least time that some plan needs, within 10 %; None = more than ``most_s``, as of too few dialogues."""
+    seconds = 60.0
+    while seconds <= most_s:
+        if enough(seconds) is not None:
+            return seconds
+        seconds *= 1.1
+    return None
+
+
+def _prospect(student: Student, pace: Pace, tokens: int, vocabulary: int, seconds: float) -> Prospect:
+    numbers = parameters(student, vocabulary)
+    read = min(round(seconds / pace.of(numbers)), round(_PASSES * tokens))
+    return Prospect(student, numbers, read, read / tokens, read * pace.of(numbers))

@@ -1,0 +1,152 @@
+"""What a time can teach fresh students: the sizes, the lessons, and what would be enough; and what becomes of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import FixedTrial
+
+from halfwatt.compress.distil import Distil
+from halfwatt.compress.fresh_student import Student
+from halfwatt.compress.recipe import from_toml, out_of_order, to_toml
+from halfwatt.core.settings import Budget
+from halfwatt.models.chat_model import load
+from halfwatt.search.search_space import ASKED, FRESH, ROUND, FreshSpace, Space
+from halfwatt.search.student_plan import (
+    ENOUGH,
+    SIZES,
+    Curriculum,
+    Pace,
+    StudentPlan,
+    needed_s,
+    parameters,
+    plan_students,
+)
+from halfwatt.search.successive_halving import RATE
+from halfwatt.search.teaching import Paces, describe, enqueue_next_rounds, plan_curriculum
+from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
+from tests.support import tiny_models as tiny
+
+PACE = Pace(6e-5, 2.2e-11)  # two cores, bf16
+TOKENS, VOCABULARY = 700_000, 6720
+
+
+def planned(seconds: float, tokens: int = TOKENS) -> StudentPlan:
+    plan = plan_students(seconds, PACE, tokens, VOCABULARY)
+    assert plan is not None
+    return plan
+
+
+@pytest.mark.parametrize("student", SIZES, ids=str)
+def test_parameters_are_those_of_the_network(student: Student, tmp_path: Path) -> None:
+    model = load(tiny.folder(tmp_path, "gpt2"))
+    with torch.device("meta"):
+        network = student.resized(model)
+    assert parameters(student, model.network.config.vocab_size) == sum(p.numel() for p in network.parameters())
+
+
+def test_a_pace_goes_through_both_that_were_measured() -> None:
+    pace = Pace.through((5_000_000, 1.6e-4), (20_000_000, 5.2e-4))
+    assert pace.of(5_000_000) == pytest.approx(1.6e-4)
+    assert pace.of(20_000_000) == pytest.approx(5.2e-4)
+    assert Pace.through((5_000_000, 2e-4), (20_000_000, 1e-4)).of(0) > 0, "noise never makes the large one faster"
+
+
+@given(seconds=st.floats(60, 1e6), tokens=st.integers(10_000, 10**9))
+def test_a_plan_keeps_within_its_time(seconds: float, tokens: int) -> None:
+    plan = plan_students(seconds, PACE, tokens, VOCABULARY)
+    if plan is None:
+        assert plan_students(seconds / 2, PACE, tokens, VOCABULARY) is None
+        return
+    lessons = sum(max(1, plan.students // RATE**k) * RATE**k for k in range(plan.rounds))
+    assert lessons * plan.first_s <= seconds * 1.001
+    for p in plan.prospects:
+        epochs = plan.lessons(p, plan.rounds - 1)
+        assert sum(epochs) == pytest.approx(p.passes, rel=0.02)
+        assert p.passes <= 24
+        assert p.tokens >= ENOUGH
+        assert p.seconds <= plan.first_s * sum(RATE**k for k in range(plan.rounds)) * 1.001
+
+
+def test_more_time_goes_into_larger_students_then_into_more_of_them() -> None:
+    hour, day = planned(0.7 * 3600), planned(0.7 * 24 * 3600)
+    assert (hour.students, day.students) == (1, 9)
+    assert hour.prospects[0].parameters < day.prospects[0].parameters
+    assert hour.prospects[0].tokens >= 0.75 * hour.prospects[0].parameters
+
+
+def test_what_would_be_enough_is_told() -> None:
+    paces = Paces(TOKENS, VOCABULARY, PACE, asking_s=1.2e-3)
+    short = plan_curriculum(120, paces)
+    assert short == Curriculum(None, None, short.asked)
+    (line,) = describe(short, 120, paces)
+    minutes = float(line.split("--budget ")[1].split("m ")[0])
+    assert plan_curriculum(60 * minutes * 1.05, paces).fresh is not None
+    assert plan_curriculum(60 * minutes * 0.8, paces).fresh is None
+    few = Paces(20_000, VOCABULARY, PACE, asking_s=1.2e-3)
+    assert "20,000 tokens of dialogues are too few" in describe(plan_curriculum(3600, few), 3600, few)[0]
+    assert needed_s(lambda _: None) is None
+
+
+def test_cutting_is_for_originals_that_are_read_fast() -> None:
+    fast, slow = (plan_curriculum(3600, Paces(TOKENS, VOCABULARY, PACE, s)) for s in (1.2e-4, 1.2e-3))
+    assert fast.cut is not None
+    assert slow.cut is None
+    assert slow.fresh is not None
+    assert 0 < slow.asked < 1, "of all its dialogues the original could not be asked"
+
+
+class Chosen(FixedTrial):
+    """Decisions, and what was settled before them."""
+
+    def __init__(self, decisions: Mapping[str, Any], **settled: Any) -> None:
+        super().__init__(dict(decisions))
+        self._settled = settled
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        return self._settled
+
+
+def space() -> Space:
+    return Space(fresh=FreshSpace(planned(0.7 * 3600)))
+
+
+def test_a_fresh_student_is_trimmed_begun_taught_and_rounded() -> None:
+    decisions = next(d for d in space().first() if d["base"] == FRESH)
+    first, second = (space().recipe(Chosen(decisions, **{ROUND: n})) for n in range(2))
+    assert [type(step).__name__ for step in second.steps] == ["Trim", "Student", "Distil", "Distil", "Quantize"]
+    assert second.steps[:3] == first.steps[:3], "so that the first lesson is found made"
+    assert second.name != first.name
+    assert not out_of_order(second.steps)
+    assert from_toml(to_toml(second), "here") == second
+    lessons = [step for step in second.steps if isinstance(step, Distil)]
+    assert lessons[1].epochs == pytest.approx(RATE * lessons[0].epochs, rel=0.02)
+    assert {lesson.kind for lesson in lessons} == {"labels"}
+
+
+def test_the_original_is_heard_where_it_knows_more(tmp_path: Path) -> None:
+    plan = planned(0.7 * 3600)
+    curriculum = Curriculum(None, plan, asked=0.4)
+    for knows_more in (False, True):
+        store = TrialStore(tmp_path / str(knows_more), "search")
+        decisions = next(d for d in space().first() if d["base"] == FRESH)
+        store.enqueue(decisions)
+        with store.trial() as trial:
+            recipe = space().recipe(trial)
+            trial.set_user_attr(RECIPE, recipe.name)
+            store.finish(trial, TrialOutcome(-3.0, 0.2))
+        enqueue_next_rounds(store, curriculum, Budget(seconds=3600), lambda name: knows_more and name == recipe.name)
+        with store.trial() as trial:
+            taught = space().recipe(trial)
+            lesson = [step for step in taught.steps if isinstance(step, Distil)][-1]
+            assert (lesson.kind, lesson.asked) == (("logits", 0.4) if knows_more else ("labels", 1.0))
+            assert ("40% asked" in taught.name) == knows_more
+            store.finish(trial, TrialOutcome(-3.0, 0.1))
+        assert trial.user_attrs.get(ASKED, 0.0) == (0.4 if knows_more else 0.0)
