@@ -33,7 +33,7 @@ from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.optimize import Selection, best, lost_outside
 from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stages import build
-from halfwatt.search.teaching import curriculum_of
+from halfwatt.search.teaching import teaching_plan
 from halfwatt.search.trial import Trial, TrialReadings
 from tests.support import taught_students as taught
 from tests.support.hasty_optimize import SETTINGS
@@ -136,7 +136,9 @@ def test_students_are_taught_on_round_by_round(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(successive_halving, "MIN_TOKENS", 1)
     job = searching(tmp_path, Budget(seconds=1e6, trials=40))
     lab = Lab.of(job, AssumingStore(tmp_path / "stages", assumed), job.tune, "tune")
-    teaching = curriculum_of(lab, Budget(seconds=1e6)).cut
+    plan = teaching_plan(lab, Budget(seconds=1e6))
+    assert plan is not None
+    teaching = plan.curriculum.cut
     assert teaching is not None
 
     def lessons_of(name: str) -> int:
@@ -147,7 +149,7 @@ def test_students_are_taught_on_round_by_round(tmp_path: Path, monkeypatch: pyte
         slugs = [Recipe(text).slug for text in sums]
         return 1 + max(n for n, slug in enumerate(slugs) if name.endswith(slug))
 
-    recipes = search_recipes(lab, NOBODY)
+    recipes = search_recipes(lab, NOBODY, plan)
     assert set(lessons) == {0, 1, 2}, "nobody needs the third round"
     assert lessons.count(2) == 1, "what takes no less than the one that passed is not taught on"
     taught_on = [sum(isinstance(step, Distil) for step in recipe.steps) for recipe in recipes]

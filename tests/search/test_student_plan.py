@@ -1,8 +1,9 @@
-"""What a time can teach fresh students: the sizes, the lessons, and what would be enough; and what becomes of a plan."""
+"""What a time can teach fresh students: the sizes, the lessons, what would be enough, and what becomes of a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from halfwatt.search.student_plan import (
     SIZES,
     Curriculum,
     Pace,
+    Paces,
     StudentPlan,
+    TeachingPlan,
     needed_s,
     parameters,
     plan_students,
 )
 from halfwatt.search.successive_halving import RATE
-from halfwatt.search.teaching import Paces, describe, enqueue_next_rounds, plan_curriculum
+from halfwatt.search.teaching import enqueue_next_rounds
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 from tests.support import tiny_models as tiny
 
@@ -83,19 +86,26 @@ def test_more_time_goes_into_larger_students_then_into_more_of_them() -> None:
 
 def test_what_would_be_enough_is_told() -> None:
     paces = Paces(TOKENS, VOCABULARY, PACE, asking_s=1.2e-3)
-    short = plan_curriculum(120, paces)
-    assert short == Curriculum(None, None, short.asked)
-    (line,) = describe(short, 120, paces)
-    minutes = float(line.split("--budget ")[1].split("m ")[0])
-    assert plan_curriculum(60 * minutes * 1.05, paces).fresh is not None
-    assert plan_curriculum(60 * minutes * 0.8, paces).fresh is None
-    few = Paces(20_000, VOCABULARY, PACE, asking_s=1.2e-3)
-    assert "20,000 tokens of dialogues are too few" in describe(plan_curriculum(3600, few), 3600, few)[0]
+    short = TeachingPlan.of(120, paces)
+    assert (short.curriculum.cut, short.curriculum.fresh) == (None, None)
+    (line,) = short.lines
+    minutes = int(line.split("--budget ")[1].removesuffix("m"))
+    assert TeachingPlan.of(60 * minutes, paces).curriculum.fresh is not None
+    assert TeachingPlan.of(60 * 0.8 * minutes, paces).curriculum.fresh is None
+    few = TeachingPlan.of(3600, replace(paces, tokens=20_000))
+    assert "20,000 tokens are too few" in few.lines[0]
     assert needed_s(lambda _: None) is None
 
 
+def test_an_hour_in_words() -> None:
+    (line,) = TeachingPlan.of(3600, Paces(TOKENS, VOCABULARY, PACE, asking_s=1.2e-3)).lines
+    assert "4 blocks of 384, 9.5M parameters" in line
+    assert "in 42 of the 60 minutes" in line
+
+
 def test_cutting_is_for_originals_that_are_read_fast() -> None:
-    fast, slow = (plan_curriculum(3600, Paces(TOKENS, VOCABULARY, PACE, s)) for s in (1.2e-4, 1.2e-3))
+    paces = (Paces(TOKENS, VOCABULARY, PACE, s) for s in (1.2e-4, 1.2e-3))
+    fast, slow = (TeachingPlan.of(3600, each).curriculum for each in paces)
     assert fast.cut is not None
     assert slow.cut is None
     assert slow.fresh is not None
@@ -131,22 +141,20 @@ def test_a_fresh_student_is_trimmed_begun_taught_and_rounded() -> None:
     assert {lesson.kind for lesson in lessons} == {"labels"}
 
 
-def test_the_original_is_heard_where_it_knows_more(tmp_path: Path) -> None:
-    plan = planned(0.7 * 3600)
-    curriculum = Curriculum(None, plan, asked=0.4)
-    for knows_more in (False, True):
-        store = TrialStore(tmp_path / str(knows_more), "search")
-        decisions = next(d for d in space().first() if d["base"] == FRESH)
-        store.enqueue(decisions)
-        with store.trial() as trial:
-            recipe = space().recipe(trial)
-            trial.set_user_attr(RECIPE, recipe.name)
-            store.finish(trial, TrialOutcome(-3.0, 0.2))
-        enqueue_next_rounds(store, curriculum, Budget(seconds=3600), lambda name: knows_more and name == recipe.name)
-        with store.trial() as trial:
-            taught = space().recipe(trial)
-            lesson = [step for step in taught.steps if isinstance(step, Distil)][-1]
-            assert (lesson.kind, lesson.asked) == (("logits", 0.4) if knows_more else ("labels", 1.0))
-            assert ("40% asked" in taught.name) == knows_more
-            store.finish(trial, TrialOutcome(-3.0, 0.1))
+@pytest.mark.parametrize("knows_more", [False, True])
+def test_the_original_is_heard_where_it_knows_more(knows_more: bool, tmp_path: Path) -> None:
+    store = TrialStore(tmp_path / "journal", "search")
+    store.enqueue(next(d for d in space().first() if d["base"] == FRESH))
+    with store.trial() as trial:
+        recipe = space().recipe(trial)
+        trial.set_user_attr(RECIPE, recipe.name)
+        store.finish(trial, TrialOutcome(-3.0, 0.2))
+    curriculum = Curriculum(None, planned(0.7 * 3600), asked=0.4)
+    enqueue_next_rounds(store, curriculum, Budget(seconds=3600), {recipe.name: knows_more}.__getitem__)
+    with store.trial() as trial:
+        taught = space().recipe(trial)
+        assert trial.user_attrs[ROUND] == 1
         assert trial.user_attrs.get(ASKED, 0.0) == (0.4 if knows_more else 0.0)
+    lesson = [step for step in taught.steps if isinstance(step, Distil)][-1]
+    assert (lesson.kind, lesson.asked) == (("logits", 0.4) if knows_more else ("labels", 1.0))
+    assert ("40% asked" in taught.name) == knows_more

@@ -21,6 +21,7 @@ from halfwatt.meters.modelled import INFO
 from halfwatt.results.payback import Ledger
 from halfwatt.results.provenance import Provenance
 from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.search.student_plan import TeachingPlan
 from halfwatt.search.trial import Trial, TrialReadings
 
 SCHEMA = 1
@@ -75,6 +76,7 @@ class Result:
     outside: tuple[Outside, ...] = ()  # of `Claim.about`, on other kinds of dialogue than it was made for
     profile: Profile | None = None  # of the test split
     took: Cost | None = None  # building, measuring and judging all of it; trainings stand in their artifacts
+    plan: TeachingPlan | None = None  # what the search expected to teach; None = nobody
     repaid: Ledger | None = None  # None: the claim is about B1, or the run did not write down what it took
 
 

@@ -66,6 +66,7 @@ def _make_result(outcome: Outcome, job: Job, provenance: Provenance) -> Result:
         outside=outcome.outside,
         profile=workload_profile(outcome.test, search.users, search.replies_per_hour),
         took=outcome.cost,
+        plan=outcome.plan,
         repaid=ledger(outcome.claim.about, trials, outcome.measured, outcome.cost, search.replies_per_hour),
     )
 

@@ -19,7 +19,8 @@ from halfwatt.search.candidate import CandidateResult, Rivals, stored_name, try_
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import Space
-from halfwatt.search.teaching import curriculum_of, enqueue_next_rounds
+from halfwatt.search.student_plan import Curriculum, TeachingPlan
+from halfwatt.search.teaching import enqueue_next_rounds
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 
 BEST_SO_FAR = "best-so-far.json"  # of a search that goes on or was cut off: a trial that the tune split let through
@@ -110,12 +111,15 @@ class Assessor:
         return False
 
 
-def search_recipes(lab: Lab, reference: Contender) -> list[Recipe]:
-    """What Optuna proposed and was tried here, and the best of what other workers tried; none without a budget."""
+def search_recipes(lab: Lab, reference: Contender, plan: TeachingPlan | None = None) -> list[Recipe]:
+    """What Optuna proposed and was tried here, and the best of what other workers tried; none without a budget.
+
+    plan: for students
+    """
     job, budget = lab.job, lab.job.settings.search.budget
     if budget is None:
         return []
-    assessor, curriculum = Assessor(lab, reference), curriculum_of(lab, budget)
+    assessor, curriculum = Assessor(lab, reference), Curriculum() if plan is None else plan.curriculum
     space = Space.of(job.model, job.adopted, job.train is not None, curriculum)
 
     def tried_here(recipe: Recipe) -> bool:

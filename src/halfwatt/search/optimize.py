@@ -33,6 +33,8 @@ from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stage_store import StageStore
 from halfwatt.search.stages import AS_COMMONLY_RUN, JudgeOrder, MeasureOrder, TuneOrder, build, judge, measure, tune
+from halfwatt.search.student_plan import TeachingPlan
+from halfwatt.search.teaching import teaching_plan
 from halfwatt.search.trial import Trial
 
 
@@ -62,6 +64,7 @@ class Outcome:
     notes: tuple[str, ...]
     outside: tuple[Outside, ...] = ()
     cost: Cost = field(default_factory=Cost)  # all of it but the trainings
+    plan: TeachingPlan | None = None  # None = nobody was to be taught
 
 
 def optimize(job: Job) -> Outcome:
@@ -72,14 +75,15 @@ def optimize(job: Job) -> Outcome:
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():
         b0, b1 = baseline(lab, "B0"), baseline(lab, "B1")
-    reference = Contender.of(b1)
-    job = replace(job, recipes=(*job.recipes, *search_recipes(lab, reference)))
+    reference, budget = Contender.of(b1), job.settings.search.budget
+    plan = None if budget is None else teaching_plan(lab, budget)
+    job = replace(job, recipes=(*job.recipes, *search_recipes(lab, reference, plan)))
     with job.turn():
         candidates = tuple(try_candidate(lab, recipe, Rivals(reference)) for recipe in job.recipes)
         selection = Selection(b0, b1, candidates, best([c.trial for c in candidates]) or b1)
         outcome = _prove(job, store, selection, lab.workload.notes)
         (job.out / BEST_SO_FAR).unlink(missing_ok=True)
-        return replace(outcome, outside=lost_outside(job, store, selection), cost=store.cost.total())
+        return replace(outcome, outside=lost_outside(job, store, selection), cost=store.cost.total(), plan=plan)
 
 
 def baseline(lab: Lab, name: str) -> Trial:

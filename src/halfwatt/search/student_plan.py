@@ -11,11 +11,12 @@ always looks best, because it reads most.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from halfwatt.compress.fresh_student import HEAD, Student
-from halfwatt.search.successive_halving import RATE, Teaching
+from halfwatt.search.successive_halving import RATE, Teaching, plan_teaching
 
 SIZES = tuple(
     Student(blocks, width, 3 * width, kv_heads)
@@ -33,6 +34,9 @@ ENOUGH = 5_000_000  # tokens in all, of less than which no student has answered 
 COMPARABLE = 3_000_000  # in a first lesson
 _PASSES = 24.0  # over the dialogues, at most
 _A_PARAMETER = 0.75  # tokens
+_CUT_S = 1.35  # s that a cut student takes for a token that the original reads in 1 s: to learn, and to ask its part
+_FRESH_SHARE, _BESIDE_CUT = 0.7, 0.2  # of the budget's time
+_ASKING_SHARE = 0.15  # of the time of fresh students
 
 
 def parameters(student: Student, vocabulary: int) -> int:
@@ -89,15 +93,6 @@ class StudentPlan:
         return tuple(float(f"{prospect.passes * RATE**k / whole:.3g}") for k in range(until + 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Curriculum:
-    """What a budget can teach. asked: share of the dialogues that fresh students may hear the original about."""
-
-    cut: Teaching | None = None
-    fresh: StudentPlan | None = None
-    asked: float = 0.0
-
-
 def plan_students(seconds: float, pace: Pace, tokens: int, vocabulary: int) -> StudentPlan | None:
     """What ``seconds`` of teaching allow, of dialogues with so many tokens; None = nobody could learn enough.
 
@@ -127,6 +122,67 @@ def needed_s(enough: Callable[[float], StudentPlan | None], most_s: float = 7 * 
             return seconds
         seconds *= 1.1
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Paces:
+    """What learning takes here, measured in the first seconds. tokens: of one pass over the training dialogues."""
+
+    tokens: int
+    vocabulary: int  # that fresh students have
+    fresh: Pace
+    asking_s: float  # seconds in which the original reads a token
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """What a budget can teach. asked: share of the dialogues that fresh students may hear the original about."""
+
+    cut: Teaching | None = None
+    fresh: StudentPlan | None = None
+    asked: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TeachingPlan:
+    """What a search expected to teach: its time, the paces that it measured, and what they allow."""
+
+    seconds: float
+    paces: Paces
+    curriculum: Curriculum
+
+    @classmethod
+    def of(cls, seconds: float, paces: Paces) -> TeachingPlan:
+        """Fresh students take most of the time, unless the original is read so fast that cutting it pays."""
+        cut = plan_teaching(seconds, _CUT_S * paces.asking_s, paces.tokens)
+        share = _FRESH_SHARE if cut is None else _BESIDE_CUT
+        asked = min(1.0, _ASKING_SHARE * share * seconds / (paces.tokens * paces.asking_s))
+        return cls(seconds, paces, Curriculum(cut, _fresh(share * seconds, paces), float(f"{asked:.1g}")))
+
+    @property
+    def lines(self) -> list[str]:
+        """In words; where nobody can learn enough, what it would take."""
+        lines, cut, fresh, minutes = [], self.curriculum.cut, self.curriculum.fresh, self.seconds / 60
+        if cut is not None:
+            lines.append(f"students cut from the original: {cut.rounds} rounds, {cut.epochs:g} passes in the first")
+        if fresh is not None:
+            first, others = fresh.prospects[0], [str(p.student) for p in fresh.prospects[1 : fresh.students]]
+            lines.append(
+                f"a fresh student of {first.student}, {first.parameters / 1e6:.1f}M parameters, can read "
+                f"{first.tokens / 1e6:.1f}M tokens, {first.passes:.1f} passes over the dialogues, in "
+                f"{first.seconds / 60:.0f} of the {minutes:.0f} minutes"
+                + (f"; also {', '.join(others)}" if others else "")
+            )
+        if not lines:
+            least = needed_s(lambda s: _fresh(_FRESH_SHARE * s, self.paces))
+            few = f"the dialogues' {self.paces.tokens:,} tokens are too few"
+            much = f"it would take --budget {math.ceil(least / 60)}m" if least else few
+            lines.append(f"no student could learn enough within {minutes:.0f} minutes here: {much}")
+        return lines
+
+
+def _fresh(seconds: float, paces: Paces) -> StudentPlan | None:
+    return plan_students(seconds, paces.fresh, paces.tokens, paces.vocabulary)
 
 
 def _prospect(student: Student, pace: Pace, tokens: int, vocabulary: int, seconds: float) -> Prospect:

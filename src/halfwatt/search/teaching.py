@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -19,67 +19,25 @@ from halfwatt.models.chat_model import ChatModel
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Lab
 from halfwatt.search.search_space import ASKED, FRESH, ROUND, STUDENT
-from halfwatt.search.student_plan import SIZES, Curriculum, Pace, needed_s, parameters, plan_students
-from halfwatt.search.successive_halving import RATE, StudentRound, plan_teaching, promote
+from halfwatt.search.student_plan import SIZES, Curriculum, Pace, Paces, TeachingPlan, parameters
+from halfwatt.search.successive_halving import RATE, StudentRound, promote
 from halfwatt.search.trial_store import RECIPE, TrialStore, lasted_s, outcome_of
 
 _SAMPLE, _TOKENS = 256, 2 * 4096  # dialogues and tokens by which a pace is measured
 _TRIED = SIZES[2], SIZES[5]  # by two of which the others' are told
-_CUT_S = 1.35  # s that a cut student takes for a token that the original reads in 1 s: to learn, and to ask its part
-_FRESH_SHARE, _BESIDE_CUT = 0.7, 0.2  # of the budget's time
-_ASKING_SHARE = 0.15  # of the time of fresh students
 _SLACK = 1 / 6  # of the budget, which a last lesson may take longer: it is what all the others were for
 
 
-@dataclass(frozen=True, slots=True)
-class Paces:
-    """What learning takes here, measured in the first seconds. tokens: of one pass over the training dialogues."""
-
-    tokens: int
-    vocabulary: int  # that fresh students have
-    fresh: Pace
-    asking_s: float  # seconds in which the original reads a token
-
-
-def curriculum_of(lab: Lab, budget: Budget) -> Curriculum:
-    """What the budget's time and the training dialogues allow, told to the user."""
+def teaching_plan(lab: Lab, budget: Budget) -> TeachingPlan | None:
+    """What the budget's time and the training dialogues allow, told to the user; None = the budget is no time."""
     job, seconds = lab.job, budget.seconds
     if job.train is None or seconds is None:
-        return Curriculum()
+        return None
     with job.turn():
-        paces = lab.store.once("paces", Paces, lambda: measure_paces(job))
-    curriculum = plan_curriculum(seconds, paces)
-    for line in describe(curriculum, seconds, paces):
+        plan = lab.store.once("teaching-plan", TeachingPlan, lambda: TeachingPlan.of(seconds, measure_paces(job)))
+    for line in plan.lines:
         lab.say(line)
-    return curriculum
-
-
-def plan_curriculum(seconds: float, paces: Paces) -> Curriculum:
-    """Fresh students take most of the time, unless the original is read so fast that cutting it pays."""
-    cut = plan_teaching(seconds, _CUT_S * paces.asking_s, paces.tokens)
-    share = _FRESH_SHARE if cut is None else _BESIDE_CUT
-    fresh = plan_students(share * seconds, paces.fresh, paces.tokens, paces.vocabulary)
-    asked = min(1.0, _ASKING_SHARE * share * seconds / (paces.tokens * paces.asking_s))
-    return Curriculum(cut, fresh, float(f"{asked:.1g}"))
-
-
-def describe(curriculum: Curriculum, seconds: float, paces: Paces) -> list[str]:
-    """What is expected, in lines; where nobody can learn enough, what it would take."""
-    lines = []
-    if curriculum.cut is not None:
-        lines.append(f"cut students: {curriculum.cut.rounds} rounds, {curriculum.cut.epochs:g} passes in the first")
-    if (plan := curriculum.fresh) is not None:
-        first, others = plan.prospects[0], [str(p.student) for p in plan.prospects[1 : plan.students]]
-        lines.append(
-            f"fresh students: {first.student}, {first.parameters / 1e6:.1f}M parameters, can learn "
-            f"{first.tokens / 1e6:.1f}M tokens, {first.passes:.1f} passes, in {first.seconds / 60:.0f} minutes here"
-            + (f"; beside it {', '.join(others)}" if others else "")
-        )
-    if not lines:
-        least = needed_s(lambda s: plan_students(_FRESH_SHARE * s, paces.fresh, paces.tokens, paces.vocabulary))
-        much = f"--budget {least / 60:.0f}m would do" if least else f"{paces.tokens:,} tokens of dialogues are too few"
-        lines.append(f"no student could learn enough within {seconds:.0f} s here: {much}")
-    return lines
+    return plan
 
 
 def measure_paces(job: Job) -> Paces:

@@ -52,7 +52,8 @@ def result_view(result: Result, out: Path) -> Group:
     """Table, remarks, verdict in words, files."""
     everyone, about = rows(result), result.claim.about
     reasons = (f"{trial.name} {trial.status}: {trial.reason}" for trial in result.trials if trial.reason)
-    remarks = (formatting.run_remark(everyone), *reasons, *formatting.payback_lines(result))
+    taught, payback = formatting.plan_lines(result), formatting.payback_lines(result)
+    remarks = (formatting.run_remark(everyone), *taught, *reasons, *payback)
     files = {"model": result.winner_path, "result": "result.json", "report": "report.html"}
     return Group(
         _rows_table(everyone, formatting.energy_unit(result.final)),

@@ -222,6 +222,19 @@ def run_remark(rows: Sequence[Row]) -> str:
     return f"{own}; all others together, interleaved, on the sealed test split." if apart else ""
 
 
+def plan_lines(result: Result) -> list[str]:
+    """What the search expected to teach, and what became of each student that it taught."""
+    lines = [] if result.plan is None else [f"planned: {line}" for line in result.plan.lines]
+    for trial in result.trials if lines else ():
+        if trial.artifact is None or not any(step.startswith("Distil(") for step in trial.recipe):
+            continue
+        minutes, saving = sum(cost.wall_s for cost in trial.artifact.spent) / 60, trial.cpu_s_ratio_vs_B1
+        saved = "" if saving is None else f", {saving.mean:.3g}x fewer CPU-seconds than B1"
+        verdict = trial.status if trial.quality is None else trial.quality.verdict
+        lines.append(f"taught: {trial.name}, {minutes:.0f} minutes{saved}, {verdict} on the tune split")
+    return lines
+
+
 def outside_line(outside: Outside) -> str:
     """What was lost on dialogues of another kind."""
     report, check = outside.quality, likelihood_check(outside.quality.checks)
