@@ -47,30 +47,31 @@ class Student(Step):
         uneven = [name for name in ("width", "ffn") if given.get(name, 0) % WIDTH]
         problems += [f"{name} must be a multiple of {WIDTH}, not {given[name]}" for name in uneven]
         config, own = model.network.config, model.architecture
-        one_matrix = own.queries is None  # as many KV heads as query heads, their size from the width
+        one_matrix = own.queries is None  # the size of its heads comes from the width
         heads = given.get("heads", config.num_attention_heads)
-        width, groups = given.get("width", config.hidden_size), given.get("kv_heads", own.kv_heads(config))
+        resized = resized_config(config, self.sizes(model))
+        width, groups = given.get("width", config.hidden_size), own.kv_heads(resized)
         if one_matrix and self.kv_heads is not None:
             problems.append(own.unprunable["kv_heads"])
-        elif not one_matrix and heads % groups:
+        elif heads % groups:
             problems.append(f"{heads} query heads cannot share {groups} KV heads")
         if one_matrix and width % heads:
             problems.append(f"{heads} heads cannot share a width of {width}")
         if model.grid:
             problems.append("the model is on the integer grid already")
-        return problems or own.problems(resized_config(config, self.sizes(model)))
+        return problems or own.problems(resized)
 
     def sizes(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> dict[str, Any]:
         own = model.architecture
         changes: dict[str, Any] = {
             "num_hidden_layers": self.layers,
             "hidden_size": self.width,
-            own.ffn_size: self.ffn,
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
             "head_dim": None if own.queries is None else own.head_size(model.network.config),
+            own.ffn_size: self.ffn,
         }
-        return {name: value for name, value in changes.items() if value is not None}
+        return own.config_entries({name: value for name, value in changes.items() if value is not None})
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Draw the weights, by the context's seed, as transformers draws them."""
