@@ -7,6 +7,7 @@ class TestLlama(ArchitectureContract):
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,8 +19,10 @@ from halfwatt.compress.apply import apply_step
 from halfwatt.compress.base import Step, StepContext
 from halfwatt.compress.fresh_student import Student
 from halfwatt.compress.prune import Prune
+from halfwatt.compress.quantize.column_balancing import Handover, handovers
+from halfwatt.compress.quantize.gptq import Walk
 from halfwatt.compress.quantize.quantize import Quantize
-from halfwatt.compress.training.batches import Predictor, collate, encode_rows
+from halfwatt.compress.training.batches import Predictor, calibration, collate, encode_rows
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.errors import ModelError
 from halfwatt.formats.artifact import Parity
@@ -27,7 +30,10 @@ from halfwatt.formats.gguf import Gguf, write_gguf
 from halfwatt.models.architectures.registry import architectures
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.grid import GridTensor
+from halfwatt.models.sampling import Sampling
 from halfwatt.models.weights import weights_read
+from halfwatt.runtimes.base import OperatingPoint, Speculation
+from halfwatt.runtimes.llamacpp import LlamaCpp
 from tests.support import tiny_models as tiny
 from tests.support.grid_blocks import unpack
 from tests.support.llamacpp_parity import parity_in_llamacpp
@@ -136,6 +142,35 @@ class ArchitectureContract:
         ids = torch.arange(4, 60)[None]
         with torch.no_grad():
             assert torch.equal(load(tmp_path / "saved").network(ids).logits, smaller.network(ids).logits)
+
+    def test_a_walk_through_a_balanced_network_says_what_the_network_says(self, model: ChatModel) -> None:
+        own, batches = model.architecture, calibration(model, CONTEXT, "", 5)
+        network: Any = copy.deepcopy(model.network)
+        handed = [handover for block in own.blocks(network) for handover in handovers(network, block)]
+        head = network.get_output_embeddings()
+        handed.append(Handover(own.final_norm(network), (head,), offset=own.norm_offset))
+        for seed, handover in enumerate(handed):
+            c = torch.rand(handover.rows()[0].shape[1], generator=torch.Generator().manual_seed(seed)) + 0.5
+            handover.scale(c)
+        walk = Walk(network, batches)
+        for block in walk.blocks:
+            walk.advance(block)
+        with torch.no_grad():
+            expected = torch.cat([Predictor(model.network)(batch.ids, batch.reply) for batch in batches])
+            logits = head(walk.final(network))
+        assert torch.allclose(logits, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+    def test_a_reply_does_not_hang_on_what_the_session_holds(self, model: ChatModel, tmp_path: Path) -> None:
+        artifact, how = Gguf().write(model, tmp_path / "out"), Sampling(max_new_tokens=8)
+        prompts = [d.before(turn) for d in tiny.dialogues() for turn in d.assistant_turns]
+        points = [OperatingPoint(threads=1, reuse_prefix=False), OperatingPoint(threads=1)]
+        points += [OperatingPoint(threads=1, speculation=Speculation("lookup")), OperatingPoint(threads=1, batch=3)]
+        replies = []
+        for at in points:
+            with LlamaCpp().open(artifact, at) as session:
+                asked = [prompts[k : k + at.batch] for k in range(0, len(prompts), at.batch)]
+                replies.append([reply.token_ids for some in asked for reply in session.reply(some, how)])
+        assert all(some == replies[0] for some in replies)
 
     @pytest.mark.parametrize(
         "step", [Quantize(8), Quantize(4, 8), Quantize(4, 4, 4), Quantize(4, scale_search="absmax")]
