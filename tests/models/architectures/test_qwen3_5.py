@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
+from transformers import AutoConfig, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
-from halfwatt.models.chat_model import ChatModel
+from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.grid import GridTensor
 from halfwatt.models.surgery import resized_config
 from tests.contracts.architectures import ArchitectureContract
+from tests.support import tiny_models as tiny
 
 
 class TestQwen35(ArchitectureContract):
@@ -50,3 +53,15 @@ class TestQwen35(ArchitectureContract):
             columns = values
         groups = torch.tensor([column // 32 for column in columns[::32]])
         return {module: GridTensor(grid.q[rows][:, columns], grid.scale[rows][:, groups], grid.bits)}
+
+    def test_the_text_model_is_taken_out_of_one_for_images(self, folder: Path, tmp_path: Path) -> None:
+        text = AutoConfig.from_pretrained(folder).to_dict()
+        sizes = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 128}
+        whole: Any = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=sizes)).eval()
+        whole.save_pretrained(tmp_path)
+        tiny.tokenizer().save_pretrained(tmp_path)
+        (tmp_path / "generation_config.json").write_text((folder / "generation_config.json").read_text())
+        model, ids = load(tmp_path), torch.arange(4, 60)[None]
+        assert type(model.network).__name__ == "Qwen3_5ForCausalLM"
+        with torch.no_grad():
+            assert torch.equal(model.network(ids).logits, whole(input_ids=ids).logits)

@@ -52,6 +52,7 @@ class Architecture(ABC):
     transposed:       the blocks' matrices are stored [in, out]
     stateful:         kinds of block that keep a state of one size, which takes no token back, and no keys and values
     unprunable:       what cannot be pruned, and why
+    around:           class and model_type of a model for images too, out of which transformers takes this one
     """
 
     class_name: str  # of the network, in transformers and in config.json
@@ -76,6 +77,7 @@ class Architecture(ABC):
     transposed: bool = False
     stateful: tuple[str, ...] = ()
     unprunable: Mapping[Dimension, str] = field(default_factory=dict)
+    around: tuple[str, str] | None = None
 
     def blocks(self, network: PreTrainedModel) -> nn.ModuleList:
         """The blocks, first to last; the very list that the network runs through."""
