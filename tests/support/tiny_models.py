@@ -107,11 +107,13 @@ def network(
     entries = _config(arch, width, layers) | {"vocab_size": vocab_size, "tie_word_embeddings": tied} | (config or {})
     drawn: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(arch, **entries))  # type: ignore[no-untyped-call]
     draw = torch.Generator().manual_seed(seed)
+    loud = getattr(drawn.get_input_embeddings(), "embed_scale", 1.0)  # blocks must be heard beside such an embedding
     with torch.no_grad():
         for name, parameter in drawn.named_parameters():
             noise = torch.randn(parameter.shape, generator=draw)
             if "norm" in name or "ln_" in name:
-                parameter.copy_((1.0 if name.endswith("weight") else 0.0) + 0.1 * noise)
+                change_nothing = parameter + (float(loud) - 1 if "post_" in name else 0.0)
+                parameter.copy_(change_nothing + 0.1 * noise)
             elif parameter.ndim == 1:
                 parameter.copy_(0.1 * noise)
             elif "embed" in name or "wte" in name or "lm_head" in name:

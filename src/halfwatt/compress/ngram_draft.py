@@ -40,9 +40,12 @@ class Draft(Step):
     def __str__(self) -> str:
         return f"draft {self.order}"
 
-    def problems(self, _model: ChatModel) -> list[str]:
+    def problems(self, model: ChatModel) -> list[str]:
         sizes = {"order": self.order, "dialogues": self.dialogues}
-        return [f"{name} must be above 0, not {value}" for name, value in sizes.items() if value <= 0]
+        problems = [f"{name} must be above 0, not {value}" for name, value in sizes.items() if value <= 0]
+        if set(model.architecture.kinds(model.network.config)) & set(model.architecture.stateful):
+            problems.append(f"{model.architecture.class_name} keeps a state that takes no wrong guess back")
+        return problems
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Ask the model for its first choice at every position of the replies, and count.

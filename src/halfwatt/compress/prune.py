@@ -57,12 +57,14 @@ def narrow(name: str, value: Tensor, keep: Tensor, own: Architecture) -> Tensor:
     Rows of the matrices that write into the stream (biases too), columns of all others, and the norms of the stream.
     Biases of readers and norms of single heads stay.
     """
-    if any(f".{writer}." in name for writer in (own.attention_out, own.ffn_out)):
+    module = name.rpartition(".")[0]
+    if module.endswith((own.attention_out, *own.other_out, own.ffn_out)):
         return value.index_select(0, keep)
     if value.ndim == 2:
         return value.index_select(1, keep)
-    norms = (own.final_norm_name, *(norm for norm, _ in own.norms))
-    return value[keep] if any(f".{norm}." in name for norm in norms) else value
+    norms = (*(norm for norm, _ in own.norms), *own.post_norms)
+    in_block = f".{own.blocks_name}." in name
+    return value[keep] if module.endswith(norms if in_block else own.final_norm_name) else value
 
 
 def wanda(weight: Tensor, norms: Tensor, pattern: Literal["unstructured", "2:4"], share: float = 0.5) -> Tensor:
@@ -112,13 +114,18 @@ def _inputs(network: Any, batch: Batch, modules: Sequence[nn.Module]) -> list[Te
 def divergences_without(model: ChatModel, batches: Sequence[Batch], live: Sequence[int]) -> list[float]:
     """KL divergence in nats a token from the network of the ``live`` blocks to it without each of them, in turn."""
     network: Any = copy.deepcopy(model.network).to(batches[0].ids.device)  # type: ignore[arg-type]
-    blocks, set_blocks = list(model.architecture.blocks(network)), model.architecture.set_blocks
-    predictor = Predictor(network).eval()
-    set_blocks(network, [blocks[i] for i in live])
+    own, predictor = model.architecture, Predictor(network).eval()
+    blocks, kinds = list(own.blocks(network)), own.kinds(network.config)
+
+    def run_through(some: Sequence[int]) -> None:
+        own.set_blocks(network, [blocks[i] for i in some])
+        network.config.layer_types = [kinds[i] for i in some]
+
+    run_through(live)
     whole = [predictor(b.ids, b.reply) for b in batches]
 
     def without(gone: int) -> float:
-        set_blocks(network, [blocks[i] for i in live if i != gone])
+        run_through([i for i in live if i != gone])
         apart = [losses.forward_kl(w, predictor(b.ids, b.reply)) for w, b in zip(whole, batches, strict=True)]
         return float(torch.cat(apart).mean())
 
@@ -178,7 +185,7 @@ class Prune(Step):
         if self.width < 1:
             width = config.hidden_size
             changes |= {"hidden_size": min(width, multiple_of_64(width, self.width)), "head_dim": size}
-        return changes
+        return own.config_entries(changes)
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Read the activations of the calibration dialogues, then cut.
@@ -200,31 +207,34 @@ class Prune(Step):
 
     def _without_blocks(self, model: ChatModel, batches: Sequence[Batch], context: StepContext) -> ChatModel:
         """Drop one block after the other, each time the one that is missed least."""
-        config = model.network.config
+        config, own = model.network.config, model.architecture
         live = list(range(config.num_hidden_layers))
+
+        def sizes(some: Sequence[int]) -> dict[str, Any]:
+            return {"num_hidden_layers": len(some), "layer_types": [own.kinds(config)[i] for i in some]}
+
         few = batches[:: max(1, len(batches) // 8)]
         for k in range(self.drop):
-            divergences = divergences_without(model, few, live)
-            gone = live.pop(min(range(len(live)), key=divergences.__getitem__))
-            context.settings.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {min(divergences):.3f} nats")
+            divergences = dict(zip(live, divergences_without(model, few, live), strict=True))
+            possible = [i for i in live if not own.problems(resized_config(config, sizes([j for j in live if j != i])))]
+            live.remove(gone := min(possible, key=divergences.__getitem__))
+            context.settings.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {divergences[gone]:.3f} nats")
         dropped = sorted(set(range(config.num_hidden_layers)) - set(live))
-        changes: dict[str, Any] = {"num_hidden_layers": len(live)}
-        if (kinds := getattr(config, "layer_types", None)) is not None:
-            changes["layer_types"] = [kinds[i] for i in live]
-        state = without_blocks(_state(model), model.architecture.blocks_prefix(model.network), set(dropped))
+        state = without_blocks(_state(model), own.blocks_prefix(model.network), set(dropped))
+        changes = sizes(live) if hasattr(config, "layer_types") else {"num_hidden_layers": len(live)}
         return _cut(model, changes, state, f"blocks {', '.join(map(str, dropped))} dropped")
 
     def _with_heads(self, model: ChatModel, batches: Sequence[Batch], count: int) -> ChatModel:
         own, config, state = model.architecture, model.network.config, _state(model)
         assert own.queries is not None, "such an architecture says so in `unprunable`"
-        groups, size = own.kv_heads(config), own.head_size(config)
-        per_group = config.num_attention_heads // groups * size  # values of all query heads of a KV head
+        groups = own.kv_heads(config)
+        per_group = config.num_attention_heads // groups * own.head_size(config)  # values of a KV head's query heads
         for block, importance in _per_block(model, own.attention_out, batches):
             keep = most_important(importance.square().reshape(groups, per_group).sum(1), count)
-            queries, keys = _spans(keep, per_group), _spans(keep, size)
-            state |= sliced(state, block + own.queries, queries, rows=True, transposed=own.transposed)
-            for name in own.keys_values:
-                state |= sliced(state, block + name, keys, rows=True, transposed=own.transposed)
+            queries = _spans(keep, per_group)
+            for name in (own.queries, *own.keys_values):
+                rows = _spans(keep, state[f"{block}{name}.weight"].shape[int(own.transposed)] // groups)
+                state |= sliced(state, block + name, rows, rows=True, transposed=own.transposed)
             state |= sliced(state, block + own.attention_out, queries, rows=False, transposed=own.transposed)
         return _cut(model, Prune(kv_heads=count).sizes(model), state, f"{count} of {groups} KV heads kept")
 
@@ -235,7 +245,9 @@ class Prune(Step):
         for block, importance in _per_block(model, own.ffn_out, batches):
             keep = most_important(importance, count)
             for name in own.ffn_in:
-                state |= sliced(state, block + name, keep, rows=True, transposed=own.transposed)
+                parts = state[f"{block}{name}.weight"].shape[int(own.transposed)] // width  # gate and up may be one
+                rows = torch.cat([keep + width * part for part in range(parts)])
+                state |= sliced(state, block + name, rows, rows=True, transposed=own.transposed)
             state |= sliced(state, block + own.ffn_out, keep, rows=False, transposed=own.transposed)
         return _cut(model, changes, state, f"{count} of {width} FFN neurons kept")
 
@@ -244,7 +256,7 @@ class Prune(Step):
         network, own = model.network, model.architecture
         changes = Prune(width=self.width).sizes(model)
         width, count = network.config.hidden_size, changes["hidden_size"]
-        readers = [b.get_submodule(readers[0]) for b in own.blocks(network) for _, readers in own.norms]
+        readers = [own.modules(b, readers)[0] for b in own.blocks(network) for _, readers in own.norms]
         keep = most_important(torch.stack(importances(network, batches, readers)).square().sum(0), count)
         state = {name: narrow(name, value, keep, own) for name, value in _state(model).items()}
         return _cut(model, changes, state, f"{count} of {width} channels kept")
@@ -277,8 +289,8 @@ class Sparsify(Step):
         batches = calibration(model, context, "masks need dialogues to see what is used", 128)
         network: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         own = model.architecture
-        names = (*own.ffn_in, own.ffn_out, *filter(None, [own.queries]), *own.keys_values, own.attention_out)
-        modules = [b.get_submodule(name) for b in own.blocks(network) for name in names]
+        attention = (*filter(None, [own.queries]), *own.keys_values, own.attention_out, *own.other_out)
+        modules = [m for b in own.blocks(network) for m in own.modules(b, (*own.ffn_in, own.ffn_out, *attention))]
         squares = [torch.zeros(own.rows(m).shape[1]) for m in modules]
         for batch in batches:
             for total, x in zip(squares, _inputs(network, batch, modules), strict=True):
@@ -295,9 +307,10 @@ def _state(model: ChatModel) -> dict[str, Tensor]:
 
 def _per_block(model: ChatModel, module: str, batches: Sequence[Batch]) -> Iterator[tuple[str, Tensor]]:
     """What a block's names begin with, and the importance of the inputs of its ``module``, block by block."""
-    blocks, prefix = model.architecture.blocks(model.network), model.architecture.blocks_prefix(model.network)
-    per_block = importances(model.network, batches, [block.get_submodule(module) for block in blocks])
-    return ((f"{prefix}{number}.", importance) for number, importance in enumerate(per_block))
+    own, prefix = model.architecture, model.architecture.blocks_prefix(model.network)
+    having = {n: m[0] for n, block in enumerate(own.blocks(model.network)) if (m := own.modules(block, [module]))}
+    per_block = importances(model.network, batches, list(having.values()))
+    return ((f"{prefix}{number}.", importance) for number, importance in zip(having, per_block, strict=True))
 
 
 def _cut(model: ChatModel, changes: dict[str, Any], state: dict[str, Tensor], summary: str) -> ChatModel:

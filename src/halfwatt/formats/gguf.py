@@ -12,6 +12,7 @@ Names and the meaning of the keys are llama.cpp's; which of them a network needs
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +30,22 @@ from halfwatt.formats.artifact import DRAFT_FILE, GGUF_FILE, Artifact, Part, wri
 from halfwatt.formats.base import require_writable
 from halfwatt.formats.gguf_tokenizer import vocabulary, write_tokenizer
 from halfwatt.models import ngram_table
+from halfwatt.models.architectures.base import Placement
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.grid import GridTensor, pack
+from halfwatt.models.grid import GROUP, GridTensor, pack
 from halfwatt.models.lineage import KeptLayer
 from halfwatt.models.tokenizer import read_json
 from halfwatt.models.weights import Weight, weights
 
 _F16_MAX = 65504.0
+_OF_PHI3 = {"</s>", "<unk>", "<s>", "<|endoftext|>"}  # llama.cpp loads no file that is named after it and has not these
 _PRECISIONS = {Type.Q4_0: "int4", Type.Q8_0: "int8", Type.F16: "f16", Type.BF16: "bf16", Type.F32: "f32"}
-_VALUE_TYPES = {int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}
+_VALUE_TYPES = {
+    bool: gguf.GGUFValueType.BOOL,
+    int: gguf.GGUFValueType.UINT32,
+    float: gguf.GGUFValueType.FLOAT32,
+    str: gguf.GGUFValueType.STRING,
+}
 _FILE_TYPES = {16: gguf.LlamaFileType.MOSTLY_F16, 8: gguf.LlamaFileType.MOSTLY_Q8_0, 4: gguf.LlamaFileType.MOSTLY_Q4_0}
 
 
@@ -143,15 +151,20 @@ def write_gguf(model: ChatModel, to: Path) -> Written:
     """
     config, own, tensors = model.network.config, model.architecture, tuple(_tensors(model))
     writer = gguf.GGUFWriter(None, own.gguf_architecture(config))
-    writer.add_name(model.source.name)
+    words, name = vocabulary(model.tokenizer, config.vocab_size), model.source.name
+    if not re.search("phi-?3", name.lower()) or set(words.tokens) >= _OF_PHI3:
+        writer.add_name(name)
     writer.add_array("halfwatt.lineage", list(model.lineage) or ["original"])
     for key, value in own.gguf_settings(config).items():
-        writer.add_key_value(f"{writer.arch}.{key}", value, _VALUE_TYPES[type(value)])
+        if isinstance(value, list):
+            writer.add_array(f"{writer.arch}.{key}", value)
+        else:
+            writer.add_key_value(f"{writer.arch}.{key}", value, _VALUE_TYPES[type(value)])
     bits = min([16, *(g.bits for g in model.grid.values())])
     writer.add_file_type(_FILE_TYPES[bits])
     if bits < 16:
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    write_tokenizer(writer, vocabulary(model.tokenizer, config.vocab_size), model.tokenizer)
+    write_tokenizer(writer, words, model.tokenizer)
     for tensor in tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.kind)
     writer.write_header_to_file(to)
@@ -193,28 +206,30 @@ def _tensors(model: ChatModel) -> Iterator[Tensor]:
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     matrices = {w.name: w for w in weights(model.network)}
     for name, parameter in model.network.named_parameters():
-        module, _, suffix = name.rpartition(".")
-        if (mapped := names.get_name(module)) is None:
-            raise ModelError("a tensor that this architecture does not have in GGUF", got=name)
-        order = own.gguf_row_order(config, module, parameter.shape[0])
-        if name in matrices:
-            data, kind = _matrix(matrices[name], model.grid.get(name), order)
-        else:
-            data, kind = _ordered(parameter.detach(), order).float().numpy(force=True), Type.F32
-        yield Tensor(f"{mapped}.{suffix}", data, kind, matrices.get(name))
+        for place in own.gguf_placements(config, name, parameter.shape):
+            if (mapped := names.get_name(place.name, try_suffixes=(".weight", ".bias"))) is None:
+                raise ModelError("a tensor that this architecture does not have in GGUF", got=name)
+            if name in matrices:
+                data, kind = _matrix(matrices[name], model.grid.get(name), place)
+            else:
+                values = own.gguf_values(name, parameter.detach().float())
+                data, kind = _ordered(values, place.rows).contiguous().numpy(force=True), Type.F32
+            yield Tensor(mapped, data, kind, matrices.get(name))
     for name, values in own.gguf_tensors(config).items():
         yield Tensor(name, values.numpy(), Type.F32)
 
 
-def _ordered(tensor: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
-    return tensor if order is None else tensor[order.to(tensor.device)]
+def _ordered(tensor: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None = None) -> torch.Tensor:
+    tensor = tensor if rows is None else tensor[rows.to(tensor.device)]
+    return tensor if columns is None else tensor[:, columns.to(tensor.device)]
 
 
-def _matrix(weight: Weight, grid: GridTensor | None, order: torch.Tensor | None) -> tuple[NDArray[Any], Type]:
+def _matrix(weight: Weight, grid: GridTensor | None, place: Placement) -> tuple[NDArray[Any], Type]:
     if grid is not None:
-        rows = GridTensor(_ordered(grid.q, order), _ordered(grid.scale, order), grid.bits)
-        return pack(rows).numpy(force=True), Type.Q8_0 if grid.bits == 8 else Type.Q4_0
-    values = _ordered(weight.rows(), order)
+        groups = None if place.columns is None else place.columns[::GROUP] // GROUP  # they stay whole
+        q, scale = _ordered(grid.q, place.rows, place.columns), _ordered(grid.scale, place.rows, groups)
+        return pack(GridTensor(q, scale, grid.bits)).numpy(force=True), Type.Q8_0 if grid.bits == 8 else Type.Q4_0
+    values = _ordered(weight.rows(), place.rows, place.columns)
     if weight.role == "positions":
         return values.float().numpy(force=True), Type.F32
     if float(values.abs().max()) <= _F16_MAX:
@@ -251,6 +266,6 @@ def _part_of(tensor: str, tied: bool) -> str:
     if tensor.startswith("blk."):
         _, number, rest = tensor.split(".", 2)
         return f"block {number}, {'FFN' if rest.startswith('ffn') else 'attention'}"
-    if tensor.startswith(("token_embd", "position_embd")):
+    if tensor.startswith(("token_embd.", "position_embd.")):
         return "embedding and head" if tied and tensor.startswith("token") else "embedding"
     return "head" if tensor.startswith("output.") else "last norm"

@@ -28,10 +28,15 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + _TAIL
 _QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|" + _TAIL
+_QWEN35 = _QWEN2.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]+", r"[^\s\p{L}\p{M}\p{N}]+")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_WORD_END = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_GPT4O = _TEKKEN.replace("*" + _LOWER + "+|", "*" + _LOWER + "+" + _WORD_END + "|").replace(
+    "+" + _LOWER + "*|\\p{N}|", "+" + _LOWER + "*" + _WORD_END + "|\\p{N}{1,3}|"
 )
 
 
@@ -164,6 +169,8 @@ def _split_name(described: Mapping[str, Any]) -> str:
         ((_LLAMA3,), False, True): "llama-bpe",
         ((_LLAMA3,), False, False): "smaug-bpe",
         ((_QWEN2,), False, False): "qwen2",
+        ((_QWEN35,), False, False): "qwen35",
+        ((_GPT4O,), False, False): "gpt-4o",
         ((_TEKKEN,), False, True): "tekken",
     }
     own_split, whole_words = parts[-1].get("use_regex", True), bool(described["model"].get("ignore_merges"))

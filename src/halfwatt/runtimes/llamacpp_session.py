@@ -74,6 +74,7 @@ class LlamaCppSession:
         self._model = llama.llama_model_load_from_file(gguf.encode(), params)
         if not self._model:
             raise ModelError(f"llama.cpp cannot load {gguf}", got=self._log.last())
+        self._keeps_state = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
         self._vocabulary = llama.llama_model_get_vocab(self._model)
         self._row: Any = ctypes.c_float * llama.llama_vocab_n_tokens(self._vocabulary)  # logits after one token
         self.longest = int(llama.llama_model_n_ctx_train(self._model))
@@ -227,7 +228,7 @@ class LlamaCppSession:
         return int(np.frombuffer(self._row.from_address(ctypes.addressof(first.contents)), np.float32).argmax())
 
     def _drafter(self, prompt: list[int]) -> Drafter | None:
-        if self._at.speculation is None:
+        if self._at.speculation is None or self._keeps_state:  # a state takes no wrong guess back
             return None
         drafter = LookupDrafter() if self._table is None else TableDrafter(self._table, self._at.speculation.least)
         drafter.hear(prompt)

@@ -69,11 +69,13 @@ class Handover:
     """A module whose every output is read by ``readers`` alone, one column of theirs each.
 
     transposed: the readers' weights are stored [in, out]
+    offset:     what the giver adds to its weight
     """
 
     giver: nn.Module  # a norm, or a Linear whose rows are scaled
     readers: tuple[nn.Module, ...]
     transposed: bool = False
+    offset: float = 0.0
 
     def rows(self) -> list[Tensor]:
         """The readers' weights, float32 [out, in] each."""
@@ -86,7 +88,7 @@ class Handover:
         for reader in self.readers:
             cast(Tensor, reader.weight).mul_(c[:, None] if self.transposed else c)
         given: Any = self.giver
-        given.weight.div_(c[:, None] if given.weight.ndim == 2 else c)
+        given.weight.add_(self.offset).div_(c[:, None] if given.weight.ndim == 2 else c).sub_(self.offset)
         if getattr(given, "bias", None) is not None:
             given.bias.div_(c)
 
@@ -95,7 +97,7 @@ def handovers(network: PreTrainedModel, block: nn.Module) -> Iterator[Handover]:
     """Those inside a block: its norms, and up_proj before down_proj, which a gate multiplies without bending it."""
     own = architecture_of(network)
     for norm, readers in own.norms:
-        yield Handover(block.get_submodule(norm), tuple(map(block.get_submodule, readers)), own.transposed)
+        yield Handover(block.get_submodule(norm), tuple(own.modules(block, readers)), own.transposed, own.norm_offset)
     if own.up is not None:
         yield Handover(block.get_submodule(own.up), (block.get_submodule(own.ffn_out),), own.transposed)
 

@@ -180,7 +180,8 @@ class Walk:
     def __init__(self, network: PreTrainedModel, batches: Sequence[Batch]) -> None:
         self.batches, self._architecture = batches, architecture_of(network)
         self.blocks: list[nn.Module] = list(self._architecture.blocks(network))
-        self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._kinds = dict(zip(self.blocks, self._architecture.kinds(network.config), strict=True))
+        self._arguments: list[dict[str, tuple[tuple[Any, ...], dict[str, Any]]]] = []  # a batch, by kind of block
         self.states: list[Tensor] = []  # [rows, length, width] a batch: what the next block is given
         self._enter(network)
 
@@ -215,23 +216,29 @@ class Walk:
         return self._architecture.head_inputs(network.config, states)
 
     def _run(self, block: nn.Module, k: int) -> Tensor:
-        args, options = self._arguments[k]
+        args, options = self._arguments[k][self._kinds[block]]
         outputs = block(self.states[k], *args, **options)
         return cast(Tensor, outputs[0] if isinstance(outputs, tuple) else outputs)
 
     def _enter(self, network: PreTrainedModel) -> None:
-        """Catch what the first block is given for each batch: states, and everything beside them."""
+        """Catch the first block's states for each batch, and what each kind of block is given beside them."""
+        firsts = {kind: block for block, kind in reversed(self._kinds.items())}
 
-        def catch(_module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-            self.states.append(args[0])
-            self._arguments.append((args[1:], options))
-            raise _FirstBlockReached
+        def catch(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            if module is self.blocks[0]:
+                self.states.append(args[0])
+                self._arguments.append({})
+            self._arguments[-1][self._kinds[module]] = args[1:], options
+            if len(self._arguments[-1]) == len(firsts):
+                raise _AllKindsReached
 
-        with torch.no_grad(), self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True):
+        with torch.no_grad(), ExitStack() as hooks:
+            for block in firsts.values():
+                hooks.enter_context(block.register_forward_pre_hook(catch, with_kwargs=True))
             for batch in self.batches:
-                with suppress(_FirstBlockReached):
+                with suppress(_AllKindsReached):
                     network.base_model(input_ids=batch.ids, use_cache=False)
 
 
-class _FirstBlockReached(Exception):
+class _AllKindsReached(Exception):
     """All that `Walk` wants to know is there."""

@@ -188,13 +188,14 @@ def gptq_network(
             if (hessian := hessians.get(handover.readers[0])) is not None:
                 c = hand_over(handover, hessian)
                 hessians |= {r: hessian / c[:, None] / c for r in handover.readers if r in hessians}
-        for layer, own in hessians.items():
-            put(layer, own)
+        for layer, hessian in hessians.items():
+            put(layer, hessian)
         walk.advance(block)
     output: nn.Module = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if id(output.weight) in targets:
         head = HeadStatistics.of(targets[id(output.weight)].rows().float(), walk.final(network))
-        handover = Handover(architecture_of(network).final_norm(network), (output,))
+        own = architecture_of(network)
+        handover = Handover(own.final_norm(network), (output,), offset=own.norm_offset)
         head = head.scaled(hand_over(handover, head.hessian, head.sensitivity))
         put(output, head.hessian, head)
     return results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from halfwatt.models.architectures.base import Architecture
+from halfwatt.models.architectures.base import Architecture, GgufValue
 
 
 class Gpt2(Architecture):
@@ -16,7 +16,7 @@ class Gpt2(Architecture):
             problems.append("llama.cpp's gpt2 has plain attention only, no other scaling and no cross-attention")
         return problems
 
-    def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
+    def gguf_settings(self, config: Any) -> dict[str, GgufValue]:
         return super().gguf_settings(config) | {
             "feed_forward_length": config.n_inner or 4 * config.n_embd,
             "attention.layer_norm_epsilon": float(config.layer_norm_epsilon),

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from halfwatt.models.architectures.base import GgufValue
 from halfwatt.models.architectures.llama import LlamaLike
 
 
@@ -13,7 +14,7 @@ class Granite(LlamaLike):
     def head_inputs(self, config: Any, states: torch.Tensor) -> torch.Tensor:
         return states / float(config.logits_scaling)
 
-    def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
+    def gguf_settings(self, config: Any) -> dict[str, GgufValue]:
         return super().gguf_settings(config) | {
             "embedding_scale": float(config.embedding_multiplier),
             "attention.scale": float(config.attention_multiplier),

@@ -7,12 +7,13 @@ rotates (0, d/2), (1, d/2+1), ...: the rows of the query and key projections are
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from halfwatt.models.architectures.base import Architecture
+from halfwatt.models.architectures.base import Architecture, GgufValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,10 @@ class LlamaLike(Architecture):
 
     rope_types: tuple[str, ...] = ("default", "linear", "llama3")  # scalings of positions that llama.cpp computes alike
     rotate_neighbours: tuple[str, ...] = ("llama",)  # of the architectures in llama.cpp that it may be written as
+    norm_eps: str = "rms_norm_eps"  # the config's entry
     windows: bool = False  # blocks may see a part of the context only
+    partial: bool = False  # heads may be rotated in part
+    biases: bool = True  # llama.cpp has tensors for those of attention and FFN
 
     def problems(self, config: Any) -> list[str]:
         problems = []
@@ -30,21 +34,27 @@ class LlamaLike(Architecture):
         rope = config.rope_parameters
         if (kind := rope.get("rope_type", "default")) not in self.rope_types:
             problems.append(f"rope scaling {kind} is not exported to GGUF, only {', '.join(self.rope_types)}")
-        if (share := rope.get("partial_rotary_factor", 1.0)) != 1.0:
+        if (share := rope.get("partial_rotary_factor", 1.0)) != 1.0 and not self.partial:
             problems.append(f"llama.cpp rotates whole heads, not a partial_rotary_factor of {share:g}")
         if not self.windows and "sliding_attention" in (getattr(config, "layer_types", None) or []):
             problems.append(f"llama.cpp's {self.gguf_name} has no sliding window: set use_sliding_window to false")
+        biases = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
+        if biases and not self.biases:
+            problems.append(f"llama.cpp's {self.gguf_name} has no tensors for biases: {biases[0]} must be false")
         return problems
 
-    def gguf_settings(self, config: Any) -> dict[str, int | float | str]:
-        size, rope = self.head_size(config), config.rope_parameters
-        settings: dict[str, int | float | str] = {
-            "feed_forward_length": config.intermediate_size,
+    def gguf_settings(self, config: Any) -> dict[str, GgufValue]:
+        return self._settings(config, config.rope_parameters)
+
+    def _settings(self, config: Any, rope: Mapping[str, Any]) -> dict[str, GgufValue]:
+        size = self.head_size(config)
+        settings: dict[str, GgufValue] = {
+            "feed_forward_length": getattr(config, self.ffn_size),
             "attention.head_count_kv": config.num_key_value_heads,
-            "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+            "attention.layer_norm_rms_epsilon": float(getattr(config, self.norm_eps)),
             "attention.key_length": size,
             "attention.value_length": size,
-            "rope.dimension_count": size,
+            "rope.dimension_count": int(size * rope.get("partial_rotary_factor", 1.0)),
             "rope.freq_base": float(rope["rope_theta"]),
         }
         if rope.get("rope_type") == "linear":

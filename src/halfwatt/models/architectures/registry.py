@@ -47,6 +47,8 @@ def named_in(config: Mapping[str, Any], of: str) -> Architecture:
     """
     names, kind = config.get("architectures"), config.get("model_type")
     class_name = names[0] if isinstance(names, list) and names else None
+    if around := [own for own in architectures().values() if own.around == (class_name, kind)]:
+        return around[0]
     own = by_class_name(str(class_name or kind or "none named"), of)
     if kind != own.model_type:
         raise ModelError(f"config.json of {of} contradicts itself", got=f"{class_name} with model_type {kind!r}")
