@@ -64,7 +64,7 @@ def _against_itself(bench: Bench, seed: int) -> QualityReport:
     """Replies of the reference under other seeds, passed off as a candidate's."""
     reseeded = [[_other(prompt, seed) for prompt in rows] for rows in bench.workload.requests()]
     replies = generate_replies(bench.reference, reseeded)
-    inputs = examine.examine(bench.reference, bench.reference, bench.workload, bench.replies, lambda _: None)
+    inputs = examine.examine(bench.yardstick, bench.reference, bench.workload, lambda _: None)
     report = bench.report(replace(inputs, replies_cand=tuple(map(_as_paired, replies, bench.replies))))
     _row(f"itself, seeds {seed}", report)
     return report

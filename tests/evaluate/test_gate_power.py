@@ -22,6 +22,7 @@ from tests.support.damage import Bench
 
 DIALOGUES = 32
 WORDY = ("support", "chitchat")  # long replies and long talks: a few show what a damage does
+FIT = 24  # of them are asked about by G7
 CAP = 96  # tokens of a reply: some of the damaged never end
 
 
@@ -33,7 +34,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     few = DialogueSet.of(wordy[:: len(wordy) // DIALOGUES][:DIALOGUES], split="tune", licence=tune.licence)
     workload = requests.make_workload(few, ChatFormat.of_model(model), RequestSettings())
     workload = replace(
-        workload, cap=CAP, generation=replace(workload.generation, temperature=0.0)
+        workload, cap=CAP, fit_dialogues=FIT, generation=replace(workload.generation, temperature=0.0)
     )  # greedy: where loops show
     return Bench.of(model, workload, tmp_path_factory.mktemp("gate"))
 
