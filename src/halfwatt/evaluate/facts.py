@@ -62,15 +62,16 @@ def _marked(text: str) -> set[str]:
 
 
 def _words(text: str) -> set[str]:
-    return {word.casefold() for word in _WORD.findall(text)}
+    return {word.casefold() for word in _WORD.findall(_MARKED.sub(" ", text))}
 
 
 def _names(texts: Iterable[str]) -> frozenset[str]:
     """Words of three letters or more that are capitalised in most of the places where no sentence begins."""
     places, capitals = Counter[str](), Counter[str]()
     for text in texts:
-        for word in _WORD.finditer(text):
-            if _INSIDE.search(text, max(0, word.start() - 4), word.start()):
+        plain = _MARKED.sub(" ", text)
+        for word in _WORD.finditer(plain):
+            if _INSIDE.search(plain, max(0, word.start() - 4), word.start()):
                 places[word[0].casefold()] += 1
                 capitals[word[0].casefold()] += word[0][0].isupper()
     return frozenset(word for word, n in places.items() if len(word.split("'")[0]) > 2 and 2 * capitals[word] > n)
