@@ -259,7 +259,7 @@ def _content(pairs: Sequence[Pairs], margins: Margins) -> list[GateCheck]:
 def _facts(pairs: Sequence[Pairs], known: Sequence[Facts], margins: Margins) -> GateCheck:
     """Values that people repeat and the model does not, greedy replies; a lack of values is no lack of quality."""
     about, by_turn = ("G6", "facts not carried", "share"), {(f.dialogue, f.turn): f for f in known}
-    rows, unfounded, replies = list[tuple[float, float, float]](), np.zeros(4), 0
+    rows, unfounded, replies = list[Floats](), np.zeros(4), 0
     for group in pairs:
         row = np.zeros(3)  # values that the reference and the candidate lack, values
         for ref, cand in (pair for pair in group if pair[0].seed is None):
@@ -271,7 +271,7 @@ def _facts(pairs: Sequence[Pairs], known: Sequence[Facts], margins: Margins) -> 
                 said = facts.numbers(reply.text)
                 unfounded[2 * side : 2 * side + 2] += len(said - {*fact.numbers}), len(said)
         if row[2]:
-            rows.append(tuple(row))
+            rows.append(row)
     if len(rows) < 2:
         reason = f"people repeat values in {len(rows)} of {len(pairs)} dialogues: there is nothing to carry"
         return GateCheck(*about[:2], "PASS", None, "where people repeat values", reason)
@@ -289,18 +289,16 @@ def _fit(known: Sequence[Fit], margins: Margins) -> list[GateCheck]:
     """How often a reply is taken for another dialogue's: on average, and plainly."""
     if len(known) < 2 or not all(f.candidate for f in known):
         return [GateCheck("G7", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
-    own, ref, people = (
-        1 - fit.share_of_own(log_p)
-        for log_p in ([f.candidate for f in known], [f.reference for f in known], [f.people for f in known])
-    )
-    plain = tuple((side > 1 - fit.PLAINLY).astype(float) for side in (own, ref, people))
+    parties = [f.candidate for f in known], [f.reference for f in known], [f.people for f in known]
+    shares = [1 - fit.share_of_own(log_p) for log_p in parties]
+    plain = [(share > 1 - fit.PLAINLY).astype(float) for share in shares]
     return [
-        _beside_the_worse("fits another dialogue", (own, ref, people), margins.misfit),
+        _beside_the_worse("fits another dialogue", shares, margins.misfit),
         _beside_the_worse("plainly another dialogue's", plain, margins.plain_misfit),
     ]
 
 
-def _beside_the_worse(name: str, shares: tuple[Floats, Floats, Floats], margin: float) -> GateCheck:
+def _beside_the_worse(name: str, shares: Sequence[Floats], margin: float) -> GateCheck:
     """A judge favours its own words, so people are as good a measure as the original: whichever is worse. Of two tests
     one must hold, so each has half of the 5 %. shares: of the candidate, the original, people; [replies] each."""
     own, ref, people = shares

@@ -115,8 +115,8 @@ def _modelled_readings(
 
 
 def _judged(result: Result, inputs: QualityInputs, like: QualityReport) -> QualityReport:
-    how = {"margins": result.margins, "special": result.raw.special_tokens, "edition": result.schema}
-    return judge(inputs, split=like.split, seed=like.seed, **how)
+    margins, special, edition = result.margins, result.raw.special_tokens, result.schema
+    return judge(inputs, split=like.split, margins=margins, special=special, seed=like.seed, edition=edition)
 
 
 def _leaves(where: str, stored: Any, fresh: Any) -> Iterator[tuple[str, Any, Any]]:

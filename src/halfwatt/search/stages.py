@@ -318,10 +318,14 @@ def reference_fit(lab: Lab, order: FitOrder) -> tuple[Fit, ...]:
     return fit_of_reference(lab.spec(order.judge), lab.workload, replies, lab.say)
 
 
+def judge_artifact(lab: Lab, model: str) -> Artifact:
+    """The model that the user names to tell what fits, in llama.cpp."""
+    return servable(model, lab.job.settings.access, lab.job.out / "judge", "llamacpp").artifact
+
+
 def _judge_of(lab: Lab, reference: Contender) -> Contender:
-    """Of what fits: the model that the user names, or the original."""
-    settings = lab.job.settings
-    if settings.judge is None:
+    """Who tells what fits: the model that the user names, or the original."""
+    model = lab.job.settings.judge
+    if model is None:
         return reference.for_likelihood()
-    spec = servable(settings.judge, settings.access, lab.job.out / "judge", "llamacpp")
-    return Contender("judge", spec.artifact, OperatingPoint())
+    return Contender("judge", lab.run(judge_artifact, model), OperatingPoint())
