@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.gate_simulation import CASES, Case, passes
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Margins
 from halfwatt.evaluate.gate import judge, teacher_checks
@@ -162,7 +163,7 @@ def test_numbers_from_nowhere_are_told_and_decide_nothing() -> None:
     check = next(c for c in replies.report(replace(inputs, replies_cand=lies)).checks if c.layer == "G6")
     assert check.verdict == "PASS"
     assert "numbers that stand nowhere before: 700 of 2" in check.detail
-    assert "against 0 of" in check.detail
+    assert "the original's 0 of" in check.detail
 
 
 def test_the_worse_of_original_and_people_is_the_measure_of_what_fits() -> None:
@@ -235,3 +236,11 @@ def test_a_candidate_exactly_at_the_margin_is_rarely_passed() -> None:
     teachers = [replies.inputs(80, Damage(nll=math.log(1.02)), seed).teacher for seed in range(200)]
     passed = [teacher_checks(teacher, Margins())[0].verdict for teacher in teachers].count("PASS")
     assert passed <= 19
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.null], ids=lambda case: f"{case.rule} {case.candidate}"
+)
+def test_a_rule_with_two_measures_is_not_fooled_more_often(case: Case) -> None:
+    """Where people are a measure beside the original, both at their margins."""
+    assert passes(case, 100, 200) <= 19 / 200

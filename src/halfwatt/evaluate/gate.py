@@ -279,10 +279,14 @@ def _facts(pairs: Sequence[Pairs], known: Sequence[Facts], margins: Margins) -> 
     limit = max(margins.facts, margins.facts_replies * replies / values.sum())
     rule = f"upper bound of the difference in the share of values < {limit:.1%}"
     check = _check(about, rate_difference(missed_ref, missed, values), rule, high=limit)
-    shares = " against ".join(f"{1 - side.sum() / values.sum():.0%}" for side in (missed, missed_ref))
-    free = " against ".join(f"{n:.0f} of {of:.0f}" for n, of in (unfounded[2:], unfounded[:2]))
-    carried = f"carries {shares} of {values.sum():.0f} values; numbers that stand nowhere before: {free}"
-    return replace(check, detail="; ".join(filter(None, (check.detail, carried))))
+    if check.n_needed:  # of dialogues with values; the others are there too
+        needed = math.ceil(check.n_needed * len(pairs) / len(rows))
+        check = replace(check, n_needed=needed, detail=f"needs about {needed} dialogues")
+    own, original = (f"{1 - side.sum() / values.sum():.0%}" for side in (missed, missed_ref))
+    free, theirs = (f"{n:.0f} of {of:.0f}" for n, of in (unfounded[2:], unfounded[:2]))
+    carried = f"carries {own} of {values.sum():.0f} values, the original {original}"
+    nowhere = f"numbers that stand nowhere before: {free}, the original's {theirs}"
+    return replace(check, detail="; ".join(filter(None, (check.detail, carried, nowhere))))
 
 
 def _fit(known: Sequence[Fit], margins: Margins) -> list[GateCheck]:
