@@ -4,7 +4,7 @@
 
 Runs on the tune split; the test split stays sealed. "Against itself" is made hard: both sides have the same weights,
 but the candidate's sampled replies are drawn with other seeds, so that every statistic has its real noise. The last
-line of the output is JSON.
+line of the output is JSON. How often a candidate at a margin passes: ``benchmarks/gate_simulation.py``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = _bench(args.dialogues, Path(folder))
         rows = [_row(broken.__name__, broken(bench)) for broken, _ in damage.DAMAGES]
+        rows.append(_row(damage.parrots_the_tenth.__name__, damage.parrots_the_tenth(bench)))  # must not pass
         rows.append(_row("itself, same seeds", damage.itself(bench)))
         rows.append(_row("itself in float32", damage.in_float32(bench)))
         others = [_against_itself(bench, seed) for seed in range(1, args.seeds + 1)]
@@ -64,7 +65,7 @@ def _against_itself(bench: Bench, seed: int) -> QualityReport:
     """Replies of the reference under other seeds, passed off as a candidate's."""
     reseeded = [[_other(prompt, seed) for prompt in rows] for rows in bench.workload.requests()]
     replies = generate_replies(bench.reference, reseeded)
-    inputs = examine.examine(bench.reference, bench.reference, bench.workload, bench.replies, lambda _: None)
+    inputs = examine.examine(bench.yardstick, bench.reference, bench.workload, lambda _: None)
     report = bench.report(replace(inputs, replies_cand=tuple(map(_as_paired, replies, bench.replies))))
     _row(f"itself, seeds {seed}", report)
     return report

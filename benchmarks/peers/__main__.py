@@ -8,7 +8,7 @@ OUT/winner is the folder that ``halfwatt optimize demo`` delivered. Each toolkit
 OUT/environments, made on first use from requirements/. Every peer is served at the operating point that is the best for
 it, found as for any candidate (with random weights: on one thread, the best for all of them). Figures are of the
 demo's test split, which none of them was chosen by. A peer's file is not compared with its maker's network (gate G0),
-only its answers with the original's (G1 to G5); a model with random weights is not judged, and halfwatt's own there is
+only its answers with the original's (G1 to G7); a model with random weights is not judged, and halfwatt's own there is
 the ladder's int4. A large one fits memory with some toolkits at a time: the others' rows stay, each with its ratio to
 halfwatt's in a run of its own. Writes benchmarks/peers/result.json; interrupted, the same command goes on.
 """
@@ -35,6 +35,8 @@ from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.examine import teacher_scores
+from halfwatt.evaluate.facts import facts_of
+from halfwatt.evaluate.fit import fit_of_candidate
 from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs
 from halfwatt.evaluate.replies import generate_replies
@@ -47,7 +49,7 @@ from halfwatt.search.build import build_artifact
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.stage_store import StageStore
-from halfwatt.search.stages import MeasureOrder, TuneOrder, measure, reference_replies, tune
+from halfwatt.search.stages import FitOrder, MeasureOrder, TuneOrder, measure, reference_fit, reference_replies, tune
 
 RESULT = Path(__file__).parent / "result.json"
 PLAN = MeasurePlan(min_blocks=7, max_blocks=30, limit_s=900.0, prefill=False)
@@ -238,17 +240,21 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
-    """G1 to G5 against the original, on the split that was measured. The same weights, eager and compiled, are judged
+    """G1 to G7 against the original, on the split that was measured. The same weights, eager and compiled, are judged
     once, eager, which comes first."""
     lab, reference = field.lab, field.reference
 
     def inputs() -> QualityInputs:
         ours, theirs, proof = lab.spec(candidate), lab.spec(reference), reference.artifact.parity
-        assert proof is not None  # the original's own: G1 to G5 do not look at it
+        assert proof is not None  # the original's own: G1 to G7 do not look at it
         threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
         replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
         scores = teacher_scores(theirs, ours, lab.workload, say)
-        return QualityInputs(proof, scores, lab.run(reference_replies, reference), replies)
+        judge = reference.for_likelihood()
+        known = lab.run(reference_fit, FitOrder(reference, judge))
+        fit = fit_of_candidate(lab.spec(judge), lab.workload, known, replies, say)
+        values = facts_of(lab.workload.dialogues)
+        return QualityInputs(proof, scores, lab.run(reference_replies, reference), replies, values, fit)
 
     weights = candidate.name.removesuffix(torchao.COMPILED)
     stage = f"quality-{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"

@@ -95,6 +95,10 @@ class PeerSession(ABC):
         """Row i predicts token i+1 of the rendered dialogue."""
         return self.all_logits(self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False)))
 
+    def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
+        """The gate's judge is the original in llama.cpp."""
+        raise NotImplementedError
+
     @abstractmethod
     def reset(self) -> None:
         """Forget what was asked before."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.dialogues.dialogue import Dialogue, Message
@@ -115,6 +116,23 @@ def gives_logits_of_every_token(row: RuntimeRow) -> None:
         assert session.reply([FIRST], GREEDY)[0].token_ids[0] == int(session.logits(TALK)[prompt - 1].argmax())
 
 
+def scores_texts_after_a_prompt(row: RuntimeRow) -> None:
+    """As its logits say, whatever stands beside them; an empty text is certain, and replies stay what they were."""
+    tokenizer, human = row.model.tokenizer, TALK.messages[TALK.assistant_turns[0]].content
+    prompt, whole = len(tokenizer.prompt_ids(FIRST)), TALK.before(TALK.assistant_turns[0] + 1)
+    with row.open() as session:
+        before = session.reply([FIRST], GREEDY)
+        texts = [human, "", "Something else, and longer than what a person said there.", human]
+        first, empty, other, again = session.continuations(FIRST, texts, 3)
+        alone = session.continuations(FIRST, texts[2:3], 3)
+        log_p = log_softmax(session.logits(whole).astype(float), axis=1)
+        assert session.reply([FIRST], GREEDY)[0].token_ids == before[0].token_ids
+    expected = sum(log_p[prompt - 1 + n, token] for n, token in enumerate(tokenizer.encode(human)[:3]))
+    assert first == pytest.approx(expected, abs=0.02)
+    assert [again, *alone] == pytest.approx([first, other], abs=0.01)
+    assert empty == 0.0
+
+
 def keeps_the_prefix_if_it_says_so(row: RuntimeRow, *, keeps: bool) -> None:
     """The turns before are not computed again, unless the operating point or `reset` forbids it; replies stay equal."""
     with row.open() as session, row.open(replace(row.at, reuse_prefix=False)) as forgetful:
@@ -171,6 +189,7 @@ CONTRACT = (
     streams_the_same_reply,
     a_seed_repeats,
     gives_logits_of_every_token,
+    scores_texts_after_a_prompt,
     counts_the_bytes_of_replies,
     refuses_what_does_not_fit,
     refuses_another_file,

@@ -14,7 +14,7 @@ import pytest
 from halfwatt.core.errors import ModelError
 from halfwatt.core.settings import Access, RequestSettings
 from halfwatt.dialogues.dialogue import DialogueSet
-from halfwatt.evaluate.examine import examine, prove, reference_parity, teacher_scores
+from halfwatt.evaluate.examine import Yardstick, examine, prove, reference_parity, teacher_scores
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
 from halfwatt.formats.artifact import Parity
@@ -59,19 +59,22 @@ def test_a_model_against_itself_here_and_in_another_process(spec: ServingSpec, w
 def test_everything_that_the_gate_needs_is_read_once_parity_is_proven(
     model: ChatModel, spec: ServingSpec, workload: Workload
 ) -> None:
-    replies = generate_replies(spec, workload.requests())
+    yardstick = Yardstick.of(spec, spec, workload, print)
     with pytest.raises(ModelError, match="no parity record"):
-        examine(spec, spec, workload, replies, print)
+        examine(yardstick, spec, workload, print)
     proven = replace(spec, artifact=prove(model, spec, workload.dialogues))
-    inputs = examine(spec, proven, workload, replies, print)
+    inputs = examine(yardstick, proven, workload, print)
     assert inputs.parity.problems == ()
     assert inputs.parity.kl_mean < 1e-4
-    assert inputs.replies_ref == inputs.replies_cand == replies
+    assert inputs.replies_ref == inputs.replies_cand == generate_replies(spec, workload.requests())
+    assert [f.dialogue for f in inputs.facts] == [r.dialogue for r in inputs.replies_ref if r.seed is None]
+    assert len(inputs.fit) == len(workload.dialogues)
+    assert all(len(f.people) == 4 and f.candidate == pytest.approx(f.reference, abs=0.01) for f in inputs.fit)
     assert inputs.teacher == teacher_scores(spec, spec, workload, print)
     known = tuple(replace(score, kl=5.0) for score in inputs.teacher)
-    assert examine(spec, proven, workload, replies, print, known).teacher == known
+    assert examine(yardstick, proven, workload, print, known).teacher == known
     broken = replace(spec, artifact=replace(spec.artifact, parity=replace(FAITHFUL, finite=False)))
-    assert examine(spec, broken, workload, replies, print).replies_cand == (), "nothing more is asked of a failed G0"
+    assert examine(yardstick, broken, workload, print).replies_cand == (), "nothing more is asked of a failed G0"
 
 
 def template(folder: Path) -> None:

@@ -22,6 +22,7 @@ from tests.support.damage import Bench
 
 DIALOGUES = 32
 WORDY = ("support", "chitchat")  # long replies and long talks: a few show what a damage does
+FIT = 24  # of them are asked about by G7
 CAP = 96  # tokens of a reply: some of the damaged never end
 
 
@@ -33,7 +34,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     few = DialogueSet.of(wordy[:: len(wordy) // DIALOGUES][:DIALOGUES], split="tune", licence=tune.licence)
     workload = requests.make_workload(few, ChatFormat.of_model(model), RequestSettings())
     workload = replace(
-        workload, cap=CAP, generation=replace(workload.generation, temperature=0.0)
+        workload, cap=CAP, fit_dialogues=FIT, generation=replace(workload.generation, temperature=0.0)
     )  # greedy: where loops show
     return Bench.of(model, workload, tmp_path_factory.mktemp("gate"))
 
@@ -53,9 +54,17 @@ def test_the_same_weights_in_float32_fail_nothing(bench: Bench) -> None:
 
 
 def test_the_model_itself_shows_no_difference_at_all(bench: Bench) -> None:
-    """So few dialogues prove little (G3 stays open), but nothing may differ and nothing may fail."""
+    """So few dialogues prove little (rates stay open), but nothing may differ and nothing may fail."""
     report = damage.itself(bench)
     assert not damage.caught_by(report)
     assert report.kl_mean == 0
     assert report.top1 == 1
-    assert [c.layer for c in report.checks if c.verdict != "PASS"] in ([], ["G3"])
+    assert {c.layer for c in report.checks if c.verdict != "PASS"} <= {"G3", "G6", "G7"}
+    assert all(c.estimate is None or abs(c.estimate.mean) in (0.0, 1.0) for c in report.checks if c.layer != "G7")
+
+
+def test_one_that_parrots_the_tenth_does_not_pass(bench: Bench) -> None:
+    report = damage.parrots_the_tenth(bench)
+    assert report.verdict != "PASS"
+    told = [c for c in report.checks if c.layer == "G7"]
+    assert any(c.verdict == "FAIL" or c.n_needed or "would prove" in c.detail for c in told)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +26,12 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.files import sha256_file
 from halfwatt.core.settings import Margins
-from halfwatt.evaluate import examine
+from halfwatt.evaluate import examine, facts
+from halfwatt.evaluate.examine import Yardstick
+from halfwatt.evaluate.fit import fit_of_candidate
 from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs, QualityReport, ScoredReply
-from halfwatt.evaluate.replies import generate_replies, scored_reply, special_ids
+from halfwatt.evaluate.replies import scored_reply, special_ids
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats import gguf
 from halfwatt.formats.artifact import Artifact
@@ -50,19 +53,36 @@ class Bench:
 
     model: ChatModel
     workload: Workload
-    reference: ServingSpec
-    replies: tuple[ScoredReply, ...]  # the reference's
+    yardstick: Yardstick
     work: Path
+
+    @property
+    def reference(self) -> ServingSpec:
+        return self.yardstick.reference
+
+    @property
+    def replies(self) -> tuple[ScoredReply, ...]:
+        """The reference's."""
+        return self.yardstick.replies
 
     @classmethod
     def of(cls, model: ChatModel, workload: Workload, work: Path) -> Bench:
         """Export the model as it is and let it answer."""
         reference = exported(model, Recipe("B1"), workload, work / "reference")
-        return cls(model, workload, reference, generate_replies(reference, workload.requests()), work)
+        return cls(model, workload, Yardstick.of(reference, reference, workload, lambda _: None), work)
 
     def judged(self, candidate: ServingSpec) -> QualityReport:
         """The gate's report on a candidate."""
-        return self.report(examine.examine(self.reference, candidate, self.workload, self.replies, lambda _: None))
+        return self.report(examine.examine(self.yardstick, candidate, self.workload, lambda _: None))
+
+    def of_replies(self, replies: Sequence[ScoredReply]) -> QualityReport:
+        """The reference's weights, saying something else."""
+        known, workload, parity = self.yardstick.fit, self.workload, self.reference.artifact.parity
+        assert parity is not None
+        scores = examine.teacher_scores(self.reference, self.reference, workload, lambda _: None)
+        fit = fit_of_candidate(self.yardstick.judge, workload, known, replies, lambda _: None)
+        values = facts.facts_of(workload.dialogues)
+        return self.report(QualityInputs(parity, scores, self.replies, tuple(replies), values, fit))
 
     def report(self, inputs: QualityInputs) -> QualityReport:
         special = self.model.tokenizer.special_tokens
@@ -208,9 +228,43 @@ def repeat_bonus(bench: Bench) -> QualityReport:
             for rows in bench.workload.requests()
             for p in rows
         ]
-    assert bench.reference.artifact.parity is not None
-    scores = examine.teacher_scores(bench.reference, bench.reference, bench.workload, lambda _: None)
-    return bench.report(QualityInputs(bench.reference.artifact.parity, scores, bench.replies, tuple(replies)))
+    return bench.of_replies(replies)
+
+
+def values_swapped(bench: Bench) -> QualityReport:
+    """Every value that a reply carries is another one."""
+    known = {(f.dialogue, f.turn): f for f in facts.facts_of(bench.workload.dialogues)}
+
+    def swapped(reply: ScoredReply) -> ScoredReply:
+        text = reply.text
+        for value in known[reply.dialogue, reply.turn].values:
+            other = "".join(str((int(c) + 1) % 10) if c.isdigit() else "xyz"[ord(c) % 3] for c in value)
+            text = re.sub(rf"(?<!\w){re.escape(value)}", other, text, flags=re.IGNORECASE)
+        return replace(reply, text=text)
+
+    return bench.of_replies([swapped(reply) for reply in bench.replies])
+
+
+def other_dialogues_replies(bench: Bench) -> QualityReport:
+    """What a person answered, well styled, in another dialogue of the same source."""
+    return bench.of_replies([_elsewhere(bench, reply) for reply in bench.replies])
+
+
+def parrots_the_tenth(bench: Bench) -> QualityReport:
+    """Right nine times of ten; the tenth dialogue gets what a person answered in another one."""
+    tenth = {dialogue.id for dialogue in bench.workload.dialogues[::10]}
+    return bench.of_replies([_elsewhere(bench, r) if r.dialogue in tenth else r for r in bench.replies])
+
+
+def _elsewhere(bench: Bench, reply: ScoredReply) -> ScoredReply:
+    """What a person said in the dialogue beside it, of the same source where there is one."""
+    ordered = sorted(bench.workload.dialogues, key=lambda d: d.source)
+    at = next(n for n, dialogue in enumerate(ordered) if dialogue.id == reply.dialogue)
+    other = ordered[at - 1 if at and ordered[at - 1].source == ordered[at].source else (at + 1) % len(ordered)]
+    turns = other.assistant_turns
+    text = other.messages[turns[reply.turn // 2 % len(turns)]].content
+    tokens = len(bench.workload.tokenizer.encode(text)) + 1
+    return replace(reply, text=text, tokens=min(tokens, reply.cap), stopped=True, leaked=0)
 
 
 def itself(bench: Bench) -> QualityReport:
@@ -235,6 +289,8 @@ DAMAGES: tuple[tuple[Callable[[Bench], QualityReport], str], ...] = (
     (rows_shuffled, "G1"),
     (tokenizer_shuffled, "G0"),
     (repeat_bonus, "G3"),
+    (values_swapped, "G6"),
+    (other_dialogues_replies, "G7"),
 )
 """Each with the layer that has to see it, whatever the others say."""
 

@@ -5,13 +5,13 @@ report(inputs(400, Damage(nll=0.05)))
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from halfwatt.core.settings import Margins
 from halfwatt.evaluate.gate import judge
-from halfwatt.evaluate.records import QualityInputs, QualityReport, ScoredReply, TeacherScore
+from halfwatt.evaluate.records import Facts, Fit, QualityInputs, QualityReport, ScoredReply, TeacherScore
 from halfwatt.formats.artifact import Parity
 
 WORDS = [
@@ -33,6 +33,8 @@ class Damage:
     wrong: float = 0.0  # share of replies that answer something else
     dull: float = 0.0  # share of dialogues that get the same stock reply
     swap: float = 0.2  # share of replies with one word changed: noise, not damage
+    forgetful: float = 0.0  # share of values that the reference carries and the candidate does not
+    elsewhere_asked: float = 0.0  # share of dialogues whose reply belongs to another
 
 
 def inputs(dialogues: int, damage: Damage = Damage(), seed: int = 0) -> QualityInputs:
@@ -40,7 +42,9 @@ def inputs(dialogues: int, damage: Damage = Damage(), seed: int = 0) -> QualityI
     rng = np.random.default_rng(seed)
     teacher = tuple(_teacher(f"d{i}", damage, rng) for i in range(dialogues))
     pairs = [pair for i in range(dialogues) for pair in _replies(f"d{i}", damage, rng)]
-    return QualityInputs(FAITHFUL, teacher, tuple(r for r, _ in pairs), tuple(c for _, c in pairs))
+    facts, pairs = with_values(pairs, damage, rng)
+    fit = tuple(_fit(f"d{i}", damage, rng) for i in range(dialogues))
+    return QualityInputs(FAITHFUL, teacher, tuple(r for r, _ in pairs), tuple(c for _, c in pairs), facts, fit)
 
 
 def report(inputs: QualityInputs, margins: Margins = Margins()) -> QualityReport:  # noqa: B008 - frozen
@@ -65,6 +69,8 @@ def _teacher(dialogue: str, damage: Damage, rng: np.random.Generator) -> Teacher
         kl=0.001 * tokens,
         kl_max=0.01,
         top1_same=tokens,
+        stay_ref=elsewhere,
+        stay_cand=elsewhere * damage.elsewhere,
     )
 
 
@@ -73,7 +79,7 @@ def _replies(dialogue: str, damage: Damage, rng: np.random.Generator) -> list[tu
     pairs = []
     for seed in (None, 1, 2):
         words = list(rng.choice(WORDS, int(rng.integers(8, 15))))
-        human = " ".join(words[: len(words) // 2] + list(rng.choice(WORDS, len(words) // 2)))
+        human = " ".join(words[: len(words) // 2] + list(rng.choice(WORDS, len(words) - len(words) // 2)))
         reference = ScoredReply(dialogue, 1, seed, " ".join(words), 3 * len(words), True, CAP, human)
         other = list(words)
         if rng.random() < damage.swap:
@@ -87,3 +93,30 @@ def _replies(dialogue: str, damage: Damage, rng: np.random.Generator) -> list[tu
         tokens = max(1, round(3 * len(words) * damage.longer + rng.normal(0, 1)))
         pairs.append((reference, ScoredReply(dialogue, 1, seed, " ".join(other), tokens, True, CAP, human)))
     return pairs
+
+
+def with_values(
+    pairs: list[tuple[ScoredReply, ScoredReply]], damage: Damage, rng: np.random.Generator
+) -> tuple[tuple[Facts, ...], list[tuple[ScoredReply, ScoredReply]]]:
+    """Three numbers that every greedy reply has to carry; each side lacks one in twenty of them by itself."""
+    facts, valued = [], []
+    for n, (ref, cand) in enumerate(pairs):
+        if ref.seed is None:
+            values = tuple(str(1000 + 3 * n + k) for k in range(3))
+            facts.append(Facts(ref.dialogue, ref.turn, values, values))
+            told = [v for v in values if rng.random() > 0.05]
+            kept = [v for v in values if rng.random() > 0.05 and rng.random() > damage.forgetful]
+            human = " ".join([ref.reference, *values])
+            ref, cand = (
+                replace(r, text=" ".join([r.text, *own]), reference=human) for r, own in ((ref, told), (cand, kept))
+            )
+        valued.append((ref, cand))
+    return tuple(facts), valued
+
+
+def _fit(dialogue: str, damage: Damage, rng: np.random.Generator) -> Fit:
+    """A judge that finds a reply 15 nats likelier after its own dialogue; people's are 1 nat less its own."""
+    people, reference, candidate = (rng.normal([own, *[-15.0] * 7], 3.0) for own in (-1.0, 0.0, 0.0))
+    if rng.random() < damage.elsewhere_asked:
+        candidate = np.roll(candidate, 1)
+    return Fit(dialogue, 1, *(tuple(map(float, row)) for row in (people, reference, candidate)))

@@ -318,6 +318,8 @@ def _report(split: str, verdict: Verdict, loss: float) -> QualityReport:
         _check("G3", "failures", (0.001, -0.004, 0.007, "share"), "upper bound < 2%"),
         _check("G4", "length", (1.008, 0.99, 1.026, "x"), "length ratio within 0.9 and 1.05"),
         _check("G5", "chrF to the human reply", (-0.009, -0.021, 0.003, "share"), "lower bound > -5%"),
+        _check("G6", "facts not carried", (0.004, -0.012, 0.02, "share"), "upper bound < 5%"),
+        _check("G7", "fits another dialogue", (0.006, -0.012, 0.024, "share"), "upper bound < 5%"),
     )
     return QualityReport(split, verdict, checks, n, 1312, 0, 0.0214, 0.941)
 

@@ -27,7 +27,6 @@ from halfwatt.evaluate.energy_protocol import Arm
 from halfwatt.evaluate.energy_protocol import measure as run_protocol
 from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs
-from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
 from halfwatt.formats.registry import load_model
 from halfwatt.models import chat_model
@@ -171,7 +170,8 @@ def compare(
         workload = _workload(traffic, a, settings)
         plan = replace(settings.protocol.alone, prefill=False)
         run = run_protocol([Arm("A", a), Arm("B", b)], workload, plan, tools, settings.progress)
-        inputs = _quality_inputs(a, b, workload, settings)
+        judged_by = servable(settings.judge or names[0], settings.access, cache / "judge", "llamacpp")
+        inputs = _quality_inputs((a, b, judged_by), workload, settings)
     margins, special = settings.margins.with_max_loss(max_loss), workload.tokenizer.special_tokens
     quality = judge(inputs, split=traffic.split, margins=margins, special=special, seed=settings.seed)
     return Comparison(
@@ -233,11 +233,14 @@ def _workload(traffic: DialogueSet, spec: ServingSpec, settings: RunSettings) ->
     return make_workload(traffic, ChatFormat.of_artifact(spec.artifact), settings.requests, settings.seed)
 
 
-def _quality_inputs(a: ServingSpec, b: ServingSpec, workload: Workload, settings: RunSettings) -> QualityInputs:
-    """What the gate reads of B against A; an artifact that was never proved is proved first."""
+def _quality_inputs(
+    specs: tuple[ServingSpec, ServingSpec, ServingSpec], workload: Workload, settings: RunSettings
+) -> QualityInputs:
+    """What the gate reads of B against A, by a judge; an artifact that was never proved is proved first."""
+    a, b, judged_by = specs
     if b.artifact.parity is None:
         settings.progress("proving B in its own runtime")
         proof = workload.dialogues[: settings.protocol.parity_dialogues]
         b = replace(b, artifact=examine.prove(chat_model.load(b.artifact.path), b, proof))
-    replies = generate_replies(a, workload.requests(), settings.progress, "A's replies")
-    return examine.examine(a, b, workload, replies, settings.progress)
+    yardstick = examine.Yardstick.of(a, judged_by, workload, settings.progress, "A's replies")
+    return examine.examine(yardstick, b, workload, settings.progress)

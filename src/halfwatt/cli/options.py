@@ -51,6 +51,9 @@ MaxLoss = Annotated[float | None, Parameter(converter=read_share, help=_LOSS)]
 OutFolder = Annotated[Path, Parameter(alias="-o", help="Folder for the results.")]
 RaplRoot = Annotated[str | None, Parameter(help="A powercap tree, for containers and guests.")]
 Runtime = Annotated[RuntimeChoice, Parameter(help="auto = as commonly run.")]
+Judge = Annotated[
+    str | None, Parameter(help="A model that tells whether replies fit what was asked; none = MODEL, or A.")
+]
 Base = Annotated[RunSettings, Hidden]  # what no flag says: `main` hands it over
 
 
@@ -145,6 +148,7 @@ class Search(Serving):
     budget: str | None = None
     """Search for so long: 10m, 500kJ, 20 (trials)."""
     out: OutFolder = Path("out")
+    judge: Judge = None
     search: SearchFlags = SearchFlags()
 
 
@@ -160,6 +164,7 @@ class Comparing(Measuring):
     """Of `compare`."""
 
     max_loss: MaxLoss = None
+    judge: Judge = None
 
 
 @flags

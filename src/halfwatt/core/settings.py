@@ -41,6 +41,8 @@ class RequestSettings:
     max_turns: int = 4  # replies per dialogue that are measured and judged: its first ones
     seeds: tuple[int, ...] = (1, 2)  # of the sampled replies beside the greedy one, for models that sample
     min_cap: int = 256  # tokens that a reply may take at least; else 4 times the 99th percentile of the human replies
+    fit_dialogues: int = 400  # that G7 asks its judge about, at most, one reply each
+    fit_tokens: int = 48  # of a reply that the judge reads, its first ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,10 @@ class Margins:
     longer: float = 1.05  # G4: nor rise above this: tokens are joules
     chrf: float = 0.05  # G5: chrF to the human replies may fall by this share
     diversity: float = 0.10  # G5: distinct-2 and bigram entropy may fall by this share
+    facts: float = 0.05  # G6: the share of values that are not carried may rise by this much,
+    facts_replies: float = 0.01  # or by so many values as this share of all replies, where values are rare
+    misfit: float = 0.05  # G7: the share of other dialogues in a reply's likelihood may rise by this much
+    plain_misfit: float = 0.02  # G7: the share of replies that are plainly another dialogue's may rise by this much
     parity_kl: float = 1e-3  # G0: mean KL of the exported runtime against the model in memory, nats per token
     parity_top1: float = 0.99  # G0: share of positions at which both prefer the same token, near ties aside
 
@@ -127,6 +133,7 @@ class RunSettings:
     protocol: Protocol = field(default_factory=Protocol)
     margins: Margins = field(default_factory=Margins)
     search: SearchSettings = field(default_factory=SearchSettings)
+    judge: str | None = None  # of what fits (G7): a model; None = the original
     seed: int = 0  # of sampling, of splits and of the order of windows
     skip_bad: bool = False  # leave out faulty dialogues, at most 1 % of all, and say which
     precision: Precision = "auto"  # of the products in training; auto = bf16 where the device computes it

@@ -18,8 +18,8 @@ from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
 
 Floats = NDArray[np.float64]
-_ALPHA = 0.05
-_Z, _Z_POWER = float(stats.norm.ppf(1 - _ALPHA)), float(stats.norm.ppf(0.8))
+ALPHA = 0.05
+_Z, _Z_POWER = float(stats.norm.ppf(1 - ALPHA)), float(stats.norm.ppf(0.8))
 
 
 def mean(values: Sequence[float], unit: str) -> Estimate:
@@ -62,7 +62,7 @@ def _mean_and_half(values: Floats) -> tuple[float, float]:
     n = len(values)
     if n < 2:
         raise BadInput("an interval needs two or more repeats", got=str(n))
-    return float(values.mean()), float(stats.t.ppf(1 - _ALPHA / 2, n - 1) * stats.sem(values))
+    return float(values.mean()), float(stats.t.ppf(1 - ALPHA / 2, n - 1) * stats.sem(values))
 
 
 def _dialogues(values: Floats) -> int:
@@ -73,17 +73,18 @@ def _dialogues(values: Floats) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Clustered:
-    """A quantity over ``n`` dialogues with its standard error; ``lo`` and ``hi`` are one-sided 95 % bounds."""
+    """A quantity over ``n`` dialogues with its standard error; ``lo`` and ``hi`` are one-sided bounds."""
 
     mean: float
     se: float
     n: int
     floor: float = 0.0  # the least distance between the mean and a bound
+    alpha: float = ALPHA  # that a bound is on the wrong side
 
     @property
     def half(self) -> float:
         """Between the mean and a bound."""
-        return max(self.floor, float(stats.t.ppf(1 - _ALPHA, self.n - 1)) * self.se)
+        return max(self.floor, float(stats.t.ppf(1 - self.alpha, self.n - 1)) * self.se)
 
     @property
     def lo(self) -> float:
@@ -102,13 +103,14 @@ class Clustered:
         return Clustered(math.exp(self.mean), math.exp(self.mean) * self.se, self.n)
 
     def needed(self, distance: float) -> int | None:
-        """Dialogues for 80 % power to bring a bound inside ``distance``: n ((z_95 + z_80) se / distance)^2.
+        """Dialogues for 80 % power to bring a bound inside ``distance``: n ((z_(1 - alpha) + z_80) se / distance)^2.
 
         None when the estimate itself lies beyond the margin: more dialogues would not help.
         """
         if distance <= 0:
             return None
-        return max(self.n + 1, math.ceil(self.n * ((_Z + _Z_POWER) * self.se / distance) ** 2))
+        z = float(stats.norm.ppf(1 - self.alpha))
+        return max(self.n + 1, math.ceil(self.n * ((z + _Z_POWER) * self.se / distance) ** 2))
 
 
 def clustered_ratio(x: Floats, size: Floats) -> Clustered:

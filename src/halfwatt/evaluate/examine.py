@@ -2,7 +2,8 @@
 
     G0       the candidate's parity record, and whether it reads and stops as the reference does
     G1, G2   both models' likelihoods of the human replies
-    G3..G5   both models' own replies to the same requests
+    G3..G6   both models' own replies to the same requests
+    G7       what a judge thinks of these replies, and of people's
 
 Never inside an energy window. What it means is decided in `halfwatt.evaluate.gate`.
 """
@@ -12,15 +13,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from halfwatt.core.errors import ModelError
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import parity
+from halfwatt.evaluate.facts import facts_of
+from halfwatt.evaluate.fit import fit_of_candidate, fit_of_reference
 from halfwatt.evaluate.likelihood import TokenLogits, teacher_score
-from halfwatt.evaluate.records import QualityInputs, ScoredReply, TeacherScore
+from halfwatt.evaluate.records import Fit, QualityInputs, ScoredReply, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.artifact import Artifact, Parity
@@ -37,11 +40,28 @@ def prove(model: ChatModel, spec: ServingSpec, dialogues: Sequence[Dialogue]) ->
         return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues))
 
 
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What every candidate is held against: the reference, and its replies as a judge sees them."""
+
+    reference: ServingSpec
+    judge: ServingSpec
+    replies: tuple[ScoredReply, ...]
+    fit: tuple[Fit, ...]
+
+    @classmethod
+    def of(
+        cls, reference: ServingSpec, judge: ServingSpec, workload: Workload, progress: Progress, label: str = "replies"
+    ) -> Yardstick:
+        """Let the reference answer, and the judge read that."""
+        replies = generate_replies(reference, workload.requests(), progress, label)
+        return cls(reference, judge, replies, fit_of_reference(judge, workload, replies, progress))
+
+
 def examine(
-    reference: ServingSpec,
+    yardstick: Yardstick,
     candidate: ServingSpec,
     workload: Workload,
-    replies_ref: tuple[ScoredReply, ...],
     progress: Progress,
     scores: tuple[TeacherScore, ...] = (),
 ) -> QualityInputs:
@@ -60,8 +80,9 @@ def examine(
     if own.problems or not own.finite:
         return QualityInputs(own, (), (), ())  # the gate fails it on G0 alone
     replies = generate_replies(candidate, workload.requests(), progress, "candidate's replies")
-    scores = scores or teacher_scores(reference, candidate, workload, progress)
-    return QualityInputs(own, scores, replies_ref, replies)
+    scores = scores or teacher_scores(yardstick.reference, candidate, workload, progress)
+    fit = fit_of_candidate(yardstick.judge, workload, yardstick.fit, replies, progress)
+    return QualityInputs(own, scores, yardstick.replies, replies, facts_of(workload.dialogues), fit)
 
 
 def reference_parity(own: Parity, workload: Workload, folder: Path) -> Parity:

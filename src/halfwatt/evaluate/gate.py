@@ -9,8 +9,11 @@ PASS means that every layer rejects it at 5 %, one-sided, so no correction for s
     G3 failures     empty, endless, looping, leaking replies
     G4 length       tokens per reply: energy, not only style
     G5 content      chrF to the human reply, diversity of words
+    G6 facts        values before a reply that people repeat in it
+    G7 fit          is it likelier after its own dialogue than after others'?
 
-No data never passes; what is not finite or not paired raises.
+To be closer to people is no loss: where a reply is shorter, or ends elsewhere, than the reference's, people decide.
+No data never passes; what is not finite or not paired raises. docs/gate.md has the rules' sources and power.
 """
 
 from __future__ import annotations
@@ -25,27 +28,40 @@ import numpy as np
 
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Margins
-from halfwatt.core.statistics import Clustered, clustered_ratio, jackknife, rate_difference
-from halfwatt.evaluate import reply_metrics
-from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Verdict
+from halfwatt.core.statistics import ALPHA, Clustered, Floats, clustered_ratio, jackknife, rate_difference
+from halfwatt.evaluate import facts, fit, reply_metrics
+from halfwatt.evaluate.records import (
+    Facts,
+    Fit,
+    GateCheck,
+    QualityInputs,
+    QualityReport,
+    ScoredReply,
+    TeacherScore,
+    Verdict,
+)
 from halfwatt.formats.artifact import Parity
 
 Pairs = Sequence[tuple[ScoredReply, ScoredReply]]
+EDITION = 2  # of the rules
 
 
-def judge(inputs: QualityInputs, *, split: str, margins: Margins, special: Sequence[str], seed: int) -> QualityReport:
+def judge(
+    inputs: QualityInputs, *, split: str, margins: Margins, special: Sequence[str], seed: int, edition: int = EDITION
+) -> QualityReport:
     """Judge one candidate on one split. Pure: the same inputs give the same report.
 
     Args:
         special: the template's special tokens, which must not show in a reply.
         seed: of the generation, for the record.
+        edition: 1 = G0 to G5, the reference alone the measure, as results of schema 1 were judged.
 
     Raises:
         BadInput: replies or scores that are not paired, or not finite.
     """
     checks = integrity_checks(inputs.parity, margins)
     if all(check.verdict == "PASS" for check in checks):
-        checks += statistical_checks(inputs, margins, special)
+        checks += statistical_checks(inputs, margins, special, edition)
     tokens = sum(t.tokens if t.compared is None else t.compared for t in inputs.teacher)
     return QualityReport(
         split=split,
@@ -89,16 +105,23 @@ def integrity_checks(parity: Parity, margins: Margins) -> list[GateCheck]:
     return [GateCheck("G0", name, "PASS" if holds else "FAIL", None, "exact", detail) for name, holds in exact.items()]
 
 
-def statistical_checks(inputs: QualityInputs, margins: Margins, special: Sequence[str]) -> list[GateCheck]:
-    """G1 to G5; `judge` asks for them once G0 holds."""
+def statistical_checks(
+    inputs: QualityInputs, margins: Margins, special: Sequence[str], edition: int = EDITION
+) -> list[GateCheck]:
+    """G1 to G7; `judge` asks for them once G0 holds."""
     if len(inputs.teacher) < 2 or len(inputs.replies_ref) < 2:
         return [GateCheck("G1", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
     pairs = _paired(inputs.replies_ref, inputs.replies_cand)
+    checks = [*teacher_checks(inputs.teacher, margins), _failures(pairs, margins, special)]
+    if edition == 1:
+        return [*checks, _length(pairs, margins), *_content(pairs, margins)]
+    length = _length_beside_people(pairs, margins, _length(pairs, margins))
     return [
-        *teacher_checks(inputs.teacher, margins),
-        _failures(pairs, margins, special),
-        _length(pairs, margins),
+        *checks,
+        length,
         *_content(pairs, margins),
+        _facts(pairs, inputs.facts, margins),
+        *_fit(inputs.fit, margins),
     ]
 
 
@@ -132,11 +155,25 @@ def teacher_checks(scores: Sequence[TeacherScore], margins: Margins) -> list[Gat
     rule = f"upper bound of the change in nats per token < ln {1 + margins.perplexity:g} = {limit:.4f}"
     at_ends = f"lower bound of the change in log P(EOS) > -{margins.eos_nats:g}"
     within = f"P(EOS) ratio within {down:g} and {up:g}"
+    stopping = _check(("G2", "stopping elsewhere", "x"), elsewhere, within, low=down, high=up)
+    if stopping.verdict != "PASS" and all(s.stay_ref is not None and s.stay_cand is not None for s in scores):
+        further = ratio(_further_from_human_ends, lambda s: s.ends)
+        closer = f"{within}, or proven nearer to where people end: upper bound of the change in nats a reply < 0"
+        stopping = replace(stopping, margin=closer)
+        if further.hi < 0:
+            stopping = _check(("G2", "stopping, as people do", "nats/reply"), further, closer, high=0.0)
     return [
         _check(("G1", "likelihood", "nats/token"), likelihood, rule, high=limit),
         _check(("G2", "stopping at true ends", "nats"), ends, at_ends, low=-margins.eos_nats),
-        _check(("G2", "stopping elsewhere", "x"), elsewhere, within, low=down, high=up),
+        stopping,
     ]
+
+
+def _further_from_human_ends(s: TeacherScore) -> float:
+    """Change in -log P(a reply ends where the person's does): -log P(EOS) there, -log(1 - P(EOS)) before; nats."""
+    assert s.stay_ref is not None
+    assert s.stay_cand is not None
+    return s.log_p_eos_ref - s.log_p_eos_cand + s.stay_cand - s.stay_ref
 
 
 def _failures(pairs: Sequence[Pairs], margins: Margins, special: Sequence[str]) -> GateCheck:
@@ -156,10 +193,44 @@ def _failures(pairs: Sequence[Pairs], margins: Margins, special: Sequence[str]) 
 
 
 def _length(pairs: Sequence[Pairs], margins: Margins) -> GateCheck:
-    logs = np.array([sum(math.log(_tokens(c) / _tokens(r)) for r, c in group) for group in pairs])
-    ratio = clustered_ratio(logs, np.array([float(len(group)) for group in pairs])).exp()
+    ratio = _mean_ratio(pairs, lambda ref, cand: _tokens(cand) / _tokens(ref))
     rule = f"length ratio within {margins.shorter:g} and {margins.longer:g}"
     return _check(("G4", "length", "x"), ratio, rule, low=margins.shorter, high=margins.longer)
+
+
+def _length_beside_people(pairs: Sequence[Pairs], margins: Margins, check: GateCheck) -> GateCheck:
+    """Where people themselves would fail ``check``, being shorter or longer than the reference, they are the limit.
+
+    In characters: a person has no tokens, and a trimmed vocabulary cuts others.
+    """
+    low, high = margins.shorter, margins.longer
+    people = _mean_ratio(pairs, lambda ref, _: _characters(ref.reference) / _characters(ref.text))
+    if check.verdict == "PASS" or not (people.hi < low or people.lo > high):
+        return check
+    beside = _mean_ratio(pairs, lambda ref, cand: _characters(cand.text) / _characters(ref.reference))
+    tokens = _mean_ratio(pairs, lambda ref, cand: _tokens(cand) / _tokens(ref))
+    about = ("G4", "length, beside people's", "x")
+    if people.hi < low:
+        rule = f"over {low:g} of people's length and under {high:g} of the original's"
+        own, other = _check(about, beside, rule, low=low), _check(about, tokens, rule, high=high)
+    else:
+        rule = f"over {low:g} of the original's length and under {high:g} of people's"
+        own, other = _check(about, beside, rule, high=high), _check(about, tokens, rule, low=low)
+    detail = (
+        f"people need {people.mean:.2f}x the original's characters, the candidate takes {tokens.mean:.2f}x its tokens"
+    )
+    verdict = overall_verdict([own.verdict, other.verdict])
+    return replace(own, verdict=verdict, detail="; ".join(filter(None, (own.detail, detail))))
+
+
+def _mean_ratio(pairs: Sequence[Pairs], figure: Callable[[ScoredReply, ScoredReply], float]) -> Clustered:
+    """Geometric mean over replies, its error clustered by dialogue."""
+    logs = np.array([sum(math.log(figure(ref, cand)) for ref, cand in group) for group in pairs])
+    return clustered_ratio(logs, np.array([float(len(group)) for group in pairs])).exp()
+
+
+def _characters(text: str) -> int:
+    return max(1, len(text.strip()))
 
 
 def _tokens(reply: ScoredReply) -> int:
@@ -183,6 +254,69 @@ def _content(pairs: Sequence[Pairs], margins: Margins) -> list[GateCheck]:
         _check(("G5", name, "share"), change, f"lower bound of the relative change > -{margin:.0%}", low=-margin)
         for name, change, margin in changes
     ]
+
+
+def _facts(pairs: Sequence[Pairs], known: Sequence[Facts], margins: Margins) -> GateCheck:
+    """Values that people repeat and the model does not, greedy replies; a lack of values is no lack of quality."""
+    about, by_turn = ("G6", "facts not carried", "share"), {(f.dialogue, f.turn): f for f in known}
+    rows, unfounded, replies = list[Floats](), np.zeros(4), 0
+    for group in pairs:
+        row = np.zeros(3)  # values that the reference and the candidate lack, values
+        for ref, cand in (pair for pair in group if pair[0].seed is None):
+            if (fact := by_turn.get((ref.dialogue, ref.turn))) is None:
+                return GateCheck(*about[:2], "FAIL", None, "every reply read", f"no facts read of {ref.dialogue}")
+            n, replies = len(fact.values), replies + 1
+            row += (n - facts.carried(fact, ref.text), n - facts.carried(fact, cand.text), n)
+            for side, reply in enumerate((ref, cand)):
+                said = facts.numbers(reply.text)
+                unfounded[2 * side : 2 * side + 2] += len(said - {*fact.numbers}), len(said)
+        if row[2]:
+            rows.append(row)
+    if len(rows) < 2:
+        reason = f"people repeat values in {len(rows)} of {len(pairs)} dialogues: there is nothing to carry"
+        return GateCheck(*about[:2], "PASS", None, "where people repeat values", reason)
+    missed_ref, missed, values = np.array(rows).T
+    limit = max(margins.facts, margins.facts_replies * replies / values.sum())
+    rule = f"upper bound of the difference in the share of values < {limit:.1%}"
+    check = _check(about, rate_difference(missed_ref, missed, values), rule, high=limit)
+    if check.n_needed:  # of dialogues with values; the others are there too
+        needed = math.ceil(check.n_needed * len(pairs) / len(rows))
+        check = replace(check, n_needed=needed, detail=f"needs about {needed} dialogues")
+    own, original = (f"{1 - side.sum() / values.sum():.0%}" for side in (missed, missed_ref))
+    free, theirs = (f"{n:.0f} of {of:.0f}" for n, of in (unfounded[2:], unfounded[:2]))
+    carried = f"carries {own} of {values.sum():.0f} values, the original {original}"
+    nowhere = f"numbers that stand nowhere before: {free}, the original's {theirs}"
+    return replace(check, detail="; ".join(filter(None, (check.detail, carried, nowhere))))
+
+
+def _fit(known: Sequence[Fit], margins: Margins) -> list[GateCheck]:
+    """How often a reply is taken for another dialogue's: on average, and plainly."""
+    if len(known) < 2 or not all(f.candidate for f in known):
+        return [GateCheck("G7", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
+    parties = [f.candidate for f in known], [f.reference for f in known], [f.people for f in known]
+    shares = [1 - fit.share_of_own(log_p) for log_p in parties]
+    plain = [(share > 1 - fit.PLAINLY).astype(float) for share in shares]
+    return [
+        _beside_the_worse("fits another dialogue", shares, margins.misfit),
+        _beside_the_worse("plainly another dialogue's", plain, margins.plain_misfit),
+    ]
+
+
+def _beside_the_worse(name: str, shares: Sequence[Floats], margin: float) -> GateCheck:
+    """A judge favours its own words, so people are as good a measure as the original: whichever is worse. Of two tests
+    one must hold, so each has half of the 5 %. shares: of the candidate, the original, people; [replies] each."""
+    own, ref, people = shares
+    rule = f"upper bound of the difference to the original's, or to people's, < {margin:.0%} of replies"
+    rises = [rate_difference(other, own, np.ones(len(own))) for other in (ref, people)]
+    tests = [_check(("G7", name, "share"), replace(rise, alpha=ALPHA / 2), rule, high=margin) for rise in rises]
+    verdicts = {test.verdict for test in tests}
+    nearer = min(tests, key=lambda test: test.estimate.hi if test.estimate else math.inf)
+    verdict: Verdict = "PASS" if "PASS" in verdicts else "FAIL" if verdicts == {"FAIL"} else "INCONCLUSIVE"
+    if verdict == "INCONCLUSIVE" and nearer.n_needed is None:
+        worse = min(rises, key=lambda rise: rise.mean)
+        nearer = replace(nearer, detail=f"{nearer.detail}, which about {worse.needed(worse.mean - margin)} would prove")
+    figures = f"candidate {own.mean():.1%}, original {ref.mean():.1%}, people {people.mean():.1%} of {len(own)} replies"
+    return replace(nearer, verdict=verdict, detail="; ".join(filter(None, (nearer.detail, figures))))
 
 
 def _check(

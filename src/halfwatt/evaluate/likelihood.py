@@ -84,6 +84,8 @@ def teacher_score(
         kl_max=float(kl.max(initial=0.0)),
         top1_same=int(same.sum()),
         compared=None if len(kl) == len(ref_nll) else len(kl),
+        stay_ref=_staying(ref_eos[~ref_ends]),
+        stay_cand=_staying(eos[~ends]),
     )
 
 
@@ -128,6 +130,11 @@ def _divergence(
             return np.empty(0), np.empty(0, bool)
         theirs = theirs[:, vocabulary.kept]
     return kl_rows(theirs, own), theirs.argmax(axis=1) == own.argmax(axis=1)
+
+
+def _staying(log_p_eos: Floats) -> float:
+    """Summed -log(1 - P(EOS)), at most 21 nats each."""
+    return -float(np.log(-np.expm1(np.minimum(log_p_eos, -1e-9))).sum())
 
 
 def _log_probabilities(logits: NDArray[np.float32]) -> Floats:

@@ -97,6 +97,8 @@ class TeacherScore:
     kl_max: float
     top1_same: int
     compared: int | None = None  # positions behind kl and top1_same; None = all. Fewer where a vocabulary was trimmed
+    stay_ref: float | None = None  # summed -log(1 - P(EOS)) where turns do not end, nats; None = not read (schema 1)
+    stay_cand: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,27 @@ class ScoredReply:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What the human reply at ``turn`` repeats of what stands before it, each in the one form of `evaluate.facts`."""
+
+    dialogue: str
+    turn: int
+    values: tuple[str, ...]
+    numbers: tuple[str, ...]  # all numbers that stand before it
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How likely a judge finds three replies to one turn: log p, nats, after their own dialogue first, then others'."""
+
+    dialogue: str
+    turn: int
+    people: tuple[float, ...]
+    reference: tuple[float, ...]
+    candidate: tuple[float, ...] = ()  # () = not asked yet
+
+
+@dataclass(frozen=True, slots=True)
 class QualityInputs:
     """All that the gate reads. ``replies_ref[i]`` and ``replies_cand[i]`` answer the same prompt with the same seed."""
 
@@ -122,13 +145,15 @@ class QualityInputs:
     teacher: tuple[TeacherScore, ...]
     replies_ref: tuple[ScoredReply, ...]
     replies_cand: tuple[ScoredReply, ...]
+    facts: tuple[Facts, ...] = ()  # of every greedy reply; results of schema 1 hold neither of the two
+    fit: tuple[Fit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GateCheck:
     """One line of the gate: ``estimate`` with its interval against ``margin``."""
 
-    layer: str  # "G0" .. "G6"
+    layer: str  # "G0" .. "G7"
     name: str
     verdict: Verdict
     estimate: Estimate | None  # None for the exact checks of G0

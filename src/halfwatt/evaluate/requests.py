@@ -73,6 +73,8 @@ class Workload:
     notes: tuple[str, ...]  # what had to be cut or left out, in words
     seeds: tuple[int, ...] = ()  # of the sampled replies beside the greedy one
     seed: int = 0  # of the order in which the dialogues are asked
+    fit_dialogues: int = 0  # that G7 asks about, at most, and tokens of each reply; 0 = it is not asked
+    fit_tokens: int = 0
 
     @property
     def greedy(self) -> Sampling:
@@ -127,7 +129,8 @@ def make_workload(
         notes.append(f"{split}: {shortened} of {n} dialogues were cut to what fits {context - cap} tokens")
     if len(dialogues) < n:
         notes.append(f"{split}: {n - len(dialogues)} dialogues whose first turn does not fit were left out")
-    return Workload(tuple(dialogues), tokenizer, chat_format.generation, cap, tuple(notes), settings.seeds, seed)
+    how = (settings.seeds, seed, settings.fit_dialogues, settings.fit_tokens)
+    return Workload(tuple(dialogues), tokenizer, chat_format.generation, cap, tuple(notes), *how)
 
 
 def prompts_of(dialogues: Sequence[Dialogue]) -> list[list[Dialogue]]:

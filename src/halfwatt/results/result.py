@@ -24,7 +24,7 @@ from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.student_plan import TeachingPlan
 from halfwatt.search.trial import Trial, TrialReadings
 
-SCHEMA = 1
+SCHEMA = 2  # its gate's rules are of the same edition
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +129,11 @@ def parse(text: str | bytes) -> Result:
         schema = json.loads(text).get("schema")
     except (ValueError, AttributeError):
         raise BadInput("this is not a result.json", hint="give the file that 'halfwatt optimize' wrote") from None
-    if schema != SCHEMA:
+    if schema not in range(1, SCHEMA + 1):
         raise BadInput(
-            f"this halfwatt reads results of schema {SCHEMA}", got=str(schema), hint="use the version that wrote it"
+            f"this halfwatt reads results of schema 1 to {SCHEMA}",
+            got=str(schema),
+            hint="use the version that wrote it",
         )
     try:
         result = from_json(text, Result)

@@ -115,7 +115,8 @@ def _modelled_readings(
 
 
 def _judged(result: Result, inputs: QualityInputs, like: QualityReport) -> QualityReport:
-    return judge(inputs, split=like.split, margins=result.margins, special=result.raw.special_tokens, seed=like.seed)
+    margins, special, edition = result.margins, result.raw.special_tokens, result.schema
+    return judge(inputs, split=like.split, margins=margins, special=special, seed=like.seed, edition=edition)
 
 
 def _leaves(where: str, stored: Any, fresh: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -64,6 +64,13 @@ class Session(Protocol):
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
 
+    def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
+        """Summed log p, in nats, of the first ``longest`` tokens of each text as the reply to ``dialogue``.
+
+        Raises:
+            BadInput: prompt and text do not fit the model's context.
+        """
+
     def reset(self) -> None:
         """Forget the cached prefix, so that the next reply does not depend on what was asked before."""
 

@@ -32,6 +32,7 @@ from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, require_room, stream_text
+from halfwatt.runtimes.llamacpp_continuations import ContinuationScorer
 from halfwatt.runtimes.speculation import Drafter, LookupDrafter, TableDrafter
 
 _FIRST_CONTEXT = 2048  # tokens; grown when a dialogue needs more, up to what the model was trained for
@@ -69,6 +70,7 @@ class LlamaCppSession:
         self._log = _library()
         self._thread = ThreadPoolExecutor(1, "llama.cpp")
         self._context: Any = None
+        self._scorer: ContinuationScorer | None = None
         params = llama.llama_model_default_params()
         params.n_gpu_layers = -1 if gpu else 0
         self._model = llama.llama_model_load_from_file(gguf.encode(), params)
@@ -113,6 +115,13 @@ class LlamaCppSession:
         self.reset()
         return np.concatenate(parts)
 
+    def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
+        """Summed log p of each text's first tokens as the reply to ``dialogue``, in nats, in a context of its own."""
+        prompt = self.tokenizer.prompt_ids(dialogue)
+        ids = [self.tokenizer.encode(text)[:longest] for text in texts]
+        require_room(len(prompt), self.longest, max(map(len, ids)))
+        return self._in_thread(lambda: self._score(prompt, ids))
+
     def reset(self) -> None:
         """Empty the KV cache."""
         llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
@@ -147,6 +156,8 @@ class LlamaCppSession:
         """Free the context and the model."""
         self._thread.shutdown()
         if self._context is not None:
+            if self._scorer is not None:
+                self._scorer.close()
             llama.llama_batch_free(self._batch)
             llama.llama_free(self._context)
             llama.llama_model_free(self._model)
@@ -278,17 +289,27 @@ class LlamaCppSession:
             llama.llama_free(self._context)
         self._size = min(self.longest, max(tokens, 2 * self._size))
         self._forget()
-        params = llama.llama_context_default_params()
+        params = self._context_params()
         params.n_ctx, params.n_seq_max = self._size * self._at.batch, self._at.batch
         params.n_batch = params.n_ubatch = UBATCH
-        params.n_threads, params.n_threads_batch = self.threads, self.threads_prefill
-        params.type_k = params.type_v = _KV_TYPES[self._at.kv_bits]
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.offload_kqv = params.op_offload = self._gpu
         self._context = llama.llama_init_from_model(self._model, params)
         if not self._context:
             llama.llama_model_free(self._model)
             raise EnvironmentFault(f"llama.cpp cannot make a context of {self._size} tokens", got=self._log.last())
+
+    def _context_params(self) -> Any:
+        """Threads, types and devices; how much fits is the caller's."""
+        params = llama.llama_context_default_params()
+        params.n_threads, params.n_threads_batch = self.threads, self.threads_prefill
+        params.type_k = params.type_v = _KV_TYPES[self._at.kv_bits]
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.offload_kqv = params.op_offload = self._gpu
+        return params
+
+    def _score(self, prompt: list[int], texts: list[list[int]]) -> list[float]:
+        if self._scorer is None:
+            self._scorer = ContinuationScorer(self._model, self._context_params())
+        return self._scorer.score(prompt, texts)
 
     def _forget(self) -> None:
         self._held: list[list[int]] = [[] for _ in range(self._at.batch)]  # the ids in each sequence's cache, in order

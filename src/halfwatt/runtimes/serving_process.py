@@ -5,6 +5,7 @@
       run {prompts, min_s}     ->      whole passes over the prompts, counters read at both edges
       (sleeps on the pipe)     <-      usage, tokens
       replies {prompts, ...}   ->      the texts, for the gate (never inside a window)
+      continuations {texts}    ->      how likely they are after a prompt
       logits {prompts, file}   ->      written to the file, for the gate, where only this process can load the artifact
       (end of file)            ->      exit
 
@@ -77,6 +78,8 @@ class _Order:
     samplings: tuple[Sampling, ...] = ()
     min_s: float = 0.0
     file: Path | None = None
+    texts: tuple[str, ...] = ()
+    longest: int = 0
 
 
 class ServingProcess(ChildProcess):
@@ -98,6 +101,11 @@ class ServingProcess(ChildProcess):
     def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
         """One reply a prompt, each with its own sampling."""
         return self._ask(_Order("replies", prompts=tuple(prompts), samplings=tuple(samplings)), list[Reply])
+
+    def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
+        """See `halfwatt.runtimes.base.Session.continuations`."""
+        order = _Order("continuations", prompts=(dialogue,), texts=tuple(texts), longest=longest)
+        return self._ask(order, list[float])
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """See `halfwatt.runtimes.base.Session.logits`."""
@@ -173,6 +181,8 @@ class _CountedSession:
             self._session.reset()
             pairs = zip(order.prompts, order.samplings, strict=True)
             return tuple(self._session.reply([prompt], sampling)[0] for prompt, sampling in pairs)
+        if order.verb == "continuations":
+            return tuple(self._session.continuations(order.prompts[0], order.texts, order.longest))
         import numpy as np
 
         assert order.file is not None, "the order says where to"

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
@@ -115,7 +116,18 @@ class TransformersSession:
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
-        ids = self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False))
+        return self._logits(self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False)))
+
+    def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
+        """Summed log p of each text's first tokens as the reply to ``dialogue``; the prompt is read for each again."""
+        prompt, sums = self.tokenizer.prompt_ids(dialogue), []
+        for text in texts:
+            ids = self.tokenizer.encode(text)[:longest]
+            log_p = log_softmax(self._logits(prompt + ids)[len(prompt) - 1 : -1].astype(float), axis=1)
+            sums.append(float(log_p[range(len(ids)), ids].sum()))
+        return sums
+
+    def _logits(self, ids: list[int]) -> NDArray[np.float32]:
         require_room(len(ids), self._longest, reply=0)
         with torch.inference_mode():
             output = self.network(input_ids=torch.tensor([ids], device=self.network.device), use_cache=False)

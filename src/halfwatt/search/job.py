@@ -66,6 +66,7 @@ class Job:
             "llama.cpp": versions().get("llama-cpp-python", "none"),
             "precision": settings.precision,
             "protocol": repr((settings.protocol, settings.requests)),
+            "judge": settings.judge or "the original",
             "seed": str(settings.seed),
             "users": str(settings.search.users),
             "device": settings.access.device,

@@ -27,13 +27,23 @@ from halfwatt.core.machine import cores
 from halfwatt.core.settings import Margins, MeasurePlan
 from halfwatt.evaluate import energy_analysis, energy_protocol, gate
 from halfwatt.evaluate.energy_protocol import Arm, Run
-from halfwatt.evaluate.examine import examine, teacher_scores
-from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
+from halfwatt.evaluate.examine import Yardstick, examine, teacher_scores
+from halfwatt.evaluate.fit import fit_of_reference
+from halfwatt.evaluate.records import (
+    Fit,
+    GateCheck,
+    QualityInputs,
+    QualityReport,
+    ScoredReply,
+    TeacherScore,
+    Window,
+)
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
 from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
 from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 from halfwatt.search.build import build_artifact
 from halfwatt.search.build_process import BuildRequest, build_in_process
@@ -273,8 +283,11 @@ def judge(lab: Lab, order: JudgeOrder) -> Judgement:
     """The gate's report: likelihoods and replies in the runtime that will serve the candidate."""
     reference, candidate = lab.spec(order.reference), lab.spec(order.candidate)
     scores = likelihoods(lab, order.reference, order.candidate) if order.screened else ()
+    judged_by = _judge_of(lab, order.reference)
     replies = lab.run(reference_replies, order.reference)
-    inputs = examine(reference, candidate, lab.workload, replies, lab.say, scores)
+    fit = lab.run(reference_fit, FitOrder(order.reference, judged_by))
+    yardstick = Yardstick(reference, lab.spec(judged_by), replies, fit)
+    inputs = examine(yardstick, candidate, lab.workload, lab.say, scores)
     special, seed = lab.job.model.tokenizer.special_tokens, lab.job.settings.seed
     return Judgement(inputs, gate.judge(inputs, split=lab.split, margins=order.margins, special=special, seed=seed))
 
@@ -289,3 +302,30 @@ def reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]
     """The reference's own replies to the lab's workload."""
     what = f"original's replies, {lab.split} split"
     return generate_replies(lab.spec(reference), lab.workload.requests(), lab.say, what)
+
+
+@dataclass(frozen=True, slots=True)
+class FitOrder:
+    """Whose replies a judge reads first, beside people's."""
+
+    reference: Contender
+    judge: Contender
+
+
+def reference_fit(lab: Lab, order: FitOrder) -> tuple[Fit, ...]:
+    """How the reference's replies and people's fit what was asked, for all candidates of the split."""
+    replies = lab.run(reference_replies, order.reference)
+    return fit_of_reference(lab.spec(order.judge), lab.workload, replies, lab.say)
+
+
+def judge_artifact(lab: Lab, model: str) -> Artifact:
+    """The model that the user names to tell what fits, in llama.cpp."""
+    return servable(model, lab.job.settings.access, lab.job.out / "judge", "llamacpp").artifact
+
+
+def _judge_of(lab: Lab, reference: Contender) -> Contender:
+    """Who tells what fits: the model that the user names, or the original."""
+    model = lab.job.settings.judge
+    if model is None:
+        return reference.for_likelihood()
+    return Contender("judge", lab.run(judge_artifact, model), OperatingPoint())

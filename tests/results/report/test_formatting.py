@@ -70,7 +70,7 @@ def test_the_exact_checks_of_the_gate_fold_into_one_line_when_all_hold(results: 
     report = results["modelled"].final_quality
     assert report is not None
     lines = formatting.gate_lines(report)
-    assert [check.layer for check, _, _ in lines] == ["G0", "G1", "G2", "G3", "G4", "G5"]
+    assert [check.layer for check, _, _ in lines] == ["G0", "G1", "G2", "G3", "G4", "G5", "G6", "G7"]
     assert lines[0][0].name == "integrity, 3 exact checks"
     assert lines[0][1].absent
     assert lines[3][1].line == "0.1 [\N{MINUS SIGN}0.4 to 0.7] %", "a share in per cent"

@@ -206,7 +206,7 @@ def gate_lines(report: QualityReport) -> list[tuple[GateCheck, Figure, str]]:
 def _check_figure(check: GateCheck) -> Figure:
     e = check.estimate
     if e is None:
-        return absent("exact check")
+        return absent("exact check" if check.layer == "G0" else "nothing to compare")
     return figure(e, "%", scale=100) if e.unit == "share" else figure(e, e.unit)
 
 
