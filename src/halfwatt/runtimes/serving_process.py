@@ -171,8 +171,7 @@ class _CountedSession:
             return self._run(order.prompts, order.samplings[0], order.min_s)
         if order.verb == "replies":
             self._session.reset()
-            pairs = zip(order.prompts, order.samplings, strict=True)
-            return tuple(self._session.reply([prompt], sampling)[0] for prompt, sampling in pairs)
+            return tuple(self._session.replies(order.prompts, order.samplings))
         import numpy as np
 
         assert order.file is not None, "the order says where to"
