@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from halfwatt.core.estimate import Estimate
@@ -122,6 +122,11 @@ class QualityInputs:
     teacher: tuple[TeacherScore, ...]
     replies_ref: tuple[ScoredReply, ...]
     replies_cand: tuple[ScoredReply, ...]
+
+    def and_more(self, more: QualityInputs) -> QualityInputs:
+        """With what was read of further dialogues, whose parity record knows of these too."""
+        own = ((f.name, getattr(self, f.name), getattr(more, f.name)) for f in fields(self))
+        return QualityInputs(**{name: b if name == "parity" else a + b for name, a, b in own})
 
 
 @dataclass(frozen=True, slots=True)
