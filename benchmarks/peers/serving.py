@@ -23,7 +23,7 @@ from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes import serving_process
-from halfwatt.runtimes.base import Reply
+from halfwatt.runtimes.base import Reply, one_by_one
 from halfwatt.runtimes.serving_process import ServingSpec
 
 FILES = "toolkit"  # the folder, beside the tokenizer's files, that holds what the toolkit wrote
@@ -84,6 +84,10 @@ class PeerSession(ABC):
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer each dialogue, one after the other."""
         return [self._answer(dialogue, sampling) for dialogue in batch]
+
+    def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
+        """Each with its own sampling, one after the other."""
+        return one_by_one(self, prompts, samplings)
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """The reply in one piece."""

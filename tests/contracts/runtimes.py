@@ -76,6 +76,21 @@ def a_batch_answers_as_each_alone(row: RuntimeRow) -> None:
     assert together == alone
 
 
+def many_replies_are_each_as_alone(row: RuntimeRow) -> None:
+    """More than are answered at once, by several samplings, with prefixes in common: none hangs on its neighbours."""
+    asked = [
+        (prompt, how) for prompt in (*OTHERS, FIRST, SECOND, THIRD) for how in (GREEDY, DRAWN, replace(DRAWN, seed=8))
+    ]
+    with row.open(replace(row.at, reuse_prefix=False)) as session:
+        alone = [session.reply([prompt], how)[0] for prompt, how in asked]
+    with row.open(replace(row.at, batch=3, reuse_prefix=False)) as session:
+        together = session.replies(*map(list, zip(*asked, strict=True)))
+    with row.open(replace(row.at, batch=3)) as session:
+        greedy = session.replies([prompt for prompt, how in asked if how is GREEDY], [GREEDY] * (len(asked) // 3))
+    assert [r.token_ids for r in together] == [r.token_ids for r in alone]
+    assert [r.token_ids for r in greedy] == [r.token_ids for r in alone[::3]]
+
+
 def streams_the_same_reply(row: RuntimeRow) -> None:
     """In whole characters; and a stream that is left early does not spoil the next reply."""
     with row.open() as session:
@@ -186,6 +201,7 @@ def refuses_another_file(row: RuntimeRow) -> None:
 CONTRACT = (
     answers,
     a_batch_answers_as_each_alone,
+    many_replies_are_each_as_alone,
     streams_the_same_reply,
     a_seed_repeats,
     gives_logits_of_every_token,

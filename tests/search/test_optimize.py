@@ -30,7 +30,7 @@ from halfwatt.search.candidate import CandidateResult, order_of
 from halfwatt.search.exploration import BEST_SO_FAR, Assessor, search_recipes
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
-from halfwatt.search.optimize import Selection, best, lost_outside
+from halfwatt.search.optimize import Selection, best, dialogues_to_judge, lost_outside
 from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stages import build
 from halfwatt.search.teaching import teaching_plan
@@ -186,3 +186,13 @@ def test_candidates_that_would_be_called_alike_are_refused(folders: tuple[str, .
     with pytest.raises(BadInput, match="rename a --candidate folder"):
         require_distinct(folders)
     require_distinct(["a/small", "b/large", "student"])
+
+
+def test_the_sealed_number_is_fixed_by_the_tune_split() -> None:
+    """A bound just inside its margin at n dialogues is inside it again in 90 % of draws of 3.17 n."""
+    report = QualityReport("tune", "PASS", (), 200, 0, 0, None, None)
+    assert dialogues_to_judge(report, 2000) == 634
+    assert dialogues_to_judge(report, 500) == 500
+    assert dialogues_to_judge(replace(report, dialogues=10), 2000) == 200
+    assert dialogues_to_judge(replace(report, verdict="INCONCLUSIVE"), 2000) == 2000
+    assert dialogues_to_judge(None, 2000) == 2000

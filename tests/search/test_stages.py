@@ -12,12 +12,25 @@ from halfwatt.compress.recipe import Recipe
 from halfwatt.core.settings import MeasurePlan
 from halfwatt.evaluate.energy_analysis import cpu_s_per_reply
 from halfwatt.evaluate.energy_protocol import Run
+from halfwatt.evaluate.records import QualityInputs, QualityReport
+from halfwatt.evaluate.requests import Workload
 from halfwatt.meters import modelled
 from halfwatt.search.candidate import order_of
 from halfwatt.search.lab import Lab
-from halfwatt.search.stages import AS_COMMONLY_RUN, MeasureOrder, TuneOrder, Tuning, _can_serve, build, cost_of, tune
+from halfwatt.search.stages import (
+    AS_COMMONLY_RUN,
+    JudgeOrder,
+    MeasureOrder,
+    TuneOrder,
+    Tuning,
+    _can_serve,
+    build,
+    cost_of,
+    judge,
+    tune,
+)
 from tests.search.conftest import PLAIN, Ground
-from tests.support.scripted_lab import ScriptedStore, run_of
+from tests.support.scripted_lab import ScriptedStore, equal_likelihoods, run_of
 
 PLAN = MeasurePlan(2, 2)
 
@@ -69,3 +82,36 @@ def test_what_was_written_but_not_noted_before_a_kill_is_taken_as_it_is(ground: 
     )
     assert first.artifact is not None
     assert again == first
+
+
+def test_candidates_are_judged_on_no_more_dialogues_than_it_takes(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the tune split some at first, then as many again; the reference answers each part once for all candidates."""
+
+    def read(_r: object, _c: object, workload: Workload, *_: object) -> QualityInputs:
+        proof = ground.b1.artifact.parity
+        assert proof is not None
+        return QualityInputs(proof, equal_likelihoods(None)[: len(workload.dialogues)], (), ())
+
+    def judged(inputs: QualityInputs, **_: object) -> QualityReport:
+        undecided = len(inputs.teacher) < 4
+        return QualityReport("tune", "INCONCLUSIVE" if undecided else "PASS", (), len(inputs.teacher), 0, 0, None, None)
+
+    monkeypatch.setattr("halfwatt.search.stages.examine", read)
+    monkeypatch.setattr("halfwatt.search.stages.gate.judge", judged)
+    requests = replace(ground.job.settings.requests, first_judged=2)
+    job = replace(ground.job, settings=replace(ground.job.settings, requests=requests))
+    store = ScriptedStore(tmp_path, {"reference_replies": lambda _: ()})
+    lab = Lab.of(job, store, ground.job.tune, "tune")
+    order = JudgeOrder(ground.b1, ground.b1, job.settings.margins)
+    assert lab.run(judge, order).report.dialogues == 4
+    assert lab.run(judge, replace(order, screened=True, candidate=replace(ground.b1, name="b"))).report.dialogues == 4
+    assert [part.workload.dialogues for part in lab.parts()] == [
+        lab.workload.dialogues[a:b] for a, b in ((0, 2), (2, 4), (4, 8), (8, 10))
+    ]
+    assert {d.id for d in lab.workload.dialogues} == {d.id for d in ground.job.tune.dialogues}
+    assert lab.workload.dialogues != ground.job.tune.dialogues, "files are sorted by source"
+    assert store.computed.count("reference_replies") == 2, "two parts, whoever is judged"
+    sealed = replace(lab, split="test")
+    assert [len(part.workload.dialogues) for part in sealed.parts()] == [10], "no looking before the number is fixed"

@@ -168,10 +168,11 @@ def compare(
         a, b = (servable(x, settings.access, cache / y, runtime) for x, y in zip(names, "ab", strict=True))
         traffic = dialogues_to_ask(names[0], dialogues, settings)
         workload = _workload(traffic, a, settings)
-        plan = replace(settings.protocol.alone, prefill=False)
+        plan = settings.protocol.compare
         run = run_protocol([Arm("A", a), Arm("B", b)], workload, plan, tools, settings.progress)
         judged_by = servable(settings.judge or names[0], settings.access, cache / "judge", "llamacpp")
-        inputs = _quality_inputs((a, b, judged_by), workload, settings)
+        judged = workload.shuffled().part(0, settings.requests.compared)
+        inputs = _quality_inputs((a, b, judged_by), judged, settings)
     margins, special = settings.margins.with_max_loss(max_loss), workload.tokenizer.special_tokens
     quality = judge(inputs, split=traffic.split, margins=margins, special=special, seed=settings.seed)
     return Comparison(

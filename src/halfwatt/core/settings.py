@@ -40,6 +40,10 @@ class RequestSettings:
 
     max_turns: int = 4  # replies per dialogue that are measured and judged: its first ones
     seeds: tuple[int, ...] = (1, 2)  # of the sampled replies beside the greedy one, for models that sample
+    first_judged: int = (
+        100  # dialogues of the tune split that a candidate is judged on; doubled until the gate can tell
+    )
+    compared: int = 200  # dialogues on which `compare` judges, drawn by the seed
     min_cap: int = 256  # tokens that a reply may take at least; else 4 times the 99th percentile of the human replies
     fit_dialogues: int = 400  # that G7 asks its judge about, at most, one reply each
     fit_tokens: int = 48  # of a reply that the judge reads, its first ones
@@ -66,8 +70,9 @@ class Protocol:
     screen: MeasurePlan = MeasurePlan(3, 3, window_s=1.0, prefill=False, idle_s=3.0)  # can it beat the best so far?
     tune: MeasurePlan = MeasurePlan(2, 2, window_s=1.0, prefill=False, idle_s=3.0)  # which operating point?
     paired: MeasurePlan = MeasurePlan(3, 12, window_s=1.5, prefill=False, idle_s=3.0)  # each against B1, tune split
-    final: MeasurePlan = MeasurePlan(min_blocks=7)  # B0, B1 and the winner, on the sealed split
-    alone: MeasurePlan = MeasurePlan()  # one model, or two beside each other, outside a search
+    final: MeasurePlan = MeasurePlan(min_blocks=7, half_width=0.04)  # B0, B1 and the winner, on the sealed split
+    alone: MeasurePlan = MeasurePlan()  # one model, outside a search
+    compare: MeasurePlan = MeasurePlan(limit_s=420.0, half_width=0.04, prefill=False)  # two beside each other
     parity_dialogues: int = 64  # by which an export is proved to be the model in memory (gate G0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from halfwatt.core.estimate import Estimate
@@ -147,6 +147,11 @@ class QualityInputs:
     replies_cand: tuple[ScoredReply, ...]
     facts: tuple[Facts, ...] = ()  # of every greedy reply; results of schema 1 hold neither of the two
     fit: tuple[Fit, ...] = ()
+
+    def and_more(self, more: QualityInputs) -> QualityInputs:
+        """With what was read of further dialogues, whose parity record knows of these too."""
+        own = ((f.name, getattr(self, f.name), getattr(more, f.name)) for f in fields(self))
+        return QualityInputs(**{name: b if name == "parity" else a + b for name, a, b in own})
 
 
 @dataclass(frozen=True, slots=True)

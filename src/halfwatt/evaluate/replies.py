@@ -1,7 +1,8 @@
 """Replies for the gate: every request of a workload, greedy and sampled, spread over one-threaded serving processes.
 
-Quality work, never inside an energy window. Reference and candidate get the same requests in the same order with the
-same seeds. A reply does not depend on which process gives it: each forgets its prefix cache before every shard.
+Quality work, never inside an energy window: a process answers several at once, as one ends the next begins. Reference
+and candidate get the same requests in the same order with the same seeds. A reply does not depend on which process
+gives it: shards hang on the workload alone, and a process forgets its prefix cache before every one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import Reply
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 
-SHARD = 8  # dialogues that a process is handed at a time
+LEAST, MOST = 8, 128  # dialogues that a process is handed at a time
+AT_ONCE = 16  # replies that it makes together, at most
+CACHE_B = 2**30  # of their KV caches, with so many tokens each
+CACHE_TOKENS = 1024
 
 
 def generate_replies(
@@ -37,8 +41,12 @@ def generate_replies(
         requests: per dialogue, as `Workload.requests` gives them.
         threads: of each process; one each is fastest, unless a runtime is at its worst there.
     """
-    alone = replace(spec, at=replace(spec.at, threads=threads, threads_prefill=threads, batch=1))
-    shards = [[request for rows in requests[i : i + SHARD] for request in rows] for i in range(0, len(requests), SHARD)]
+    batch = min(AT_ONCE, max(1, CACHE_B // (CACHE_TOKENS * max(1, spec.artifact.kv_b_per_token))))
+    if spec.command:  # another program's, which may answer no two at once
+        batch = 1
+    at = replace(spec.at, threads=threads, threads_prefill=threads, batch=batch, speculation=None)
+    size = min(MOST, max(LEAST, len(requests) // 4))
+    shards = [[request for rows in requests[i : i + size] for request in rows] for i in range(0, len(requests), size)]
     special = special_ids(ChatTokenizer.load(spec.artifact.path))
     processes = min(max(1, cores() // threads), len(shards))
     idle: Queue[ServingProcess] = Queue()
@@ -54,7 +62,7 @@ def generate_replies(
     scored: list[ScoredReply] = []
     with ExitStack() as stack:
         for _ in range(processes):
-            idle.put(stack.enter_context(ServingProcess(alone)))
+            idle.put(stack.enter_context(ServingProcess(replace(spec, at=at))))
         executor = stack.enter_context(ThreadPoolExecutor(processes))
         for count, replies in enumerate(executor.map(answer, shards), start=1):
             scored += replies

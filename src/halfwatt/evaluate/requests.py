@@ -81,6 +81,14 @@ class Workload:
         """How replies are generated in energy windows: greedy, so that every arm can be asked the same again."""
         return Sampling(max_new_tokens=self.cap, repetition_penalty=self.generation.repetition_penalty)
 
+    def part(self, start: int, stop: int) -> Workload:
+        """Some of the dialogues."""
+        return replace(self, dialogues=self.dialogues[start:stop])
+
+    def shuffled(self) -> Workload:
+        """In an order that hangs on the seed alone: files are often sorted by source, and the first ones are asked."""
+        return replace(self, dialogues=tuple(random.Random(self.seed).sample(self.dialogues, len(self.dialogues))))
+
     def requests(self) -> list[list[ReplyRequest]]:
         """What the gate asks for, per dialogue: each turn greedy, then each under the model's own sampling by seed.
 

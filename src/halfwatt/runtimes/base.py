@@ -58,6 +58,9 @@ class Session(Protocol):
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer each dialogue, whose last message is the user's."""
 
+    def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
+        """Answer each with its own sampling, where only the texts are wanted: together where that is cheaper."""
+
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue piece by piece; the generator's return value is the whole `Reply`."""
 
@@ -104,6 +107,11 @@ def require_room(tokens: int, context: int, reply: int = 1) -> None:
     if tokens + reply > context:
         room = f"a context of {context}"
         raise BadInput(f"a dialogue of {tokens} tokens does not fit", got=room, hint="shorten the dialogue")
+
+
+def one_by_one(session: Session, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
+    """`Session.replies` of a runtime that answers several no cheaper."""
+    return [session.reply([prompt], sampling)[0] for prompt, sampling in zip(prompts, samplings, strict=True)]
 
 
 def stream_text(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Generator[str, None, list[int]]:

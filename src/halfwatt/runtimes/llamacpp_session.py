@@ -31,11 +31,11 @@ from halfwatt.formats.artifact import Artifact
 from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, require_room, stream_text
+from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, one_by_one, require_room, stream_text
 from halfwatt.runtimes.llamacpp_continuations import ContinuationScorer
 from halfwatt.runtimes.speculation import Drafter, LookupDrafter, TableDrafter
 
-_FIRST_CONTEXT = 2048  # tokens; grown when a dialogue needs more, up to what the model was trained for
+_FIRST_CONTEXT = 2048  # tokens, of all sequences; grown when dialogues need more, up to what the model was trained for
 _LOGITS_AT_ONCE = 64  # tokens in a batch whose logits are all kept; bounds that buffer
 UBATCH = 512  # prompt tokens computed together
 _KV_TYPES = {16: llama.GGML_TYPE_F16, 8: llama.GGML_TYPE_Q8_0, 4: llama.GGML_TYPE_Q4_0}
@@ -86,7 +86,7 @@ class LlamaCppSession:
         for i in range(at_once):
             self._batch.n_seq_id[i] = 1  # each token is of one sequence
         self._size = 0
-        self._make_room(min(self.longest, _FIRST_CONTEXT))
+        self._make_room(min(self.longest, _FIRST_CONTEXT // at.batch))
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer each dialogue, one after the other.
@@ -95,6 +95,10 @@ class LlamaCppSession:
             BadInput: a prompt leaves no room for a reply in the model's context.
         """
         return self._in_thread(lambda: [self._answer(dialogue, sampling) for dialogue in batch])
+
+    def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
+        """Answer each with its own sampling; see `halfwatt.runtimes.base.Session`."""
+        return one_by_one(self, prompts, samplings)
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue in pieces of whole characters; the generator's return value is the `Reply`."""
@@ -176,13 +180,14 @@ class LlamaCppSession:
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), cached, ids[-1] in self._stops)
 
     def _begin(self, prompt: list[int], sampling: Sampling) -> int:
-        self._make_room_for([prompt], sampling)
+        self._make_room_for([prompt], sampling.max_new_tokens)
         return self._prefill(0, prompt)
 
-    def _make_room_for(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
+    def _make_room_for(self, prompts: Sequence[list[int]], reply: int) -> None:
+        """reply: tokens of the longest."""
         longest = max(map(len, prompts))
         require_room(longest, self.longest)
-        self._make_room(min(self.longest, longest + sampling.max_new_tokens))
+        self._make_room(min(self.longest, longest + reply))
 
     def _prefill(self, slot: int, prompt: list[int]) -> int:
         """Bring a sequence to hold exactly ``prompt``; returns how many of its tokens were there already."""

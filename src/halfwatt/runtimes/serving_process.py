@@ -179,8 +179,7 @@ class _CountedSession:
             return self._run(order.prompts, order.samplings[0], order.min_s)
         if order.verb == "replies":
             self._session.reset()
-            pairs = zip(order.prompts, order.samplings, strict=True)
-            return tuple(self._session.reply([prompt], sampling)[0] for prompt, sampling in pairs)
+            return tuple(self._session.replies(order.prompts, order.samplings))
         if order.verb == "continuations":
             return tuple(self._session.continuations(order.prompts[0], order.texts, order.longest))
         import numpy as np

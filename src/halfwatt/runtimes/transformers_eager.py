@@ -31,7 +31,7 @@ from halfwatt.models.chat_model import quiet, torch_device, torch_dtype
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained
 from halfwatt.models.weights import weights_read
-from halfwatt.runtimes.base import OperatingPoint, Reply, require_room, stream_text
+from halfwatt.runtimes.base import OperatingPoint, Reply, one_by_one, require_room, stream_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class TransformersEager:
         if at.threads is not None:
             torch.set_num_threads(at.threads)
         try:
-            yield TransformersSession(artifact, device, torch_dtype(self.dtype))
+            yield TransformersSession(artifact, device, torch_dtype(self.dtype), at.batch)
         finally:
             torch.set_num_threads(threads)
 
@@ -71,8 +71,9 @@ class TransformersEager:
 class TransformersSession:
     """Implements `halfwatt.runtimes.base.Session`."""
 
-    def __init__(self, artifact: Artifact, device: torch.device, dtype: torch.dtype | None) -> None:
-        """``dtype`` None = as stored."""
+    def __init__(self, artifact: Artifact, device: torch.device, dtype: torch.dtype | None, batch: int = 1) -> None:
+        """dtype: None = as stored; batch: dialogues that `replies` asks at once"""
+        self._batch = batch
         self.tokenizer = ChatTokenizer.load(artifact.path)
         with quiet():
             network: PreTrainedModel = from_pretrained(
@@ -97,6 +98,17 @@ class TransformersSession:
         prompts = [self.tokenizer.prompt_ids(dialogue) for dialogue in batch]
         rows = self._generate(prompts, sampling)
         return [self._as_reply(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
+
+    def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
+        """Prompts of about one length together where nothing is drawn: draws would hang on who else is asked."""
+        if any(sampling != samplings[0] or sampling.temperature > 0 for sampling in samplings):
+            return one_by_one(self, prompts, samplings)
+        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n].messages[-1].content))
+        batches = [order[i : i + self._batch] for i in range(0, len(order), self._batch)]
+        numbered: dict[int, Reply] = {}
+        for some in batches:
+            numbered |= zip(some, self.reply([prompts[n] for n in some], samplings[0]), strict=True)
+        return [numbered[n] for n in range(len(prompts))]
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue in pieces of whole characters; the generator's return value is the `Reply`.

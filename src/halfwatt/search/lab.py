@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar, get_type_hints
 
@@ -51,7 +51,21 @@ class Lab:
     def of(cls, job: Job, store: StageStore, dialogues: DialogueSet, split: str) -> Lab:
         """On these dialogues, cut to what the job's model can read. Raises BadInput where none of them fits."""
         chat, settings = ChatFormat.of_model(job.model), job.settings
-        return cls(job, store, make_workload(dialogues, chat, settings.requests, settings.seed), split)
+        return cls(job, store, make_workload(dialogues, chat, settings.requests, settings.seed).shuffled(), split)
+
+    def part(self, start: int, stop: int) -> Lab:
+        """On some of the dialogues."""
+        workload = self.workload.part(start, stop)
+        return replace(self, workload=workload, split=f"{self.split}, {start} to {start + len(workload.dialogues)}")
+
+    def parts(self) -> Iterator[Lab]:
+        """The dialogues to judge on: on the tune split, which only chooses, some at first, and as many again each time
+        that the gate cannot tell yet; elsewhere all at once, since who looks before deciding how many is misled."""
+        whole = len(self.workload.dialogues)
+        start, stop = 0, self.job.settings.requests.first_judged if self.split == "tune" else whole
+        while start < whole:
+            yield self.part(start, stop)
+            start, stop = stop, 2 * stop
 
     def run(self, stage: Callable[[Lab, Order], Outcome], order: Order) -> Outcome:
         """What a stage came to for this order: as it is stored, or computed and stored."""

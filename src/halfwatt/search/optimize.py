@@ -12,6 +12,7 @@ When nothing is proven better, the original is delivered in its best runtime for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -36,6 +37,9 @@ from halfwatt.search.stages import AS_COMMONLY_RUN, JudgeOrder, MeasureOrder, Tu
 from halfwatt.search.student_plan import TeachingPlan
 from halfwatt.search.teaching import teaching_plan
 from halfwatt.search.trial import Trial
+
+MIN_JUDGED = 200  # dialogues of the sealed split, if there are so many
+Z_95, Z_90 = 1.645, 1.282  # normal quantiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,8 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
     lab = Lab.of(job, store, job.test.open(champion.artifact.sha256), "test")
     b0, b1 = Contender.of(selection.b0), Contender.of(selection.b1)
     run = lab.run(measure, MeasureOrder((b0, b1, replace(champion, name="winner")), settings.protocol.final))
-    judgement = lab.run(judge, JudgeOrder(b1, champion, settings.margins))
+    judged = lab.part(0, dialogues_to_judge(selection.champion.quality, len(lab.workload.dialogues)))
+    judgement = replace(judged, split="test").run(judge, JudgeOrder(b1, champion, settings.margins))
     claim = make_claim(run.windows, run.meter, judgement.report, champion.name)
     measured = tuple(energy_analysis.measurement(arm, run.windows, run.meter) for arm in ("B0", "B1", "winner"))
     delivered = selection.champion if claim.verdict == "PASS" else selection.b1
@@ -143,6 +148,17 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
         test=lab.workload,
         notes=tuple(dict.fromkeys(notes + lab.workload.notes)),  # both splits tell what their file lost
     )
+
+
+def dialogues_to_judge(tuned: QualityReport | None, most: int) -> int:
+    """Of the sealed split, fixed before any of it is looked at: as many as a bound needs that was just in its margin
+    on the tune split, (M - m) / se = z_95 there, to be inside it here in 90 % of runs: n ((z_95 + z_90) / z_95)^2.
+
+    tuned: the verdict on the tune split; None = the champion is the reference itself. most: there are
+    """
+    if tuned is None or tuned.verdict != "PASS":
+        return most
+    return min(most, max(MIN_JUDGED, math.ceil(tuned.dialogues * ((Z_95 + Z_90) / Z_95) ** 2)))
 
 
 def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Outside, ...]:

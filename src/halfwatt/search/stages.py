@@ -143,7 +143,7 @@ def screen(lab: Lab, order: ScreenOrder) -> Screening:
     if best is not None and order.hope * saving.hi < best.lo:
         reason, over = f"saves {_in_words(saving)} where the best so far saves {_in_words(best)}", NOT_PASSED
     else:
-        checks = gate.teacher_checks(likelihoods(lab, reference, candidate), order.margins) if order.likelihood else []
+        checks = _likelihood_checks(lab, order) if order.likelihood else []
         failed = [check for check in checks if check.verdict == "FAIL"]
         if not failed:
             return Screening(run.windows, saving)
@@ -151,6 +151,17 @@ def screen(lab: Lab, order: ScreenOrder) -> Screening:
         over = max(nats_over_margin(checks, order.margins), NOT_PASSED)
     lab.say(f"{candidate.name}: {reason}")
     return Screening(run.windows, saving, reason, over)
+
+
+def _likelihood_checks(lab: Lab, order: ScreenOrder) -> list[GateCheck]:
+    """G1 and G2, on as many dialogues as they need."""
+    scores: tuple[TeacherScore, ...] = ()
+    for part in lab.parts():
+        scores += likelihoods(part, order.reference, order.candidate)
+        checks = gate.teacher_checks(scores, order.margins)
+        if gate.overall_verdict([check.verdict for check in checks]) != "INCONCLUSIVE":
+            break
+    return checks
 
 
 def _in_words(e: Estimate) -> str:
@@ -281,15 +292,21 @@ class Judgement:
 
 def judge(lab: Lab, order: JudgeOrder) -> Judgement:
     """The gate's report: likelihoods and replies in the runtime that will serve the candidate."""
-    reference, candidate = lab.spec(order.reference), lab.spec(order.candidate)
-    scores = likelihoods(lab, order.reference, order.candidate) if order.screened else ()
-    judged_by = _judge_of(lab, order.reference)
-    replies = lab.run(reference_replies, order.reference)
-    fit = lab.run(reference_fit, FitOrder(order.reference, judged_by))
-    yardstick = Yardstick(reference, lab.spec(judged_by), replies, fit)
-    inputs = examine(yardstick, candidate, lab.workload, lab.say, scores)
+    candidate, judged_by = lab.spec(order.candidate), _judge_of(lab, order.reference)
     special, seed = lab.job.model.tokenizer.special_tokens, lab.job.settings.seed
-    return Judgement(inputs, gate.judge(inputs, split=lab.split, margins=order.margins, special=special, seed=seed))
+    inputs: QualityInputs | None = None
+    for part in lab.parts():
+        scores = likelihoods(part, order.reference, order.candidate) if order.screened else ()
+        replies = part.run(reference_replies, order.reference)
+        fit = part.run(reference_fit, FitOrder(order.reference, judged_by))
+        yardstick = Yardstick(lab.spec(order.reference), lab.spec(judged_by), replies, fit)
+        more = examine(yardstick, candidate, part.workload, lab.say, scores)
+        inputs = more if inputs is None else inputs.and_more(more)
+        report = gate.judge(inputs, split=lab.split, margins=order.margins, special=special, seed=seed)
+        if report.verdict != "INCONCLUSIVE":
+            break
+    assert inputs is not None, "a workload has dialogues"
+    return Judgement(inputs, report)
 
 
 def nats_over_margin(checks: Sequence[GateCheck], margins: Margins) -> float:
