@@ -13,7 +13,7 @@ import pytest
 from benchmarks.gate_simulation import CASES, Case, passes
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Margins
-from halfwatt.evaluate.gate import judge, teacher_checks
+from halfwatt.evaluate.gate import NOT_PASSED, judge, missed, teacher_checks
 from halfwatt.evaluate.records import QualityInputs, QualityReport, ScoredReply
 from halfwatt.formats.artifact import Parity
 from tests.support import example_replies as replies
@@ -244,3 +244,13 @@ def test_a_candidate_exactly_at_the_margin_is_rarely_passed() -> None:
 def test_a_rule_with_two_measures_is_not_fooled_more_often(case: Case) -> None:
     """Where people are a measure beside the original, both at their margins."""
     assert passes(case, 100, 200) <= 19 / 200
+
+
+def test_how_far_a_check_is_missed_is_told_in_margins() -> None:
+    """So that a search can rank those that do not pass, whatever they miss."""
+    assert missed(replies.report(replies.inputs(MANY)).checks) == 0.0
+    near, far = (missed(replies.report(replies.inputs(MANY, Damage(nll=nats))).checks) for nats in (0.03, 0.06))
+    assert near == pytest.approx(0.03 / math.log(1.02) - 1, abs=0.4)
+    assert far == pytest.approx(0.06 / math.log(1.02) - 1, abs=0.4)
+    broken = replace(replies.FAITHFUL, finite=False)
+    assert missed(replies.report(replace(replies.inputs(MANY), parity=broken)).checks) == NOT_PASSED

@@ -44,6 +44,7 @@ from halfwatt.formats.artifact import Parity
 
 Pairs = Sequence[tuple[ScoredReply, ScoredReply]]
 EDITION = 2  # of the rules
+NOT_PASSED = 0.05  # of a margin: the least that counts as missed, such as by an exact check
 
 
 def judge(
@@ -78,6 +79,11 @@ def judge(
 def likelihood_check(checks: Sequence[GateCheck]) -> GateCheck | None:
     """The check of the change in log-likelihood (G1), when the gate got that far."""
     return next((c for c in checks if c.layer == "G1" and c.estimate is not None), None)
+
+
+def missed(checks: Sequence[GateCheck]) -> float:
+    """By how many of its margins the worst check misses; 0 = all pass."""
+    return max((max(check.missed, NOT_PASSED) for check in checks if check.verdict != "PASS"), default=0.0)
 
 
 def overall_verdict(verdicts: Sequence[Verdict]) -> Verdict:
@@ -219,8 +225,8 @@ def _length_beside_people(pairs: Sequence[Pairs], margins: Margins, check: GateC
     detail = (
         f"people need {people.mean:.2f}x the original's characters, the candidate takes {tokens.mean:.2f}x its tokens"
     )
-    verdict = overall_verdict([own.verdict, other.verdict])
-    return replace(own, verdict=verdict, detail="; ".join(filter(None, (own.detail, detail))))
+    verdict, missed = overall_verdict([own.verdict, other.verdict]), max(own.missed, other.missed)
+    return replace(own, verdict=verdict, missed=missed, detail="; ".join(filter(None, (own.detail, detail))))
 
 
 def _mean_ratio(pairs: Sequence[Pairs], figure: Callable[[ScoredReply, ScoredReply], float]) -> Clustered:
@@ -336,4 +342,6 @@ def _check(
     if verdict == "INCONCLUSIVE":
         needed = figure.needed(min(figure.mean - low, high - figure.mean))
         detail = f"needs about {needed} dialogues" if needed else "the estimate itself lies beyond the margin"
-    return GateCheck(layer, name, verdict, figure.estimate(unit), rule, detail, needed)
+    equal = 1.0 if unit == "x" else 0.0
+    missed = max(0.0, (low - figure.lo) / (equal - low or 1.0), (figure.hi - high) / (high - equal or 1.0))
+    return GateCheck(layer, name, verdict, figure.estimate(unit), rule, detail, needed, missed)

@@ -165,6 +165,7 @@ class GateCheck:
     margin: str  # in words: "upper 95 % bound < ln 1.02"
     detail: str
     n_needed: int | None = None  # for INCONCLUSIVE: dialogues it would take
+    missed: float = 0.0  # by which the bound lies beyond the margin, as a share of what the margin allows
 
 
 @dataclass(frozen=True, slots=True)

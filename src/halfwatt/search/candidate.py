@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from halfwatt.compress.base import Stage
 from halfwatt.compress.recipe import Recipe, cheap_proxy, to_toml
 from halfwatt.core.estimate import Estimate
-from halfwatt.evaluate import energy_analysis
-from halfwatt.evaluate.gate import likelihood_check
+from halfwatt.evaluate import energy_analysis, gate
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search import stages
 from halfwatt.search.lab import Contender, Lab
@@ -36,7 +35,7 @@ class CandidateResult:
     trial: Trial
     readings: TrialReadings
     saving: Estimate | None = None  # B1's cost over its own, as operating points are chosen; None = not measured
-    over: float = 0.0  # nats a token by which it misses the likelihood's margin; 0 or less = the gate passed it
+    over: float = 0.0  # by how many margins it misses what the gate asks; 0 or less = the gate passed it
 
     @property
     def outcome(self) -> TrialOutcome:
@@ -47,8 +46,8 @@ class CandidateResult:
     def original_is_likelier(self) -> bool:
         """Does the original find people's replies likelier?"""
         if self.trial.quality is None:
-            return self.over > stages.NOT_PASSED
-        check = likelihood_check(self.trial.quality.checks)
+            return self.over > gate.NOT_PASSED
+        check = gate.likelihood_check(self.trial.quality.checks)
         return check is not None and check.estimate is not None and check.estimate.mean > 0
 
     @property
@@ -128,7 +127,6 @@ def _measure_and_judge(lab: Lab, trial: Trial, rivals: Rivals) -> CandidateResul
         cpu_s_ratio_vs_B1=energy_analysis.ratio(*names, windows, energy_analysis.cpu_s_per_reply),
         energy_ratio_vs_B1=energy_analysis.energy_ratio(*names, windows, run.meter),
     )
-    over = stages.nats_over_margin(judgement.report.checks, settings.margins)
-    over = min(over, 0.0) if judgement.report.verdict == "PASS" else max(over, stages.NOT_PASSED)
+    over = gate.missed(judgement.report.checks)
     readings = TrialReadings(trial.name, windows, judgement.inputs)
     return CandidateResult(judged, readings, stages.saving_of(*names, run), over)

@@ -12,8 +12,6 @@ where it stopped. B0, B1, every candidate and the winner pass through these and 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -53,7 +51,6 @@ from halfwatt.search.trial import Served
 
 AS_COMMONLY_RUN = "transformers_folder"
 KV_NOISE = 1.03  # a coarser KV cache changes replies: it has to save more than noise does
-NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where something else was not passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +128,7 @@ class Screening:
     windows: tuple[Window, ...]
     saving: Estimate  # reference's cost over the candidate's
     reason: str | None = None  # why it goes no further; None = it goes on
-    over: float = 0.0  # nats a token by which it misses the likelihood's margin
+    over: float = 0.0  # see `halfwatt.evaluate.gate.missed`
 
 
 def screen(lab: Lab, order: ScreenOrder) -> Screening:
@@ -141,14 +138,14 @@ def screen(lab: Lab, order: ScreenOrder) -> Screening:
     run = lab.run(measure, MeasureOrder((reference, candidate), order.plan))
     saving = saving_of(reference.name, candidate.name, run)
     if best is not None and order.hope * saving.hi < best.lo:
-        reason, over = f"saves {_in_words(saving)} where the best so far saves {_in_words(best)}", NOT_PASSED
+        reason, over = f"saves {_in_words(saving)} where the best so far saves {_in_words(best)}", gate.NOT_PASSED
     else:
         checks = _likelihood_checks(lab, order) if order.likelihood else []
         failed = [check for check in checks if check.verdict == "FAIL"]
         if not failed:
             return Screening(run.windows, saving)
         reason = "; ".join(f"{c.layer} {c.name} is {_in_words(c.estimate)}, {c.margin}" for c in failed if c.estimate)
-        over = max(nats_over_margin(checks, order.margins), NOT_PASSED)
+        over = gate.missed(failed)
     lab.say(f"{candidate.name}: {reason}")
     return Screening(run.windows, saving, reason, over)
 
@@ -307,12 +304,6 @@ def judge(lab: Lab, order: JudgeOrder) -> Judgement:
             break
     assert inputs is not None, "a workload has dialogues"
     return Judgement(inputs, report)
-
-
-def nats_over_margin(checks: Sequence[GateCheck], margins: Margins) -> float:
-    """Nats a token by which the likelihood's upper bound misses its margin."""
-    check = gate.likelihood_check(checks)
-    return (check.estimate.hi if check and check.estimate else 1.0) - math.log1p(margins.perplexity)
 
 
 def reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]:
