@@ -127,6 +127,6 @@ def _measure_and_judge(lab: Lab, trial: Trial, rivals: Rivals) -> CandidateResul
         cpu_s_ratio_vs_B1=energy_analysis.ratio(*names, windows, energy_analysis.cpu_s_per_reply),
         energy_ratio_vs_B1=energy_analysis.energy_ratio(*names, windows, run.meter),
     )
-    over = gate.missed(judgement.report.checks)
+    over = 0.0 if judgement.report.verdict == "PASS" else max(gate.missed(judgement.report.checks), gate.NOT_PASSED)
     readings = TrialReadings(trial.name, windows, judgement.inputs)
     return CandidateResult(judged, readings, stages.saving_of(*names, run), over)

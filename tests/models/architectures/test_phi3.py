@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from gguf import GGUFReader
 
-from halfwatt.compress.fresh_student import Student
 from halfwatt.formats.gguf import write_gguf
 from halfwatt.models.chat_model import load
+from halfwatt.models.surgery import resized_config
 from tests.contracts.architectures import ArchitectureContract
 from tests.support import tiny_models as tiny
 
@@ -38,8 +38,8 @@ class TestPhi3(ArchitectureContract):
     def test_factors_are_for_heads_of_their_size(self, tmp_path: Path) -> None:
         model = load(tiny.folder(tmp_path, "phi3", config=LONG))
         assert model.architecture.context_length(model.network.config) == 128
-        assert "6 factors" in Student(width=128).problems(model)[0]
-        assert Student(width=128, heads=8).problems(model) == []
+        narrower = resized_config(model.network.config, {"hidden_size": 128})
+        assert "6 factors" in model.architecture.problems(narrower)[0]
 
     def test_a_name_that_promises_tokens_is_left_out(self, tmp_path: Path) -> None:
         """llama.cpp ends loading a file named so that has not `<unk>` and others; all tests here would fail."""
