@@ -1,0 +1,167 @@
+"""Who meets whom, on what: peers are made and served, all are measured in one interleaved run and judged alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ladder import plain, say
+from benchmarks.peers import llamacpp, torchao
+from benchmarks.peers.toolkits import Workshop, write_texts
+from halfwatt import demo
+from halfwatt.compress.recipe import Recipe
+from halfwatt.core.settings import MeasurePlan, RunSettings
+from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
+from halfwatt.dialogues.splits import SealedSplit
+from halfwatt.evaluate import energy_analysis
+from halfwatt.evaluate.energy_protocol import Run
+from halfwatt.evaluate.examine import teacher_scores
+from halfwatt.evaluate.facts import facts_of
+from halfwatt.evaluate.fit import fit_of_candidate
+from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks
+from halfwatt.evaluate.records import GateCheck, QualityInputs
+from halfwatt.evaluate.replies import generate_replies
+from halfwatt.formats.artifact import Artifact
+from halfwatt.meters.discover import Instruments
+from halfwatt.models.chat_model import ChatModel
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.search.build import build_artifact
+from halfwatt.search.job import Job
+from halfwatt.search.lab import Contender, Lab
+from halfwatt.search.stage_store import StageStore
+from halfwatt.search.stages import FitOrder, MeasureOrder, TuneOrder, measure, reference_fit, reference_replies, tune
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Who meets, on what.
+
+    reference:  B1
+    judged:     the gate looks at it
+    at:         how the others are served; None = each at the operating point that is the best for it
+    train:      dialogues that careful toolkits calibrate on
+    folder:     of the original, as toolkits read it
+    """
+
+    lab: Lab
+    reference: Contender
+    winner: Contender
+    plan: MeasurePlan
+    judged: bool
+    train: tuple[Dialogue, ...]
+    folder: Path
+    at: OperatingPoint | None = None
+
+    def serve(self, name: str, artifact: Artifact) -> Contender:
+        """At its operating point."""
+        contender = Contender(name, artifact, self.at or OperatingPoint())
+        if self.at is not None:
+            return contender
+        plan = self.lab.job.settings.protocol.tune
+        return replace(contender, at=self.lab.run(tune, TuneOrder(contender, plan)).best)
+
+
+def lab_of(model: ChatModel, dialogues: DialogueSet, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Lab:
+    """The dialogues that are measured, and the workers that serve the toolkits' models."""
+    serve = {shop.toolkit.module: shop.serves for shop in shops}
+    sealed = SealedSplit(demo.dialogues("test"), out / "unused.json")
+    job = Job(model, demo.dialogues("tune"), sealed, out, tools, RunSettings(commands=serve, progress=say))
+    return Lab.of(job, StageStore(out / "stages", {"model": model.sha256}), dialogues, "test")
+
+
+def original(lab: Lab) -> Contender:
+    """B1, not tuned yet."""
+    job = lab.job
+    artifact = build_artifact(job.model, Recipe("B1"), proof_of(lab), job.out / "artifacts")
+    return Contender("B1", artifact, OperatingPoint())
+
+
+def run_field(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> list[dict[str, Any]]:
+    """A row for each peer, B1 and the winner."""
+    field = replace(field, reference=field.serve("B1", field.reference.artifact))
+    peers = llamacpp_peers(field) if "llamacpp" in names else []
+    peers += [peer for shop in shops for peer in toolkit_peers(shop, field)]
+    everyone = (*peers, field.reference, field.winner)
+    run = field.lab.run(measure, MeasureOrder(everyone, field.plan))
+    return [row(field, contender, run) for contender in everyone]
+
+
+def proof_of(lab: Lab) -> tuple[Dialogue, ...]:
+    """What exports are proved on: as many dialogues as a search takes."""
+    return lab.workload.dialogues[: lab.job.settings.protocol.parity_dialogues]
+
+
+# --- the peers --------------------------------------------------------------------------------------------------------
+
+
+def llamacpp_peers(field: Field) -> list[Contender]:
+    """llama.cpp's own integers, in the runtime that halfwatt serves with."""
+    b1, folder = field.reference.artifact, field.lab.job.out / "artifacts"
+    artifacts = {kind: llamacpp.quantize(b1, kind, folder / kind.lower()) for kind in llamacpp.KINDS}
+    return [field.serve(f"llama.cpp {kind}", artifact) for kind, artifact in artifacts.items()]
+
+
+def toolkit_peers(shop: Workshop, field: Field) -> list[Contender]:
+    """All that a toolkit makes of the original; what is judged with care too."""
+    job = field.lab.job
+    texts = write_texts(field.train, job.model.tokenizer, job.out / "texts.jsonl")
+    peers = []
+    for kind in (*shop.toolkit.kinds, *(shop.toolkit.careful if field.judged else ())):
+        name = f"{shop.toolkit.name} {kind}"
+        say(f"{name}: making it")
+        folder = job.out / "artifacts" / Recipe(name).slug
+        peers.append(field.serve(name, shop.build(kind, field.folder, field.reference.artifact, texts, folder)))
+    return peers
+
+
+# --- the rows ---------------------------------------------------------------------------------------------------------
+
+
+def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
+    """Its cost over the winner's, and what the gate says."""
+    name, artifact = contender.name, contender.artifact
+    cost = energy_analysis.measurement(name, run.windows, run.meter)
+    reference, itself = name == "B1", name == "winner"
+    checks = gate_checks(field, contender) if field.judged and not reference else []
+    change = likelihood_check(checks)
+    verdict = "reference" if reference else overall_verdict([c.verdict for c in checks]) if checks else "not judged"
+    figure, vs = energy_analysis.cpu_s_per_reply, (name, "winner", run.windows)
+    return {
+        "name": name,
+        "version": llamacpp.VERSION if artifact.runtime == llamacpp.RUNTIME else artifact.lineage[-1],
+        "precision": artifact.precision,
+        "weights_read_b": artifact.weights_read_b,
+        "threads": contender.at.threads,
+        "verdict": verdict,
+        "not_passed": [f"{c.layer} {c.name}" for c in checks if c.verdict != "PASS"],
+        "nll_change": plain(None if change is None else change.estimate),
+        "cpu_s_per_reply": plain(cost.cpu_s_per_reply),
+        "cpu_s_ratio": None if itself else plain(energy_analysis.ratio(*vs, figure)),
+        "energy_ratio": None if itself else plain(energy_analysis.energy_ratio(*vs, run.meter)),
+        "energy_kind": cost.kind,
+    }
+
+
+def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
+    """G1 to G7 against the original, on the split that was measured. The same weights, eager and compiled, are judged
+    once, eager, which comes first."""
+    lab, reference = field.lab, field.reference
+
+    def inputs() -> QualityInputs:
+        ours, theirs, proof = lab.spec(candidate), lab.spec(reference), reference.artifact.parity
+        assert proof is not None  # the original's own: G1 to G7 do not look at it
+        threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
+        replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
+        scores = teacher_scores(theirs, ours, lab.workload, say)
+        judge = reference.for_likelihood()
+        known = lab.run(reference_fit, FitOrder(reference, judge))
+        fit = fit_of_candidate(lab.spec(judge), lab.workload, known, replies, say)
+        values = facts_of(lab.workload.dialogues)
+        return QualityInputs(proof, scores, lab.run(reference_replies, reference), replies, values, fit)
+
+    weights = candidate.name.removesuffix(torchao.COMPILED)
+    stage = f"quality-{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"
+    quality_inputs = lab.store.once(stage, QualityInputs, inputs)
+    return statistical_checks(quality_inputs, lab.job.settings.margins, lab.job.model.tokenizer.special_tokens)

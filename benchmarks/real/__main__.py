@@ -1,0 +1,182 @@
+"""Public chat models on narrow traffic: searched for an hour or two, then beside every peer that answers as well.
+
+    python -m benchmarks.real run NAME --model MODEL --dialogues FILE --budget 60m --out OUT [--chat-template FILE]
+    python -m benchmarks.real tuned NAME --model MODEL --dialogues FILE --out OUT --minutes 40
+    python -m benchmarks.real show                                                              the README's table
+
+``run`` searches (OUT/search), makes the peers of benchmarks.peers, and measures B1, winner and peers in one interleaved
+run on the sealed split, each judged by the whole gate. ``tuned`` is the yardstick that a public model deserves: it has
+not seen the dialogues, so it learns them too, by LoRA (``peft``, installed for it: pip install -c constraints.txt
+peft), as long as the student did; it is judged like a candidate, and the student against it. Interrupted, the same
+command goes on. Writes benchmarks/real/result.json: {"rows": [...]}, one row a NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ladder import markdown, number, plain, say
+from benchmarks.peers.field import Field, lab_of, original, run_field
+from benchmarks.peers.toolkits import workshops
+from benchmarks.real import tuned
+from halfwatt.api.inputs import splits
+from halfwatt.api.verbs import optimize
+from halfwatt.core.files import locked, turn, write_atomic
+from halfwatt.core.settings import Access, MeasurePlan, RunSettings
+from halfwatt.dialogues.dialogue import DialogueSet
+from halfwatt.formats.artifact import read_artifact
+from halfwatt.formats.registry import load_model
+from halfwatt.meters.discover import instruments
+from halfwatt.models.chat_model import ChatModel
+from halfwatt.results.result import Result
+from halfwatt.runtimes.servable import read_operating_point
+from halfwatt.search.budget import parse_budget
+from halfwatt.search.lab import Contender
+
+RESULT = Path(__file__).parent / "result.json"
+PLAN = MeasurePlan(min_blocks=7, max_blocks=30, limit_s=1500.0, half_width=0.04, prefill=False)
+TOOLKITS = ("openvino", "onnxruntime")
+PEERS = ("llama.cpp", "OpenVINO int4", "ONNX Runtime GenAI int4")
+
+
+def main() -> None:
+    """Search, compare, fine-tune, or show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True, dest="verb")
+    for verb in ("run", "tuned"):
+        one = verbs.add_parser(verb)
+        one.add_argument("name")
+        one.add_argument("--model", required=True)
+        one.add_argument("--dialogues", type=Path, required=True)
+        one.add_argument("--out", type=Path, required=True)
+        one.add_argument("--chat-template", type=Path)
+        one.add_argument("--budget", default="60m")
+        one.add_argument("--minutes", type=float, default=40.0)
+        one.add_argument("--toolkits", default=",".join(TOOLKITS), help='some of %(default)s; "" = llama.cpp alone')
+    verbs.add_parser("show")
+    args = parser.parse_args()
+    if args.verb == "show":
+        print(table())
+        return
+    row = {"run": run, "tuned": fine_tuned}[args.verb](args)
+    rows = [*_rows(), {"name": args.name}]
+    merged = {each["name"]: each for each in rows}
+    merged[args.name] = {**next(r for r in rows if r["name"] == args.name), **row}
+    write_atomic(RESULT, (json.dumps({"rows": list(merged.values())}, indent=1) + "\n").encode())
+    print(json.dumps(merged[args.name]))
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """A search, and its winner beside all peers."""
+    settings = _settings(args)
+    result = optimize(args.model, args.dialogues, budget=args.budget, out=args.out / "search", settings=settings)
+    traffic = splits(args.model, args.dialogues, settings)
+    with locked(args.out), turn("cpu", say), closing(instruments("cpu")) as tools:
+        model = load_model(args.model, settings.access)
+        shops = workshops([name for name in args.toolkits.split(",") if name], args.out / "environments", say)
+        lab = lab_of(model, traffic["test"], args.out, tools, shops)
+        winner = args.out / "search" / result.winner_path
+        served = Contender("winner", read_artifact(winner), read_operating_point(winner))
+        field = Field(lab, original(lab), served, PLAN, True, traffic["train"].dialogues, folder_of(model, args.out))
+        rows = run_field(field, ("llamacpp", *args.toolkits.split(",")), shops)
+    return summary(args, result, rows, traffic["test"])
+
+
+def fine_tuned(args: argparse.Namespace) -> dict[str, Any]:
+    """The original that has learned the dialogues as well."""
+    settings = _settings(args)
+    traffic = splits(args.model, args.dialogues, settings)
+    with locked(args.out), turn("cpu", say), closing(instruments("cpu")) as tools:
+        model = load_model(args.model, settings.access)
+        lab = lab_of(model, traffic["test"], args.out, tools, ())
+        own = tuned.fine_tune(model, traffic["train"].dialogues, args.minutes, args.out / "tuned", lab)
+        return {"fine_tuned": tuned.judged(lab, original(lab), own, args.out / "search" / "winner")}
+
+
+def folder_of(model: ChatModel, out: Path) -> Path:
+    """The original as a Hugging Face folder, which toolkits read."""
+    folder = out / "original"
+    if not folder.exists():
+        model.save(folder)
+    return folder
+
+
+def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]], test: DialogueSet) -> dict[str, Any]:
+    """What the table shows of a row; the ratio in two: what a token costs less, and what shorter replies save."""
+    by_name = {row["name"]: row for row in rows}
+    b1, b1_arm, winner_arm = by_name["B1"], *(next(m for m in result.final if m.arm == arm) for arm in ("B1", "winner"))
+    able = [row for row in rows if row["verdict"] == "PASS" and row["name"].startswith(PEERS)]
+    best = min(able, key=lambda row: row["cpu_s_per_reply"]["mean"], default=None)
+    tokens = b1_arm.tokens_per_reply.mean / winner_arm.tokens_per_reply.mean
+    inputs = result.raw.quality_inputs
+    greedy = [r for r in inputs.replies_ref if r.seed is None] if inputs else []
+    people = sum(len(r.text) for r in greedy) / max(1, sum(len(r.reference) for r in greedy))
+    whole = result.claim.cpu_s_ratio_vs_B1
+    budget = parse_budget(args.budget)
+    return {
+        "original": Path(args.model).parent.name if Path(args.model).suffix == ".gguf" else Path(args.model).name,
+        "traffic": args.dialogues.name,
+        "budget_s": budget.seconds,
+        "verdict": result.claim.verdict,
+        "winner": result.claim.about,
+        "plan": [] if result.plan is None else result.plan.lines,
+        "cpu_s_ratio_vs_B1": plain(whole),
+        "cpu_s_ratio_vs_B0": plain(result.claim.cpu_s_ratio_vs_B0),
+        "of_it_by_fewer_tokens": tokens,
+        "of_it_a_token": whole.mean / tokens,
+        "people_are_shorter": people,
+        "cpu_s_ratio_vs_best_peer": None if best is None else best["cpu_s_ratio"],
+        "best_peer": None if best is None else best["name"],
+        "beside_peers_vs_B1": b1["cpu_s_ratio"],
+        "peers": rows,
+        "dialogues": len(test),
+        "gate": [
+            {"layer": c.layer, "name": c.name, "verdict": c.verdict, "estimate": plain(c.estimate), "detail": c.detail}
+            for c in (result.final_quality.checks if result.final_quality else ())
+        ],
+    }
+
+
+def table() -> str:
+    """Markdown: a line a row."""
+    heads = [
+        "original",
+        "traffic",
+        "budget",
+        "CPU time, B1 over winner",
+        "by fewer tokens",
+        "over the best peer",
+        "gate",
+    ]
+    return markdown([heads, *(_cells(row) for row in _rows() if "verdict" in row)])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    peer = row["cpu_s_ratio_vs_best_peer"]
+    return [
+        row["original"],
+        row["traffic"],
+        f"{row['budget_s'] / 60:.0f} min",
+        number(row["cpu_s_ratio_vs_B1"], 1, "x"),
+        f"{row['of_it_by_fewer_tokens']:.1f}x",
+        "none passes" if peer is None else f"{number(peer, 1, 'x')} ({row['best_peer']})",
+        row["verdict"],
+    ]
+
+
+def _rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+    return rows
+
+
+def _settings(args: argparse.Namespace) -> RunSettings:
+    return replace(RunSettings(), access=Access(chat_template=args.chat_template), progress=say)
+
+
+if __name__ == "__main__":
+    main()
