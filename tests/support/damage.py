@@ -82,6 +82,10 @@ class Bench:
         theirs, values = tuple(beside or self.replies), facts.facts_of(workload.dialogues)
         return self.report(QualityInputs(parity, scores, theirs, tuple(replies), values, fit))
 
+    def report(self, inputs: QualityInputs) -> QualityReport:
+        special = self.model.tokenizer.special_tokens
+        return judge(inputs, split="tune", margins=Margins(), special=special, seed=0)
+
     def of_weights(self, name: str, change: Callable[[Any], None], *, untied: bool = False) -> ServingSpec:
         """Export a float32 copy of the network after ``change``."""
         network = copy.deepcopy(self.model.network).float()  # type: ignore[no-untyped-call]
