@@ -25,9 +25,11 @@ from halfwatt.compress.apply import apply_step
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.files import sha256_file
+from halfwatt.core.settings import Margins
 from halfwatt.evaluate import examine, facts
 from halfwatt.evaluate.examine import Yardstick
 from halfwatt.evaluate.fit import fit_of_candidate
+from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.records import QualityInputs, QualityReport, ScoredReply
 from halfwatt.evaluate.replies import scored_reply, special_ids
 from halfwatt.evaluate.requests import Workload
