@@ -75,14 +75,14 @@ class Bench:
         """The gate's report on a candidate."""
         return self.report(examine.examine(self.yardstick, candidate, self.workload, lambda _: None))
 
-    def of_replies(self, replies: Sequence[ScoredReply]) -> QualityReport:
-        """The reference's weights, saying something else."""
+    def of_replies(self, replies: Sequence[ScoredReply], beside: Sequence[ScoredReply] | None = None) -> QualityReport:
+        """The reference's weights, saying something else; ``beside`` what the reference itself says, unless given."""
         known, workload, parity = self.yardstick.fit, self.workload, self.reference.artifact.parity
         assert parity is not None
         scores = examine.teacher_scores(self.reference, self.reference, workload, lambda _: None)
         fit = fit_of_candidate(self.yardstick.judge, workload, known, replies, lambda _: None)
-        values = facts.facts_of(workload.dialogues)
-        return self.report(QualityInputs(parity, scores, self.replies, tuple(replies), values, fit))
+        theirs, values = tuple(beside or self.replies), facts.facts_of(workload.dialogues)
+        return self.report(QualityInputs(parity, scores, theirs, tuple(replies), values, fit))
 
     def report(self, inputs: QualityInputs) -> QualityReport:
         special = self.model.tokenizer.special_tokens
@@ -232,7 +232,7 @@ def repeat_bonus(bench: Bench) -> QualityReport:
 
 
 def values_swapped(bench: Bench) -> QualityReport:
-    """Every value that a reply carries is another one."""
+    """What people answered, beside the same with every value swapped for another one."""
     known = {(f.dialogue, f.turn): f for f in facts.facts_of(bench.workload.dialogues)}
 
     def swapped(reply: ScoredReply) -> ScoredReply:
@@ -242,7 +242,8 @@ def values_swapped(bench: Bench) -> QualityReport:
             text = re.sub(rf"(?<!\w){re.escape(value)}", other, text, flags=re.IGNORECASE)
         return replace(reply, text=text)
 
-    return bench.of_replies([swapped(reply) for reply in bench.replies])
+    people = [replace(reply, text=reply.reference) for reply in bench.replies]
+    return bench.of_replies([swapped(reply) for reply in people], people)
 
 
 def other_dialogues_replies(bench: Bench) -> QualityReport:

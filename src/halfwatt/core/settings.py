@@ -89,7 +89,7 @@ class Margins:
     chrf: float = 0.05  # G5: chrF to the human replies may fall by this share
     diversity: float = 0.10  # G5: distinct-2 and bigram entropy may fall by this share
     facts: float = 0.05  # G6: the share of values that are not carried may rise by this much,
-    facts_replies: float = 0.01  # or by so many values as this share of all replies, where values are rare
+    facts_replies: float = 0.02  # or by so many values as this share of all replies, where values are rare (as in G3)
     misfit: float = 0.05  # G7: the share of other dialogues in a reply's likelihood may rise by this much
     plain_misfit: float = 0.02  # G7: the share of replies that are plainly another dialogue's may rise by this much
     parity_kl: float = 1e-3  # G0: mean KL of the exported runtime against the model in memory, nats per token
