@@ -57,7 +57,8 @@ class TestQwen35(ArchitectureContract):
     def test_the_text_model_is_taken_out_of_one_for_images(self, folder: Path, tmp_path: Path) -> None:
         text = AutoConfig.from_pretrained(folder).to_dict()
         sizes = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 128}
-        whole: Any = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=sizes)).eval()
+        whole: Any = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=sizes))
+        whole.eval()
         whole.save_pretrained(tmp_path)
         tiny.tokenizer().save_pretrained(tmp_path)
         (tmp_path / "generation_config.json").write_text((folder / "generation_config.json").read_text())
