@@ -80,9 +80,9 @@ def compared(ours: gguf.GGUFReader, theirs: gguf.GGUFReader) -> dict[str, Any]:
 def _same(ours: Any, theirs: Any) -> bool:
     if ours is None or theirs is None or tuple(ours.shape) != tuple(theirs.shape):
         return False
-    own, other = (np.asarray(tensor.data, np.float32) for tensor in (ours, theirs))
+    a, b = (np.asarray(tensor.data, np.float32) for tensor in (ours, theirs))
     matrix = len(ours.shape) > 1  # of a norm's weight the converter adds 1 to the 16 bits, we to all
-    return np.array_equal(own, other) if matrix else np.allclose(own, other, rtol=1e-3)
+    return np.array_equal(a, b) if matrix else np.allclose(a, b, rtol=1e-3)
 
 
 def _settings(file: gguf.GGUFReader) -> dict[str, Any]:

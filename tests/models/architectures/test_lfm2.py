@@ -8,7 +8,10 @@ from typing import ClassVar
 from halfwatt.compress.apply import apply_step
 from halfwatt.compress.ngram_draft import Draft
 from halfwatt.compress.prune import Prune
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.runtimes.base import OperatingPoint, Speculation
+from halfwatt.runtimes.llamacpp import LlamaCpp
 from tests.contracts.architectures import CONTEXT, ArchitectureContract
 from tests.support import tiny_models as tiny
 
@@ -33,6 +36,11 @@ class TestLfm2(ArchitectureContract):
 
     def test_a_draft_is_refused(self, model: ChatModel) -> None:
         assert Draft().problems(model) == ["Lfm2ForCausalLM keeps a state that takes no wrong guess back"]
+
+    def test_a_session_guesses_nothing_ahead(self, model: ChatModel, tmp_path: Path) -> None:
+        at = OperatingPoint(threads=1, speculation=Speculation("lookup"))
+        with LlamaCpp().open(Gguf().write(model, tmp_path / "out"), at) as session:
+            assert session._drafter([5, 6, 7]) is None
 
     def test_pruning_leaves_a_block_that_attends(self, tmp_path: Path) -> None:
         """The one that is missed least is no candidate where it is the last of its kind."""

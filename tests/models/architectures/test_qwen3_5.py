@@ -58,6 +58,7 @@ class TestQwen35(ArchitectureContract):
         text = AutoConfig.from_pretrained(folder).to_dict()
         sizes = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 128}
         whole: Any = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=sizes))
+        whole.eval()
         whole.save_pretrained(tmp_path)
         tiny.tokenizer().save_pretrained(tmp_path)
         (tmp_path / "generation_config.json").write_text((folder / "generation_config.json").read_text())
