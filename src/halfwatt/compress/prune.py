@@ -21,6 +21,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -38,7 +39,8 @@ from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.surgery import rebuilt, resized_config, sliced, without_blocks
 
 WIDTH = 64  # FFN widths are multiples of it
-_DIALOGUES = 512  # that are looked at, at most
+_DIALOGUES = 128  # that are looked at, at most: four times as many choose the same parts (docs/speed.md)
+_BATCHES = 2  # of them, on which blocks are left out
 
 
 def most_important(importance: Tensor, count: int) -> Tensor:
@@ -112,7 +114,10 @@ def _inputs(network: Any, batch: Batch, modules: Sequence[nn.Module]) -> list[Te
 
 @torch.no_grad()
 def divergences_without(model: ChatModel, batches: Sequence[Batch], live: Sequence[int]) -> list[float]:
-    """KL divergence in nats a token from the network of the ``live`` blocks to it without each of them, in turn."""
+    """KL divergence in nats a token from the network of the ``live`` blocks to it without each of them, in turn.
+
+    What comes before the block that is left out is computed once: those blocks give again what they gave at first.
+    """
     network: Any = copy.deepcopy(model.network).to(batches[0].ids.device)  # type: ignore[arg-type]
     own, predictor = model.architecture, Predictor(network).eval()
     blocks, kinds = list(own.blocks(network)), own.kinds(network.config)
@@ -121,15 +126,25 @@ def divergences_without(model: ChatModel, batches: Sequence[Batch], live: Sequen
         own.set_blocks(network, [blocks[i] for i in some])
         network.config.layer_types = [kinds[i] for i in some]
 
-    run_through(live)
-    whole = [predictor(b.ids, b.reply) for b in batches]
+    changes, outputs = torch.zeros(len(live)), list[Any]()
+    for batch in batches:
+        run_through(live)
+        outputs.clear()
+        with ExitStack() as hooks:
+            for i in live:
+                hooks.enter_context(blocks[i].register_forward_hook(lambda _m, _i, output: outputs.append(output)))
+            whole = predictor(batch.ids, batch.reply)
+        for n, gone in enumerate(live):
+            run_through([i for i in live if i != gone])
+            changes[n] += losses.forward_kl(whole, predictor(batch.ids, batch.reply)).sum().cpu()
+            blocks[gone].forward = partial(_given, outputs[n])
+        for i in live:
+            del blocks[i].forward
+    return [float(change) for change in changes / sum(len(batch.labels) for batch in batches)]
 
-    def without(gone: int) -> float:
-        run_through([i for i in live if i != gone])
-        apart = [losses.forward_kl(w, predictor(b.ids, b.reply)) for w, b in zip(whole, batches, strict=True)]
-        return float(torch.cat(apart).mean())
 
-    return [without(gone) for gone in live]
+def _given(output: Any, *_arguments: Any, **_options: Any) -> Any:
+    return output
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +228,8 @@ class Prune(Step):
         def sizes(some: Sequence[int]) -> dict[str, Any]:
             return {"num_hidden_layers": len(some), "layer_types": [own.kinds(config)[i] for i in some]}
 
-        few = batches[:: max(1, len(batches) // 8)]
+        step = max(1, len(batches) // _BATCHES)
+        few = batches[step // 2 :: step]
         for k in range(self.drop):
             divergences = dict(zip(live, divergences_without(model, few, live), strict=True))
             possible = [i for i in live if not own.problems(resized_config(config, sizes([j for j in live if j != i])))]

@@ -23,8 +23,9 @@ from halfwatt.evaluate.likelihood import kl_rows
 from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.formats.gguf_tokenizer import EOS_KEY
 from halfwatt.models.chat_model import ChatModel
+from halfwatt.models.grid import dequantize
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.models.weights import fill
+from halfwatt.models.weights import fill, weights
 from halfwatt.runtimes.base import Session, common_prefix
 
 NOTHING_TO_COMPARE = 1e9  # KL in nats where no logits could be compared; JSON has no infinity
@@ -126,7 +127,10 @@ def _compare_logits(
         rows = np.flatnonzero(scored.reply[1:])  # row i predicts token i + 1
         with torch.inference_mode():
             ids = torch.tensor([scored.ids], device=network.device)
-            reference = network(input_ids=ids, use_cache=False).logits[0, rows].float().numpy(force=True)
+            wanted = torch.tensor(rows, device=network.device)  # the head is a third of the work
+            reference = (
+                network(input_ids=ids, use_cache=False, logits_to_keep=wanted).logits[0].float().numpy(force=True)
+            )
         served = session.logits(dialogue)[rows]
         if np.isfinite(served).all() and np.isfinite(reference).all():
             kl.append(kl_rows(reference, served))
@@ -152,7 +156,10 @@ def _same_ids(stored: ChatTokenizer, dialogue: Dialogue, ids: Sequence[int]) -> 
 
 def _float32(model: ChatModel) -> PreTrainedModel:
     """The network with float32 weights, those on the grid exactly ``s * q``. The model itself if it is that already."""
-    if all(p.dtype == torch.float32 for p in model.network.parameters()) and not model.grid:
+    exact = (
+        torch.equal(w.rows(), dequantize(model.grid[w.name])) for w in weights(model.network) if w.name in model.grid
+    )
+    if all(p.dtype == torch.float32 for p in model.network.parameters()) and all(exact):
         return model.network
     network: PreTrainedModel = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
     fill(network, model.grid)
