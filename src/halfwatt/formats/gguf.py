@@ -12,7 +12,7 @@ Names and the meaning of the keys are llama.cpp's; which of them a network needs
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from halfwatt.core.files import new_folder, sha256_file
 from halfwatt.core.settings import Access, RuntimeName
 from halfwatt.formats.artifact import DRAFT_FILE, GGUF_FILE, Artifact, Part, write_artifact
 from halfwatt.formats.base import require_writable
+from halfwatt.formats.gguf_reader import places, read_gguf
 from halfwatt.formats.gguf_tokenizer import vocabulary, write_tokenizer
 from halfwatt.models import ngram_table
 from halfwatt.models.chat_model import ChatModel
@@ -46,12 +47,14 @@ class Tensor:
     """One tensor as it stands in the file: uint8 [rows, bytes] with a ``kind``, or float16/float32.
 
     weight: what it is in the network; None = no matrix
+    read:   share of it that a decode step reads
     """
 
     name: str
     data: NDArray[Any]
     kind: Type
     weight: Weight | None = None
+    read: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +87,20 @@ class Gguf:
         path = Path(source)
         return path.suffix == ".gguf" or (not (path / "config.json").exists() and any(path.glob("*.gguf")))
 
-    def read(self, source: str | Path, access: Access) -> ChatModel:  # noqa: ARG002 - the protocol's
-        """Planned.
+    def read(self, source: str | Path, access: Access) -> ChatModel:
+        """See `halfwatt.formats.gguf_reader.read_gguf`.
 
         Raises:
-            ModelError: always.
+            ModelError: there is no such file, or several of them in the folder, or it cannot be used.
         """
-        hint = "give the Hugging Face folder of it"
-        raise ModelError(f"{source} is GGUF, which is written but not read yet", hint=hint)
+        path = Path(source)
+        files = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
+        if len(files) != 1:
+            got = ", ".join(file.name for file in files[:3])
+            raise ModelError(f"{source} holds several GGUF files", got=got, hint="give the path of one")
+        if not path.exists():
+            raise ModelError(f"there is no file {path}")
+        return read_gguf(files[0], access)
 
     def problems(self, model: ChatModel) -> list[str]:
         """What llama.cpp would compute differently, what GGUF cannot hold, weights that are not finite."""
@@ -113,7 +122,7 @@ class Gguf:
         require_writable(model, self)
         with new_folder(folder) as part:
             written = write_gguf(model, part / GGUF_FILE)
-            _write_companions(model, part)
+            write_companions(model, part)
             if model.draft is not None:
                 ngram_table.write_table(model.draft, part / DRAFT_FILE)
             artifact = Artifact(
@@ -158,10 +167,10 @@ def write_gguf(model: ChatModel, to: Path) -> Written:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Written(tuple(_kept(model, tensors)), tuple(_parts(tensors)))
+    return Written(tuple(_kept(model, tensors)), tuple(parts_of(tensors)))
 
 
-def _write_companions(model: ChatModel, folder: Path) -> None:
+def write_companions(model: ChatModel, folder: Path) -> None:
     """The model's own sampling settings with the whole list of stop tokens, and the tokenizer with its template.
 
     No config.json: the GGUF file holds the settings, and with one there transformers needs torch to read a tokenizer.
@@ -189,19 +198,14 @@ def precision(model: ChatModel) -> str:
 
 def _tensors(model: ChatModel) -> Iterator[Tensor]:
     config, own = model.network.config, model.architecture
-    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == own.gguf_architecture(config))
-    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-    matrices = {w.name: w for w in weights(model.network)}
-    for name, parameter in model.network.named_parameters():
-        module, _, suffix = name.rpartition(".")
-        if (mapped := names.get_name(module)) is None:
-            raise ModelError("a tensor that this architecture does not have in GGUF", got=name)
-        order = own.gguf_row_order(config, module, parameter.shape[0])
-        if name in matrices:
-            data, kind = _matrix(matrices[name], model.grid.get(name), order)
+    matrices, parameters = {w.name: w for w in weights(model.network)}, dict(model.network.named_parameters())
+    for place in places(own, config, model.network):
+        if (matrix := matrices.get(place.parameter)) is not None:
+            data, kind = _matrix(matrix, model.grid.get(place.parameter), place.order)
         else:
-            data, kind = _ordered(parameter.detach(), order).float().numpy(force=True), Type.F32
-        yield Tensor(f"{mapped}.{suffix}", data, kind, matrices.get(name))
+            values = _ordered(parameters[place.parameter].detach(), place.order)
+            data, kind = values.float().numpy(force=True), Type.F32
+        yield Tensor(place.tensor, data, kind, matrix, 0.0 if matrix and matrix.looked_up else 1.0)
     for name, values in own.gguf_tensors(config).items():
         yield Tensor(name, values.numpy(), Type.F32)
 
@@ -234,16 +238,17 @@ def _kept(model: ChatModel, tensors: tuple[Tensor, ...]) -> Iterator[KeptLayer]:
             yield KeptLayer(weight.name, kind.name.lower(), "; ".join(filter(None, reasons)))
 
 
-def _parts(tensors: tuple[Tensor, ...]) -> Iterator[Part]:
+def parts_of(tensors: Sequence[Tensor]) -> Iterator[Part]:
     """The tensors by where a pass meets them."""
     tied = not any(t.name == "output.weight" for t in tensors)
     by_part: dict[str, list[Tensor]] = {}
     for tensor in tensors:
         by_part.setdefault(_part_of(tensor.name, tied), []).append(tensor)
     for name, some in by_part.items():
-        kinds = {_PRECISIONS[t.kind] for t in some if t.data.ndim > 1} or {_PRECISIONS[t.kind] for t in some}
-        read_b = sum(t.data.nbytes for t in some if t.weight is None or not t.weight.looked_up)
-        yield Part(name, "/".join(sorted(kinds)), sum(t.data.nbytes for t in some), read_b)
+        kinds = {t.kind for t in some if len(t.data) > 1 and t.data.ndim > 1} or {t.kind for t in some}
+        names = sorted({_PRECISIONS.get(kind, kind.name) for kind in kinds})
+        read_b = sum(round(t.read * t.data.nbytes) for t in some)
+        yield Part(name, "/".join(names), sum(t.data.nbytes for t in some), read_b)
 
 
 def _part_of(tensor: str, tied: bool) -> str:

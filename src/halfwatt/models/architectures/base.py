@@ -113,6 +113,26 @@ class Architecture(ABC):
             "context_length": self.context_length(config),
         }
 
+    def gguf_config(
+        self, name: str, keys: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> dict[str, Any] | None:
+        """The config's entries as a file says them, the inverse of `gguf_settings`; None = a file of another family.
+
+        name:     llama.cpp's architecture
+        keys:     those of `gguf_settings`; a KeyError is the reader's to report
+        tensors:  by their names there; what is looked up is read
+        """
+        if name != self.gguf_name:
+            return None
+        return {
+            "vocab_size": keys["vocab_size"],
+            "hidden_size": keys["embedding_length"],
+            "num_hidden_layers": keys["block_count"],
+            "num_attention_heads": keys["attention.head_count"],
+            "max_position_embeddings": keys["context_length"],
+            "tie_word_embeddings": "output.weight" not in tensors,
+        }
+
     def gguf_row_order(self, config: Any, module: str, rows: int) -> torch.Tensor | None:  # noqa: ARG002 - see above
         """For each row of a module there, the row of the network's that it is; None = the same ones. int64 [rows]."""
         return None
