@@ -238,6 +238,8 @@ def _quality_inputs(a: ServingSpec, b: ServingSpec, workload: Workload, settings
     if b.artifact.parity is None:
         settings.progress("proving B in its own runtime")
         proof = workload.dialogues[: settings.protocol.parity_dialogues]
-        b = replace(b, artifact=examine.prove(chat_model.load(b.artifact.path), b, proof))
+        given = b.artifact.runtime == "llamacpp"  # what we exported there has its record
+        proved = examine.prove_given(b, proof) if given else examine.prove(chat_model.load(b.artifact.path), b, proof)
+        b = replace(b, artifact=proved)
     replies = generate_replies(a, workload.requests(), settings.progress, "A's replies")
     return examine.examine(a, b, workload, replies, settings.progress)

@@ -37,6 +37,13 @@ def prove(model: ChatModel, spec: ServingSpec, dialogues: Sequence[Dialogue]) ->
         return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues))
 
 
+def prove_given(spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
+    """The artifact of a file that is served as it was given, with its parity record."""
+    with open_session(_on_all_cores(spec)) as session:
+        own = parity.check_given(ChatTokenizer.load(spec.artifact.path), session, dialogues)
+    return replace(spec.artifact, parity=own)
+
+
 def examine(
     reference: ServingSpec,
     candidate: ServingSpec,

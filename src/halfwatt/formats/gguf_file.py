@@ -113,7 +113,7 @@ class _Cursor:
         self.data, self.at = data, 0
 
     def take(self, layout: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(f"<{layout}", memoryview(self.data), self.at)
+        values = struct.unpack_from(f"<{layout}", self.data.data, self.at)
         self.at += struct.calcsize(f"<{layout}")
         return values
 

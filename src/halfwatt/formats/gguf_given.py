@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from gguf import GGMLQuantizationType as Type
+from transformers import PreTrainedModel
 
 from halfwatt.core.files import new_folder, sha256_file
 from halfwatt.formats.artifact import GGUF_FILE, Artifact, write_artifact
@@ -13,14 +18,24 @@ from halfwatt.formats.gguf import Gguf, Tensor, parts_of, write_companions
 from halfwatt.formats.gguf_file import GgufFile
 from halfwatt.models.chat_model import ChatModel
 
+_FLOATS = (Type.F32, Type.F16, Type.BF16)
+
 
 def is_gguf(model: ChatModel) -> bool:
     """Was it read from a file that llama.cpp serves as it is?"""
     return model.source.is_file()
 
 
+def as_transformers_loads(model: ChatModel) -> ChatModel:
+    """In float32, as transformers loads a file of rounded numbers by default; else the model itself."""
+    if not is_gguf(model) or all(t.kind in _FLOATS for t in GgufFile.open(model.source).stored.values()):
+        return model
+    network: PreTrainedModel = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
+    return replace(model, network=network)
+
+
 def as_given(model: ChatModel, folder: Path) -> Artifact:
-    """The file that ``model`` was read from, linked into ``folder`` with its tokenizer and stop tokens as they were read.
+    """The file that ``model`` was read from, linked into ``folder`` beside its tokenizer and stop tokens as read.
 
     Raises:
         BadInput: the folder exists already. ModelError: the file cannot be read any more.

@@ -3,8 +3,8 @@
 What gguf_tokenizer.py writes is read here, and what llama.cpp's converter writes.
 
     "gpt2"    byte-level BPE: merges as they stand, words split as llama.cpp splits them under the name in ``pre``
-    "llama"   SentencePiece: a pair is merged whose result is a token, the highest score first. As merges: all pairs that
-              make a token, in the order of scores. Gemma's are of this kind too
+    "llama"   SentencePiece: a pair is merged whose result is a token, the highest score first. As merges: all pairs
+              that make a token, in the order of scores. Gemma's are of this kind too
 """
 
 from __future__ import annotations
@@ -111,17 +111,17 @@ def _stops(entries: Mapping[str, Any]) -> tuple[int, ...]:
     if EOS_KEY in entries:
         return tuple(map(int, json.loads(entries[EOS_KEY])))
     ends = (entries.get(f"{_KEY}{name}_token_id") for name in ("eos", "eot", "eom"))
-    return tuple(dict.fromkeys(int(end) for end in ends if end is not None))
+    if not (stops := tuple(dict.fromkeys(int(end) for end in ends if end is not None))):
+        raise ModelError("the file names no stop token", got=f"no {_KEY}eos_token_id")
+    return stops
 
 
 def _with_turn_end(chat: ChatTokenizer, path: Path) -> ChatTokenizer:
     """With the token by which the template ends an assistant's turn: a base model's file does not name it."""
-    if chat.eos_ids and max(chat.eos_ids) >= chat.vocab_size:
+    if max(chat.eos_ids) >= chat.vocab_size:
         raise ModelError(f"a stop token of {path} lies outside the vocabulary", got=str(max(chat.eos_ids)))
     said = "Hi"
     text = chat.render(Dialogue("turn", (Message("user", said), Message("assistant", said))), prompt=False)
     after = chat.encode(text[text.rfind(said) + len(said) :])
     ends = [i for i in after if chat.hf.convert_ids_to_tokens(i) in chat.special_tokens]
-    if not (stops := tuple(dict.fromkeys((*chat.eos_ids, *ends[:1])))):
-        raise ModelError(f"{path} names no stop token", hint="pass --chat-template FILE whose turns end in one")
-    return ChatTokenizer(chat.hf, chat.template, stops)
+    return ChatTokenizer(chat.hf, chat.template, tuple(dict.fromkeys((*chat.eos_ids, *ends[:1]))))

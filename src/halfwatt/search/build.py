@@ -11,12 +11,25 @@ from halfwatt.compress.base import StepContext
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.evaluate.examine import prove
+from halfwatt.evaluate.examine import prove, prove_given
 from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact, write_artifact
 from halfwatt.formats.gguf import Gguf
+from halfwatt.formats.gguf_given import as_given
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingSpec
+
+
+def build_given(model: ChatModel, proof: Sequence[Dialogue], folder: Path, device: str) -> Artifact:
+    """The file that the original was read from, as an artifact; written once."""
+    if (folder / ARTIFACT).exists():
+        artifact = read_artifact(folder)
+        if artifact.parity is not None:
+            return artifact
+    shutil.rmtree(folder, ignore_errors=True)
+    artifact = prove_given(ServingSpec(as_given(model, folder), OperatingPoint(), Access(device)), proof)
+    write_artifact(artifact, folder)
+    return artifact
 
 
 def build_artifact(

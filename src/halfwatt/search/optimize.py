@@ -1,7 +1,7 @@
 """From the original to the fewest joules that pass the gate.
 
     B0  the original as commonly run (transformers, stored dtype, its own threads)
-    B1  the original in the best runtime, at its best operating point
+    B1  the original in the best runtime, at its best operating point; of a GGUF file the better of two forms
     then a list of recipes, and with a budget what Optuna proposes until it is spent (exploration.py), students that are
     taught within it among them (successive_halving.py): each measured and judged on the tune split (candidate.py)
     the winner alone meets B0 and B1 in one interleaved run and is judged on the sealed test split
@@ -24,6 +24,7 @@ from halfwatt.evaluate.claim import make_claim
 from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.records import Claim, Measurement, Outside, QualityInputs, QualityReport
 from halfwatt.evaluate.requests import Workload
+from halfwatt.formats.gguf_given import is_gguf
 from halfwatt.meters.cost import Cost
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.candidate import CandidateResult, Rivals, order_of, try_candidate
@@ -32,7 +33,18 @@ from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stage_store import StageStore
-from halfwatt.search.stages import AS_COMMONLY_RUN, JudgeOrder, MeasureOrder, TuneOrder, build, judge, measure, tune
+from halfwatt.search.stages import (
+    AS_COMMONLY_RUN,
+    AS_GIVEN,
+    JudgeOrder,
+    MeasureOrder,
+    TuneOrder,
+    build,
+    judge,
+    measure,
+    saving_of,
+    tune,
+)
 from halfwatt.search.trial import Trial
 
 
@@ -71,7 +83,7 @@ def optimize(job: Job) -> Outcome:
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():
-        b0, b1 = baseline(lab, "B0"), baseline(lab, "B1")
+        b0, b1 = baseline(lab, "B0"), best_form(lab)
     reference = Contender.of(b1)
     job = replace(job, recipes=(*job.recipes, *search_recipes(lab, reference)))
     with job.turn():
@@ -82,11 +94,29 @@ def optimize(job: Job) -> Outcome:
         return replace(outcome, outside=lost_outside(job, store, selection), cost=store.cost.total())
 
 
-def baseline(lab: Lab, name: str) -> Trial:
+def best_form(lab: Lab) -> Trial:
+    """B1: the original in the best runtime. Of a GGUF file its 16-bit form or the file as given, whichever takes less;
+    both say the same."""
+    exported = baseline(lab, "B1")
+    if not is_gguf(lab.job.model):
+        return exported
+    given = baseline(lab, "B1", AS_GIVEN)
+    contenders = (Contender.of(exported), replace(Contender.of(given), name=AS_GIVEN))
+    run = lab.run(measure, MeasureOrder(contenders, lab.job.settings.protocol.paired))
+    saving = saving_of("B1", AS_GIVEN, run)
+    better, other = (
+        ("the file as given", "its 16-bit form") if saving.mean > 1 else ("its 16-bit form", "the file as given")
+    )
+    reason = f"{better}: {other} takes {max(saving.mean, 1 / saving.mean):.2f}x as much a reply"
+    lab.say(f"B1 is {reason}")
+    return replace(given if saving.mean > 1 else exported, reason=reason)
+
+
+def baseline(lab: Lab, name: str, form: str = "gguf") -> Trial:
     """B0 or B1: the original, built and served at its best operating point; B0 as commonly run. Raises BadInput where
     it cannot be exported."""
     commonly, order, settings = name == "B0", order_of(lab, Recipe(name)), lab.job.settings
-    built = lab.run(build, replace(order, format=AS_COMMONLY_RUN) if commonly else order)
+    built = lab.run(build, replace(order, format=AS_COMMONLY_RUN if commonly else form))
     if built.artifact is None:
         raise BadInput(built.fault or f"{name} could not be built")
     contender = Contender(name, built.artifact, OperatingPoint(reuse_prefix=not commonly))

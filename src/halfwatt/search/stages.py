@@ -31,17 +31,18 @@ from halfwatt.evaluate.examine import examine, teacher_scores
 from halfwatt.evaluate.records import GateCheck, QualityInputs, QualityReport, ScoredReply, TeacherScore, Window
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
+from halfwatt.formats.gguf_given import as_transformers_loads
 from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
-from halfwatt.search.build import build_artifact
+from halfwatt.search.build import build_artifact, build_given
 from halfwatt.search.build_process import BuildRequest, build_in_process
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS, by_batches, by_caches, by_guesses, by_threads
 from halfwatt.search.trial import Served
 
-AS_COMMONLY_RUN = "transformers_folder"
+AS_COMMONLY_RUN, AS_GIVEN = "transformers_folder", "as_given"
 KV_NOISE = 1.03  # a coarser KV cache changes replies: it has to save more than noise does
 NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where something else was not passed
 
@@ -83,7 +84,9 @@ def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
         served = folder / order.name.lower()
         if (served / ARTIFACT).exists():  # written by a run that was killed before it was noted
             return read_artifact(served)
-        return TransformersFolder(settings.access.dtype).write(job.model, served)
+        return TransformersFolder(settings.access.dtype).write(as_transformers_loads(job.model), served)
+    if order.format == AS_GIVEN:
+        return build_given(job.model, proof, folder / AS_GIVEN, context.device)
     if job.name is None or not recipe.steps:
         return build_artifact(job.model, recipe, proof, folder, context, context.device)
     request = BuildRequest(
