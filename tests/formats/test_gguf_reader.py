@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -115,14 +116,16 @@ def test_a_template_from_outside_names_the_stop_token(original: ChatModel, tmp_p
     assert Gguf().read(base, Access(chat_template=tmp_path / "t.jinja")).tokenizer.eos_ids == (tiny.END, tiny.START)
 
 
-def edited(file: Path, to: Path, drop: tuple[str, ...] = (), **values: Any) -> Path:
+def edited(file: Path, to: Path, drop: tuple[str, ...] = (), arch: str = "llama", **values: Any) -> Path:
     """A copy without some keys, and with others of these values (``a__b`` = "a.b")."""
-    reader, writer = gguf.GGUFReader(file), gguf.GGUFWriter(None, "llama")
+    reader, writer = gguf.GGUFReader(file), gguf.GGUFWriter(None, arch)
     new = {name.replace("__", "."): value for name, value in values.items()}
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and not any(part in name for part in drop) and name not in writer.kv_data[0]:
             inner = field.types[-1] if len(field.types) > 1 else None
-            writer.add_key_value(name, new.get(name, field.contents()), field.types[0], inner)
+            writer.add_key_value(name, new.pop(name, field.contents()), field.types[0], inner)
+    for name, number in new.items():
+        writer.add_uint32(name, number)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file(to)
@@ -159,11 +162,8 @@ def test_lengths_beyond_the_file_take_no_memory(original: ChatModel, tmp_path: P
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"llama__block_count": 1}, "does not compute with"),
         ({"llama__block_count": 3}, "lacks"),
-        ({"llama__block_count": 1 << 31}, "cannot be opened"),
         ({"llama__embedding_length": 1 << 30}, "other shapes"),
-        ({"llama__attention__head_count": 0}, "ZeroDivisionError"),
         ({"tokenizer__ggml__model": "rwkv"}, "known are gpt2 and llama"),
         ({"tokenizer__ggml__pre": "nobody"}, "splitting words is not known"),
         ({"tokenizer__ggml__merges": ["a"]}, "cannot be read"),
@@ -178,6 +178,23 @@ def test_what_cannot_be_is_refused_in_one_line(
     with pytest.raises(ModelError, match=says) as refused:
         Gguf().read(bad, Access())
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"llama__block_count": 1}, "does not compute with"),
+        ({"llama__block_count": 1 << 31}, "cannot be opened"),
+        ({"llama__attention__head_count": 0}, "ZeroDivisionError"),
+        ({"arch": "mamba", "mamba__context_length": 512}, "cannot be opened .found: mamba"),
+    ],
+)
+def test_what_nothing_here_computes_can_only_be_run(
+    values: dict[str, Any], says: str, original: ChatModel, tmp_path: Path
+) -> None:
+    strange = Gguf().read(edited(written(original, tmp_path / "a"), tmp_path / "strange.gguf", **values), Access())
+    assert re.search(says, strange.run_only)
+    assert len(strange.run_only.splitlines()) == 1
 
 
 def test_damaged_weights_are_named(original: ChatModel, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Student(Step):
     kv_heads: int | None = None
 
     name: ClassVar[str] = "student"
+    opens: ClassVar[bool] = False
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def problems(self, model: ChatModel) -> list[str]:
@@ -78,4 +79,4 @@ class Student(Step):
             torch.manual_seed(context.settings.seed)
             network = resized(model.network, self.sizes(model))
         summary = f"a new student of {sum(p.numel() for p in network.parameters()) / 1e6:.2f}M parameters"
-        return replace(model, network=network, lineage=(*model.lineage, summary))
+        return replace(model, network=network, lineage=(*model.lineage, summary), run_only="")

@@ -37,7 +37,7 @@ from halfwatt.models.tokenizer import read_json
 from halfwatt.models.weights import Weight, weights
 
 _F16_MAX = 65504.0
-_PRECISIONS = {Type.Q4_0: "int4", Type.Q8_0: "int8", Type.F16: "f16", Type.BF16: "bf16", Type.F32: "f32"}
+PRECISIONS = {Type.Q4_0: "int4", Type.Q8_0: "int8", Type.F16: "f16", Type.BF16: "bf16", Type.F32: "f32"}
 _VALUE_TYPES = {int: gguf.GGUFValueType.UINT32, float: gguf.GGUFValueType.FLOAT32, str: gguf.GGUFValueType.STRING}
 _FILE_TYPES = {16: gguf.LlamaFileType.MOSTLY_F16, 8: gguf.LlamaFileType.MOSTLY_Q8_0, 4: gguf.LlamaFileType.MOSTLY_Q4_0}
 
@@ -246,7 +246,7 @@ def parts_of(tensors: Sequence[Tensor]) -> Iterator[Part]:
         by_part.setdefault(_part_of(tensor.name, tied), []).append(tensor)
     for name, some in by_part.items():
         kinds = {t.kind for t in some if len(t.data) > 1 and t.data.ndim > 1} or {t.kind for t in some}
-        names = sorted({_PRECISIONS.get(kind, kind.name) for kind in kinds})
+        names = sorted({PRECISIONS.get(kind, kind.name) for kind in kinds})
         read_b = sum(round(t.read * t.data.nbytes) for t in some)
         yield Part(name, "/".join(names), sum(t.data.nbytes for t in some), read_b)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 from halfwatt.core.files import new_folder, sha256_file
 from halfwatt.formats.artifact import GGUF_FILE, Artifact, write_artifact
-from halfwatt.formats.gguf import Gguf, Tensor, parts_of, write_companions
+from halfwatt.formats.gguf import PRECISIONS, Gguf, Tensor, parts_of, write_companions
 from halfwatt.formats.gguf_file import GgufFile
 from halfwatt.models.chat_model import ChatModel
 
@@ -42,14 +43,17 @@ def as_given(model: ChatModel, folder: Path) -> Artifact:
     """
     file = GgufFile.open(model.source)
     parts = tuple(parts_of(_tensors(file)))
-    most = max({part.precision for part in parts}, key=lambda p: sum(x.size_b for x in parts if x.precision == p))
+    sizes = Counter[Type]()
+    for tensor in file.stored.values():
+        sizes[tensor.kind] += tensor.data.nbytes
+    [(most, _)] = sizes.most_common(1)
     with new_folder(folder) as part:
         _link(model.source, part / GGUF_FILE)
         write_companions(model, part)
         artifact = Artifact(
             path=folder,
             runtime=Gguf.runtime,
-            precision=f"{most}, as given",
+            precision=f"{PRECISIONS.get(most, most.name)}, as given",
             size_b=sum(p.size_b for p in parts),
             weights_read_b=sum(p.read_b for p in parts),
             kv_b_per_token=2 * _kv_numbers(file.settings),

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import torch
@@ -28,6 +28,7 @@ from halfwatt.formats.gguf_file import GRIDS, GgufFile
 from halfwatt.formats.gguf_vocabulary import read_tokenizer
 from halfwatt.models import model_folder
 from halfwatt.models.architectures.base import Architecture
+from halfwatt.models.architectures.llama import outline
 from halfwatt.models.architectures.registry import architectures, computing
 from halfwatt.models.chat_model import ChatModel, quiet, torch_dtype
 from halfwatt.models.grid import GridTensor
@@ -41,6 +42,15 @@ _FLOATS = {Type.BF16: torch.bfloat16, Type.F32: torch.float32}  # all others are
 
 class Unopenable(ModelError):
     """llama.cpp may run this file, but no network of ours computes it."""
+
+
+def _outline(file: GgufFile, tokens: int) -> PreTrainedModel:
+    """What stands for the network of an original that can only be run: see `ChatModel.run_only`."""
+    rows = max(tokens, len(file.entries["tokenizer.ggml.tokens"]))
+    context = int(file.settings.get("context_length", 0))
+    if context <= 0:
+        raise ModelError(f"{file.path} tells no context length", hint="fetch it again")
+    return outline(rows, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +98,24 @@ class StoredGrid(Mapping[str, GridTensor]):
 
 
 def read_gguf(path: Path, access: Access) -> ChatModel:
-    """The model in a file, on the CPU.
+    """The model in a file, on the CPU; of no family that can be opened, one that can only be run.
 
     Raises:
-        ModelError: torn, or without what a chat needs. Unopenable: sound, but of no family that can be opened.
+        ModelError: torn, damaged, or without what a chat needs.
     """
     file = GgufFile.open(path)
     text = None if access.chat_template is None else read_template(access.chat_template)
     tokenizer = read_tokenizer(file.entries, path, text)
     probe(tokenizer.template, tokenizer.hf.special_tokens_map)
-    own, config = family(file)
-    network, given = _network(file, own, config, torch_dtype(access.dtype) or _dtype(file))
-    if (rows := config.vocab_size) < tokenizer.vocab_size:
+    reason, given = "", cast(Mapping[str, GridTensor], {})
+    try:
+        own, config = family(file)
+        network, given = _network(file, own, config, torch_dtype(access.dtype) or _dtype(file))
+    except Unopenable as error:
+        reason, network = str(error), _outline(file, tokenizer.vocab_size)
+    if (rows := network.config.vocab_size) < tokenizer.vocab_size:
         raise ModelError(f"{path} has more tokens than embeddings", got=f"{tokenizer.vocab_size} tokens, {rows} rows")
-    network.config.eos_token_id = list(tokenizer.eos_ids)
-    network.generation_config.eos_token_id = list(tokenizer.eos_ids)
+    network.config.eos_token_id = network.generation_config.eos_token_id = list(tokenizer.eos_ids)
     ours = path.parent if (path.parent / ARTIFACT).exists() else None  # then its own settings stand beside it
     return ChatModel(
         network=network,
@@ -113,6 +126,7 @@ def read_gguf(path: Path, access: Access) -> ChatModel:
         sha256=hashlib.sha256(f"{sha256_file(path)}{text or ''}".encode()).hexdigest(),
         spent=() if ours is None else read_artifact(ours).spent,
         given=given,
+        run_only=reason,
     )
 
 
@@ -125,7 +139,7 @@ def family(file: GgufFile) -> tuple[Architecture, Any]:
     unknown = f"{file.path} is of an architecture that cannot be opened"
     try:
         keys = file.settings | {"vocab_size": file.stored["token_embd.weight"].shape[0]}
-        computed = computing(file.architecture, keys, file) if 0 < keys["block_count"] <= len(file) else None
+        computed = computing(file.architecture, keys, file) if 0 < keys.get("block_count", 0) <= len(file) else None
     except ModelError:
         raise
     except Exception as error:  # a stranger's keys can trip transformers anywhere
@@ -169,13 +183,13 @@ def _check_complete(
 ) -> None:
     """Every tensor has its place and its shape; those that are computed from the config are what it says."""
     own = {name for name, values in computed.items() if name in file and _alike(file[name], values)}
-    for fault, names in (
-        ("lacks", wanted.keys() - file.keys()),
-        ("holds what its architecture does not compute with", file.keys() - wanted.keys() - own),
-        ("has other shapes than its keys say", {n for n in wanted if n in file and file.stored[n].shape != wanted[n]}),
-    ):
+    if more := file.keys() - wanted.keys() - own:
+        got = first_faults(sorted(more), 5)
+        raise Unopenable(f"{file.path} holds what its architecture does not compute with", got=got)
+    other = {n for n in wanted if n in file and file.stored[n].shape != wanted[n]}
+    for fault, names in (("lacks tensors", wanted.keys() - file.keys()), ("has other shapes than its keys say", other)):
         if names:
-            raise Unopenable(f"{file.path} {fault}", got=first_faults(sorted(names), 5))
+            raise ModelError(f"{file.path} {fault}", got=first_faults(sorted(names), 5), hint="fetch it again")
 
 
 def _alike(stored: torch.Tensor, computed: torch.Tensor) -> bool:

@@ -47,6 +47,8 @@ class ChatModel:
     draft:       what it mostly says next, for runtimes that let it check guesses
     given:       tensor name -> integers and scales as the file stores them that it was read from; what a step changed
                  since is not that any more
+    run_only:    why only a runtime computes the original; "" = it does not. Then ``network`` is a Llama-shaped outline
+                 on torch's "meta" device with the original's vocabulary and context: sizes for a student, no weights
     """
 
     network: PreTrainedModel
@@ -60,6 +62,7 @@ class ChatModel:
     spent: tuple[Cost, ...] = ()
     draft: NgramTable | None = None
     given: Mapping[str, GridTensor] = field(default_factory=dict)
+    run_only: str = ""
 
     @property
     def architecture(self) -> Architecture:
@@ -76,8 +79,11 @@ class ChatModel:
 
         Raises:
             BadInput: ``folder`` holds something already.
+            ModelError: it can only be run.
             EnvironmentFault: the disk is too full.
         """
+        if self.run_only:
+            raise ModelError(f"{self.source.name} can only be run, not saved", got=self.run_only)
         require_space(Path(folder), sum(p.nbytes for p in self.network.parameters()))
         with new_folder(Path(folder)) as part:
             write(self, part)

@@ -36,13 +36,13 @@ from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
-from halfwatt.search.build import build_artifact, build_given
+from halfwatt.search.build import AS_GIVEN, build_artifact, build_given
 from halfwatt.search.build_process import BuildRequest, build_in_process
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS, by_batches, by_caches, by_guesses, by_threads
 from halfwatt.search.trial import Served
 
-AS_COMMONLY_RUN, AS_GIVEN = "transformers_folder", "as_given"
+AS_COMMONLY_RUN = "transformers_folder"
 KV_NOISE = 1.03  # a coarser KV cache changes replies: it has to save more than noise does
 NOT_PASSED = 1e-3  # nats: what a likelihood within its margin counts as where something else was not passed
 

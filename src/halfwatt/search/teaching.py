@@ -21,7 +21,7 @@ _STUDENT_SHARE = 0.45  # of the original's time for a token: 1/4 to learn, the r
 def teaching_of(lab: Lab, budget: Budget) -> Teaching | None:
     """What the budget's time and the training dialogues allow; None = no students."""
     job = lab.job
-    if job.train is None or budget.seconds is None:
+    if job.train is None or budget.seconds is None or job.model.run_only:
         return None
     with job.turn():
         s_per_token = lab.store.once("pace", float, lambda: student_pace_s(job))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from halfwatt.models.architectures.base import Architecture
 
@@ -130,6 +131,17 @@ def _llama3_rope(divisors: torch.Tensor, theta: float) -> dict[str, Any]:
         "high_freq_factor": high,
         "original_max_position_embeddings": trained,
     }
+
+
+def outline(vocab_size: int, context: int) -> PreTrainedModel:
+    """A Llama without weights, on torch's "meta" device: what students of any tokenizer are made of."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = AutoConfig.for_model(
+        ARCHITECTURE.model_type, vocab_size=vocab_size, max_position_embeddings=context, **sizes
+    )
+    with torch.device("meta"):
+        network: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return network.eval()  # type: ignore[no-untyped-call,no-any-return]
 
 
 ARCHITECTURE = LlamaLike(class_name="LlamaForCausalLM", model_type="llama", gguf_name="llama")
