@@ -52,7 +52,7 @@ __all__ = ["compare", "load", "measure", "optimize", "plan", "quantize"]
 def load(
     model: str | Path, *, chat_template: Path | None = None, dtype: str = "auto", offline: bool = False
 ) -> ChatModel:
-    """A Hugging Face folder or hub id, or "demo".
+    """A Hugging Face folder or hub id, a .gguf file, or "demo".
 
     Args:
         chat_template: a file with the Jinja template, instead of the model's own.
