@@ -40,7 +40,7 @@ bits = 4
 
 
 def test_a_rounded_file_is_opened_and_its_better_form_is_b1(tmp_path: Path) -> None:
-    told, out = taught.dialogues(), tmp_path / "out"
+    told, out = taught.dialogues()[:20], tmp_path / "out"
     model, chats = taught.folder(tmp_path, "llama", told), taught.chats(tmp_path, told)
     file = Gguf().write(Quantize(4).apply(load(model), StepContext()), tmp_path / "q").path / "model.gguf"
     given = file.rename(tmp_path / "given.gguf")
@@ -64,7 +64,7 @@ def test_a_rounded_file_is_opened_and_its_better_form_is_b1(tmp_path: Path) -> N
 
 
 def test_what_can_only_be_run_is_b1_and_teaches(tmp_path: Path) -> None:
-    told, out = taught.dialogues(), tmp_path / "out"
+    told, out = taught.dialogues()[:20], tmp_path / "out"
     original, chats = mixture(tmp_path), taught.chats(tmp_path, told)
     (tmp_path / "student.toml").write_text(STUDENT)
     done = halfwatt(*optimizing(original, chats, out), "--recipe", tmp_path / "student.toml")

@@ -80,7 +80,8 @@ def _records(result: Result) -> Iterator[tuple[str, Any, Any]]:
     about = result.claim.about
     yield "claim", result.claim, make_claim(windows, info, report, about)
     b0, b1 = result.baselines.B0, result.baselines.B1
-    yield "baselines.B0 is there", b0 is not None, any(window.arm == "B0" for window in windows)
+    if b0 is None:
+        yield "baselines.B0", "absent", "measured" if any(window.arm == "B0" for window in windows) else "absent"
     for name, trial in (("B0", b0), ("B1", b1)):
         if trial is not None:
             yield f"baselines.{name}.energy", trial.energy, energy_analysis.measurement(name, windows, info)
