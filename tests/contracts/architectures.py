@@ -25,17 +25,17 @@ from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.training.batches import Predictor, calibration, collate, encode_rows
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.errors import ModelError
+from halfwatt.core.settings import Access
 from halfwatt.formats.artifact import Parity
 from halfwatt.formats.gguf import Gguf, write_gguf
 from halfwatt.models.architectures.registry import architectures
 from halfwatt.models.chat_model import ChatModel, load
-from halfwatt.models.grid import GridTensor
+from halfwatt.models.grid import GridTensor, unpack
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.weights import weights_read
 from halfwatt.runtimes.base import OperatingPoint, Speculation
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from tests.support import tiny_models as tiny
-from tests.support.grid_blocks import unpack
 from tests.support.llamacpp_parity import parity_in_llamacpp
 
 CONTEXT = StepContext(dialogues=tiny.dialogues())
@@ -207,6 +207,22 @@ class ArchitectureContract:
         parity = parity_in_llamacpp(step.apply(model, CONTEXT), tmp_path / "out")
         assert parity.problems == ()
         assert parity.kl_mean < 0.02
+
+    def test_a_file_of_it_is_read_as_the_same_network(self, tmp_path: Path) -> None:
+        for number, shape in enumerate(({}, *self.shapes)):
+            config = {**self.config, **shape}
+            folder = tiny.folder(
+                tmp_path, self.arch, seed=number, tied=number % 2 == 0, dtype=torch.float16, config=config
+            )
+            model = load(folder, dtype="fp32")
+            Gguf().write(model, tmp_path / f"out-{number}")
+            back = Gguf().read(tmp_path / f"out-{number}", Access(dtype="fp32"))
+            wanted = model.network.state_dict()
+            assert back.network.state_dict().keys() == wanted.keys()
+            assert all(torch.equal(values, wanted[name]) for name, values in back.network.state_dict().items())
+            ids = torch.arange(4, 200)[None]
+            with torch.no_grad():
+                assert torch.allclose(back.network(ids).logits, model.network(ids).logits, atol=1e-4)
 
     def test_what_llama_cpp_would_compute_differently_is_refused(self, model: ChatModel, tmp_path: Path) -> None:
         for settings, word in self.refused:

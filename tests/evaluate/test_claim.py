@@ -33,6 +33,7 @@ def test_a_proven_saving() -> None:
     assert claim.energy_ratio_vs_B1.mean == pytest.approx(2.0, rel=0.02)
     assert claim.energy_ratio_vs_B0 is not None
     assert claim.energy_ratio_vs_B0.mean == pytest.approx(20, rel=0.02)
+    assert claim.cpu_s_ratio_vs_B0 is not None
     assert claim.cpu_s_ratio_vs_B0.mean == pytest.approx(20, rel=0.02)
 
 

@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfwatt.core.errors import ModelError
-from halfwatt.models.grid import Bits, GridTensor, ScaleSearch, dequantize, pack, quantize
-from tests.support.grid_blocks import unpack
+from halfwatt.models.grid import Bits, GridTensor, ScaleSearch, dequantize, pack, quantize, unpack
 
 BITS: tuple[Bits, ...] = (8, 4)
 SEARCHES: tuple[ScaleSearch, ...] = get_args(ScaleSearch)

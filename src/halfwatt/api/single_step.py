@@ -28,7 +28,7 @@ from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.access import training_device
 from halfwatt.models.chat_model import ChatModel, torch_device
 from halfwatt.results.result import TransformedModel
-from halfwatt.search.build import build_artifact
+from halfwatt.search.build import asking, build_artifact
 
 
 def transform(
@@ -47,7 +47,11 @@ def transform(
     with _new(out, model, step, settings) as (before, context):
         original = before if teacher is None else load_model(str(teacher), settings.access)
         lessons = dialogue_set(model, dialogues, "train", settings).dialogues
-        after = apply_step(step, before, replace(context, dialogues=lessons, original=original))
+        after = apply_step(
+            step,
+            before,
+            replace(context, dialogues=lessons, original=original, asking=asking(original, settings.access.device)),
+        )
         after.save(out)
     sizes = (before.network.num_parameters(), after.network.num_parameters())
     return TransformedModel(out, sizes, after.lineage, after.spent)

@@ -51,7 +51,7 @@ __all__ = ["compare", "load", "measure", "optimize", "plan", "quantize"]
 def load(
     model: str | Path, *, chat_template: Path | None = None, dtype: str = "auto", offline: bool = False
 ) -> ChatModel:
-    """A Hugging Face folder or hub id, or "demo".
+    """A Hugging Face folder or hub id, a .gguf file, or "demo".
 
     Args:
         chat_template: a file with the Jinja template, instead of the model's own.
@@ -242,6 +242,8 @@ def _quality_inputs(
     if b.artifact.parity is None:
         settings.progress("proving B in its own runtime")
         proof = workload.dialogues[: settings.protocol.parity_dialogues]
-        b = replace(b, artifact=examine.prove(chat_model.load(b.artifact.path), b, proof))
+        given = b.artifact.runtime == "llamacpp"  # what we exported there has its record
+        proved = examine.prove_given(b, proof) if given else examine.prove(chat_model.load(b.artifact.path), b, proof)
+        b = replace(b, artifact=proved)
     yardstick = examine.Yardstick.of(a, judged_by, workload, settings.progress, "A's replies")
     return examine.examine(yardstick, b, workload, settings.progress)

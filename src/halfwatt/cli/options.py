@@ -46,7 +46,9 @@ def read_share(_kind: Any, tokens: Any) -> float:
 
 _LOSS = "Perplexity that may be lost, such as 1% (the gate's default is 2%)."
 _PRECISION = "Of the products in training; auto = bf16 where the device computes it."
-Model = Annotated[str, Parameter(help="A Hugging Face folder or hub id, a folder made by halfwatt, or 'demo'.")]
+Model = Annotated[
+    str, Parameter(help="A Hugging Face folder or hub id, a .gguf file, a folder made by halfwatt, or 'demo'.")
+]
 MaxLoss = Annotated[float | None, Parameter(converter=read_share, help=_LOSS)]
 OutFolder = Annotated[Path, Parameter(alias="-o", help="Folder for the results.")]
 RaplRoot = Annotated[str | None, Parameter(help="A powercap tree, for containers and guests.")]

@@ -57,7 +57,7 @@ class StepCache:
             return kept
         checkpoints = self.folder / "checkpoints"
         result = apply_step(step, model, replace(context, checkpoints=checkpoints))
-        if not result.grid and result.draft is None:  # a model folder holds neither
+        if not result.grid and result.draft is None and not result.run_only:  # a model folder holds none of these
             self.write(result)
             shutil.rmtree(checkpoints, ignore_errors=True)
         return result
@@ -66,8 +66,15 @@ class StepCache:
         """What is kept, on the device of ``before``, the model that the step was given; None = nothing."""
         if not (self._model / ORIGIN).exists():
             return None
-        kept = load(self._model, device=str(before.network.device))
-        return replace(before, network=kept.network, tokenizer=kept.tokenizer, lineage=kept.lineage, spent=kept.spent)
+        kept = load(self._model, device="cpu" if before.run_only else str(before.network.device))
+        return replace(
+            before,
+            network=kept.network,
+            tokenizer=kept.tokenizer,
+            lineage=kept.lineage,
+            spent=kept.spent,
+            run_only="",
+        )
 
     def write(self, model: ChatModel) -> None:
         """Keep all of ``model`` or nothing.

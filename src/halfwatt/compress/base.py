@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
@@ -19,7 +20,11 @@ from halfwatt.meters.base import EnergyMeter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from halfwatt.compress.training.teacher_cache import RuntimeTeacher
     from halfwatt.models.chat_model import ChatModel
+    from halfwatt.models.tokenizer import ChatTokenizer
+
+    Asking = Callable[[ChatTokenizer], AbstractContextManager[RuntimeTeacher]]
 
 
 class Stage(IntEnum):
@@ -46,6 +51,7 @@ class StepContext:
 
     dialogues:    to calibrate and train on: never those that choose or judge
     original:     the model that the recipe began with, for steps that distil from it
+    asking:       opens it as a teacher, where it can only be run; takes the tokenizer that its student has
     settings:     the run's, for its seed, precision and progress
     device:       where to train, "auto" decided
     cache:        folder of what other recipes can use too: finished steps, a teacher's answers; None = nothing is kept
@@ -61,6 +67,7 @@ class StepContext:
     cache: Path | None = None
     checkpoints: Path | None = None
     checkpoint_s: float = 120.0  # between two
+    asking: Asking | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -86,6 +93,7 @@ class Step(Protocol):
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
+    opens: ClassVar[bool] = True  # the network: what can only be run is refused
     trains: ClassVar[bool] = False  # weights: such a step is metered, and its model's ``spent`` tells what it took
 
     def problems(self, model: ChatModel, /) -> list[str]:
@@ -107,12 +115,18 @@ class Step(Protocol):
         ...
 
 
+def problems_of(step: Step, model: ChatModel) -> list[str]:
+    """Every reason why a step cannot be applied to a model; empty = it can."""
+    if model.run_only and step.opens:
+        return [f"the original can only be run: {model.run_only}"]
+    return step.problems(model)
+
+
 def require(step: Step, model: ChatModel) -> None:
     """See that a step fits.
 
     Raises:
         ModelError: it does not; every reason is named.
     """
-    problems = step.problems(model)
-    if problems:
+    if problems := problems_of(step, model):
         raise ModelError(f"{step.name} cannot be applied", got="; ".join(problems))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 from zlib import crc32
@@ -29,7 +30,7 @@ from halfwatt.compress.base import Stage, Step, StepContext
 from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Batch, Predictor, Row, collate, encode_rows
 from halfwatt.compress.training.loop import Objective, TrainingSettings, default_groups, learn_labels, train
-from halfwatt.compress.training.teacher_cache import with_teacher
+from halfwatt.compress.training.teacher_cache import RuntimeTeacher, with_teacher
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.meters.cost import Cost, CostMeter
@@ -128,6 +129,11 @@ class _Pair(nn.Module):
         return self.student(ids, reply), self.teacher(ids, reply)
 
 
+def _asked(original: ChatModel, context: StepContext) -> AbstractContextManager[RuntimeTeacher]:
+    assert context.asking is not None, "whoever loads an original that can only be run says how it is asked"
+    return context.asking(original.tokenizer)
+
+
 @dataclass(frozen=True, slots=True)
 class Distil(Step):
     """Learn from the original."""
@@ -189,7 +195,7 @@ class Distil(Step):
         """
         original = model if self.kind == "labels" else self._original(model, context)
         student: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
-        teacher: Any = copy.deepcopy(original.network)
+        teacher: Any = None if original.run_only else copy.deepcopy(original.network)
         dialogues: Sequence[Dialogue] = training_dialogues(context, self.epochs)
         teacher_cost = Cost()
         if self.kind == "sequence":
@@ -202,15 +208,18 @@ class Distil(Step):
             slower = (replace(group, lr_factor=self.teacher_lr) for group in default_groups(pair.teacher))
             history = train(pair, self._together, rows, settings, context, (*default_groups(pair.student), *slower))
         else:
-            frozen = Predictor(teacher.to(context.device)).eval().requires_grad_(False)
+            frozen = None if teacher is None else Predictor(teacher.to(context.device)).eval().requires_grad_(False)
             if self.cached:
-                rows, teacher_cost = self._asked(rows, frozen, context)
+                with nullcontext(frozen) if frozen else _asked(original, context) as source:
+                    rows, teacher_cost = self._with_answers(rows, source, context)
             objective = self._objective(frozen, learner, context.settings.seed)
             history = train(Predictor(student), objective, rows, settings, context)
         lineage, spent = (*model.lineage, self._summary(history.steps)), teacher_cost + history.spent
         return replace(learner, network=student.cpu().eval(), lineage=lineage, spent=(*model.spent, spent))
 
-    def _asked(self, rows: Sequence[Row], teacher: Predictor, context: StepContext) -> tuple[list[Row], Cost]:
+    def _with_answers(
+        self, rows: Sequence[Row], teacher: Predictor | RuntimeTeacher, context: StepContext
+    ) -> tuple[list[Row], Cost]:
         """Rows with the teacher's answers, those that it is not asked about with the human ones in their place."""
         few = context.some(math.ceil(self.asked * len(context.dialogues)), crc32(b"asked"))
         names = {dialogue.id for dialogue in few}
@@ -227,9 +236,12 @@ class Distil(Step):
                 got=f"{teacher} and {student} tokens",
                 hint="trim the teacher with the same keep-set; a recipe does so by itself",
             )
+        if context.original.run_only and not self.cached:
+            hint = "give kind logits with cached 32 and temperature 1, or kind labels"
+            raise BadInput("an original that can only be run teaches by cached logits alone", got=self.kind, hint=hint)
         return context.original
 
-    def _objective(self, teacher: Predictor, learner: ChatModel, seed: int) -> Objective:
+    def _objective(self, teacher: Predictor | None, learner: ChatModel, seed: int) -> Objective:
         if self.kind in ("labels", "sequence"):
             return learn_labels
 
@@ -240,6 +252,7 @@ class Distil(Step):
             draw = crc32(repr((seed, batch.names)).encode())  # no state: a resumed run draws the same
             if own := self.kind == "on_policy" and draw / 2**32 < self.own_share:
                 batch = self._own_replies(learner, batch, draw)
+            assert teacher is not None, "what can only be run has answered before"
             with torch.no_grad():
                 targets = teacher(batch.ids, batch.reply)
             logits = model(batch.ids, batch.reply)

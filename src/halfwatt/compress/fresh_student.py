@@ -35,6 +35,7 @@ class Student(Step):
     """A divisor of the query heads' number."""
 
     name: ClassVar[str] = "student"
+    opens: ClassVar[bool] = False
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __str__(self) -> str:
@@ -75,4 +76,4 @@ class Student(Step):
             torch.manual_seed(context.settings.seed)
             network = self.resized(model)
         summary = f"a fresh student of {sum(p.numel() for p in network.parameters()) / 1e6:.2f}M parameters"
-        return replace(model, network=network, lineage=(*model.lineage, summary))
+        return replace(model, network=network, lineage=(*model.lineage, summary), run_only="")

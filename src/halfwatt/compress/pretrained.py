@@ -30,6 +30,7 @@ class Adopt(Step):
     sha256: str = ""
 
     name: ClassVar[str] = "adopt"
+    opens: ClassVar[bool] = False
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __post_init__(self) -> None:
@@ -58,4 +59,6 @@ class Adopt(Step):
         """Load it; its lineage and its price come with it."""
         other = load(self.folder)
         spent = (*model.spent, *other.spent)
-        return replace(model, network=other.network, tokenizer=other.tokenizer, lineage=other.lineage, spent=spent)
+        return replace(
+            model, network=other.network, tokenizer=other.tokenizer, lineage=other.lineage, spent=spent, run_only=""
+        )

@@ -27,7 +27,7 @@ from halfwatt.compress.search_ranges import OneOf
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.surgery import rebuilt
+from halfwatt.models.surgery import rebuilt, resized
 from halfwatt.models.tokenizer import ChatTokenizer
 
 MULTIPLE = 64  # rows of the head: what kernels like
@@ -124,6 +124,7 @@ class Trim(Step):
     """Share of the dialogues' tokens that stay as they are; the rest is written with shorter ones."""
 
     name: ClassVar[str] = "trim"
+    opens: ClassVar[bool] = False
     stage: ClassVar[Stage] = Stage.STRUCTURE
 
     def __str__(self) -> str:
@@ -153,7 +154,12 @@ class Trim(Step):
                 raise ModelError("the trimmed tokenizer reads a text otherwise", got=f"dialogue {dialogue.id}")
         kept = f"vocabulary trimmed: {len(cut.ids)} of {model.network.config.vocab_size} tokens kept"
         lineage = (*model.lineage, f"{kept}, {after / before - 1:+.2%} tokens on the dialogues it was chosen by")
-        return replace(model, network=_network(model.network, cut.ids), tokenizer=tokenizer, lineage=lineage)
+        if model.run_only:  # an outline has sizes alone
+            with torch.device("meta"):
+                network = resized(model.network, {"vocab_size": len(cut.ids)})
+        else:
+            network = _network(model.network, cut.ids)
+        return replace(model, network=network, tokenizer=tokenizer, lineage=lineage)
 
     def sizes(self, model: ChatModel, dialogues: Sequence[Dialogue]) -> dict[str, Any]:
         """Entries of the config as they will be.

@@ -18,13 +18,14 @@ _SENTENCES: dict[ClaimVerdict, str] = {
 
 
 def make_claim(windows: Sequence[Window], meter: MeterInfo | None, report: QualityReport, candidate: str) -> Claim:
-    """What the final run proves: arms "B0", "B1" and "winner", which is ``candidate``.
+    """What the final run proves: arms "B0", where there is one, "B1" and "winner", which is ``candidate``.
 
     A saving is claimed only when the gate says PASS and the interval of the ratio to B1 excludes 1.
     """
     cpu_s = energy_analysis.cpu_s_per_reply
     vs_b1 = energy_analysis.ratio("B1", "winner", windows, cpu_s)
     energy_vs_b1 = energy_analysis.energy_ratio("B1", "winner", windows, meter)
+    commonly = any(window.arm == "B0" for window in windows)
     verdict: ClaimVerdict = report.verdict
     if candidate == "B1" or (verdict == "PASS" and not (energy_vs_b1 or vs_b1).lo > 1):
         verdict = "NO PROVEN SAVING"
@@ -34,8 +35,8 @@ def make_claim(windows: Sequence[Window], meter: MeterInfo | None, report: Quali
         sentence=_SENTENCES[verdict].format(candidate=candidate, dialogues=report.dialogues),
         grade="F" if meter is None else meter.grade,
         kind=None if meter is None else meter.kind,
-        cpu_s_ratio_vs_B0=energy_analysis.ratio("B0", "winner", windows, cpu_s),
+        cpu_s_ratio_vs_B0=energy_analysis.ratio("B0", "winner", windows, cpu_s) if commonly else None,
         cpu_s_ratio_vs_B1=vs_b1,
-        energy_ratio_vs_B0=energy_analysis.energy_ratio("B0", "winner", windows, meter),
+        energy_ratio_vs_B0=energy_analysis.energy_ratio("B0", "winner", windows, meter) if commonly else None,
         energy_ratio_vs_B1=energy_vs_b1,
     )

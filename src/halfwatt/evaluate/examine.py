@@ -58,6 +58,13 @@ class Yardstick:
         return cls(reference, judge, replies, fit_of_reference(judge, workload, replies, progress))
 
 
+def prove_given(spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
+    """The artifact of a file that is served as it was given, with its parity record."""
+    with open_session(_on_all_cores(spec)) as session:
+        own = parity.check_given(ChatTokenizer.load(spec.artifact.path), session, dialogues)
+    return replace(spec.artifact, parity=own)
+
+
 def examine(
     yardstick: Yardstick,
     candidate: ServingSpec,

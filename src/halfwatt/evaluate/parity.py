@@ -71,6 +71,16 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
     )
 
 
+def check_given(chat: ChatTokenizer, session: Session, dialogues: Sequence[Dialogue]) -> Parity:
+    """Of a file that is served as it was given: nothing was exported, so only its ids can be read otherwise."""
+    assert isinstance(session, OwnTokenizer), "a GGUF file carries its tokenizer"
+    label = "the file's own tokenizer"
+    different = _first_difference(label, session.tokenize, chat, dialogues)
+    tokens = sum(sum(chat.scored(dialogue).reply[1:]) for dialogue in dialogues)
+    problems = () if different is None else (different,)
+    return Parity(len(dialogues), tokens, different is None, True, True, True, 0.0, 0.0, 1.0, problems)
+
+
 def _compare_tokenizers(
     ours: ChatTokenizer, stored: ChatTokenizer, session: Session, dialogues: Sequence[Dialogue]
 ) -> tuple[list[str], list[str], list[str]]:

@@ -200,7 +200,7 @@ class Claim:
     sentence: str
     grade: Grade
     kind: Kind | None
-    cpu_s_ratio_vs_B0: Estimate
+    cpu_s_ratio_vs_B0: Estimate | None  # None: the original can only be run, there is no B0
     cpu_s_ratio_vs_B1: Estimate
     energy_ratio_vs_B0: Estimate | None
     energy_ratio_vs_B1: Estimate | None

@@ -42,5 +42,5 @@ class Format(Protocol):
 
 def require_writable(model: ChatModel, form: Format) -> None:
     """Raise every one of the format's problems with ``model``, in one ModelError."""
-    if problems := form.problems(model):
+    if problems := [model.run_only] if model.run_only else form.problems(model):
         raise ModelError(f"{model.source.name} cannot be written as {form.name}: {'; '.join(problems)}")

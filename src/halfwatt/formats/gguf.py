@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from halfwatt.core.files import new_folder, sha256_file
 from halfwatt.core.settings import Access, RuntimeName
 from halfwatt.formats.artifact import DRAFT_FILE, GGUF_FILE, Artifact, Part, write_artifact
 from halfwatt.formats.base import require_writable
+from halfwatt.formats.gguf_reader import places, read_gguf
 from halfwatt.formats.gguf_tokenizer import vocabulary, write_tokenizer
 from halfwatt.models import ngram_table
 from halfwatt.models.architectures.base import Placement
@@ -39,7 +40,7 @@ from halfwatt.models.weights import Weight, weights
 
 _F16_MAX = 65504.0
 _OF_PHI3 = {"</s>", "<unk>", "<s>", "<|endoftext|>"}  # llama.cpp loads no file that is named after it and has not these
-_PRECISIONS = {Type.Q4_0: "int4", Type.Q8_0: "int8", Type.F16: "f16", Type.BF16: "bf16", Type.F32: "f32"}
+PRECISIONS = {Type.Q4_0: "int4", Type.Q8_0: "int8", Type.F16: "f16", Type.BF16: "bf16", Type.F32: "f32"}
 _VALUE_TYPES = {
     bool: gguf.GGUFValueType.BOOL,
     int: gguf.GGUFValueType.UINT32,
@@ -54,12 +55,14 @@ class Tensor:
     """One tensor as it stands in the file: uint8 [rows, bytes] with a ``kind``, or float16/float32.
 
     weight: what it is in the network; None = no matrix
+    read:   share of it that a decode step reads
     """
 
     name: str
     data: NDArray[Any]
     kind: Type
     weight: Weight | None = None
+    read: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +95,20 @@ class Gguf:
         path = Path(source)
         return path.suffix == ".gguf" or (not (path / "config.json").exists() and any(path.glob("*.gguf")))
 
-    def read(self, source: str | Path, access: Access) -> ChatModel:  # noqa: ARG002 - the protocol's
-        """Planned.
+    def read(self, source: str | Path, access: Access) -> ChatModel:
+        """See `halfwatt.formats.gguf_reader.read_gguf`.
 
         Raises:
-            ModelError: always.
+            ModelError: there is no such file, or several of them in the folder, or it cannot be used.
         """
-        hint = "give the Hugging Face folder of it"
-        raise ModelError(f"{source} is GGUF, which is written but not read yet", hint=hint)
+        path = Path(source)
+        files = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
+        if len(files) != 1:
+            got = ", ".join(file.name for file in files[:3])
+            raise ModelError(f"{source} holds several GGUF files", got=got, hint="give the path of one")
+        if not path.exists():
+            raise ModelError(f"there is no file {path}")
+        return read_gguf(files[0], access)
 
     def problems(self, model: ChatModel) -> list[str]:
         """What llama.cpp would compute differently, what GGUF cannot hold, weights that are not finite."""
@@ -121,7 +130,7 @@ class Gguf:
         require_writable(model, self)
         with new_folder(folder) as part:
             written = write_gguf(model, part / GGUF_FILE)
-            _write_companions(model, part)
+            write_companions(model, part)
             if model.draft is not None:
                 ngram_table.write_table(model.draft, part / DRAFT_FILE)
             artifact = Artifact(
@@ -171,10 +180,10 @@ def write_gguf(model: ChatModel, to: Path) -> Written:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Written(tuple(_kept(model, tensors)), tuple(_parts(tensors)))
+    return Written(tuple(_kept(model, tensors)), tuple(parts_of(tensors)))
 
 
-def _write_companions(model: ChatModel, folder: Path) -> None:
+def write_companions(model: ChatModel, folder: Path) -> None:
     """The model's own sampling settings with the whole list of stop tokens, and the tokenizer with its template.
 
     No config.json: the GGUF file holds the settings, and with one there transformers needs torch to read a tokenizer.
@@ -202,19 +211,14 @@ def precision(model: ChatModel) -> str:
 
 def _tensors(model: ChatModel) -> Iterator[Tensor]:
     config, own = model.network.config, model.architecture
-    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == own.gguf_architecture(config))
-    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-    matrices = {w.name: w for w in weights(model.network)}
-    for name, parameter in model.network.named_parameters():
-        for place in own.gguf_placements(config, name, parameter.shape):
-            if (mapped := names.get_name(place.name, try_suffixes=(".weight", ".bias"))) is None:
-                raise ModelError("a tensor that this architecture does not have in GGUF", got=name)
-            if name in matrices:
-                data, kind = _matrix(matrices[name], model.grid.get(name), place)
-            else:
-                values = own.gguf_values(name, parameter.detach().float())
-                data, kind = _ordered(values, place.rows).contiguous().numpy(force=True), Type.F32
-            yield Tensor(mapped, data, kind, matrices.get(name))
+    matrices, parameters = {w.name: w for w in weights(model.network)}, dict(model.network.named_parameters())
+    for place in places(own, config, model.network):
+        if (matrix := matrices.get(place.parameter)) is not None:
+            data, kind = _matrix(matrix, model.grid.get(place.parameter), place.placement)
+        else:
+            values = own.gguf_values(place.parameter, parameters[place.parameter].detach().float())
+            data, kind = _ordered(values, place.placement.rows).contiguous().numpy(force=True), Type.F32
+        yield Tensor(place.tensor, data, kind, matrix, 0.0 if matrix and matrix.looked_up else 1.0)
     for name, values in own.gguf_tensors(config).items():
         yield Tensor(name, values.numpy(), Type.F32)
 
@@ -249,16 +253,17 @@ def _kept(model: ChatModel, tensors: tuple[Tensor, ...]) -> Iterator[KeptLayer]:
             yield KeptLayer(weight.name, kind.name.lower(), "; ".join(filter(None, reasons)))
 
 
-def _parts(tensors: tuple[Tensor, ...]) -> Iterator[Part]:
+def parts_of(tensors: Sequence[Tensor]) -> Iterator[Part]:
     """The tensors by where a pass meets them."""
     tied = not any(t.name == "output.weight" for t in tensors)
     by_part: dict[str, list[Tensor]] = {}
     for tensor in tensors:
         by_part.setdefault(_part_of(tensor.name, tied), []).append(tensor)
     for name, some in by_part.items():
-        kinds = {_PRECISIONS[t.kind] for t in some if t.data.ndim > 1} or {_PRECISIONS[t.kind] for t in some}
-        read_b = sum(t.data.nbytes for t in some if t.weight is None or not t.weight.looked_up)
-        yield Part(name, "/".join(sorted(kinds)), sum(t.data.nbytes for t in some), read_b)
+        kinds = {t.kind for t in some if len(t.data) > 1 and t.data.ndim > 1} or {t.kind for t in some}
+        names = sorted({PRECISIONS.get(kind, kind.name) for kind in kinds})
+        read_b = sum(round(t.read * t.data.nbytes) for t in some)
+        yield Part(name, "/".join(names), sum(t.data.nbytes for t in some), read_b)
 
 
 def _part_of(tensor: str, tied: bool) -> str:

@@ -28,16 +28,58 @@ _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + _TAIL
 _QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|" + _TAIL
-_QWEN35 = _QWEN2.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]+", r"[^\s\p{L}\p{M}\p{N}]+")
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_WORD_END = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-_GPT4O = _TEKKEN.replace("*" + _LOWER + "+|", "*" + _LOWER + "+" + _WORD_END + "|").replace(
-    "+" + _LOWER + "*|\\p{N}|", "+" + _LOWER + "*" + _WORD_END + "|\\p{N}{1,3}|"
+_GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|"
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|\p{{N}}{{1,3}}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_QWEN35 = (
+    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|"
+    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_FALLBACK = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")  # llama.cpp's, for what it does not know
+DIGITS = "digits"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How words are split before they are merged.
+
+    patterns:      one after the other; `DIGITS` = each digit by itself
+    own_regex:     then ByteLevel's own
+    whole_words:   what is a token already is not merged again
+    """
+
+    patterns: tuple[str, ...]
+    own_regex: bool = False
+    whole_words: bool = False
+
+
+# By llama.cpp's names (llama-vocab.cpp); of several for one way of splitting, the first is written.
+_SPLITS = {
+    "gpt-2": Split((), own_regex=True),
+    "smollm": Split((DIGITS,), own_regex=True),
+    "llama-bpe": Split((_LLAMA3,), whole_words=True),
+    "smaug-bpe": Split((_LLAMA3,)),
+    "qwen2": Split((_QWEN2,)),
+    "qwen35": Split((_QWEN35,)),
+    "tekken": Split((_TEKKEN,), whole_words=True),
+    "gpt-4o": Split((_GPT4O,)),
+    UNKNOWN_SPLIT: Split(_FALLBACK),
+}
+_ALSO = {
+    "gpt-2": "phi-2 gigachat a.x-4.0 mellum exaone4 mpt olmo jais trillion granite-docling modern-bert",
+    "smollm": "starcoder refact command-r codeshell exaone minerva-7b mellum2",
+    "llama-bpe": "llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 glm4",
+    "smaug-bpe": "dbrx chatglm-bpe",
+    "qwen2": "deepseek-r1-qwen kormo megrez stablelm2 hunyuan solar-open grok-2",
+    "gpt-4o": "llama4 kanana2 minimax-m2",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +145,8 @@ def write_tokenizer(writer: GGUFWriter, words: Vocabulary, chat: ChatTokenizer) 
     if chat.eos_ids:
         writer.add_eos_token_id(chat.eos_ids[0])
         writer.add_string(EOS_KEY, json.dumps(list(chat.eos_ids)))
-    if (turn_end := _turn_end(chat)) is not None:
-        writer.add_eot_token_id(turn_end)
+    if (end := _turn_end(chat)) is not None:
+        writer.add_eot_token_id(end)
     writer.add_chat_template(chat.template)
 
 
@@ -162,24 +204,27 @@ def _split_name(described: Mapping[str, Any]) -> str:
     parts = _parts(described.get("pre_tokenizer"), "pretokenizers")
     if not parts or parts[-1].get("type") != "ByteLevel" or parts[-1].get("add_prefix_space"):
         return UNKNOWN_SPLIT
-    known = {  # (the splits before, is there ByteLevel's own after them, are whole words joined at once)
-        (("digits",), True, False): "smollm",
-        ((), True, False): "gpt-2",
-        ((_GPT2,), False, False): "gpt-2",
-        ((_LLAMA3,), False, True): "llama-bpe",
-        ((_LLAMA3,), False, False): "smaug-bpe",
-        ((_QWEN2,), False, False): "qwen2",
-        ((_QWEN35,), False, False): "qwen35",
-        ((_GPT4O,), False, False): "gpt-4o",
-        ((_TEKKEN,), False, True): "tekken",
-    }
-    own_split, whole_words = parts[-1].get("use_regex", True), bool(described["model"].get("ignore_merges"))
-    return known.get((tuple(map(_essence, parts[:-1])), own_split, whole_words), UNKNOWN_SPLIT)
+    own_regex, whole_words = parts[-1].get("use_regex", True), bool(described["model"].get("ignore_merges"))
+    split = Split(tuple(map(_essence, parts[:-1])), own_regex, whole_words)
+    names = {known: name for name, known in _SPLITS.items()} | {Split((_GPT2,)): "gpt-2"}
+    return names.get(split, UNKNOWN_SPLIT)
+
+
+def split_called(name: str) -> Split:
+    """The way of splitting that llama.cpp has under a name.
+
+    Raises:
+        ModelError: not known here.
+    """
+    known = next((first for first, others in _ALSO.items() if name in others.split()), name)
+    if known not in _SPLITS:
+        raise ModelError("llama.cpp's way of splitting words is not known here", got=name)
+    return _SPLITS[known]
 
 
 def _essence(part: Mapping[str, Any]) -> str:
     if part["type"] == "Digits" and part.get("individual_digits"):
-        return "digits"
+        return DIGITS
     if part["type"] == "Split" and part.get("behavior") == "Isolated" and not part.get("invert"):
         return str(part["pattern"].get("Regex", ""))
     return str(part)

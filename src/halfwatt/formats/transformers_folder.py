@@ -79,7 +79,7 @@ class TransformersFolder:
 
 def _is_its_source(model: ChatModel, dtype: torch.dtype | None) -> bool:
     """Does the source folder, read in ``dtype`` (None: as stored), give this very model?"""
-    if len(model.lineage) > 1 or model.grid:
+    if len(model.lineage) > 1 or model.grid or not (model.source / "config.json").exists():
         return False
     config = read_json(model.source / "config.json")
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)

@@ -39,12 +39,16 @@ class ChatModel:
     network:     evaluation mode, on one device
     generation:  the model's own sampling, from its generation_config.json
     lineage:     how it was made, oldest first
-    source:      the folder it was loaded from
+    source:      the folder, or GGUF file, that it was loaded from
     sha256:      of the weights, configs, tokenizer and template that were loaded; with ``lineage`` it names the model
     grid:        tensor name -> its integers and scales, for the weights that are on a grid; the network holds s * q
     kept:        tensors that stayed at higher precision, and why
     spent:       what each training in its lineage has used
     draft:       what it mostly says next, for runtimes that let it check guesses
+    given:       tensor name -> integers and scales as the file stores them that it was read from; what a step changed
+                 since is not that any more
+    run_only:    why only a runtime computes the original; "" = it does not. Then ``network`` is a Llama-shaped outline
+                 on torch's "meta" device with the original's vocabulary and context: sizes for a student, no weights
     """
 
     network: PreTrainedModel
@@ -57,6 +61,8 @@ class ChatModel:
     kept: tuple[KeptLayer, ...] = ()
     spent: tuple[Cost, ...] = ()
     draft: NgramTable | None = None
+    given: Mapping[str, GridTensor] = field(default_factory=dict)
+    run_only: str = ""
 
     @property
     def architecture(self) -> Architecture:
@@ -73,8 +79,11 @@ class ChatModel:
 
         Raises:
             BadInput: ``folder`` holds something already.
+            ModelError: it can only be run.
             EnvironmentFault: the disk is too full.
         """
+        if self.run_only:
+            raise ModelError(f"{self.source.name} can only be run, not saved", got=self.run_only)
         require_space(Path(folder), sum(p.nbytes for p in self.network.parameters()))
         with new_folder(Path(folder)) as part:
             write(self, part)

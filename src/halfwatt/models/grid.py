@@ -104,6 +104,16 @@ def pack(grid: GridTensor) -> torch.Tensor:
     return torch.cat([scale, body], dim=-1).reshape(rows, -1)
 
 
+def unpack(blocks: torch.Tensor, bits: Bits) -> GridTensor:
+    """The inverse of `pack`: uint8 [rows, bytes], a whole number of blocks each, to integers and scales."""
+    rows = len(blocks)
+    block = blocks.reshape(rows, -1, BLOCK_BYTES[bits])
+    scale = block[..., :2].contiguous().view(torch.float16).reshape(rows, -1)
+    body = block[..., 2:].contiguous()
+    q = body.view(torch.int8) if bits == 8 else torch.cat([body & 0x0F, body >> 4], dim=-1).to(torch.int8) - 8
+    return GridTensor(q.reshape(rows, -1), scale, bits)
+
+
 def _check(weight: torch.Tensor) -> None:
     if weight.ndim != 2 or weight.shape[1] % GROUP or not weight.numel():
         shape = " x ".join(map(str, weight.shape))

@@ -131,22 +131,23 @@ def check_tensors(files: Sequence[Path]) -> int:
         ModelError: a file is not sound safetensors; a tensor holds NaN or infinity; a matrix is all zero;
             the weights are integers or 8-bit floats. Names the tensors.
     """
-    numbers, faults = 0, []
+    numbers, damaged = 0, []
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
                     tensor = file.get_tensor(name)
                     numbers += tensor.numel()
-                    faults += _faults(name, tensor)
+                    damaged += faults(name, tensor)
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{path} is not sound safetensors", got=str(error), hint="fetch it again") from error
-    if faults:
-        raise ModelError("the weights are damaged", got=first_faults(faults, 5), hint="fetch or train it again")
+    if damaged:
+        raise ModelError("the weights are damaged", got=first_faults(damaged, 5), hint="fetch or train it again")
     return numbers
 
 
-def _faults(name: str, tensor: torch.Tensor) -> list[str]:
+def faults(name: str, tensor: torch.Tensor) -> list[str]:
+    """What is wrong with the values of one tensor, in words."""
     if not tensor.numel() or name.endswith(COMPUTED):
         return []
     if tensor.dtype not in _FLOATS:

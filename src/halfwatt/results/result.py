@@ -31,7 +31,7 @@ SCHEMA = 2  # its gate's rules are of the same edition
 class Baselines:
     """The original twice, with the energy of the final run."""
 
-    B0: Trial  # as commonly run: transformers, its stored dtype, default threads
+    B0: Trial | None  # as commonly run: transformers, its stored dtype, default threads; None: it can only be run
     B1: Trial  # in the best runtime at bf16/f16 and its best operating point
 
 

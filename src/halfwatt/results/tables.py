@@ -89,13 +89,16 @@ def _inverse(ratio: Estimate | None) -> Estimate | None:
 def rows(result: Result) -> tuple[Row, ...]:
     """B0, B1, then the candidates in the order in which they were tried."""
     info, windows, b1 = meter(result), result.raw.windows, result.baselines.B1
-    b0 = replace(
-        result.baselines.B0,
-        energy_ratio_vs_B1=energy_analysis.energy_ratio("B1", "B0", windows, info),
-        cpu_s_ratio_vs_B1=energy_analysis.ratio("B1", "B0", windows, energy_analysis.cpu_s_per_reply),
-    )
+    first: tuple[Row, ...] = ()
+    if result.baselines.B0 is not None:
+        b0 = replace(
+            result.baselines.B0,
+            energy_ratio_vs_B1=energy_analysis.energy_ratio("B1", "B0", windows, info),
+            cpu_s_ratio_vs_B1=energy_analysis.ratio("B1", "B0", windows, energy_analysis.cpu_s_per_reply),
+        )
+        first = (Row(b0, "original, as commonly run", "final", winner=False),)
     return (
-        Row(b0, "original, as commonly run", "final", winner=False),
+        *first,
         Row(b1, "original, best runtime", "final", winner=result.winner == b1.name),
         *(_candidate(result, trial) for trial in result.trials),
     )

@@ -79,8 +79,12 @@ def _records(result: Result) -> Iterator[tuple[str, Any, Any]]:
         yield f"outside.{outside.kind}", outside.quality, _judged(result, outside.inputs, outside.quality)
     about = result.claim.about
     yield "claim", result.claim, make_claim(windows, info, report, about)
-    for name, energy in (("B0", result.baselines.B0.energy), ("B1", result.baselines.B1.energy)):
-        yield f"baselines.{name}.energy", energy, energy_analysis.measurement(name, windows, info)
+    b0, b1 = result.baselines.B0, result.baselines.B1
+    if b0 is None:
+        yield "baselines.B0", "absent", "measured" if any(window.arm == "B0" for window in windows) else "absent"
+    for name, trial in (("B0", b0), ("B1", b1)):
+        if trial is not None:
+            yield f"baselines.{name}.energy", trial.energy, energy_analysis.measurement(name, windows, info)
     yield from _trial_records(result, info)
     if result.repaid is not None:
         rate = result.profile.replies_per_hour if result.profile else None

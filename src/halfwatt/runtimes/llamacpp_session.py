@@ -111,7 +111,11 @@ class LlamaCppSession:
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue. Forgets the cached prefix."""
-        ids = list(self.tokenizer.scored(dialogue).ids)
+        return self.logits_after(self.tokenizer.scored(dialogue).ids)
+
+    def logits_after(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """``[tokens, vocabulary]`` after each of these ids. Forgets the cached prefix."""
+        ids = list(tokens)
         require_room(len(ids), self.longest, reply=0)
         self._make_room(len(ids))
         self.reset()

@@ -10,6 +10,7 @@ from halfwatt.core.json_records import from_json, to_json
 from halfwatt.core.settings import Access, RuntimeChoice
 from halfwatt.formats import registry as formats
 from halfwatt.formats.artifact import ARTIFACT, read_artifact
+from halfwatt.formats.gguf_given import as_given, is_gguf
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.registry import by_name
 from halfwatt.runtimes.serving_process import ServingSpec
@@ -29,7 +30,8 @@ def write_operating_point(folder: Path, at: OperatingPoint) -> None:
 
 
 def servable(name: str, access: Access, cache: Path, runtime: RuntimeChoice = "auto") -> ServingSpec:
-    """Make ``name`` servable: as it is when halfwatt made it, else in ``runtime`` (auto: as commonly run).
+    """Make ``name`` servable: as it is when halfwatt made it, else in ``runtime`` (auto: as commonly run, which for a
+    GGUF file is that file in llama.cpp).
 
     Args:
         cache: folder for what is written, when something is.
@@ -40,10 +42,11 @@ def servable(name: str, access: Access, cache: Path, runtime: RuntimeChoice = "a
     folder = Path(name)
     if (folder / ARTIFACT).exists():
         return ServingSpec(read_artifact(folder), read_operating_point(folder), access)
-    row = by_name(runtime)
     model = formats.load_model(name, access)
+    given = runtime == "auto" and is_gguf(model)
+    row = by_name("llamacpp" if given else runtime)
     of = hashlib.sha256(f"{access.dtype} {model.sha256}".encode()).hexdigest()[:12]
     target = cache / f"{row.name}-{of}"
     if not (target / ARTIFACT).exists():
-        formats.by_name(row.format, access.dtype).write(model, target)
+        as_given(model, target) if given else formats.by_name(row.format, access.dtype).write(model, target)
     return ServingSpec(read_artifact(target), OperatingPoint(reuse_prefix=row.reuses_prefix), access)

@@ -3,20 +3,63 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from halfwatt.compress.apply import apply_recipe
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.recipe import Recipe
+from halfwatt.compress.training.teacher_cache import RuntimeTeacher
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.evaluate.examine import prove
+from halfwatt.evaluate.examine import prove, prove_given
 from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact, write_artifact
 from halfwatt.formats.gguf import Gguf
+from halfwatt.formats.gguf_given import as_given
 from halfwatt.models.chat_model import ChatModel
+from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.models.vocabulary_map import VocabularyMap
 from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.serving_process import ServingSpec
+
+if TYPE_CHECKING:
+    from halfwatt.compress.base import Asking
+
+AS_GIVEN = "as_given"
+
+
+def asking(model: ChatModel, device: str) -> Asking | None:
+    """How steps ask an original that can only be run; None = they need not, its network is theirs."""
+    if not model.run_only:
+        return None
+
+    @contextmanager
+    def ask(student: ChatTokenizer) -> Iterator[RuntimeTeacher]:
+        with TemporaryDirectory(prefix="halfwatt-") as folder:
+            artifact = as_given(model, Path(folder) / AS_GIVEN)
+            vocabulary = VocabularyMap.between(model.tokenizer, student)
+            kept = range(model.tokenizer.vocab_size) if vocabulary is None else vocabulary.kept.tolist()
+            with LlamaCpp(device).open(artifact, OperatingPoint()) as session:
+                yield RuntimeTeacher(session.logits_after, kept, artifact.sha256, artifact.weights_read_b)
+
+    return ask
+
+
+def build_given(model: ChatModel, proof: Sequence[Dialogue], folder: Path, device: str) -> Artifact:
+    """The file that the original was read from, as an artifact; written once."""
+    if (folder / ARTIFACT).exists():
+        artifact = read_artifact(folder)
+        if artifact.parity is not None:
+            return artifact
+    shutil.rmtree(folder, ignore_errors=True)
+    artifact = prove_given(ServingSpec(as_given(model, folder), OperatingPoint(), Access(device)), proof)
+    write_artifact(artifact, folder)
+    return artifact
 
 
 def build_artifact(
@@ -34,6 +77,7 @@ def build_artifact(
     steps learn on. Raises ModelError: a step cannot be applied to this model; every reason is named.
     """
     context = context or StepContext()
+    context = replace(context, asking=context.asking or asking(model, device))
     folder = cache / f"{recipe.slug}-{recipe.fingerprint(model.sha256, context.fingerprint)}"
     if (folder / ARTIFACT).exists():
         artifact = read_artifact(folder)

@@ -121,6 +121,8 @@ def search_recipes(lab: Lab, reference: Contender, plan: TeachingPlan | None = N
         return []
     assessor, curriculum = Assessor(lab, reference), Curriculum() if plan is None else plan.curriculum
     space = Space.of(job.model, job.adopted, job.train is not None, curriculum)
+    if space.empty:
+        return []
 
     def tried_here(recipe: Recipe) -> bool:
         return lab.store.has(stored_name(recipe))

@@ -1,7 +1,7 @@
 """From the original to the fewest joules that pass the gate.
 
     B0  the original as commonly run (transformers, stored dtype, its own threads)
-    B1  the original in the best runtime, at its best operating point
+    B1  the original in the best runtime, at its best operating point; of a GGUF file the better of two forms
     then a list of recipes, and with a budget what Optuna proposes until it is spent (exploration.py), students that are
     taught within it among them (successive_halving.py): each measured and judged on the tune split (candidate.py)
     the winner alone meets B0 and B1 in one interleaved run and is judged on the sealed test split
@@ -25,15 +25,27 @@ from halfwatt.evaluate.claim import make_claim
 from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.records import Claim, Measurement, Outside, QualityInputs, QualityReport
 from halfwatt.evaluate.requests import Workload
+from halfwatt.formats.gguf_given import is_gguf
 from halfwatt.meters.cost import Cost
 from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.search.build import AS_GIVEN
 from halfwatt.search.candidate import CandidateResult, Rivals, order_of, try_candidate
 from halfwatt.search.exploration import BEST_SO_FAR, search_recipes
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stage_store import StageStore
-from halfwatt.search.stages import AS_COMMONLY_RUN, JudgeOrder, MeasureOrder, TuneOrder, build, judge, measure, tune
+from halfwatt.search.stages import (
+    AS_COMMONLY_RUN,
+    JudgeOrder,
+    MeasureOrder,
+    TuneOrder,
+    build,
+    judge,
+    measure,
+    saving_of,
+    tune,
+)
 from halfwatt.search.student_plan import TeachingPlan
 from halfwatt.search.teaching import teaching_plan
 from halfwatt.search.trial import Trial
@@ -46,7 +58,7 @@ Z_95, Z_90 = 1.645, 1.282  # normal quantiles
 class Selection:
     """What the tune split chose. champion: what meets the baselines in the final run, a candidate or B1 itself."""
 
-    b0: Trial
+    b0: Trial | None  # None: the original can only be run
     b1: Trial
     candidates: tuple[CandidateResult, ...]
     champion: Trial
@@ -58,7 +70,7 @@ class Outcome:
 
     selection: Selection  # with the baselines' energy from the final run
     final: Run
-    measured: tuple[Measurement, ...]  # B0, B1, winner
+    measured: tuple[Measurement, ...]  # B0 where there is one, B1, winner
     quality: QualityReport
     inputs: QualityInputs
     claim: Claim
@@ -78,23 +90,48 @@ def optimize(job: Job) -> Outcome:
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():
-        b0, b1 = baseline(lab, "B0"), baseline(lab, "B1")
+        if job.model.run_only:
+            lab.say(
+                f"{job.model.source.name} can only be run: no step opens its network, students learn from its answers"
+            )
+        b0, b1 = None if job.model.run_only else baseline(lab, "B0"), best_form(lab)
     reference, budget = Contender.of(b1), job.settings.search.budget
     plan = None if budget is None else teaching_plan(lab, budget)
     job = replace(job, recipes=(*job.recipes, *search_recipes(lab, reference, plan)))
     with job.turn():
         candidates = tuple(try_candidate(lab, recipe, Rivals(reference)) for recipe in job.recipes)
         selection = Selection(b0, b1, candidates, best([c.trial for c in candidates]) or b1)
-        outcome = _prove(job, store, selection, lab.workload.notes)
+        form = () if b1.reason is None else (f"B1 is {b1.reason}",)
+        outcome = _prove(job, store, selection, (*form, *lab.workload.notes))
         (job.out / BEST_SO_FAR).unlink(missing_ok=True)
         return replace(outcome, outside=lost_outside(job, store, selection), cost=store.cost.total(), plan=plan)
 
 
-def baseline(lab: Lab, name: str) -> Trial:
+def best_form(lab: Lab) -> Trial:
+    """B1: the original in the best runtime. Of a GGUF file its 16-bit form or the file as given, whichever takes less;
+    both say the same."""
+    if lab.job.model.run_only:
+        return replace(baseline(lab, "B1", AS_GIVEN), reason=f"the file as given: {lab.job.model.run_only}")
+    exported = baseline(lab, "B1")
+    if not is_gguf(lab.job.model):
+        return exported
+    given = baseline(lab, "B1", AS_GIVEN)
+    contenders = (Contender.of(exported), replace(Contender.of(given), name=AS_GIVEN))
+    run = lab.run(measure, MeasureOrder(contenders, lab.job.settings.protocol.paired))
+    saving = saving_of("B1", AS_GIVEN, run)
+    better, other = (
+        ("the file as given", "its 16-bit form") if saving.mean > 1 else ("its 16-bit form", "the file as given")
+    )
+    reason = f"{better}: {other} takes {max(saving.mean, 1 / saving.mean):.2f}x as much a reply"
+    lab.say(f"B1 is {reason}")
+    return replace(given if saving.mean > 1 else exported, reason=reason)
+
+
+def baseline(lab: Lab, name: str, form: str = "gguf") -> Trial:
     """B0 or B1: the original, built and served at its best operating point; B0 as commonly run. Raises BadInput where
     it cannot be exported."""
     commonly, order, settings = name == "B0", order_of(lab, Recipe(name)), lab.job.settings
-    built = lab.run(build, replace(order, format=AS_COMMONLY_RUN) if commonly else order)
+    built = lab.run(build, replace(order, format=AS_COMMONLY_RUN if commonly else form))
     if built.artifact is None:
         raise BadInput(built.fault or f"{name} could not be built")
     contender = Contender(name, built.artifact, OperatingPoint(reuse_prefix=not commonly))
@@ -126,20 +163,24 @@ def _saving(trial: Trial) -> Estimate:
 def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, ...]) -> Outcome:
     """The champion beside both baselines on the sealed split: one interleaved run, and the gate."""
     champion, settings = Contender.of(selection.champion), job.settings
-    settings.progress(f"the final run: B0, B1 and {champion.name} on the sealed test split")
+    baselines = [trial for trial in (selection.b0, selection.b1) if trial is not None]
+    arms = (*map(Contender.of, baselines), replace(champion, name="winner"))
+    settings.progress(
+        f"the final run: {', '.join(b.name for b in baselines)} and {champion.name} on the sealed test split"
+    )
     lab = Lab.of(job, store, job.test.open(champion.artifact.sha256), "test")
-    b0, b1 = Contender.of(selection.b0), Contender.of(selection.b1)
-    run = lab.run(measure, MeasureOrder((b0, b1, replace(champion, name="winner")), settings.protocol.final))
+    b1 = Contender.of(selection.b1)
+    run = lab.run(measure, MeasureOrder(arms, settings.protocol.final))
     judged = lab.part(0, dialogues_to_judge(selection.champion.quality, len(lab.workload.dialogues)))
     judgement = replace(judged, split="test").run(judge, JudgeOrder(b1, champion, settings.margins))
     claim = make_claim(run.windows, run.meter, judgement.report, champion.name)
-    measured = tuple(energy_analysis.measurement(arm, run.windows, run.meter) for arm in ("B0", "B1", "winner"))
+    measured = {arm.name: energy_analysis.measurement(arm.name, run.windows, run.meter) for arm in arms}
     delivered = selection.champion if claim.verdict == "PASS" else selection.b1
-    energy_b0, energy_b1, _ = measured
+    b0 = None if selection.b0 is None else replace(selection.b0, energy=measured["B0"])
     return Outcome(
-        replace(selection, b0=replace(selection.b0, energy=energy_b0), b1=replace(selection.b1, energy=energy_b1)),
+        replace(selection, b0=b0, b1=replace(selection.b1, energy=measured["B1"])),
         final=run,
-        measured=measured,
+        measured=tuple(measured.values()),
         quality=judgement.report,
         inputs=judgement.inputs,
         claim=claim,

@@ -166,13 +166,19 @@ class Space:
     learned: bool = True  # there are dialogues to calibrate on; without them only round to nearest is left
     school: StudentSpace | None = None  # None = no students that are cut
     fresh: FreshSpace | None = None  # None = no fresh ones
+    opened: bool = True  # steps can open the original's network; else its students alone are left
 
     @classmethod
     def of(cls, model: ChatModel, adopted: tuple[Adopt, ...], learned: bool, curriculum: Curriculum) -> Space:
         """For this model."""
         school = None if curriculum.cut is None else StudentSpace.of(model, adopted, curriculum.cut)
         fresh = None if curriculum.fresh is None else FreshSpace(curriculum.fresh)
-        return cls(adopted, learned and not Trim().problems(model), learned, school, fresh)
+        return cls(adopted, learned and not Trim().problems(model), learned, school, fresh, not model.run_only)
+
+    @property
+    def empty(self) -> bool:
+        """Is there nothing to try?"""
+        return not self._bases()
 
     def first(self) -> list[dict[str, Any]]:
         """To begin with: what is made already at its most daring, the safest, a draft, which takes long to make;
@@ -183,20 +189,20 @@ class Space:
         untrimmed = {"trim": False} if self.trims else {}
         trimmed = {"trim": True, "trim.coverage": 0.999} if self.trims else {}
         made = [base for base in bases if base not in (STUDENT, FRESH)]
-        begun = [{"base": base} for base in made] if len(bases) > 1 else [{}]
+        begun: list[dict[str, Any]] = [{"base": base} if len(bases) > 1 else {} for base in made]
         cuts = [] if self.school is None else self.school.first()
         students = [{"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {}) for cut in cuts]
-        safe = begun[-1] | untrimmed | plain | {"numbers": "int8"}
+        safe = [base | untrimmed | plain | {"numbers": "int8"} for base in begun[-1:]]
         bold = [base | untrimmed | daring for base in begun]
         whole = trimmed | ({"trim.coverage": 0.9999} if trimmed else {})
         fresh = [] if self.fresh is None else [{"base": FRESH} | size | whole for size in self.fresh.first()]
-        guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned and not fresh else []
-        return [*bold, safe, *guessing, *fresh, *students]
+        guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned and bold and not fresh else []
+        return [*bold, *safe, *guessing, *fresh, *students]
 
     def recipe(self, choose: Chooser) -> Recipe:
         """One recipe; the same decisions make the same one, under the same name."""
         bases = self._bases()
-        base = choose.suggest_categorical("base", tuple(bases)) if len(bases) > 1 else ORIGINAL
+        base = choose.suggest_categorical("base", tuple(bases)) if len(bases) > 1 else next(iter(bases))
         if base == STUDENT and self.school is not None:
             parents = tuple(self.school.parents)
             of = choose.suggest_categorical(_OF, parents) if len(parents) > 1 else ORIGINAL
@@ -213,7 +219,8 @@ class Space:
         """By name; the original comes last among those that are made already."""
         adopted: dict[str, tuple[Step, ...]] = {step.folder: (step,) for step in self.adopted}
         students = ((STUDENT, self.school), (FRESH, self.fresh))
-        return adopted | {ORIGINAL: ()} | {name: () for name, space in students if space is not None}
+        original: dict[str, tuple[Step, ...]] = {ORIGINAL: ()} if self.opened else {}
+        return adopted | original | {name: () for name, space in students if space is not None}
 
     def _trim(self, base: str, choose: Chooser) -> list[Step]:
         if base != ORIGINAL or not self.trims or not choose.suggest_categorical("trim", (True, False)):

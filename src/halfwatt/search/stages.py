@@ -38,12 +38,13 @@ from halfwatt.evaluate.records import (
 )
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
+from halfwatt.formats.gguf_given import as_transformers_loads
 from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
-from halfwatt.search.build import build_artifact
+from halfwatt.search.build import AS_GIVEN, build_artifact, build_given
 from halfwatt.search.build_process import BuildRequest, build_in_process
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS, by_batches, by_caches, by_guesses, by_threads
@@ -90,7 +91,9 @@ def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
         served = folder / order.name.lower()
         if (served / ARTIFACT).exists():  # written by a run that was killed before it was noted
             return read_artifact(served)
-        return TransformersFolder(settings.access.dtype).write(job.model, served)
+        return TransformersFolder(settings.access.dtype).write(as_transformers_loads(job.model), served)
+    if order.format == AS_GIVEN:
+        return build_given(job.model, proof, folder / AS_GIVEN, context.device)
     if job.name is None or not recipe.steps:
         return build_artifact(job.model, recipe, proof, folder, context, context.device)
     request = BuildRequest(

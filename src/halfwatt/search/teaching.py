@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from halfwatt.compress.base import StepContext, TrainingBudget
 from halfwatt.compress.distil import Distil
@@ -67,13 +69,18 @@ def _learning_s(model: ChatModel, student: Student, brief: StepContext) -> tuple
 
 @torch.no_grad()
 def _reading_s(model: ChatModel, brief: StepContext) -> float:
-    batch = in_batches(brief.some(8), model.tokenizer, Distil().longest)[0]
-    reader = Predictor(copy.deepcopy(model.network).to(brief.device)).eval()  # type: ignore[arg-type]
-    batch = batch.to(torch.device(brief.device))
-    reader(batch.ids, batch.reply)  # the first pass also warms up
-    start_s = time.monotonic()
-    reader(batch.ids, batch.reply)
-    return (time.monotonic() - start_s) / batch.ids.numel()
+    """Seconds a token in which the original reads; what only a runtime computes is asked there."""
+    batch = in_batches(brief.some(8), model.tokenizer, Distil().longest)[0].to(torch.device(brief.device))
+    with ExitStack() as stack:
+        reader: Callable[[Tensor, Tensor], Tensor]
+        if brief.asking is not None:
+            reader = stack.enter_context(brief.asking(model.tokenizer))
+        else:
+            reader = Predictor(copy.deepcopy(model.network).to(brief.device)).eval()  # type: ignore[arg-type]
+        reader(batch.ids, batch.reply)  # the first pass also warms up
+        start_s = time.monotonic()
+        reader(batch.ids, batch.reply)
+        return (time.monotonic() - start_s) / batch.ids.numel()
 
 
 def enqueue_next_rounds(

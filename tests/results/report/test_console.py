@@ -92,7 +92,7 @@ def test_one_model_and_two_models_are_shown_with_their_figures(results: dict[str
         meters=result.meters,
         artifacts=(trial.artifact, trial.artifact),
         measurements=both,
-        cpu_s_ratio=result.claim.cpu_s_ratio_vs_B0,
+        cpu_s_ratio=result.claim.cpu_s_ratio_vs_B1,
         energy_ratio=result.claim.energy_ratio_vs_B0,
         quality=quality,
         inputs=inputs,

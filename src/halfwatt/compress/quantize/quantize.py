@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -115,7 +115,10 @@ class Quantize(Step):
     def round_model(self, model: ChatModel, context: StepContext) -> tuple[ChatModel, dict[str, RoundedWeight]]:
         """`apply`; and each weight on the grid by its name."""
         network = self.float_copy(model)
-        results = self._by_gptq(network, model, context) if self.method == "gptq" else {}
+        results = self._as_stored(network, model)
+        stored = [f"{len(results)} weights keep the integers of the file"] if results else []
+        if self.method == "gptq":
+            results |= self._by_gptq(network, model, context, tuple(results))
         own = dict(model.network.named_parameters(remove_duplicate=False))  # an untied head under its own name
         for weight in weights(network):
             if fits(weight) and weight.name not in results:
@@ -128,8 +131,19 @@ class Quantize(Step):
             kept += [
                 KeptLayer(w.name, bits, reason) for w in weights(network) if w.role == "embedding" and w.name in grid
             ]
-        lineage = (*model.lineage, self.summary, *(weight.note for weight in results.values() if weight.note))
+        lineage = (*model.lineage, self.summary, *stored, *(weight.note for weight in results.values() if weight.note))
         return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept)), results
+
+    def _as_stored(self, network: PreTrainedModel, model: ChatModel) -> dict[str, RoundedWeight]:
+        """What a file gave on a grid of so many bits or fewer, and no step has changed: rounding it would cost."""
+        results, own = dict[str, RoundedWeight](), dict(model.network.named_parameters())
+        for weight in (w for w in weights(network) if w.name in own and fits(w)):
+            grid = model.given.get(weight.name)
+            if grid is not None and grid.bits <= self._bits(weight):
+                values, rows = dequantize(grid), replace(weight, parameter=own[weight.name]).rows()
+                if values.shape == rows.shape and torch.equal(values.to(rows.dtype), rows):
+                    results[weight.name] = RoundedWeight(grid, values, values)
+        return results
 
     def float_copy(self, model: ChatModel) -> PreTrainedModel:
         """A float32 copy of the network with the matrices that will be rounded: untied where its two uses differ."""
@@ -153,14 +167,20 @@ class Quantize(Step):
         except ModelError as fault:
             raise ModelError(f"{weight.name}: {fault.what}", got=fault.got, hint=fault.hint) from fault
 
-    def _by_gptq(self, network: PreTrainedModel, model: ChatModel, context: StepContext) -> dict[str, RoundedWeight]:
+    def _by_gptq(
+        self, network: PreTrainedModel, model: ChatModel, context: StepContext, stored: Collection[str]
+    ) -> dict[str, RoundedWeight]:
+        every = {id(w.parameter): w for w in weights(network) if fits(w)}
+        fixed = {parameter for parameter, w in every.items() if w.name in stored}
+        targets = {p: w for p, w in every.items() if p not in fixed and w.role in ("body", "head")}
+        targets.pop(id(network.get_input_embeddings().weight), None)  # a tied head: its error would be the embedding's
+        if not targets:
+            return {}
         purpose = f"gptq needs {MIN_CALIBRATION} or more different dialogues to calibrate on"
         if (different := len({d.messages for d in context.dialogues})) < MIN_CALIBRATION:
             raise BadInput(purpose, got=str(different), hint="pass --dialogues FILE, or use --method rtn")
-        targets = {id(w.parameter): w for w in weights(network) if fits(w) and w.role in ("body", "head")}
-        targets.pop(id(network.get_input_embeddings().weight), None)  # a tied head: its error would be the embedding's
         batches = calibration(model, context, purpose, CALIBRATION)
-        return gptq_network(network, targets, lambda w: GptqSettings(self._bits(w), sweeps=self.sweeps), batches)
+        return gptq_network(network, targets, lambda w: GptqSettings(self._bits(w), sweeps=self.sweeps), batches, fixed)
 
 
 def gptq_network(
@@ -168,10 +188,12 @@ def gptq_network(
     targets: Mapping[int, Weight],
     settings: Callable[[Weight], GptqSettings],
     batches: Sequence[Batch],
+    fixed: Collection[int] = (),
 ) -> dict[str, RoundedWeight]:
     """Round the blocks one after the other, in place, then the head; each sees what the rounded ones before it make.
 
     targets: id of the parameter -> the weight, for all that are to be rounded
+    fixed:   ids of those that stay as they are
     Returns each by name; with a note where it had to be rounded to nearest after all.
     """
     walk, results = Walk(network, batches), dict[str, RoundedWeight]()
@@ -185,6 +207,8 @@ def gptq_network(
         layers = [m for m in block.modules() if id(getattr(m, "weight", None)) in targets]
         hessians = walk.hessians(block, layers)
         for handover in handovers(network, block):
+            if any(id(m.weight) in fixed for m in (handover.giver, *handover.readers)):
+                continue  # what stays as it is cannot be scaled
             if (hessian := hessians.get(handover.readers[0])) is not None:
                 c = hand_over(handover, hessian)
                 hessians |= {r: hessian / c[:, None] / c for r in handover.readers if r in hessians}

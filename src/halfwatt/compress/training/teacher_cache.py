@@ -10,11 +10,13 @@ that it was asked, so recipes with the same teacher and dialogues share it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
@@ -29,7 +31,35 @@ from halfwatt.meters.cost import Cost, CostMeter
 _BATCH_TOKENS = 4096
 
 
-def with_teacher(rows: Sequence[Row], teacher: Predictor, k: int, context: StepContext) -> tuple[list[Row], Cost]:
+@dataclass(frozen=True, slots=True)
+class RuntimeTeacher:
+    """An original that only its runtime computes, as a `Predictor`.
+
+    logits:     float32 [tokens, the original's vocabulary] after each of these ids
+    kept:       the original's ids of its student's, which may have fewer
+    name:       of its file
+    weights_b:  that a pass reads
+    """
+
+    logits: Callable[[Sequence[int]], NDArray[np.float32]]
+    kept: Sequence[int]
+    name: str
+    weights_b: int
+
+    def __call__(self, ids: torch.Tensor, reply: torch.Tensor) -> torch.Tensor:
+        """ids, reply: as in `Batch`. Logits of the student's tokens alone, as of a teacher that was trimmed with it."""
+        columns, parts = list(self.kept), list[torch.Tensor]()
+        for row, learned in zip(ids.tolist(), reply[:, 1:], strict=True):
+            at = learned.nonzero()[:, 0]
+            if len(at):  # padding comes after the last position that is learned
+                asked = [columns[i] for i in row[: int(at[-1]) + 1]]
+                parts.append(torch.from_numpy(self.logits(asked)[at.numpy()][:, columns]))
+        return torch.cat(parts)
+
+
+def with_teacher(
+    rows: Sequence[Row], teacher: Predictor | RuntimeTeacher, k: int, context: StepContext
+) -> tuple[list[Row], Cost]:
     """The rows with the teacher's predictions, and what they took when they were computed: the cache may hold them.
 
     teacher:  in evaluation mode, on the context's device
@@ -52,7 +82,9 @@ def with_teacher(rows: Sequence[Row], teacher: Predictor, k: int, context: StepC
 
 
 @torch.no_grad()
-def _predict(rows: Sequence[Row], teacher: Predictor, k: int, context: StepContext) -> tuple[TopK, Cost]:
+def _predict(
+    rows: Sequence[Row], teacher: Predictor | RuntimeTeacher, k: int, context: StepContext
+) -> tuple[TopK, Cost]:
     """The teacher's pass over all rows, those of like length together."""
     cost_meter, tokens, passes = CostMeter(context.meter, context.device), 0, 0
     starts = [0, *accumulate(row.positions for row in rows)]
@@ -70,13 +102,16 @@ def _predict(rows: Sequence[Row], teacher: Predictor, k: int, context: StepConte
             values[at] = getattr(part, name).to(values.dtype)
         done, tokens, passes = done + len(some), tokens + batch.ids.numel(), passes + 1
         context.settings.progress(f"asking the teacher: {done} of {len(order)} dialogues")
-    weights_b = sum(p.nbytes for p in teacher.parameters())
-    return whole, cost_meter.lap(tokens, passes * weights_b)
+    own = teacher.weights_b if isinstance(teacher, RuntimeTeacher) else sum(p.nbytes for p in teacher.parameters())
+    return whole, cost_meter.lap(tokens, passes * own)
 
 
-def _digest(rows: Sequence[Row], teacher: Predictor) -> str:
+def _digest(rows: Sequence[Row], teacher: Predictor | RuntimeTeacher) -> str:
     """12 hex digits of the teacher's weights and of what it is asked."""
     digest = hashlib.sha256(repr([(row.ids, row.reply) for row in rows]).encode())
+    if isinstance(teacher, RuntimeTeacher):
+        digest.update(repr((teacher.name, tuple(teacher.kept))).encode())
+        return digest.hexdigest()[:12]
     for name, value in teacher.state_dict().items():
         digest.update(name.encode() + value.cpu().float().numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -52,6 +52,7 @@ class Architecture(ABC):
     transposed:       the blocks' matrices are stored [in, out]
     stateful:         kinds of block that keep a state of one size, which takes no token back, and no keys and values
     unprunable:       what cannot be pruned, and why
+    reads_gguf:       a file of it is opened; else it can only be run: no inverse of its order has been written yet
     around:           class and model_type of a model for images too, out of which transformers takes this one
     """
 
@@ -77,6 +78,7 @@ class Architecture(ABC):
     transposed: bool = False
     stateful: tuple[str, ...] = ()
     unprunable: Mapping[Dimension, str] = field(default_factory=dict)
+    reads_gguf: bool = True
     around: tuple[str, str] | None = None
 
     def blocks(self, network: PreTrainedModel) -> nn.ModuleList:
@@ -172,6 +174,31 @@ class Architecture(ABC):
         """Float32 values of a parameter that is no matrix, as such a file has them."""
         is_norm = name.endswith(("norm.weight", "norm.bias")) and self.norm_offset != 0
         return values + self.norm_offset if is_norm else values
+
+    def values_of_gguf(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `gguf_values`, for families whose files are read."""
+        is_norm = name.endswith(("norm.weight", "norm.bias")) and self.norm_offset != 0
+        return values - self.norm_offset if is_norm else values
+
+    def gguf_config(
+        self, name: str, keys: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> dict[str, Any] | None:
+        """The config's entries as a file says them, the inverse of `gguf_settings`; None = a file of another family.
+
+        name:     llama.cpp's architecture
+        keys:     those of `gguf_settings`; a KeyError is the reader's to report
+        tensors:  by their names there; what is looked up is read
+        """
+        if name != self.gguf_name:
+            return None
+        return {
+            "vocab_size": keys["vocab_size"],
+            "hidden_size": keys["embedding_length"],
+            "num_hidden_layers": keys["block_count"],
+            "num_attention_heads": keys["attention.head_count"],
+            "max_position_embeddings": keys["context_length"],
+            "tie_word_embeddings": "output.weight" not in tensors,
+        }
 
     def gguf_row_order(self, config: Any, module: str, rows: int) -> torch.Tensor | None:  # noqa: ARG002 - see above
         """For each row of a module there, the row of the network's that it is; None = the same ones. int64 [rows]."""

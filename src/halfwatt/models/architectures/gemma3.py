@@ -7,10 +7,15 @@ taken back (``swa_full``, its default); in dialogues longer than the window less
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from halfwatt.models.architectures.base import GgufValue
 from halfwatt.models.architectures.llama import LlamaLike
+
+_EVERY = 6  # of so many blocks one sees all of the context, where a file says nothing else
 
 
 class Gemma3(LlamaLike):
@@ -42,6 +47,24 @@ class Gemma3(LlamaLike):
             "rope.freq_base_swa": float(sliding["rope_theta"]),
         }
         return self._settings(config, full) | (windows if any(slides) else {})
+
+    def gguf_config(
+        self, name: str, keys: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> dict[str, Any] | None:
+        if (entries := super().gguf_config(name, keys, tensors)) is None:
+            return None
+        blocks, sliding = range(keys["block_count"]), {"rope_type": "default", "rope_theta": 1e4}
+        sliding["rope_theta"] = keys.get("rope.freq_base_swa", sliding["rope_theta"])
+        slides = keys.get("attention.sliding_window_pattern", [(number + 1) % _EVERY != 0 for number in blocks])
+        if "attention.sliding_window" not in keys:
+            slides = [False for _ in blocks]
+        return entries | {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": entries["head_dim"],
+            "sliding_window": keys.get("attention.sliding_window", keys["context_length"]),
+            "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
+            "rope_parameters": {"full_attention": entries["rope_parameters"], "sliding_attention": sliding},
+        }
 
 
 ARCHITECTURE = Gemma3(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from halfwatt.models.architectures.base import Architecture, GgufValue
 
@@ -21,6 +24,14 @@ class Gpt2(Architecture):
             "feed_forward_length": config.n_inner or 4 * config.n_embd,
             "attention.layer_norm_epsilon": float(config.layer_norm_epsilon),
         }
+
+    def gguf_config(
+        self, name: str, keys: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> dict[str, Any] | None:
+        if (entries := super().gguf_config(name, keys, tensors)) is None:
+            return None
+        own = {"n_inner": keys["feed_forward_length"], "layer_norm_epsilon": keys["attention.layer_norm_epsilon"]}
+        return entries | own
 
 
 ARCHITECTURE = Gpt2(

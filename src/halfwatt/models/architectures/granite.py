@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,18 @@ class Granite(LlamaLike):
             "attention.scale": float(config.attention_multiplier),
             "residual_scale": float(config.residual_multiplier),
             "logit_scale": float(config.logits_scaling),
+        }
+
+    def gguf_config(
+        self, name: str, keys: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> dict[str, Any] | None:
+        if (entries := super().gguf_config(name, keys, tensors)) is None:
+            return None
+        return entries | {
+            "embedding_multiplier": keys["embedding_scale"],
+            "attention_multiplier": keys["attention.scale"],
+            "residual_multiplier": keys["residual_scale"],
+            "logits_scaling": keys["logit_scale"],
         }
 
 

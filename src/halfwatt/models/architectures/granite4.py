@@ -45,6 +45,7 @@ ARCHITECTURE = Granite4(
     class_name="GraniteMoeHybridForCausalLM",
     model_type="granitemoehybrid",
     gguf_name="granite",
+    reads_gguf=False,
     ffn_in=("shared_mlp.input_linear",),
     ffn_out="shared_mlp.output_linear",
     norms=(

@@ -56,6 +56,7 @@ ARCHITECTURE = Lfm2(
     class_name="Lfm2ForCausalLM",
     model_type="lfm2",
     gguf_name="lfm2",
+    reads_gguf=False,
     final_norm_name="embedding_norm",
     ffn_in=("feed_forward.w1", "feed_forward.w3"),
     ffn_out="feed_forward.w2",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from halfwatt.models.architectures.base import Architecture, GgufValue
 
@@ -61,6 +62,35 @@ class LlamaLike(Architecture):
             settings |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
         return super().gguf_settings(config) | settings
 
+    def gguf_config(
+        self, name: str, keys: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> dict[str, Any] | None:
+        if self.gguf_name == "llama" and biased_before_attention_only(tensors):
+            return None  # Qwen2's, see there
+        if (entries := super().gguf_config(name, keys, tensors)) is None:
+            return None
+        heads, rope = keys["attention.head_count"], {"rope_type": keys.get("rope.scaling.type", "default")}
+        size = keys.get("attention.key_length", keys["embedding_length"] // heads)
+        rope["rope_theta"] = keys.get("rope.freq_base", 1e4)
+        if rope["rope_type"] in ("none", "default"):
+            rope["rope_type"] = "default"
+        else:
+            rope["factor"] = keys["rope.scaling.factor"]
+        if (turned := keys.get("rope.dimension_count", size)) != size:
+            rope["partial_rotary_factor"] = turned / size
+        if "rope_freqs.weight" in tensors:
+            rope |= _llama3_rope(tensors["rope_freqs.weight"].double(), rope["rope_theta"])
+        return entries | {
+            "head_dim": size,
+            "intermediate_size": keys["feed_forward_length"],
+            "num_key_value_heads": keys.get("attention.head_count_kv", heads),
+            "rms_norm_eps": keys["attention.layer_norm_rms_epsilon"],
+            "rope_parameters": rope,
+            "hidden_act": "silu",
+            "attention_bias": "blk.0.attn_output.bias" in tensors,
+            "mlp_bias": "blk.0.ffn_up.bias" in tensors,
+        }
+
     def gguf_row_order(self, config: Any, module: str, rows: int) -> torch.Tensor | None:
         if self.gguf_architecture(config) not in self.rotate_neighbours or not module.endswith(("q_proj", "k_proj")):
             return None
@@ -77,6 +107,50 @@ class LlamaLike(Architecture):
         low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
         smooth = ((trained / wavelength - low) / (high - low)).clamp(0, 1)  # 0 = long waves, slowed down by factor
         return {"rope_freqs.weight": (1 / ((1 - smooth) / factor + smooth)).float()}
+
+
+def biased_before_attention_only(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Biases on queries, keys and values, and none after the attention."""
+    return "blk.0.attn_q.bias" in tensors and "blk.0.attn_output.bias" not in tensors
+
+
+def _llama3_rope(divisors: torch.Tensor, theta: float) -> dict[str, Any]:
+    """The settings of a "llama3" rope from what its frequencies are divided by; see `gguf_tensors`, which it inverts.
+
+    With low_freq_factor 1, as published: only its ratios to the high one and to the trained length can be seen. Between
+    the two the smooth share is (trained / wavelength - 1) / (high - 1), a line of which two frequencies give both
+    numbers. What they do not give is Llama 3's own.
+    """
+    factor, size = float(divisors.max()), 2 * len(divisors)
+    exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
+    waves = theta**-exponents / (2 * math.pi)
+    smooth = (1 / divisors - 1 / factor) / (1 - 1 / factor)
+    between = ((smooth > 1e-3) & (smooth < 1 - 1e-3)).nonzero()[:, 0]
+    trained, high = 8192, 4.0
+    if len(between) > 1:
+        first, last = between[0], between[-1]
+        slope = float((smooth[first] - smooth[last]) / (waves[first] - waves[last]))
+        high = round(1 + 1 / float(slope * waves[first] - smooth[first]), 3)
+    if len(between):
+        trained = round(float((smooth[between[0]] * (high - 1) + 1) / waves[between[0]]))
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": trained,
+    }
+
+
+def outline(vocab_size: int, context: int) -> PreTrainedModel:
+    """A Llama without weights, on torch's "meta" device: what students of any tokenizer are made of."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = AutoConfig.for_model(
+        ARCHITECTURE.model_type, vocab_size=vocab_size, max_position_embeddings=context, **sizes
+    )
+    with torch.device("meta"):
+        network: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return network.eval()  # type: ignore[no-untyped-call,no-any-return]
 
 
 ARCHITECTURE = LlamaLike(class_name="LlamaForCausalLM", model_type="llama", gguf_name="llama")

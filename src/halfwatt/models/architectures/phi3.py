@@ -59,6 +59,7 @@ ARCHITECTURE = Phi3(
     class_name="Phi3ForCausalLM",
     model_type="phi3",
     gguf_name="phi3",
+    reads_gguf=False,
     ffn_in=("mlp.gate_up_proj",),
     queries=None,
     keys_values=(),

@@ -67,6 +67,7 @@ ARCHITECTURE = Qwen35(
     class_name="Qwen3_5ForCausalLM",
     model_type="qwen3_5_text",
     gguf_name="qwen35",
+    reads_gguf=False,
     around=("Qwen3_5ForConditionalGeneration", "qwen3_5"),
     other_out=("linear_attn.out_proj",),
     norms=(

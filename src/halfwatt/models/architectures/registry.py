@@ -9,7 +9,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from transformers import PreTrainedModel
+import torch
+from transformers import AutoConfig, PreTrainedModel
 
 from halfwatt.core.errors import ModelError
 from halfwatt.models.architectures.base import Architecture
@@ -37,6 +38,16 @@ def by_class_name(class_name: str, of: str = "this network") -> Architecture:
 def architecture_of(network: PreTrainedModel) -> Architecture:
     """The architecture of a network, or `by_class_name`'s error."""
     return by_class_name(type(network).__name__)
+
+
+def computing(
+    name: str, keys: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+) -> tuple[Architecture, Any] | None:
+    """The architecture and the config by which a GGUF file is computed, see `Architecture.gguf_config`; None = none."""
+    for own in architectures().values():
+        if own.reads_gguf and (entries := own.gguf_config(name, keys, tensors)) is not None:
+            return own, AutoConfig.for_model(own.model_type, architectures=[own.class_name], **entries)
+    return None
 
 
 def named_in(config: Mapping[str, Any], of: str) -> Architecture:
