@@ -69,7 +69,9 @@ def test_everything_that_the_gate_needs_is_read_once_parity_is_proven(
     assert inputs.replies_ref == inputs.replies_cand == generate_replies(spec, workload.requests())
     assert [f.dialogue for f in inputs.facts] == [r.dialogue for r in inputs.replies_ref if r.seed is None]
     assert len(inputs.fit) == len(workload.dialogues)
-    assert all(len(f.people) == 4 and f.candidate == pytest.approx(f.reference, abs=0.01) for f in inputs.fit)
+    assert {len(f.people) for f in inputs.fit} == {4}
+    for f in inputs.fit:
+        assert f.candidate == pytest.approx(f.reference, rel=2e-3, abs=0.05)  # read in other batches
     assert inputs.teacher == teacher_scores(spec, spec, workload, print)
     known = tuple(replace(score, kl=5.0) for score in inputs.teacher)
     assert examine(yardstick, proven, workload, print, known).teacher == known
