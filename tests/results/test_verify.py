@@ -145,3 +145,9 @@ def test_forged_baselines_are_named(old: bytes, tmp_path: Path) -> None:
     assert [d.where for d in verified(json.dumps(record), tmp_path).differences] == [
         "baselines.B1.energy.cpu_s_per_reply.mean"
     ]
+
+
+def test_a_b0_that_was_taken_out_is_missed(old: bytes, tmp_path: Path) -> None:
+    record = json.loads(old)
+    record["baselines"]["B0"] = None
+    assert "baselines.B0" in [difference.where for difference in verified(json.dumps(record), tmp_path).differences]
