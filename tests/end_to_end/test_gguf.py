@@ -21,7 +21,6 @@ use = "student"
 layers = 1
 width = 64
 ffn = 64
-heads = 1
 kv_heads = 1
 [[step]]
 use = "distil"

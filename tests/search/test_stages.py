@@ -102,7 +102,7 @@ def test_candidates_are_judged_on_no_more_dialogues_than_it_takes(
     monkeypatch.setattr("halfwatt.search.stages.gate.judge", judged)
     requests = replace(ground.job.settings.requests, first_judged=2)
     job = replace(ground.job, settings=replace(ground.job.settings, requests=requests))
-    store = ScriptedStore(tmp_path, {"reference_replies": lambda _: ()})
+    store = ScriptedStore(tmp_path, {"reference_replies": lambda _: (), "reference_fit": lambda _: ()})
     lab = Lab.of(job, store, ground.job.tune, "tune")
     order = JudgeOrder(ground.b1, ground.b1, job.settings.margins)
     assert lab.run(judge, order).report.dialogues == 4

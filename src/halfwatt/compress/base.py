@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Asking = Callable[[ChatTokenizer], AbstractContextManager[RuntimeTeacher]]
 
+WIDTH = 64  # widths that a step chooses are multiples of it
+
 
 class Stage(IntEnum):
     """The order in which steps make sense: later stages never undo what an earlier one made."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
-
-from halfwatt.compress.base import Stage, Step, StepContext
-from halfwatt.compress.prune import WIDTH
+from halfwatt.compress.base import WIDTH, Stage, Step, StepContext
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.models.chat_model import ChatModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from halfwatt.models.chat_model import ChatModel
 
 HEAD = 64  # values of an attention head
 
@@ -51,27 +51,25 @@ class Student(Step):
 
     def resized(self, model: ChatModel, _dialogues: Sequence[Dialogue] = ()) -> PreTrainedModel:
         """The network, float32, its weights drawn by torch's generator as transformers draws them."""
-        own: Any = model.network.config
-        config = LlamaConfig(
-            vocab_size=own.vocab_size,
-            hidden_size=self.width,
-            intermediate_size=self.ffn,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.width // HEAD,
-            num_key_value_heads=self.kv_heads,
-            head_dim=HEAD,
-            max_position_embeddings=model.context,
-            tie_word_embeddings=True,
-            bos_token_id=getattr(own, "bos_token_id", None),
-            eos_token_id=list(model.tokenizer.eos_ids),
-            pad_token_id=model.tokenizer.pad_id,
-        )
-        network = cast(PreTrainedModel, LlamaForCausalLM(config).float().eval())  # type: ignore[no-untyped-call]
+        from halfwatt.models.architectures.llama import fresh
+
+        sizes = {
+            "hidden_size": self.width,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.width // HEAD,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": HEAD,
+        }
+        network = fresh(model.network.config.vocab_size, model.context, sizes)
+        network.config.eos_token_id = list(model.tokenizer.eos_ids)
         network.generation_config = model.network.generation_config
         return network
 
     def apply(self, model: ChatModel, context: StepContext) -> ChatModel:
         """Draw the weights by the context's seed."""
+        import torch
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.settings.seed)
             network = self.resized(model)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from halfwatt.compress.base import Stage, Step, StepContext
+from halfwatt.compress.base import WIDTH, Stage, Step, StepContext
 from halfwatt.compress.search_ranges import OneOf
 from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Batch, Predictor, calibration
@@ -38,7 +38,6 @@ from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.surgery import rebuilt, resized_config, sliced, without_blocks
 
-WIDTH = 64  # FFN widths are multiples of it
 _DIALOGUES = 512  # that are looked at, at most; 128 of them choose 92 % of the same neurons only
 _BATCHES = 2  # of them, on which blocks are left out
 

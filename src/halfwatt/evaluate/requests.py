@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product, takewhile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +19,11 @@ from halfwatt.core.settings import RequestSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.evaluate.records import Profile
 from halfwatt.formats.artifact import Artifact
-from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.sampling import Sampling, read_sampling
 from halfwatt.models.tokenizer import ChatTokenizer
+
+if TYPE_CHECKING:
+    from halfwatt.models.chat_model import ChatModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from halfwatt.models.chat_model import ChatModel, quiet, torch_dtype
 from halfwatt.models.grid import GridTensor
 from halfwatt.models.sampling import read_sampling
 from halfwatt.models.template_sandbox import probe
-from halfwatt.models.tokenizer import first_line, read_template
+from halfwatt.models.tokenizer import first_line, from_pretrained, read_template
 from halfwatt.models.weights import weights
 
 _FLOATS = {Type.BF16: torch.bfloat16, Type.F32: torch.float32}  # all others are read as float16
@@ -174,7 +174,7 @@ def _network(
         raise ModelError(f"the weights of {file.path} are damaged", got=first_faults(faults, 5), hint="fetch it again")
     factory: Any = getattr(transformers, own.class_name)
     with quiet():
-        network: PreTrainedModel = factory.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+        network: PreTrainedModel = from_pretrained(factory, None, config=config, state_dict=state, dtype=dtype)
     on_grid = {name: place for name, place in where.items() if file.stored[place.tensor].kind in GRIDS}
     return network.eval(), StoredGrid(file, on_grid)  # type: ignore[no-untyped-call]
 

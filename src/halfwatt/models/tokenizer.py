@@ -143,8 +143,11 @@ class ChatTokenizer:
             generation.write_text(json.dumps(stops, indent=2) + "\n", encoding="utf-8")
 
 
-def from_pretrained(factory: Any, folder: Path, **options: Any) -> Any:
-    """Load anything through transformers: the only place, so that no code of a folder is ever run, nor a hub asked."""
+def from_pretrained(factory: Any, folder: Path | None, **options: Any) -> Any:
+    """Load anything through transformers: the only place, so that no code of a folder is ever run, nor a hub asked.
+
+    folder: None = what the options hold
+    """
     return factory.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
 
 

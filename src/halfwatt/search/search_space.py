@@ -184,12 +184,14 @@ class Space:
         """To begin with: what is made already at its most daring, the safest, a draft, which takes long to make;
         students last, so that their further rounds follow them."""
         bases = self._bases()
-        plain, careful = ({"draft": False}, {"quantize.method": "gptq"}) if self.learned else ({}, {})
+        large = self.fresh is not None and self.school is None  # read so slowly that rounding it with care takes long
+        careful = {"quantize.method": "rtn" if large else "gptq"} if self.learned else {}
+        plain = {"draft": False} if self.learned else {}
         daring: dict[str, Any] = {"numbers": "int4", "quantize.head_bits": None} | plain | careful
         untrimmed = {"trim": False} if self.trims else {}
         trimmed = {"trim": True, "trim.coverage": 0.999} if self.trims else {}
-        made = [base for base in bases if base not in (STUDENT, FRESH)]
-        begun: list[dict[str, Any]] = [{"base": base} if len(bases) > 1 else {} for base in made]
+        ready = [base for base in bases if base not in (STUDENT, FRESH)]
+        begun: list[dict[str, Any]] = [{"base": base} if len(bases) > 1 else {} for base in ready]
         cuts = [] if self.school is None else self.school.first()
         students = [{"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {}) for cut in cuts]
         safe = [base | untrimmed | plain | {"numbers": "int8"} for base in begun[-1:]]

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from halfwatt.search.trial_store import TrialOutcome
+if TYPE_CHECKING:
+    from halfwatt.search.trial_store import TrialOutcome
 
 RATE = 3  # one in so many goes on, and learns so many times as long
 MIN_TOKENS = 1_000_000  # of the first round: fewer tell little, and take less time than cutting and measuring do
@@ -34,7 +35,7 @@ class Teaching:
 
     def lessons(self, until: int) -> tuple[float, ...]:
         """Epochs of each round up to round ``until``."""
-        return tuple(round(self.epochs * RATE**k, 3) for k in range(until + 1))
+        return tuple(float(f"{self.epochs * RATE**k:.3g}") for k in range(until + 1))
 
 
 @dataclass(frozen=True, slots=True)

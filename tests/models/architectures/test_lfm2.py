@@ -23,7 +23,7 @@ class TestLfm2(ArchitectureContract):
         "layer_types": ["conv", "full_attention", "conv"],
         "block_multiple_of": 32,
     }
-    unprunable: ClassVar = {"width": "LFM2's width", "kv_heads": "LFM2's heads", "student": "both kinds"}
+    unprunable: ClassVar = {"width": "LFM2's width", "kv_heads": "LFM2's heads"}
     shapes = (
         {"layer_types": ["full_attention", "full_attention", "conv"], "conv_L_cache": 4},
         {"block_auto_adjust_ff_dim": False},

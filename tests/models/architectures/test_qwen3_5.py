@@ -26,7 +26,6 @@ class TestQwen35(ArchitectureContract):
         "linear_key_head_dim": 32,
         "linear_value_head_dim": 32,
     }
-    unprunable: ClassVar = {"student": "both kinds"}
     shapes = ({"layer_types": ["full_attention", "full_attention", "linear_attention"], "linear_num_value_heads": 2},)
     refused = (
         ({"layer_types": ["full_attention"] * 3}, "both kinds"),

@@ -142,15 +142,25 @@ def _llama3_rope(divisors: torch.Tensor, theta: float) -> dict[str, Any]:
     }
 
 
+def fresh(vocab_size: int, context: int, sizes: Mapping[str, int]) -> PreTrainedModel:
+    """A Llama with tied embeddings, float32, its weights as transformers draws them. sizes: entries of the config."""
+    config = AutoConfig.for_model(
+        ARCHITECTURE.model_type,
+        vocab_size=vocab_size,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+        **sizes,
+    )
+    network: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return network.float().eval()  # type: ignore[no-untyped-call,no-any-return]
+
+
 def outline(vocab_size: int, context: int) -> PreTrainedModel:
     """A Llama without weights, on torch's "meta" device: what students of any tokenizer are made of."""
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = AutoConfig.for_model(
-        ARCHITECTURE.model_type, vocab_size=vocab_size, max_position_embeddings=context, **sizes
-    )
     with torch.device("meta"):
-        network: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    return network.eval()  # type: ignore[no-untyped-call,no-any-return]
+        return fresh(vocab_size, context, sizes)
 
 
 ARCHITECTURE = LlamaLike(class_name="LlamaForCausalLM", model_type="llama", gguf_name="llama")

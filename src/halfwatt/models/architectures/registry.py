@@ -46,7 +46,8 @@ def computing(
     """The architecture and the config by which a GGUF file is computed, see `Architecture.gguf_config`; None = none."""
     for own in architectures().values():
         if own.reads_gguf and (entries := own.gguf_config(name, keys, tensors)) is not None:
-            return own, AutoConfig.for_model(own.model_type, architectures=[own.class_name], **entries)
+            stops = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # the class's own may lie outside
+            return own, AutoConfig.for_model(own.model_type, architectures=[own.class_name], **stops, **entries)
     return None
 
 
