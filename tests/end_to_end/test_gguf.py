@@ -63,7 +63,7 @@ def test_a_rounded_file_is_opened_and_its_better_form_is_b1(tmp_path: Path) -> N
 
 
 def test_what_can_only_be_run_is_b1_and_teaches(tmp_path: Path) -> None:
-    told, out = taught.dialogues()[:20], tmp_path / "out"
+    told, out = taught.dialogues()[:60], tmp_path / "out"
     original, chats = mixture(tmp_path), taught.chats(tmp_path, told)
     (tmp_path / "student.toml").write_text(STUDENT)
     done = halfwatt(*optimizing(original, chats, out), "--recipe", tmp_path / "student.toml")
