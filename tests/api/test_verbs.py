@@ -9,6 +9,9 @@ import pytest
 import torch
 
 import halfwatt as hw
+from halfwatt.api.inputs import splits
+from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RunSettings
 from halfwatt.models import grid
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
@@ -48,3 +51,13 @@ def test_the_front_door_has_what_it_lists_and_nothing_else() -> None:
     assert (hw.demo.path() / "config.json").exists()
     with pytest.raises(AttributeError, match="optimise"):
         hw.optimise  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["demo", Path("demo")])
+def test_the_demos_dialogues_serve_any_model_by_name(name: str | Path) -> None:
+    own = splits("smollm2.gguf", name, RunSettings())
+    assert {split: part.sha256 for split, part in own.items()} == {
+        split: part.sha256 for split, part in splits("demo", None, RunSettings()).items()
+    }
+    with pytest.raises(BadInput, match="no dialogues for smollm2"):
+        splits("smollm2.gguf", None, RunSettings())

@@ -26,18 +26,22 @@ Dialogues = str | Path | DialogueSet | None
 
 
 def dialogue_set(model: str, dialogues: Dialogues, split: Split, settings: RunSettings) -> DialogueSet:
-    """A set as it is, a file read as ``split``, or the demo's own split for the demo model.
+    """A set as it is, a file read as ``split``, or the demo's own split: called "demo", and what the demo model gets.
 
     Raises:
         BadInput: none were given for another model. DialogueError: the file is faulty.
     """
     if isinstance(dialogues, DialogueSet):
         return dialogues
-    if dialogues is not None:
+    if dialogues is not None and not _are_demos(dialogues):
         return read_dialogues(Path(dialogues), split=split, skip_bad=settings.skip_bad)
-    if model != "demo":
+    if dialogues is None and model != "demo":
         raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
     return demo.dialogues(split)
+
+
+def _are_demos(dialogues: Dialogues) -> bool:
+    return dialogues is None or (not isinstance(dialogues, DialogueSet) and str(dialogues) == "demo")
 
 
 def dialogues_to_ask(model: str, dialogues: Dialogues, settings: RunSettings) -> DialogueSet:
@@ -62,7 +66,7 @@ def splits(model: str, dialogues: Dialogues, settings: RunSettings) -> dict[Spli
         BadInput: no dialogues for a model that is not the demo, or too few to judge anything.
     """
     whole = dialogue_set(model, dialogues, "train", settings)
-    if dialogues is None:
+    if _are_demos(dialogues):
         return {"train": whole, "tune": demo.dialogues("tune"), "test": demo.dialogues("test")}
     parts = split_set(whole, sizes(len(whole)), seed=settings.seed)
     if len(parts["test"]) < 2 or len(parts["tune"]) < 2:
@@ -73,7 +77,7 @@ def splits(model: str, dialogues: Dialogues, settings: RunSettings) -> dict[Spli
 
 def outside_dialogues(dialogues: Dialogues, settings: RunSettings) -> dict[str, DialogueSet]:
     """Other dialogues than the user's own, by kind: the given ones, or the demo's unless they are the traffic."""
-    if settings.search.outside is None and dialogues is None:
+    if settings.search.outside is None and _are_demos(dialogues):
         return {}
     return by_source(dialogue_set("demo", settings.search.outside, "tune", settings), OUTSIDE)
 

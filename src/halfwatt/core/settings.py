@@ -73,7 +73,7 @@ class Protocol:
     final: MeasurePlan = MeasurePlan(min_blocks=7, half_width=0.04)  # B0, B1 and the winner, on the sealed split
     alone: MeasurePlan = MeasurePlan()  # one model, outside a search
     compare: MeasurePlan = MeasurePlan(limit_s=420.0, half_width=0.04, prefill=False)  # two beside each other
-    parity_dialogues: int = 24  # by which an export is proved to be the model in memory (gate G0)
+    parity_dialogues: int = 64  # by which an export is proved to be the model in memory (gate G0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from halfwatt.meters.discover import Instruments
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.serving_process import RunCounts, ServingProcess, ServingSpec
 
+_WARM_S = 10.0  # of work before the first window
 _SHORTEST_S = 0.5  # 50 ticks of the kernel's clock a core, by which foreign load is told
 
 
@@ -214,11 +215,14 @@ class _Recorder:
 
 
 def _until_flat(once: Callable[[], RunCounts]) -> list[float]:
-    """Seconds per reply of each pass, until the slope over the last five is below 1 % a pass, or twelve were made."""
-    pace: list[float] = []
-    while len(pace) < 12:
+    """Seconds per reply of each pass, until the slope over the last five is below 1 % a pass, twelve were made, or two
+    that took long: what warms up, clocks and caches, has done so within seconds of work."""
+    pace, spent_s = list[float](), 0.0
+    while len(pace) < 12 and (len(pace) < 2 or spent_s < _WARM_S):
         counts = once()
-        pace.append((counts.usage[1] - counts.usage[0]).wall_s / counts.replies)
+        pass_s = (counts.usage[1] - counts.usage[0]).wall_s
+        pace.append(pass_s / counts.replies)
+        spent_s += pass_s
         last = pace[-5:]
         if len(last) == 5 and abs(last[-1] - last[0]) / 4 < 0.01 * fmean(last):
             break

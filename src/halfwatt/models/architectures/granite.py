@@ -26,7 +26,9 @@ class Granite(LlamaLike):
     def gguf_config(
         self, name: str, keys: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
     ) -> dict[str, Any] | None:
-        rotated = keys.get("rope.scaling.finetuned", True)  # llama.cpp's switch for positions; a Granite 4 may have none
+        rotated = keys.get(
+            "rope.scaling.finetuned", True
+        )  # llama.cpp's switch for positions; a Granite 4 may have none
         if not rotated or (entries := super().gguf_config(name, keys, tensors)) is None:
             return None
         return entries | {
