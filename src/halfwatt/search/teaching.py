@@ -48,7 +48,7 @@ def measure_paces(job: Job) -> Paces:
     sample = context.some(_SAMPLE)
     model = job.model
     if not Trim().problems(model):
-        model = Trim().apply(model, replace(context, dialogues=context.some(4 * _SAMPLE)))
+        model = Trim().apply(model, context)
     tokens = sum(len(row.ids) for row in encode_rows(sample, model.tokenizer, Distil().longest))
     brief = replace(context, dialogues=sample, cache=None, budget=TrainingBudget(tokens=_TOKENS))
     small, large = (_learning_s(model, student, brief) for student in _TRIED)
