@@ -185,3 +185,17 @@ def test_masks_set_weights_to_zero_and_save_nothing(arch: tiny.Arch, tmp_path: P
         groups = (weight.T if arch == "gpt2" else weight).reshape(-1, 4)
         assert ((groups != 0).sum(1) == 2).all()
         assert sum(p.numel() for p in before.parameters()) == sum(p.numel() for p in after.parameters())
+
+
+def test_the_middle_goes_without_a_look(tmp_path: Path) -> None:
+    """The first blocks and the last stay as they are; no dialogue is read for that."""
+    model = load(tiny.folder(tmp_path, "llama", config={"num_hidden_layers": 5}))
+    smaller = Prune(drop=2, chosen="middle").apply(model, StepContext())
+    before, after = (m.architecture.blocks(m.network) for m in (model, smaller))
+    assert len(after) == 3
+    for kept, number in zip(after, (0, 1, 4), strict=True):
+        pairs = zip(kept.parameters(), before[number].parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert "blocks 2, 3 dropped" in smaller.lineage[-1]
+    with pytest.raises(BadInput, match="dialogues"):
+        Prune(ffn=0.5, drop=2, chosen="middle").apply(model, StepContext())

@@ -15,6 +15,7 @@ from optuna.trial import FixedTrial
 
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.fresh_student import Student
+from halfwatt.compress.prune import Prune
 from halfwatt.compress.recipe import from_toml, out_of_order, to_toml
 from halfwatt.core.settings import Budget
 from halfwatt.models.chat_model import load
@@ -36,12 +37,12 @@ from halfwatt.search.teaching import enqueue_next_rounds
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 from tests.support import tiny_models as tiny
 
-PACE = Pace(6e-5, 2.2e-11)  # two cores, bf16
-TOKENS, VOCABULARY = 700_000, 6720
+PACES = Paces(700_000, 6720, Pace(6e-5, 2.2e-11), asking_s=1.2e-3)  # SmolLM2 on two cores, bf16
+OPENED = replace(PACES, blocks=30, block_parameters=3_540_096, other_parameters=3_871_296)
 
 
-def planned(seconds: float, tokens: int = TOKENS) -> StudentPlan:
-    plan = plan_students(seconds, PACE, tokens, VOCABULARY)
+def planned(seconds: float, paces: Paces = PACES) -> StudentPlan:
+    plan = plan_students(seconds, paces)
     assert plan is not None
     return plan
 
@@ -63,9 +64,9 @@ def test_a_pace_goes_through_both_that_were_measured() -> None:
 
 @given(seconds=st.floats(60, 1e6), tokens=st.integers(10_000, 10**9))
 def test_a_plan_keeps_within_its_time(seconds: float, tokens: int) -> None:
-    plan = plan_students(seconds, PACE, tokens, VOCABULARY)
+    plan = plan_students(seconds, replace(PACES, tokens=tokens))
     if plan is None:
-        assert plan_students(seconds / 2, PACE, tokens, VOCABULARY) is None
+        assert plan_students(seconds / 2, replace(PACES, tokens=tokens)) is None
         return
     lessons = sum(max(1, plan.students // RATE**k) * RATE**k for k in range(plan.rounds))
     assert lessons * plan.first_s <= seconds * 1.001
@@ -85,7 +86,7 @@ def test_more_time_goes_into_larger_students_then_into_more_of_them() -> None:
 
 
 def test_what_would_be_enough_is_told() -> None:
-    paces = Paces(TOKENS, VOCABULARY, PACE, asking_s=1.2e-3)
+    paces = PACES
     short = TeachingPlan.of(120, paces)
     assert (short.curriculum.cut, short.curriculum.fresh) == (None, None)
     (line,) = short.lines
@@ -98,18 +99,31 @@ def test_what_would_be_enough_is_told() -> None:
 
 
 def test_an_hour_in_words() -> None:
-    (line,) = TeachingPlan.of(3600, Paces(TOKENS, VOCABULARY, PACE, asking_s=1.2e-3)).lines
+    (line,) = TeachingPlan.of(3600, PACES).lines
     assert "4 blocks of 384, 9.5M parameters" in line
     assert "in 42 of the 60 minutes" in line
 
 
 def test_cutting_is_for_originals_that_are_read_fast() -> None:
-    paces = (Paces(TOKENS, VOCABULARY, PACE, s) for s in (1.2e-4, 1.2e-3))
+    paces = (replace(PACES, asking_s=s) for s in (1.2e-4, 1.2e-3))
     fast, slow = (TeachingPlan.of(3600, each).curriculum for each in paces)
     assert fast.cut is not None
     assert slow.cut is None
     assert slow.fresh is not None
     assert 0 < slow.asked < 1, "of all its dialogues the original could not be asked"
+
+
+def test_blocks_of_the_original_come_before_random_weights() -> None:
+    plan = planned(0.7 * 3600, OPENED)
+    assert [p.name for p in plan.prospects[:3]] == [f"{n} blocks of the original" for n in (4, 2, 8)]
+    assert plan.prospects[0].parameters == 18_031_680, "SmolLM2's, of 6,720 tokens"
+    assert plan.prospects[3].student is not None
+    short = planned(600, OPENED)
+    assert short.prospects[0].blocks == 4, "they learn enough where fresh ones do not"
+    space = FreshSpace(plan, blocks=30)
+    first = space.student([], Chosen(space.first()[0]))
+    assert first.steps[0] == Prune(drop=26, chosen="middle")
+    assert first.name.startswith("taught by people, 4 blocks of the original, epochs ")
 
 
 class Chosen(FixedTrial):

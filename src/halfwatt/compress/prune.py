@@ -32,6 +32,7 @@ from halfwatt.compress.base import WIDTH, Stage, Step, StepContext
 from halfwatt.compress.search_ranges import OneOf
 from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Batch, Predictor, calibration
+from halfwatt.core.errors import ModelError
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.architectures.base import Architecture
 from halfwatt.models.architectures.registry import architecture_of
@@ -158,6 +159,8 @@ class Prune(Step):
     """KV heads that stay, each with its query heads; None = all."""
     drop: int = 0
     """Blocks that go."""
+    chosen: Literal["measured", "middle"] = "measured"
+    """Which blocks go: the one that is missed least, then the next; or those in the middle, without a look at them."""
 
     name: ClassVar[str] = "prune"
     stage: ClassVar[Stage] = Stage.STRUCTURE
@@ -207,9 +210,13 @@ class Prune(Step):
         Raises:
             BadInput: no dialogues to read them on.
         """
+        if self.drop and self.chosen == "middle":
+            model = self._without_middle(model)
+            if replace(self, drop=0) == Prune(chosen="middle"):
+                return model
         read = calibration(model, context, "pruning needs dialogues to see what they use", _DIALOGUES)
         batches = [batch.to(torch.device(context.device)) for batch in read]
-        if self.drop:
+        if self.drop and self.chosen == "measured":
             model = self._without_blocks(model, batches, context)
         if self.kv_heads is not None:
             model = self._with_heads(model, batches, self.kv_heads)
@@ -223,21 +230,23 @@ class Prune(Step):
         """Drop one block after the other, each time the one that is missed least."""
         config, own = model.network.config, model.architecture
         live = list(range(config.num_hidden_layers))
-
-        def sizes(some: Sequence[int]) -> dict[str, Any]:
-            return {"num_hidden_layers": len(some), "layer_types": [own.kinds(config)[i] for i in some]}
-
         step = max(1, len(batches) // _BATCHES)
         few = batches[step // 2 :: step]
         for k in range(self.drop):
             divergences = dict(zip(live, divergences_without(model, few, live), strict=True))
-            possible = [i for i in live if not own.problems(resized_config(config, sizes([j for j in live if j != i])))]
+            possible = [i for i in live if not own.problems(_with_blocks(model, [j for j in live if j != i])[0])]
             live.remove(gone := min(possible, key=divergences.__getitem__))
             context.settings.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {divergences[gone]:.3f} nats")
-        dropped = sorted(set(range(config.num_hidden_layers)) - set(live))
-        state = without_blocks(_state(model), own.blocks_prefix(model.network), set(dropped))
-        changes = sizes(live) if hasattr(config, "layer_types") else {"num_hidden_layers": len(live)}
-        return _cut(model, changes, state, f"blocks {', '.join(map(str, dropped))} dropped")
+        return _keeping(model, live)
+
+    def _without_middle(self, model: ChatModel) -> ChatModel:
+        """Keep the first blocks and the last: those nearest to the tokens change least by what lay between."""
+        count = model.network.config.num_hidden_layers
+        left = count - self.drop
+        live = [*range(left - left // 2), *range(count - left // 2, count)]
+        if problems := model.architecture.problems(_with_blocks(model, live)[0]):
+            raise ModelError(f"{self.name} cannot be applied", got="; ".join(problems))
+        return _keeping(model, live)
 
     def _with_heads(self, model: ChatModel, batches: Sequence[Batch], count: int) -> ChatModel:
         own, config, state = model.architecture, model.network.config, _state(model)
@@ -314,6 +323,21 @@ class Sparsify(Step):
             own.rows(module).mul_(wanda(own.rows(module), total.sqrt(), self.pattern, self.share))
         summary = f"masked: {self.pattern}, {self.share:.0%} of the blocks' weights are zero and stored all the same"
         return replace(model, network=network, lineage=(*model.lineage, summary))
+
+
+def _with_blocks(model: ChatModel, live: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+    """The config of a network with these blocks alone, and its entries that change."""
+    config, kinds = model.network.config, model.architecture.kinds(model.network.config)
+    changes: dict[str, Any] = {"num_hidden_layers": len(live)}
+    if hasattr(config, "layer_types"):
+        changes["layer_types"] = [kinds[i] for i in live]
+    return resized_config(config, changes), changes
+
+
+def _keeping(model: ChatModel, live: Sequence[int]) -> ChatModel:
+    dropped = sorted(set(range(model.network.config.num_hidden_layers)) - set(live))
+    state = without_blocks(_state(model), model.architecture.blocks_prefix(model.network), set(dropped))
+    return _cut(model, _with_blocks(model, live)[1], state, f"blocks {', '.join(map(str, dropped))} dropped")
 
 
 def _state(model: ChatModel) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
     base      the original, a smaller model that was made before (step `adopt`), or a student, cut or fresh
     student   of which of those models, and what shares of its blocks, channels and FFN neurons; how long it learns is
               for its round to say (successive_halving.py). The original teaches all of them
-    fresh     of which size; human replies teach it (student_plan.py), and the original where it knows more of them
+    fresh     a student that people's replies teach (student_plan.py), and the original where it knows more of them: of
+              which size, or with how many of the original's blocks
     trim      none, or to the dialogues' own tokens; what was made before has the vocabulary that it was taught with
     numbers   int8, int4 with the head at either, int4 and int8 by layer; a student's are int4 by GPTQ
     draft     none, or an n-gram table; a student has none
@@ -118,17 +119,18 @@ class StudentSpace:
 
 @dataclass(frozen=True, slots=True)
 class FreshSpace:
-    """Students that begin with random weights."""
+    """Students that people teach: of random weights, or with some of the original's blocks."""
 
     plan: StudentPlan
+    blocks: int = 0  # of the original
 
     def first(self) -> list[dict[str, Any]]:
         """As many as the plan says."""
-        return [{_SIZE: str(prospect.student)} for prospect in self.plan.prospects[: self.plan.students]]
+        return [{_SIZE: prospect.name} for prospect in self.plan.prospects[: self.plan.students]]
 
     def student(self, trim: list[Step], choose: Chooser) -> Recipe:
         """Taught up to its round, and rounded."""
-        by_size = {str(prospect.student): prospect for prospect in self.plan.prospects}
+        by_size = {prospect.name: prospect for prospect in self.plan.prospects}
         prospect = by_size[choose.suggest_categorical(_SIZE, tuple(by_size))]
         lessons = self.plan.lessons(prospect, choose.user_attrs.get(ROUND, 0))
         labels = Distil(kind="labels", lr=learning_rate(prospect.parameters))
@@ -137,8 +139,9 @@ class FreshSpace:
             both = replace(learn[-1], kind="logits", temperature=1.0, label_weight=0.5, cached=_CACHED, asked=asked)
             learn = [*learn[:-1], both]
         heard = [f"{asked:.0%} asked"] if asked else []
-        names = ["fresh", *map(str, trim), str(prospect.student), f"epochs {sum(lessons):.3g}", *heard]
-        return Recipe(", ".join(names), (*trim, prospect.student, *learn, Quantize(4, method="gptq")))
+        names = ["taught by people", *map(str, trim), prospect.name, f"epochs {sum(lessons):.3g}", *heard]
+        kept = Prune(drop=self.blocks - (prospect.blocks or 0), chosen="middle")
+        return Recipe(", ".join(names), (*trim, prospect.student or kept, *learn, Quantize(4, method="gptq")))
 
 
 def require_distinct(candidates: Sequence[str]) -> None:
@@ -172,7 +175,8 @@ class Space:
     def of(cls, model: ChatModel, adopted: tuple[Adopt, ...], learned: bool, curriculum: Curriculum) -> Space:
         """For this model."""
         school = None if curriculum.cut is None else StudentSpace.of(model, adopted, curriculum.cut)
-        fresh = None if curriculum.fresh is None else FreshSpace(curriculum.fresh)
+        blocks = int(model.network.config.num_hidden_layers)
+        fresh = None if curriculum.fresh is None else FreshSpace(curriculum.fresh, blocks)
         return cls(adopted, learned and not Trim().problems(model), learned, school, fresh, not model.run_only)
 
     @property

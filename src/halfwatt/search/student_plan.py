@@ -1,4 +1,8 @@
-"""What a time can teach fresh students: which sizes, for how long, from paces measured on this machine. Pure.
+"""What a time can teach students: which, for how long, from paces measured on this machine. Pure.
+
+Two kinds: with the first and last blocks of the original and people's replies to learn, or of random weights.
+After 380 s of two cores the first (4 of SmolLM2's 30 blocks, 18M parameters) found people's replies 0.64 nats a token
+likelier than a fresh one of half the size that had read 1.8x as much (docs/log.md): they come first.
 
     tokens in the time = seconds / (s_0 + s_1 N)            N = parameters; two paces measured in the first seconds
     the size           = the largest whose tokens are at least 3/4 of its parameters
@@ -31,6 +35,8 @@ SIZES = tuple(
     )
 )
 ENOUGH = 5_000_000  # tokens in all, of less than which no student has answered anybody
+ENOUGH_FOR_BLOCKS = 1_000_000  # the same, of one that begins with blocks of the original
+_KEPT = (4, 2, 8)  # of the original's blocks, in the order in which they are tried
 COMPARABLE = 3_000_000  # in a first lesson
 _PASSES = 24.0  # over the dialogues, at most
 _A_PARAMETER = 0.75  # tokens
@@ -66,13 +72,19 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """A student that a plan names, and what all of its lessons give it."""
+    """A student that a plan names, and what all of its lessons give it. blocks: of the original, that begin it."""
 
-    student: Student
+    student: Student | None  # None = it begins with blocks of the original
+    blocks: int | None
     parameters: int
     tokens: int
     passes: float
     seconds: float
+
+    @property
+    def name(self) -> str:
+        """Of its shape."""
+        return f"{self.blocks} blocks of the original" if self.student is None else str(self.student)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +105,25 @@ class StudentPlan:
         return tuple(float(f"{prospect.passes * RATE**k / whole:.3g}") for k in range(until + 1))
 
 
-def plan_students(seconds: float, pace: Pace, tokens: int, vocabulary: int) -> StudentPlan | None:
-    """What ``seconds`` of teaching allow, of dialogues with so many tokens; None = nobody could learn enough.
+def plan_students(seconds: float, paces: Paces) -> StudentPlan | None:
+    """What ``seconds`` of teaching allow; None = nobody could learn enough.
 
-    >>> plan = plan_students(2500, Pace(6e-5, 2.2e-11), 700_000, 6720)
-    >>> plan.students, plan.rounds, str(plan.prospects[0].student), round(plan.prospects[0].passes, 1)
+    >>> plan = plan_students(2500, Paces(700_000, 6720, Pace(6e-5, 2.2e-11), asking_s=1e-3))
+    >>> plan.students, plan.rounds, plan.prospects[0].name, round(plan.prospects[0].passes, 1)
     (1, 2, '4 blocks of 384', 13.3)
     """
+    pace = paces.fresh
     for students, rounds in ((9, 3), (3, 2), (1, 2)):
         lessons = sum(max(1, students // RATE**k) * RATE**k for k in range(rounds))  # in first ones
         first_s, whole = seconds / lessons, sum(RATE**k for k in range(rounds))
-        able = [_prospect(s, pace, tokens, vocabulary, first_s * whole) for s in SIZES]
-        able = [p for p in able if p.tokens >= ENOUGH]
-        if not able:
-            continue
+        sizes = ((parameters(student, paces.vocabulary), student, None) for student in SIZES)
+        able = [p for p in (_prospect(*size, paces, first_s * whole) for size in sizes) if p.tokens >= ENOUGH]
+        kept = [_prospect(paces.with_blocks(n), None, n, paces, first_s * whole) for n in _KEPT if n < paces.blocks]
+        kept = [p for p in kept if p.tokens >= ENOUGH_FOR_BLOCKS]
         middle = max((i for i, p in enumerate(able) if p.tokens >= _A_PARAMETER * p.parameters), default=0)
-        if students == 1 or first_s >= COMPARABLE * pace.of(able[middle].parameters):
-            nearest = sorted(able, key=lambda p: abs(able.index(p) - middle - 0.1))
-            return StudentPlan(first_s, rounds, students, tuple(nearest))
+        prospects = (*kept, *sorted(able, key=lambda p: abs(able.index(p) - middle - 0.1)))
+        if prospects and (students == 1 or first_s >= COMPARABLE * pace.of(prospects[0].parameters)):
+            return StudentPlan(first_s, rounds, students, prospects)
     return None
 
 
@@ -129,9 +142,16 @@ class Paces:
     """What learning takes here, measured in the first seconds. tokens: of one pass over the training dialogues."""
 
     tokens: int
-    vocabulary: int  # that fresh students have
+    vocabulary: int  # that students have
     fresh: Pace
     asking_s: float  # seconds in which the original reads a token
+    blocks: int = 0  # of the original, that a student may begin with; 0 = it cannot
+    block_parameters: int = 0
+    other_parameters: int = 0  # embedding, head and last norm, with the students' vocabulary
+
+    def with_blocks(self, count: int) -> int:
+        """Parameters of a student that begins with so many of the original's blocks."""
+        return self.other_parameters + count * self.block_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +186,9 @@ class TeachingPlan:
         if cut is not None:
             lines.append(f"students cut from the original: {cut.rounds} rounds, {cut.epochs:g} passes in the first")
         if fresh is not None:
-            first, others = fresh.prospects[0], [str(p.student) for p in fresh.prospects[1 : fresh.students]]
+            first, others = fresh.prospects[0], [p.name for p in fresh.prospects[1 : fresh.students]]
             lines.append(
-                f"a fresh student of {first.student}, {first.parameters / 1e6:.1f}M parameters, can read "
+                f"a student of {first.name}, {first.parameters / 1e6:.1f}M parameters, can read "
                 f"{first.tokens / 1e6:.1f}M tokens, {first.passes:.1f} passes over the dialogues, in "
                 f"{first.seconds / 60:.0f} of the {minutes:.0f} minutes"
                 + (f"; also {', '.join(others)}" if others else "")
@@ -182,10 +202,10 @@ class TeachingPlan:
 
 
 def _fresh(seconds: float, paces: Paces) -> StudentPlan | None:
-    return plan_students(seconds, paces.fresh, paces.tokens, paces.vocabulary)
+    return plan_students(seconds, paces)
 
 
-def _prospect(student: Student, pace: Pace, tokens: int, vocabulary: int, seconds: float) -> Prospect:
-    numbers = parameters(student, vocabulary)
-    read = min(round(seconds / pace.of(numbers)), round(_PASSES * tokens))
-    return Prospect(student, numbers, read, read / tokens, read * pace.of(numbers))
+def _prospect(numbers: int, student: Student | None, blocks: int | None, paces: Paces, seconds: float) -> Prospect:
+    pace_s = paces.fresh.of(numbers)
+    read = min(round(seconds / pace_s), round(_PASSES * paces.tokens))
+    return Prospect(student, blocks, numbers, read, read / paces.tokens, read * pace_s)

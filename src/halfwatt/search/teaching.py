@@ -11,9 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from halfwatt.compress.base import StepContext, TrainingBudget
+from halfwatt.compress.base import StepContext, TrainingBudget, problems_of
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.fresh_student import Student
+from halfwatt.compress.prune import Prune
 from halfwatt.compress.training.batches import Predictor, encode_rows, in_batches
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.settings import Budget
@@ -52,12 +53,24 @@ def measure_paces(job: Job) -> Paces:
     tokens = sum(len(row.ids) for row in encode_rows(sample, model.tokenizer, Distil().longest))
     brief = replace(context, dialogues=sample, cache=None, budget=TrainingBudget(tokens=_TOKENS))
     small, large = (_learning_s(model, student, brief) for student in _TRIED)
+    blocks, block, other = _parts(model)
     return Paces(
         tokens=round(tokens / len(sample) * len(context.dialogues)),
         vocabulary=int(model.network.config.vocab_size),
         fresh=Pace.through(small, large),
         asking_s=_reading_s(job.model, brief),
+        blocks=blocks,
+        block_parameters=block,
+        other_parameters=other,
     )
+
+
+def _parts(model: ChatModel) -> tuple[int, int, int]:
+    """Blocks that a student may keep some of, parameters of the largest, and of all else; no blocks = it cannot."""
+    if problems_of(Prune(drop=1, chosen="middle"), model):
+        return 0, 0, 0
+    sizes = [sum(p.numel() for p in block.parameters()) for block in model.architecture.blocks(model.network)]
+    return len(sizes), max(sizes), sum(p.numel() for p in model.network.parameters()) - sum(sizes)
 
 
 def _learning_s(model: ChatModel, student: Student, brief: StepContext) -> tuple[int, float]:
