@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +22,17 @@ from halfwatt.compress.training.losses import forward_kl
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.core.settings import Access
+from halfwatt.dialogues.dialogue import DialogueSet
+from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.formats.gguf_given import as_given
 from halfwatt.formats.registry import load_model
+from halfwatt.meters.discover import instruments
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.search.build import asking, build_artifact, build_given
+from halfwatt.search.job import Job
+from halfwatt.search.teaching import measure_paces
 from tests.support import tiny_models as tiny
 from tests.support.mixture import mixture
 
@@ -118,3 +124,13 @@ def test_other_lessons_need_its_network(original: ChatModel) -> None:
     student = Student(1, 64, 64, 1).apply(original, CONTEXT)
     with pytest.raises(BadInput, match="teaches by cached logits alone"):
         Distil(kind="sequence").apply(student, replace(CONTEXT, original=original))
+
+
+def test_a_plan_times_its_runtime(original: ChatModel, tmp_path: Path) -> None:
+    """No network is there for torch to read: its blocks are nobody's to keep, and llama.cpp says what asking takes."""
+    train = DialogueSet.of(DIALOGUES, split="train", licence="none")
+    with closing(instruments("cpu")) as tools:
+        job = Job(original, train, SealedSplit(train, tmp_path / "opened"), tmp_path, tools, train=train)
+        paces = measure_paces(job)
+    assert 0 < paces.asking_s < 1
+    assert (paces.blocks, paces.fresh.of(10**7) > 0) == (0, True)

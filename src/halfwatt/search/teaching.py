@@ -19,6 +19,7 @@ from halfwatt.compress.training.batches import Predictor, encode_rows, in_batche
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.settings import Budget
 from halfwatt.models.chat_model import ChatModel
+from halfwatt.search.build import asking
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Lab
 from halfwatt.search.search_space import ASKED, FRESH, ROUND, STUDENT
@@ -45,7 +46,7 @@ def teaching_plan(lab: Lab, budget: Budget) -> TeachingPlan | None:
 
 def measure_paces(job: Job) -> Paces:
     """Two fresh students learn a little, and the original reads a little."""
-    context = job.step_context()
+    context = replace(job.step_context(), asking=asking(job.model, job.settings.access.device))
     sample = context.some(_SAMPLE)
     model = job.model
     if not Trim().problems(model):
