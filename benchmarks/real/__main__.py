@@ -64,11 +64,10 @@ def main() -> None:
         print(table())
         return
     row = {"run": run, "tuned": fine_tuned}[args.verb](args)
-    rows = [*_rows(), {"name": args.name}]
-    merged = {each["name"]: each for each in rows}
-    merged[args.name] = {**next(r for r in rows if r["name"] == args.name), **row}
-    write_atomic(RESULT, (json.dumps({"rows": list(merged.values())}, indent=1) + "\n").encode())
-    print(json.dumps(merged[args.name]))
+    rows = {each["name"]: each for each in _rows()}
+    rows[args.name] = {"name": args.name, **rows.get(args.name, {}), **row}
+    write_atomic(RESULT, (json.dumps({"rows": list(rows.values())}, indent=1) + "\n").encode())
+    print(json.dumps(rows[args.name]))
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -8,17 +8,14 @@ gives it: shards hang on the workload alone, and a process forgets its prefix ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
-from queue import Queue
 
-from halfwatt.core.machine import cores
 from halfwatt.core.types import Progress
 from halfwatt.evaluate.records import ScoredReply
 from halfwatt.evaluate.requests import ReplyRequest
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import Reply
+from halfwatt.runtimes.serving_pool import in_processes
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 
 LEAST, MOST = 8, 128  # dialogues that a process is handed at a time
@@ -48,25 +45,15 @@ def generate_replies(
     size = min(MOST, max(LEAST, len(requests) // 4))
     shards = [[request for rows in requests[i : i + size] for request in rows] for i in range(0, len(requests), size)]
     special = special_ids(ChatTokenizer.load(spec.artifact.path))
-    processes = min(max(1, cores() // threads), len(shards))
-    idle: Queue[ServingProcess] = Queue()
 
-    def answer(shard: Sequence[ReplyRequest]) -> list[ScoredReply]:
-        process = idle.get()
-        try:
-            replies = process.replies([r.prompt for r in shard], [r.sampling for r in shard])
-        finally:
-            idle.put(process)
+    def answer(process: ServingProcess, shard: Sequence[ReplyRequest]) -> list[ScoredReply]:
+        replies = process.replies([r.prompt for r in shard], [r.sampling for r in shard])
         return [scored_reply(request, reply, special) for request, reply in zip(shard, replies, strict=True)]
 
     scored: list[ScoredReply] = []
-    with ExitStack() as stack:
-        for _ in range(processes):
-            idle.put(stack.enter_context(ServingProcess(replace(spec, at=at))))
-        executor = stack.enter_context(ThreadPoolExecutor(processes))
-        for count, replies in enumerate(executor.map(answer, shards), start=1):
-            scored += replies
-            progress(f"{label}: {count / len(shards):.0%}")
+    for count, replies in enumerate(in_processes(replace(spec, at=at), shards, answer), start=1):
+        scored += replies
+        progress(f"{label}: {count / len(shards):.0%}")
     return tuple(scored)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -52,14 +52,9 @@ def asking(model: ChatModel, device: str) -> Asking | None:
 
 def build_given(model: ChatModel, proof: Sequence[Dialogue], folder: Path, device: str) -> Artifact:
     """The file that the original was read from, as an artifact; written once."""
-    if (folder / ARTIFACT).exists():
-        artifact = read_artifact(folder)
-        if artifact.parity is not None:
-            return artifact
-    shutil.rmtree(folder, ignore_errors=True)
-    artifact = prove_given(ServingSpec(as_given(model, folder), OperatingPoint(), Access(device)), proof)
-    write_artifact(artifact, folder)
-    return artifact
+    return _once(
+        folder, lambda: prove_given(ServingSpec(as_given(model, folder), OperatingPoint(), Access(device)), proof)
+    )
 
 
 def build_artifact(
@@ -79,13 +74,22 @@ def build_artifact(
     context = context or StepContext()
     context = replace(context, asking=context.asking or asking(model, device))
     folder = cache / f"{recipe.slug}-{recipe.fingerprint(model.sha256, context.fingerprint)}"
+
+    def make() -> Artifact:
+        product = apply_recipe(model, recipe, context)
+        exported = Gguf().write(product, folder)
+        return prove(product, ServingSpec(exported, OperatingPoint(), Access(device)), proof)
+
+    return _once(folder, make)
+
+
+def _once(folder: Path, make: Callable[[], Artifact]) -> Artifact:
+    """What was written and proved there before, or is now; without its parity an export is written anew."""
     if (folder / ARTIFACT).exists():
         artifact = read_artifact(folder)
         if artifact.parity is not None:
             return artifact
-    shutil.rmtree(folder, ignore_errors=True)  # an export whose parity was not finished is written anew
-    product = apply_recipe(model, recipe, context)
-    exported = Gguf().write(product, folder)
-    artifact = prove(product, ServingSpec(exported, OperatingPoint(), Access(device)), proof)
+    shutil.rmtree(folder, ignore_errors=True)
+    artifact = make()
     write_artifact(artifact, folder)
     return artifact
