@@ -32,7 +32,7 @@ def test_replies_come_in_the_order_of_the_requests_whichever_process_answered(
     requests = Workload(tuple(taught.dialogues()[:20]), tokenizer, own, 12, (), (1, 2)).requests()
     progress: list[str] = []
     several = generate_replies(spec, requests, progress.append, "here")
-    monkeypatch.setattr("halfwatt.evaluate.replies.cores", lambda: 1)
+    monkeypatch.setattr("halfwatt.runtimes.serving_pool.cores", lambda: 1)
     assert generate_replies(spec, requests) == several
     flat = [request for rows in requests for request in rows]
     assert [(r.dialogue, r.turn, r.seed) for r in several] == [(q.dialogue.id, q.turn, q.seed) for q in flat]
