@@ -80,7 +80,7 @@ def on_demo(folder: Path, out: Path, tools: Instruments, shops: Sequence[Worksho
     lab = lab_of(load(demo.path()), demo.dialogues("test"), out, tools, shops)
     winner = Contender("winner", read_artifact(folder), read_operating_point(folder))
     train = demo.dialogues("train").dialogues
-    return Field(lab, original(lab), winner, PLAN, judged=True, train=train, folder=demo.path())
+    return Field(lab, original(lab), winner, PLAN, judged=len(lab.workload.dialogues), train=train, folder=demo.path())
 
 
 def of_shape(args: argparse.Namespace, tools: Instruments, shops: Sequence[Workshop]) -> Field:
@@ -94,7 +94,7 @@ def of_shape(args: argparse.Namespace, tools: Instruments, shops: Sequence[Works
     int4 = next(recipe for recipe in default_recipes() if recipe.name == "int4")
     own = build_artifact(model, int4, proof_of(lab), out / "artifacts")
     winner = Contender("winner", own, shapes.SERVED)
-    return Field(lab, original(lab), winner, SHAPE_PLAN, False, (), model.source, shapes.SERVED)
+    return Field(lab, original(lab), winner, SHAPE_PLAN, 0, (), model.source, shapes.SERVED)
 
 
 def show() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.examine import teacher_scores
 from halfwatt.evaluate.facts import facts_of
 from halfwatt.evaluate.fit import fit_of_candidate
-from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks
-from halfwatt.evaluate.records import GateCheck, QualityInputs
+from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks, teacher_checks
+from halfwatt.evaluate.records import GateCheck, QualityInputs, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.discover import Instruments
@@ -33,26 +33,31 @@ from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.stage_store import StageStore
 from halfwatt.search.stages import FitOrder, MeasureOrder, TuneOrder, measure, reference_fit, reference_replies, tune
 
+FIRST_LOOK = 200  # dialogues
+Scores = tuple[TeacherScore, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """Who meets, on what.
 
     reference:  B1
-    judged:     the gate looks at it
+    judged:     dialogues of the split on which the gate looks at each, its first ones; 0 = it does not
     at:         how the others are served; None = each at the operating point that is the best for it
     train:      dialogues that careful toolkits calibrate on
     folder:     of the original, as toolkits read it
+    known:      what the gate said before, on the same dialogues, by name
     """
 
     lab: Lab
     reference: Contender
     winner: Contender
     plan: MeasurePlan
-    judged: bool
+    judged: int
     train: tuple[Dialogue, ...]
     folder: Path
     at: OperatingPoint | None = None
+    known: Mapping[str, Sequence[GateCheck]] = field(default_factory=dict)
 
     def serve(self, name: str, artifact: Artifact) -> Contender:
         """At its operating point."""
@@ -124,7 +129,7 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
     name, artifact = contender.name, contender.artifact
     cost = energy_analysis.measurement(name, run.windows, run.meter)
     reference, itself = name == "B1", name == "winner"
-    checks = gate_checks(field, contender) if field.judged and not reference else []
+    checks = [] if reference or not field.judged else field.known.get(name) or gate_checks(field, contender)
     change = likelihood_check(checks)
     verdict = "reference" if reference else overall_verdict([c.verdict for c in checks]) if checks else "not judged"
     figure, vs = energy_analysis.cpu_s_per_reply, (name, "winner", run.windows)
@@ -145,23 +150,32 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
 
 
 def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
-    """G1 to G7 against the original, on the split that was measured. The same weights, eager and compiled, are judged
-    once, eager, which comes first."""
-    lab, reference = field.lab, field.reference
-
-    def inputs() -> QualityInputs:
-        ours, theirs, proof = lab.spec(candidate), lab.spec(reference), reference.artifact.parity
-        assert proof is not None  # the original's own: G1 to G7 do not look at it
-        threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
-        replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
-        scores = teacher_scores(theirs, ours, lab.workload, say)
-        judge = reference.for_likelihood()
-        known = lab.run(reference_fit, FitOrder(reference, judge))
-        fit = fit_of_candidate(lab.spec(judge), lab.workload, known, replies, say)
-        values = facts_of(lab.workload.dialogues)
-        return QualityInputs(proof, scores, lab.run(reference_replies, reference), replies, values, fit)
-
+    """G1 to G7 against the original, on the split that was measured; of what fails by its likelihood on the
+    first dialogues G1 and G2, as in a search. The same weights, eager and compiled, are judged once, eager, which is
+    first."""
     weights = candidate.name.removesuffix(torchao.COMPILED)
-    stage = f"quality-{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"
-    quality_inputs = lab.store.once(stage, QualityInputs, inputs)
-    return statistical_checks(quality_inputs, lab.job.settings.margins, lab.job.model.tokenizer.special_tokens)
+    stage = f"{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"
+    lab, margins = field.lab.part(0, min(field.judged, FIRST_LOOK)), field.lab.job.settings.margins
+    scores = lab.store.once(f"look-{stage}", Scores, lambda: _scores(lab, field.reference, candidate))
+    first = teacher_checks(scores, margins)
+    if any(check.verdict == "FAIL" for check in first):
+        return first
+    lab = field.lab.part(0, field.judged)
+    quality_inputs = lab.store.once(f"quality-{stage}", QualityInputs, lambda: _inputs(lab, field.reference, candidate))
+    return statistical_checks(quality_inputs, margins, lab.job.model.tokenizer.special_tokens)
+
+
+def _scores(lab: Lab, reference: Contender, candidate: Contender) -> Scores:
+    return teacher_scores(lab.spec(reference), lab.spec(candidate), lab.workload, say)
+
+
+def _inputs(lab: Lab, reference: Contender, candidate: Contender) -> QualityInputs:
+    ours, judge, proof = lab.spec(candidate), reference.for_likelihood(), reference.artifact.parity
+    assert proof is not None  # the original's own: G1 to G7 do not look at it
+    threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
+    replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
+    scores = _scores(lab, reference, candidate)
+    known = lab.run(reference_fit, FitOrder(reference, judge))
+    fit = fit_of_candidate(lab.spec(judge), lab.workload, known, replies, say)
+    values = facts_of(lab.workload.dialogues)
+    return QualityInputs(proof, scores, lab.run(reference_replies, reference), replies, values, fit)

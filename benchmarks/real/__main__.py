@@ -33,7 +33,7 @@ from halfwatt.formats.artifact import read_artifact
 from halfwatt.formats.registry import load_model
 from halfwatt.meters.discover import instruments
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.results.result import Result
+from halfwatt.results.result import Result, parse
 from halfwatt.runtimes.servable import read_operating_point
 from halfwatt.search.budget import parse_budget
 from halfwatt.search.lab import Contender
@@ -81,7 +81,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         lab = lab_of(model, traffic["test"], args.out, tools, shops)
         winner = args.out / "search" / result.winner_path
         served = Contender("winner", read_artifact(winner), read_operating_point(winner))
-        field = Field(lab, original(lab), served, PLAN, True, traffic["train"].dialogues, folder_of(model, args.out))
+        train, folder = traffic["train"].dialogues, folder_of(model, args.out)
+        known = {"winner": result.final_quality.checks if result.final_quality else ()}
+        field = Field(lab, original(lab), served, PLAN, judged_on(result), train, folder, known=known)
         rows = run_field(field, ("llamacpp", *args.toolkits.split(",")), shops)
     return summary(args, result, rows, traffic["test"])
 
@@ -94,7 +96,14 @@ def fine_tuned(args: argparse.Namespace) -> dict[str, Any]:
         model = load_model(args.model, settings.access)
         lab = lab_of(model, traffic["test"], args.out, tools, ())
         own = tuned.fine_tune(model, traffic["train"].dialogues, args.minutes, args.out / "tuned", lab)
+        lab = lab.part(0, judged_on(parse((args.out / "search" / "result.json").read_bytes())))
         return {"fine_tuned": tuned.judged(lab, original(lab), own, args.out / "search" / "winner")}
+
+
+def judged_on(result: Result) -> int:
+    """Dialogues of the sealed split on which the winner was judged: its peers are judged on the same."""
+    assert result.final_quality is not None, "a search ends with a verdict"
+    return result.final_quality.dialogues
 
 
 def folder_of(model: ChatModel, out: Path) -> Path:

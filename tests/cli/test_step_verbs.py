@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from halfwatt.api import single_step
 from halfwatt.cli import step_verbs
@@ -112,6 +116,39 @@ def test_a_step_writes_a_folder_that_the_next_step_takes(tmp_path: Path) -> None
     refused = halfwatt("prune", model, "-d", chats, "-o", tmp_path / "small")
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [("labels",), ("logits", "--cached", "8", "--temperature", "1")])
+def test_two_processes_teach_what_one_does(kind: tuple[str, ...], tmp_path: Path) -> None:
+    """They share the rows and the teacher's questions; the first one writes, and says what both took."""
+    model, chats = tiny.folder(tmp_path, "llama"), taught.chats(tmp_path, taught.dialogues()[:20])
+    line: list[str | Path] = [
+        "distil",
+        model,
+        "-d",
+        chats,
+        "--kind",
+        *kind,
+        "--epochs",
+        "2",
+        "--precision",
+        "fp32",
+        "--json",
+        "-o",
+    ]
+    alone = halfwatt(*line, tmp_path / "one")
+    assert alone.returncode == 0, alone.stderr
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "halfwatt.cli.main"]
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+    command = list(map(str, (sys.executable, "-m", *launch, *line, tmp_path / "two")))
+    both = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=False)
+    assert both.returncode == 0, both.stderr
+    one, two = (json.loads(run.stdout) for run in (alone, both))  # two documents would not be JSON
+    assert two["lineage"] == one["lineage"]
+    assert two["spent"][-1]["tokens"] == one["spent"][-1]["tokens"]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-3) for name in weights[0])
+    assert not any(p.name.startswith((".one", ".two")) for p in tmp_path.iterdir())
 
 
 def test_training_asks_for_a_device_that_is_there(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_run_adds_up_its_sittings_without_what_is_aside(tmp_path: Path) -> Non
     first = RunCost(tmp_path, SteppingMeter())  # looks once
     first.note()
     assert first.total().joules == 10.0
-    with first.aside():  # two looks, of which ten joules do not count
+    with first.aside(), first.aside():  # two looks, of which ten joules do not count; once, though it is twice aside
         pass
     first.note()
     assert first.total().joules == 30.0

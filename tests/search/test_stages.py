@@ -11,7 +11,7 @@ import pytest
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.settings import MeasurePlan
 from halfwatt.evaluate.energy_analysis import cpu_s_per_reply
-from halfwatt.evaluate.energy_protocol import Run
+from halfwatt.evaluate.energy_protocol import Arm, Run
 from halfwatt.evaluate.records import QualityInputs, QualityReport
 from halfwatt.evaluate.requests import Workload
 from halfwatt.meters import modelled
@@ -27,6 +27,7 @@ from halfwatt.search.stages import (
     build,
     cost_of,
     judge,
+    measure,
     tune,
 )
 from tests.search.conftest import PLAIN, Ground
@@ -66,6 +67,25 @@ def test_a_coarser_cache_must_save_more_than_noise(
     assert tuned(ground, tmp_path / "b", clear, coarser=True).best.kv_bits == 8
     assert tuned(ground, tmp_path / "b", clear, coarser=True).plain.kv_bits == 16
     assert tuned(ground, tmp_path / "c", clear, coarser=False).best.kv_bits == 16, "B1 is the reference"
+
+
+def test_an_operating_point_is_chosen_on_brief_replies(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An original that rambles to the cap says no more about threads for it."""
+    caps = list[int]()
+
+    def measured(arms: list[Arm], workload: Workload, *_: object) -> Run:
+        caps.append(workload.cap)
+        return run_of({arm.name: 1.0 for arm in arms})
+
+    monkeypatch.setattr("halfwatt.evaluate.energy_protocol.measure", measured)
+    lab = ground.lab(tmp_path)
+    lab.run(tune, TuneOrder(ground.b1, PLAN))
+    assert set(caps) == {lab.workload.brief().cap}
+    caps.clear()
+    lab.run(measure, MeasureOrder((ground.b1,), PLAN))
+    assert caps == [lab.workload.cap], "what a reply costs is measured on whole ones"
 
 
 def test_what_is_as_commonly_run_is_served_as_it_is(ground: Ground, tmp_path: Path) -> None:

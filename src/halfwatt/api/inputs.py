@@ -17,9 +17,11 @@ from halfwatt.dialogues.splits import by_source, split_set
 from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.runtimes.registry import serving_device
 
-FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of a user's dialogues, by first user turn
-MOST: dict[Split, int] = {"tune": 1000, "test": 2000}  # the gate needs no more to be sure: the rest is to learn from
 MIN_TEST = 200  # dialogues that the gate wants at least
+FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of few dialogues, by first user turn
+LARGE: dict[Split, float] = {"tune": 0.15, "test": 0.25}  # of many: students live on what is left to learn from
+LEAST: dict[Split, int] = {"tune": 150, "test": MIN_TEST}  # if there are so many
+MOST: dict[Split, int] = {"tune": 1000, "test": 2000}  # the gate needs no more to be sure
 OUTSIDE = 64  # dialogues of each other kind, at most
 
 Dialogues = str | Path | DialogueSet | None
@@ -52,11 +54,13 @@ def dialogues_to_ask(model: str, dialogues: Dialogues, settings: RunSettings) ->
 def sizes(n: int) -> dict[Split, float | int]:
     """Of the splits of ``n`` dialogues, for `split_set`.
 
-    >>> sizes(500), sizes(10_000)
-    ({'train': 0.3, 'tune': 150, 'test': 200}, {'train': 0.3, 'tune': 1000, 'test': 2000})
+    >>> [sizes(n) for n in (100, 1500, 10_000)]  # doctest: +NORMALIZE_WHITESPACE
+    [{'train': 0.3, 'tune': 30, 'test': 40},
+     {'train': 0.3, 'tune': 225, 'test': 375},
+     {'train': 0.3, 'tune': 1000, 'test': 2000}]
     """
-    most = {split: max(1, min(round(FRACTIONS[split] * n), MOST[split])) for split in MOST}
-    return {"train": FRACTIONS["train"], **most}
+    wanted = {split: min(MOST[split], max(LEAST[split], round(LARGE[split] * n))) for split in MOST}
+    return {"train": FRACTIONS["train"], **{s: max(1, min(wanted[s], round(FRACTIONS[s] * n))) for s in MOST}}
 
 
 def splits(model: str, dialogues: Dialogues, settings: RunSettings) -> dict[Split, DialogueSet]:

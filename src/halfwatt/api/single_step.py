@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from halfwatt.compress.prune import Prune as Prune
 from halfwatt.compress.quantize.qat import TrainOnGrid as TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize as Quantize
 from halfwatt.compress.recipe import Recipe
+from halfwatt.compress.training.team import ALONE, Team, together
 from halfwatt.compress.vocabulary_trim import Trim as Trim
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
@@ -33,8 +34,8 @@ from halfwatt.search.build import asking, build_artifact
 
 def transform(
     model: str, step: Step, out: Path, dialogues: Dialogues, teacher: Path | None, settings: RunSettings
-) -> TransformedModel:
-    """Apply one step and write the model folder.
+) -> TransformedModel | None:
+    """Apply one step and write the model folder; None in all but the first of several processes that learn together.
 
     Args:
         dialogues: what the step reads or learns from; None = the demo's training split, for the demo model only.
@@ -44,7 +45,11 @@ def transform(
         ModelError: the step does not fit the model. BadInput: ``out`` exists already, or there are no dialogues.
         TrainingDiverged: a loss or gradient is not finite.
     """
-    with _new(out, model, step, settings) as (before, context):
+    device = str(torch_device(training_device(settings.access)))
+    with (
+        together(device) if step.trains else nullcontext(ALONE) as workers,
+        _new(out, model, step, settings, workers) as (before, context),
+    ):
         original = before if teacher is None else load_model(str(teacher), settings.access)
         lessons = dialogue_set(model, dialogues, "train", settings).dialogues
         after = apply_step(
@@ -52,7 +57,10 @@ def transform(
             before,
             replace(context, dialogues=lessons, original=original, asking=asking(original, settings.access.device)),
         )
-        after.save(out)
+        if workers.first:
+            after.save(out)
+    if not workers.first:
+        return None
     sizes = (before.network.num_parameters(), after.network.num_parameters())
     return TransformedModel(out, sizes, after.lineage, after.spent)
 
@@ -77,14 +85,20 @@ def quantize_to(model: str, out: Path, step: Step, dialogues: Dialogues, setting
 
 
 @contextmanager
-def _new(out: Path, model: str, step: Step, settings: RunSettings) -> Iterator[tuple[ChatModel, StepContext]]:
-    """The model, and where its step works, which lies beside ``out`` until that is there. What trains is metered."""
+def _new(
+    out: Path, model: str, step: Step, settings: RunSettings, workers: Team = ALONE
+) -> Iterator[tuple[ChatModel, StepContext]]:
+    """The model, and where its step works, which lies beside ``out`` until that is there. What trains is metered,
+    unless several processes do: a meter does not tell them apart."""
     if out.exists():
         raise BadInput(f"{out} exists already", hint="choose another -o folder")
     device, work = str(torch_device(training_device(settings.access))), out.parent / f".{out.name}.training"
+    own = settings if workers.first else replace(settings, progress=lambda _: None)
     original = load_model(model, settings.access)
-    tools = instruments(device, rapl_root=settings.rapl_root) if step.trains else Instruments(None)
-    context = StepContext(settings=settings, device=device, meter=tools.primary, cache=work, checkpoints=work)
-    with locked(out.parent), closing(tools):
+    metered = step.trains and workers.size == 1
+    tools = instruments(device, rapl_root=settings.rapl_root) if metered else Instruments(None)
+    context = StepContext(settings=own, device=device, meter=tools.primary, cache=work, checkpoints=work)
+    with locked(out.parent) if workers.first else nullcontext(), closing(tools):
         yield original, context
-        shutil.rmtree(work, ignore_errors=True)
+        if workers.first:
+            shutil.rmtree(work, ignore_errors=True)

@@ -38,7 +38,8 @@ def distil(model: Model, /, *, flags: Learning, step: Annotated[Distil, flat] = 
 
 def _transform(model: str, step: Step, flags: Loading | Seeing, base: RunSettings, teacher: Path | None = None) -> int:
     outcome = single_step.transform(model, step, flags.out, flags.dialogues, teacher, flags.settings(base))
-    report.emit(outcome, report.transformed_view, flags.json)
+    if outcome is not None:
+        report.emit(outcome, report.transformed_view, flags.json)
     return 0
 
 

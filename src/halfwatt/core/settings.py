@@ -45,7 +45,7 @@ class RequestSettings:
     )
     compared: int = 200  # dialogues on which `compare` judges, drawn by the seed
     min_cap: int = 256  # tokens that a reply may take at least; else 4 times the 99th percentile of the human replies
-    fit_dialogues: int = 400  # that G7 asks its judge about, at most, one reply each
+    fit_dialogues: int = 1200  # that G7 asks its judge about, at most, one reply each
     fit_tokens: int = 48  # of a reply that the judge reads, its first ones
 
 

@@ -215,10 +215,10 @@ class _Recorder:
 
 
 def _until_flat(once: Callable[[], RunCounts]) -> list[float]:
-    """Seconds per reply of each pass, until the slope over the last five is below 1 % a pass, twelve were made, or two
+    """Seconds per reply of each pass, until the slope over the last five is below 1 % a pass, twelve were made, or some
     that took long: what warms up, clocks and caches, has done so within seconds of work."""
     pace, spent_s = list[float](), 0.0
-    while len(pace) < 12 and (len(pace) < 2 or spent_s < _WARM_S):
+    while len(pace) < 12 and spent_s < _WARM_S:
         counts = once()
         pass_s = (counts.usage[1] - counts.usage[0]).wall_s
         pace.append(pass_s / counts.replies)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from halfwatt.models.chat_model import ChatModel
 
 
+CAP_OVER_HUMAN = 4  # of the cap on a reply over the 99th percentile of the human ones
+
+
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
     """How a model talks: its tokenizer and template, its own sampling, the tokens it can look back on."""
@@ -84,6 +87,10 @@ class Workload:
         """How replies are generated in energy windows: greedy, so that every arm can be asked the same again."""
         return Sampling(max_new_tokens=self.cap, repetition_penalty=self.generation.repetition_penalty)
 
+    def brief(self) -> Workload:
+        """With replies cut where nearly all human ones have ended: enough to tell ways of serving one model apart."""
+        return replace(self, cap=max(1, self.cap // CAP_OVER_HUMAN))
+
     def part(self, start: int, stop: int) -> Workload:
         """Some of the dialogues."""
         return replace(self, dialogues=self.dialogues[start:stop])
@@ -114,8 +121,8 @@ def make_workload(
 ) -> Workload:
     """Cut each dialogue to its first turns, and to those that fit the model's context beside a reply.
 
-    The cap on a reply is four times the 99th percentile of the human replies, at least `RequestSettings.min_cap`,
-    at most half the context.
+    The cap on a reply is `CAP_OVER_HUMAN` times the 99th percentile of the human replies, at least
+    `RequestSettings.min_cap`, at most half the context.
 
     Raises:
         BadInput: nothing fits.
@@ -123,7 +130,7 @@ def make_workload(
     tokenizer, context = chat_format.tokenizer, chat_format.context
     human = (d.messages[turn].content for d in dialogue_set.dialogues for turn in d.assistant_turns)
     usual = round(float(np.percentile([len(tokenizer.encode(reply)) for reply in human], 99)))
-    cap = min(max(settings.min_cap, 4 * usual), context // 2)
+    cap = min(max(settings.min_cap, CAP_OVER_HUMAN * usual), context // 2)
     dialogues, shortened = list[Dialogue](), 0
     for dialogue in dialogue_set.dialogues:
         turns = dialogue.assistant_turns[: settings.max_turns]

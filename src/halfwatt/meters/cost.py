@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +74,8 @@ class RunCost:
 
     def __init__(self, folder: Path, meter: EnergyMeter | None = None) -> None:
         self._folder, self._meter = folder, meter
-        self._start = self._look()
+        self._start = self._before = self._look()
+        self._lock, self._aside = threading.Lock(), 0  # blocks that are open
         self._file = folder / f"{time.time_ns()}.json"
 
     def note(self) -> None:
@@ -87,12 +89,18 @@ class RunCost:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What the block takes does not count."""
-        before = self._look()
+        """What the block takes does not count; of blocks side by side or in each other, all of them together once."""
+        with self._lock:
+            if not self._aside:
+                self._before = self._look()
+            self._aside += 1
         try:
             yield
         finally:
-            self._start += self._look() - before
+            with self._lock:
+                self._aside -= 1
+                if not self._aside:
+                    self._start += self._look() - self._before
 
     def _look(self) -> Cost:
         return _now(sum(os.times()[:4]), self._meter)  # user, system, and both of the children that have ended

@@ -43,6 +43,7 @@ class BuildRequest:
     seed: int
     precision: Precision = "auto"
     rapl_root: str | None = None
+    threads: int | None = None  # to compute with; None = one a core
 
 
 def build_in_process(request: BuildRequest, progress: Progress) -> Artifact:
@@ -69,12 +70,16 @@ def main() -> None:
 
 
 def _build(request: BuildRequest, progress: Progress) -> Artifact:
+    import torch
+
     from halfwatt.compress.base import StepContext
     from halfwatt.compress.recipe import from_toml
     from halfwatt.formats.registry import load_model
     from halfwatt.meters.discover import instruments
     from halfwatt.search.build import build_artifact
 
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
     model, device = load_model(request.model, request.access), request.access.device
     if model.sha256 != request.sha256:
         raise EnvironmentFault(

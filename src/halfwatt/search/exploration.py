@@ -19,6 +19,7 @@ from halfwatt.search.candidate import CandidateResult, Rivals, stored_name, try_
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import Space
+from halfwatt.search.side_by_side import teach_side_by_side
 from halfwatt.search.student_plan import Curriculum, TeachingPlan
 from halfwatt.search.teaching import enqueue_next_rounds
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
@@ -136,6 +137,7 @@ def search_recipes(lab: Lab, reference: Contender, plan: TeachingPlan | None = N
 
         def go_on() -> bool:
             enqueue_next_rounds(trials, curriculum, budget, assessor.original_knows_more)
+            teach_side_by_side(lab, trials, space.recipe)
             return assessor.repays()
 
         recipes = explore(trials, space.recipe, assessor.assess, budget, joules, go_on)

@@ -46,6 +46,7 @@ class Lab:
     store: StageStore
     workload: Workload
     split: str
+    threads: int | None = None  # of a build; None = one a core
 
     @classmethod
     def of(cls, job: Job, store: StageStore, dialogues: DialogueSet, split: str) -> Lab:

@@ -107,6 +107,7 @@ def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
         seed=settings.seed,
         precision=settings.precision,
         rapl_root=settings.rapl_root,
+        threads=lab.threads,
     )
     return build_in_process(request, lab.say)
 
@@ -224,7 +225,8 @@ def tune(lab: Lab, order: TuneOrder) -> Tuning:
 
 
 def _try_points(lab: Lab, order: TuneOrder, points: list[OperatingPoint]) -> list[Served]:
-    """Each with its share of the first one's cost."""
+    """Each with its share of the first one's cost, on brief replies: an original may ramble, and says no more so."""
+    lab = replace(lab, workload=lab.workload.brief())
     contenders = tuple(Contender(str(n), order.candidate.artifact, at) for n, at in enumerate(points))
     run = lab.run(measure, MeasureOrder(contenders, order.plan))
     figure = cost_of(run.meter)

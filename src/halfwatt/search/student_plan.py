@@ -10,7 +10,8 @@ likelier than a fresh one of half the size that had read 1.8x as much (docs/log.
 A fresh student on few dialogues sees them many times over, which is worth nearly as much as new ones for four passes
 and little after some sixteen (Muennighoff et al., arXiv 2305.16264): what is left of the time then goes into a larger
 network. One student takes all of the time unless several could each read `COMPARABLE` tokens: of less, the smallest
-always looks best, because it reads most.
+always looks best, because it reads most. It is looked at before its end only where that may change what it learns from:
+a look costs minutes of the original's replies.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Prospect:
 
 @dataclass(frozen=True, slots=True)
 class StudentPlan:
-    """Fresh students that a time can teach: ``students`` of them begin, each round takes ``RATE`` times as long.
+    """Students that a time can teach: ``students`` of them begin, each round takes ``RATE`` times as long.
 
     first_s: seconds of a first lesson; prospects: the one that the rules above name first, then its neighbours
     """
@@ -113,7 +114,8 @@ def plan_students(seconds: float, paces: Paces) -> StudentPlan | None:
     (1, 2, '4 blocks of 384', 13.3)
     """
     pace = paces.fresh
-    for students, rounds in ((9, 3), (3, 2), (1, 2)):
+    alone = (1, 1 if paces.blocks else 2)  # a fresh one may hear the original in its second lesson
+    for students, rounds in ((9, 3), (3, 2), alone):
         lessons = sum(max(1, students // RATE**k) * RATE**k for k in range(rounds))  # in first ones
         first_s, whole = seconds / lessons, sum(RATE**k for k in range(rounds))
         sizes = ((parameters(student, paces.vocabulary), student, None) for student in SIZES)

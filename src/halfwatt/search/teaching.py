@@ -25,7 +25,7 @@ from halfwatt.search.lab import Lab
 from halfwatt.search.search_space import ASKED, FRESH, ROUND, STUDENT
 from halfwatt.search.student_plan import SIZES, Curriculum, Pace, Paces, TeachingPlan, parameters
 from halfwatt.search.successive_halving import RATE, StudentRound, promote
-from halfwatt.search.trial_store import RECIPE, TrialStore, lasted_s, outcome_of
+from halfwatt.search.trial_store import RECIPE, TrialStore, outcome_of
 
 _SAMPLE, _TOKENS = 256, 2 * 4096  # dialogues and tokens by which a pace is measured
 _TRIED = SIZES[2], SIZES[5]  # by two of which the others' are told
@@ -122,6 +122,8 @@ def enqueue_next_rounds(
 def _rounds(store: TrialStore, base: str) -> list[StudentRound]:
     trials = [trial for trial in store.completed() if trial.params.get("base") == base]
     return [
-        StudentRound(t.params, t.user_attrs.get(ROUND, 0), outcome_of(t), RATE * lasted_s(t), t.user_attrs[RECIPE])
+        StudentRound(
+            t.params, t.user_attrs.get(ROUND, 0), outcome_of(t), RATE * store.lasted_s(t), t.user_attrs[RECIPE]
+        )
         for t in trials
     ]

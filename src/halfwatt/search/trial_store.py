@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import filterfalse
@@ -23,14 +23,14 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, Trial, TrialState
 from psutil import pid_exists
 
 from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError
 
 BEAT_S, SILENT_S = 20.0, 120.0
 RECIPE = "recipe"  # the name under which a trial's recipe is told again
-_BEAT, _WORKER, _GATE, _AGAIN, _JOULES = "beat", "worker", "gate", "again", "joules"
+_BEAT, _WORKER, _GATE, _AGAIN, _JOULES, _AHEAD = "beat", "worker", "gate", "again", "joules", "ahead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,16 @@ class TrialStore:
         kept = (t for t in self._ended() if t.user_attrs.get(RECIPE) == recipe and _JOULES in t.user_attrs)
         return next(map(outcome_of, kept), None)
 
+    def waiting(self) -> list[FixedTrial]:
+        """Trials that were asked for and have not begun, as they will decide."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return [_as_asked_for(trial) for trial in trials]
+
+    def note_ahead(self, recipes: Sequence[str], seconds: float) -> None:
+        """Part of what these recipes' trials take was done before them, in so many seconds together."""
+        each = {recipe: seconds / len(recipes) for recipe in recipes}
+        self._study.set_user_attr(_AHEAD, self._ahead() | each)
+
     def completed(self) -> list[FrozenTrial]:
         """Trials with a cost, those that break the constraint too, in the order in which they were begun."""
         return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -107,12 +117,19 @@ class TrialStore:
         return min(able, key=lambda t: float(t.value or 0.0), default=None)
 
     def seconds(self) -> float:
-        """Spent in trials that have ended, by all workers; one whose worker died, as long as it was heard."""
-        return sum(lasted_s(t) for t in self._ended())
+        """Spent in and ahead of trials that have ended, by all workers; in one that died, as long as it was heard."""
+        return sum(_lasted_s(t) for t in self._ended()) + sum(self._ahead().values())
+
+    def lasted_s(self, trial: FrozenTrial) -> float:
+        """Seconds that a trial took, with what was done ahead of it."""
+        return _lasted_s(trial) + self._ahead().get(trial.user_attrs.get(RECIPE, ""), 0.0)
 
     def joules(self) -> float:
         """Measured in them."""
         return sum(t.user_attrs.get(_JOULES) or 0.0 for t in self._ended())
+
+    def _ahead(self) -> dict[str, float]:
+        return dict(self._study.user_attrs.get(_AHEAD, {}))
 
     def _ended(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
@@ -138,7 +155,14 @@ def outcome_of(trial: FrozenTrial) -> TrialOutcome:
     return TrialOutcome(trial.value, trial.constraints.get(_GATE, 0.0))
 
 
-def lasted_s(trial: FrozenTrial) -> float:
+def _as_asked_for(trial: FrozenTrial) -> FixedTrial:
+    fixed = FixedTrial(trial.system_attrs["fixed_params"])
+    for name, value in trial.user_attrs.items():
+        fixed.set_user_attr(name, value)
+    return fixed
+
+
+def _lasted_s(trial: FrozenTrial) -> float:
     """Seconds that a trial took; a worker that died in it may have been found dead only days later."""
     if trial.datetime_start is None or trial.datetime_complete is None:
         return 0.0

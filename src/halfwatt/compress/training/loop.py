@@ -4,8 +4,8 @@
     train(module, objective, rows, settings, ...)                  -> History
 
 Every position counts alike, whichever step it falls into: dialogues of one length share a batch, and if each step took
-the mean of its own positions, those of short replies would count for more. One process or several (``torchrun``): each
-takes its rows of every step, and the result does not depend on their number. A loss or gradient that is not finite
+the mean of its own positions, those of short replies would count for more. One process or several (team.py): each takes
+its rows of every step, and the result does not depend on their number. A loss or gradient that is not finite
 stops the run before the weights have changed. Left out: gradient accumulation, sharding.
 """
 
@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NoReturn
 
@@ -192,7 +192,8 @@ class _Run:
             share = rows[self.accelerator.process_index :: self.accelerator.num_processes]
             self._update(collate(share, of=rows).to(self.accelerator.device))
             self.step += 1
-            self.spent += self.cost_meter.lap(sum(len(row.ids) for row in rows), self.step_b)
+            lap = self.cost_meter.lap(sum(len(row.ids) for row in rows), self.step_b)
+            self.spent += replace(lap, cpu_s=self._of_all(lap.cpu_s))
             now_s = time.monotonic()
             if now_s - report_s > 2 and self.accelerator.is_main_process:
                 self._report((self.spent.tokens - begin_tokens) / (now_s - begin_s))
@@ -252,6 +253,12 @@ class _Run:
         if self.accelerator.num_processes == 1:
             return share
         return float(self.accelerator.gather(torch.tensor([share], device=self.accelerator.device)).max())
+
+    def _of_all(self, own: float) -> float:
+        """The sum over all processes."""
+        if self.accelerator.num_processes == 1:
+            return own
+        return float(self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device), "sum"))
 
     def _report(self, tokens_per_s: float) -> None:
         recent = self.losses[-20:]

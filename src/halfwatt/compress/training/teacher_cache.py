@@ -24,6 +24,7 @@ from halfwatt.compress.base import StepContext
 from halfwatt.compress.training import losses
 from halfwatt.compress.training.batches import Predictor, Row, collate
 from halfwatt.compress.training.losses import TopK
+from halfwatt.compress.training.team import team
 from halfwatt.core.files import require_space, write_atomic
 from halfwatt.core.json_records import from_json, to_json
 from halfwatt.meters.cost import Cost, CostMeter
@@ -85,12 +86,12 @@ def with_teacher(
 def _predict(
     rows: Sequence[Row], teacher: Predictor | RuntimeTeacher, k: int, context: StepContext
 ) -> tuple[TopK, Cost]:
-    """The teacher's pass over all rows, those of like length together."""
-    cost_meter, tokens, passes = CostMeter(context.meter, context.device), 0, 0
+    """The teacher's pass over all rows, those of like length together; of several processes each asks about its own."""
+    cost_meter, tokens, passes, workers = CostMeter(context.meter, context.device), 0, 0, team(context.device)
     starts = [0, *accumulate(row.positions for row in rows)]
-    best = torch.empty(starts[-1], k, dtype=torch.float16)
-    whole = TopK(best, torch.empty_like(best, dtype=torch.int32), torch.empty(starts[-1]))
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    best = torch.zeros(starts[-1], k, dtype=torch.float16)
+    whole = TopK(best, torch.zeros_like(best, dtype=torch.int32), torch.zeros(starts[-1]))
+    order = workers.share(sorted(range(len(rows)), key=lambda i: len(rows[i].ids)))
     done = 0
     while done < len(order):
         some = order[done : done + max(1, _BATCH_TOKENS // len(rows[order[done]].ids))]
@@ -103,7 +104,10 @@ def _predict(
         done, tokens, passes = done + len(some), tokens + batch.ids.numel(), passes + 1
         context.settings.progress(f"asking the teacher: {done} of {len(order)} dialogues")
     own = teacher.weights_b if isinstance(teacher, RuntimeTeacher) else sum(p.nbytes for p in teacher.parameters())
-    return whole, cost_meter.lap(tokens, passes * own)
+    cost = cost_meter.lap(tokens, passes * own)
+    used = workers.total(torch.tensor([cost.tokens, cost.cpu_s, cost.bytes_b], dtype=torch.float64)).tolist()
+    merged = TopK(*(workers.total(getattr(whole, name)) for name in TopK.__slots__))
+    return merged, replace(cost, tokens=int(used[0]), cpu_s=used[1], bytes_b=int(used[2]))
 
 
 def _digest(rows: Sequence[Row], teacher: Predictor | RuntimeTeacher) -> str:
