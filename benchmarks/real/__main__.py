@@ -29,6 +29,7 @@ from halfwatt.api.verbs import optimize
 from halfwatt.core.files import locked, turn, write_atomic
 from halfwatt.core.settings import Access, MeasurePlan, RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
+from halfwatt.evaluate.saving_explained import explain_saving
 from halfwatt.formats.artifact import read_artifact
 from halfwatt.formats.registry import load_model
 from halfwatt.meters.discover import instruments
@@ -116,15 +117,11 @@ def folder_of(model: ChatModel, out: Path) -> Path:
 
 def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]], test: DialogueSet) -> dict[str, Any]:
     """What the table shows of a row; the ratio in two: what a token costs less, and what shorter replies save."""
-    by_name = {row["name"]: row for row in rows}
-    b1, b1_arm, winner_arm = by_name["B1"], *(next(m for m in result.final if m.arm == arm) for arm in ("B1", "winner"))
+    b1 = next(row for row in rows if row["name"] == "B1")
+    assert result.raw.quality_inputs is not None, "a search ends with a verdict"
+    why = explain_saving("B1", "winner", result.raw.windows, result.raw.quality_inputs)
     able = [row for row in rows if row["verdict"] == "PASS" and row["name"].startswith(PEERS)]
     best = min(able, key=lambda row: row["cpu_s_per_reply"]["mean"], default=None)
-    tokens = b1_arm.tokens_per_reply.mean / winner_arm.tokens_per_reply.mean
-    inputs = result.raw.quality_inputs
-    greedy = [r for r in inputs.replies_ref if r.seed is None] if inputs else []
-    people = sum(len(r.text) for r in greedy) / max(1, sum(len(r.reference) for r in greedy))
-    whole = result.claim.cpu_s_ratio_vs_B1
     budget = parse_budget(args.budget)
     return {
         "original": Path(args.model).parent.name if Path(args.model).suffix == ".gguf" else Path(args.model).name,
@@ -133,11 +130,13 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
         "verdict": result.claim.verdict,
         "winner": result.claim.about,
         "plan": [] if result.plan is None else result.plan.lines,
-        "cpu_s_ratio_vs_B1": plain(whole),
+        "cpu_s_ratio_vs_B1": plain(result.claim.cpu_s_ratio_vs_B1),
         "cpu_s_ratio_vs_B0": plain(result.claim.cpu_s_ratio_vs_B0),
-        "of_it_by_fewer_tokens": tokens,
-        "of_it_a_token": whole.mean / tokens,
-        "people_are_shorter": people,
+        "of_it_a_token": plain(why.a_token),
+        "of_it_by_fewer_tokens": plain(why.fewer_tokens),
+        "both": plain(why.together),
+        "people_are_shorter": plain(why.people),
+        "counted": plain(why.counted),
         "cpu_s_ratio_vs_best_peer": None if best is None else best["cpu_s_ratio"],
         "best_peer": None if best is None else best["name"],
         "beside_peers_vs_B1": b1["cpu_s_ratio"],
@@ -157,7 +156,9 @@ def table() -> str:
         "traffic",
         "budget",
         "CPU time, B1 over winner",
+        "a token",
         "by fewer tokens",
+        "both",
         "over the best peer",
         "gate",
     ]
@@ -171,7 +172,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["traffic"],
         f"{row['budget_s'] / 60:.0f} min",
         number(row["cpu_s_ratio_vs_B1"], 1, "x"),
-        f"{row['of_it_by_fewer_tokens']:.1f}x",
+        *(number(row[part], 1, "x") for part in ("of_it_a_token", "of_it_by_fewer_tokens", "both")),
         "none passes" if peer is None else f"{number(peer, 1, 'x')} ({row['best_peer']})",
         row["verdict"],
     ]

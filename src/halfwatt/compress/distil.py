@@ -154,6 +154,9 @@ class Distil(Step):
     """Of a step, padding included."""
     longest: int = 512
     """Tokens of a dialogue that are learned from."""
+    horizon: float | None = None
+    """Passes over the dialogues that the weights are a mean of: AdamW's decay is 1 / (lr x steps a pass x horizon). A
+    few, where a network meets the same dialogues many times; None = a decay of 0.1."""
     own_share: float = 0.5
     """on_policy: share of the steps that learn from the student's own replies."""
     own_cap: int = 96
@@ -177,6 +180,8 @@ class Distil(Step):
         problems = [f"{name} must lie between 0 and 1, not {x:g}" for name, x in shares.items() if not 0 <= x <= 1]
         if self.epochs <= 0 or self.lr <= 0 or self.temperature <= 0:
             problems.append("epochs, lr and temperature must be above 0")
+        if self.horizon is not None and self.horizon <= 0:
+            problems.append(f"horizon must be above 0, not {self.horizon:g}")
         vocabulary = model.network.config.vocab_size
         if self.cached and not 0 < self.cached < vocabulary:
             problems.append(f"cached must lie between 0 and the vocabulary's {vocabulary}, not {self.cached}")
@@ -202,7 +207,7 @@ class Distil(Step):
             dialogues, teacher_cost = answer_anew(original, dialogues, self.own_cap, context)
         learner = replace(model, network=student)
         rows = encode_rows(dialogues, model.tokenizer, min(self.longest, model.context))
-        settings = TrainingSettings(self.lr, max(1.0, self.epochs), self.batch_tokens)
+        settings = TrainingSettings(self.lr, max(1.0, self.epochs), self.batch_tokens, horizon=self.horizon)
         if self.kind == "together":
             pair = _Pair(Predictor(student), Predictor(teacher.float()))
             slower = (replace(group, lr_factor=self.teacher_lr) for group in default_groups(pair.teacher))

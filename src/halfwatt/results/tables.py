@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
+from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.statistics import difference, mean
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.records import Measurement, Window
+from halfwatt.evaluate.saving_explained import SavingExplained, explain_saving
 from halfwatt.meters.base import MeterInfo
 from halfwatt.results.payback import Payback, payback
 from halfwatt.results.result import Result
@@ -51,6 +54,16 @@ def meter(result: Result) -> MeterInfo | None:
 def meter_of(measurement: Measurement, meters: Sequence[MeterInfo]) -> MeterInfo | None:
     """The one among ``meters`` that the joules come from."""
     return next((info for info in meters if info.name == measurement.meter), None)
+
+
+def explained(result: Result) -> SavingExplained | None:
+    """What the claim's saving over B1 comes from; None = it is about B1 itself, or too few replies are there."""
+    inputs = result.raw.quality_inputs
+    if inputs is None or result.claim.about == result.baselines.B1.name:
+        return None
+    with suppress(BadInput):
+        return explain_saving("B1", "winner", result.raw.windows, inputs)
+    return None
 
 
 def absolute_joules(m: Measurement) -> Estimate | None:

@@ -92,6 +92,21 @@ def test_every_position_counts_alike_however_its_batch_is_filled() -> None:
     assert float(module.said.softmax(0)[20].detach()) == pytest.approx(counted, abs=0.03)
 
 
+def test_a_horizon_of_some_passes_is_a_decay() -> None:
+    """A mean over two passes, whatever number of steps a pass has."""
+
+    def taught(settings: TrainingSettings) -> tuple[int, torch.Tensor]:
+        module = network()
+        return train(module, learn_labels, example_rows(), settings, FP32).steps, weights(module)
+
+    a_pass, _ = taught(replace(SETTINGS, epochs=1))
+    _, by_horizon = taught(replace(SETTINGS, horizon=2.0))
+    _, by_decay = taught(replace(SETTINGS, weight_decay=1 / (SETTINGS.lr * a_pass * 2)))
+    _, by_default = taught(SETTINGS)
+    assert torch.allclose(by_horizon, by_decay, atol=1e-6)
+    assert by_horizon.norm() < by_default.norm(), "it forgets more"
+
+
 def test_only_the_assistants_words_are_learned() -> None:
     """What the user said last is read by nobody and learned by nobody: it may be anything."""
     ended = [replace(r, ids=(*r.ids, 70, 71), reply=(*r.reply, False, False)) for r in example_rows()]

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from halfwatt.core.estimate import Estimate
-from halfwatt.results.report import formatting
+from halfwatt.results.report import console, formatting
+from halfwatt.results.report.card import model_card
+from halfwatt.results.report.html import render_html
 from halfwatt.results.result import Result
-from halfwatt.results.tables import rows
+from halfwatt.results.tables import explained, rows
 from halfwatt.runtimes.base import OperatingPoint, Speculation
+from tests.support.terminal import plain
 
 
 @pytest.mark.parametrize(
@@ -97,3 +101,23 @@ def test_the_exact_checks_of_the_gate_fold_into_one_line_when_all_hold(results: 
 )
 def test_an_operating_point_in_words(at: OperatingPoint, words: str) -> None:
     assert formatting.operating_point(at) == words
+
+
+def test_a_saving_is_shown_with_what_it_comes_from(results: dict[str, Result]) -> None:
+    """Replies three times shorter, where people's are twice as short: so much of it counts; on every form of it."""
+    result, inputs = results["modelled"], results["modelled"].raw.quality_inputs
+    assert inputs is not None
+    (like,) = inputs.replies_ref
+    theirs = tuple(replace(like, dialogue=f"d{n}", text="x" * 90, tokens=30, reference="y" * 45) for n in range(40))
+    ours = tuple(replace(reply, text="x" * 30, tokens=10) for reply in theirs)
+    planted = replace(inputs, replies_ref=theirs, replies_cand=ours)
+    shown = replace(result, raw=replace(result.raw, quality_inputs=planted))
+    saving = explained(shown)
+    assert saving is not None
+    assert saving.fewer_tokens.mean == pytest.approx(3)
+    assert saving.counted.mean == pytest.approx(2 * saving.a_token.mean)
+    texts = (plain(console.result_view(shown, Path("out")), 120), render_html(shown), model_card(shown))
+    for text in texts:
+        assert "fewer tokens a reply" in " ".join(text.split())
+    about_b1 = replace(shown, claim=replace(shown.claim, about=shown.baselines.B1.name))
+    assert formatting.causes(explained(about_b1)) == ()

@@ -65,6 +65,8 @@ class TrainingSettings:
     lr:            the highest learning rate; see reference values beside each step that trains
     batch_tokens:  of a step over all processes, padding included
     warmup:        share of the steps over which the learning rate rises
+    weight_decay:  of AdamW, where horizon is None
+    horizon:       passes over the rows that the weights are a mean of; sets the decay
     floor:         the learning rate at the end, as a share of the highest
     betas:         of AdamW
     clip:          the longest gradient that is taken as it is
@@ -76,8 +78,19 @@ class TrainingSettings:
     warmup: float = 0.02
     floor: float = 0.1
     weight_decay: float = 0.1
+    horizon: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
+
+    def decay(self, steps_a_pass: int) -> float:
+        """Of AdamW, which forgets a share lr x decay of a weight each step: its weights are a running mean of its
+        updates over 1 / (lr x decay) steps. Counted in passes that time suits data of any size (Wang and Aitchison,
+        arXiv 2405.13698).
+
+        >>> round(TrainingSettings(1e-3, horizon=2.0).decay(200), 6)
+        2.5
+        """
+        return self.weight_decay if self.horizon is None else 1 / (self.lr * steps_a_pass * self.horizon)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +185,7 @@ class _Run:
     ) -> None:
         self.module, self.objective, self.schedule = module, objective, schedule
         self.settings, self.context, self.accelerator = schedule.settings, context, accelerator
-        decay = self.settings.weight_decay
+        decay = self.settings.decay(schedule.per_epoch)
         slots = [{"params": list(g.parameters), "weight_decay": decay if g.decay else 0.0} for g in groups]
         optimizer = torch.optim.AdamW(slots, lr=self.settings.lr, betas=self.settings.betas, fused=True)
         self.lr_factors = [group.lr_factor for group in groups]

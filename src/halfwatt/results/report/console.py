@@ -23,7 +23,7 @@ from halfwatt.meters.base import Finding
 from halfwatt.results.report import formatting
 from halfwatt.results.report.formatting import Figure
 from halfwatt.results.result import Comparison, Measured, Result, TransformedModel
-from halfwatt.results.tables import Row, meter, meter_of, rows
+from halfwatt.results.tables import Row, explained, meter, meter_of, rows
 
 if TYPE_CHECKING:
     from halfwatt.results.verify import Verification
@@ -115,6 +115,8 @@ def _ratios(result: Result) -> Text:
     claim, text = result.claim, Text()
     for quantity, base, figure in formatting.ratios(claim):
         text.append(_clean(f"{quantity if base == 'B1' else '':<9} {base} / {claim.about}  {figure.line}\n"))
+    for cause, figure in formatting.causes(explained(result)):
+        text.append(_clean(f"          {cause}: {figure.line}\n"), style="dim")
     if claim.verdict != "PASS":
         text.append("These ratios were measured; they are not claimed as a saving.\n", style="dim")
     return text

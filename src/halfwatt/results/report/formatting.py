@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate.gate import likelihood_check
 from halfwatt.evaluate.records import Claim, GateCheck, Measurement, Outside, Profile, QualityReport
+from halfwatt.evaluate.saving_explained import SavingExplained
 from halfwatt.meters.base import Grade, MeterInfo
 from halfwatt.models.lineage import KeptLayer
 from halfwatt.results.payback import Ledger, Payback
@@ -183,6 +184,15 @@ def ratios(claim: Claim) -> tuple[tuple[str, str, Figure], ...]:
         ("CPU time", "B1", measured(claim.cpu_s_ratio_vs_B1)),
         ("CPU time", "B0", none if commonly is None else measured(commonly)),
     )
+
+
+def causes(saving: SavingExplained | None) -> tuple[tuple[str, Figure], ...]:
+    """What CPU time is saved by, B1 over what the claim is about; nothing where it is about B1."""
+    if saving is None:
+        return ()
+    lines = (("a token", saving.a_token), ("fewer tokens a reply", saving.fewer_tokens), ("both", saving.together))
+    people = ("counting no reply shorter than people's", saving.counted)
+    return tuple((text, measured(ratio)) for text, ratio in (*lines, people))
 
 
 def energy_ratio(ratio: Estimate | None, source: Claim | MeterInfo | None) -> Figure:

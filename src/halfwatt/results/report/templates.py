@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from halfwatt.results.report import formatting
 from halfwatt.results.result import Result
-from halfwatt.results.tables import champion, delivered, meter, rows
+from halfwatt.results.tables import champion, delivered, explained, meter, rows
 
 
 def render(template: str, result: Result, **context: Any) -> str:
@@ -32,6 +32,7 @@ def render(template: str, result: Result, **context: Any) -> str:
         about=champion(result),
         delivered=delivered(result),
         words=formatting,
+        causes=formatting.causes(explained(result)),
         **context,
     )
 
