@@ -115,17 +115,17 @@ def test_cutting_is_for_originals_that_are_read_fast() -> None:
 
 def test_blocks_of_the_original_come_before_random_weights() -> None:
     plan = planned(0.7 * 3600, OPENED)
-    assert [p.name for p in plan.prospects[:3]] == [f"{n} blocks of the original" for n in (4, 2, 8)]
-    assert plan.prospects[0].parameters == 18_031_680, "SmolLM2's, of 6,720 tokens"
+    assert [p.name for p in plan.prospects[:4]] == [f"{n} blocks of the original" for n in (3, 2, 4, 8)]
+    assert plan.prospects[2].parameters == 18_031_680, "SmolLM2's, of 6,720 tokens"
     assert (plan.students, plan.rounds) == (1, 1), "a look at it would change nothing"
     assert planned(0.7 * 3600).rounds == 2, "a fresh one may hear the original in its second lesson"
-    assert plan.prospects[3].student is not None
+    assert plan.prospects[4].student is not None
     short = planned(600, OPENED)
-    assert short.prospects[0].blocks == 4, "they learn enough where fresh ones do not"
+    assert short.prospects[0].blocks == 3, "they learn enough where fresh ones do not"
     space = FreshSpace(plan, blocks=30)
     first = space.student([], Chosen(space.first()[0]))
-    assert first.steps[0] == Prune(drop=26, chosen="middle")
-    assert first.name.startswith("taught by people, 4 blocks of the original, epochs ")
+    assert first.steps[0] == Prune(drop=27, chosen="middle")
+    assert first.name.startswith("taught by people, 3 blocks of the original, epochs ")
 
 
 class Chosen(FixedTrial):
