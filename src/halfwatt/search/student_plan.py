@@ -37,7 +37,7 @@ SIZES = tuple(
 )
 ENOUGH = 5_000_000  # tokens in all, of less than which no student has answered anybody
 ENOUGH_FOR_BLOCKS = 1_000_000  # the same, of one that begins with blocks of the original
-_KEPT = (3, 2, 4, 8)  # of the original's blocks, in order of trial: in equal time 1.355, 1.456, 1.345 nats (docs/log.md)
+_KEPT = (3, 2, 4, 8)  # of the original's blocks, in order of trial: in equal time 1.355, 1.456, 1.345 nats
 COMPARABLE = 3_000_000  # in a first lesson
 _PASSES = 24.0  # over the dialogues, at most
 _A_PARAMETER = 0.75  # tokens
