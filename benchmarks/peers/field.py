@@ -17,7 +17,6 @@ from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.energy_protocol import Run
-from halfwatt.evaluate.examine import teacher_scores
 from halfwatt.evaluate.facts import facts_of
 from halfwatt.evaluate.fit import fit_of_candidate
 from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks, teacher_checks
@@ -31,10 +30,18 @@ from halfwatt.search.build import build_artifact
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.stage_store import StageStore
-from halfwatt.search.stages import FitOrder, MeasureOrder, TuneOrder, measure, reference_fit, reference_replies, tune
+from halfwatt.search.stages import (
+    FitOrder,
+    MeasureOrder,
+    TuneOrder,
+    likelihood,
+    measure,
+    reference_fit,
+    reference_replies,
+    tune,
+)
 
 FIRST_LOOK = 200  # dialogues
-Scores = tuple[TeacherScore, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +163,8 @@ def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
     weights = candidate.name.removesuffix(torchao.COMPILED)
     stage = f"{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"
     lab, margins = field.lab.part(0, min(field.judged, FIRST_LOOK)), field.lab.job.settings.margins
-    scores = lab.store.once(f"look-{stage}", Scores, lambda: _scores(lab, field.reference, candidate))
+    pair = field.reference, candidate
+    scores = lab.store.once(f"look-{stage}", tuple[TeacherScore, ...], lambda: likelihood(lab, pair))
     first = teacher_checks(scores, margins)
     if any(check.verdict == "FAIL" for check in first):
         return first
@@ -165,16 +173,12 @@ def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
     return statistical_checks(quality_inputs, margins, lab.job.model.tokenizer.special_tokens)
 
 
-def _scores(lab: Lab, reference: Contender, candidate: Contender) -> Scores:
-    return teacher_scores(lab.spec(reference), lab.spec(candidate), lab.workload, say)
-
-
 def _inputs(lab: Lab, reference: Contender, candidate: Contender) -> QualityInputs:
     ours, judge, proof = lab.spec(candidate), reference.for_likelihood(), reference.artifact.parity
     assert proof is not None  # the original's own: G1 to G7 do not look at it
     threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
     replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
-    scores = _scores(lab, reference, candidate)
+    scores = likelihood(lab, (reference, candidate))
     known = lab.run(reference_fit, FitOrder(reference, judge))
     fit = fit_of_candidate(lab.spec(judge), lab.workload, known, replies, say)
     values = facts_of(lab.workload.dialogues)

@@ -122,20 +122,8 @@ def test_a_step_writes_a_folder_that_the_next_step_takes(tmp_path: Path) -> None
 def test_two_processes_teach_what_one_does(kind: tuple[str, ...], tmp_path: Path) -> None:
     """They share the rows and the teacher's questions; the first one writes, and says what both took."""
     model, chats = tiny.folder(tmp_path, "llama"), taught.chats(tmp_path, taught.dialogues()[:20])
-    line: list[str | Path] = [
-        "distil",
-        model,
-        "-d",
-        chats,
-        "--kind",
-        *kind,
-        "--epochs",
-        "2",
-        "--precision",
-        "fp32",
-        "--json",
-        "-o",
-    ]
+    how = ["--epochs", "2", "--precision", "fp32", "--json", "-o"]
+    line: list[str | Path] = ["distil", model, "-d", chats, "--kind", *kind, *how]
     alone = halfwatt(*line, tmp_path / "one")
     assert alone.returncode == 0, alone.stderr
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "halfwatt.cli.main"]

@@ -45,11 +45,7 @@ def transform(
         ModelError: the step does not fit the model. BadInput: ``out`` exists already, or there are no dialogues.
         TrainingDiverged: a loss or gradient is not finite.
     """
-    device = str(torch_device(training_device(settings.access)))
-    with (
-        together(device) if step.trains else nullcontext(ALONE) as workers,
-        _new(out, model, step, settings, workers) as (before, context),
-    ):
+    with _new(out, model, step, settings, several=step.trains) as (before, context, workers):
         original = before if teacher is None else load_model(str(teacher), settings.access)
         lessons = dialogue_set(model, dialogues, "train", settings).dialogues
         after = apply_step(
@@ -72,7 +68,7 @@ def quantize_to(model: str, out: Path, step: Step, dialogues: Dialogues, setting
         ModelError: the model cannot be used, or the export is not what was computed in memory.
         BadInput: ``out`` exists already.
     """
-    with _new(out, model, step, settings) as (original, context), scratch(out.parent) as cache:
+    with _new(out, model, step, settings) as (original, context, _), scratch(out.parent) as cache:
         settings.progress("quantizing, exporting and proving the export")
         traffic = dialogues_to_ask(model, dialogues, settings)
         workload = make_workload(traffic, ChatFormat.of_model(original), settings.requests)
@@ -86,19 +82,20 @@ def quantize_to(model: str, out: Path, step: Step, dialogues: Dialogues, setting
 
 @contextmanager
 def _new(
-    out: Path, model: str, step: Step, settings: RunSettings, workers: Team = ALONE
-) -> Iterator[tuple[ChatModel, StepContext]]:
-    """The model, and where its step works, which lies beside ``out`` until that is there. What trains is metered,
-    unless several processes do: a meter does not tell them apart."""
+    out: Path, model: str, step: Step, settings: RunSettings, *, several: bool = False
+) -> Iterator[tuple[ChatModel, StepContext, Team]]:
+    """The model, where its step works, which lies beside ``out`` until that is there, and with whom; several: processes
+    may share it. What trains is metered, unless several do: a meter does not tell them apart."""
     if out.exists():
         raise BadInput(f"{out} exists already", hint="choose another -o folder")
     device, work = str(torch_device(training_device(settings.access))), out.parent / f".{out.name}.training"
-    own = settings if workers.first else replace(settings, progress=lambda _: None)
-    original = load_model(model, settings.access)
-    metered = step.trains and workers.size == 1
-    tools = instruments(device, rapl_root=settings.rapl_root) if metered else Instruments(None)
-    context = StepContext(settings=own, device=device, meter=tools.primary, cache=work, checkpoints=work)
-    with locked(out.parent) if workers.first else nullcontext(), closing(tools):
-        yield original, context
-        if workers.first:
-            shutil.rmtree(work, ignore_errors=True)
+    with together(device) if several else nullcontext(ALONE) as workers:
+        own = settings if workers.first else replace(settings, progress=lambda _: None)
+        original = load_model(model, settings.access)
+        metered = step.trains and workers.size == 1
+        tools = instruments(device, rapl_root=settings.rapl_root) if metered else Instruments(None)
+        context = StepContext(settings=own, device=device, meter=tools.primary, cache=work, checkpoints=work)
+        with locked(out.parent) if workers.first else nullcontext(), closing(tools):
+            yield original, context, workers
+            if workers.first:
+                shutil.rmtree(work, ignore_errors=True)

@@ -228,13 +228,12 @@ class Prune(Step):
 
     def _without_blocks(self, model: ChatModel, batches: Sequence[Batch], context: StepContext) -> ChatModel:
         """Drop one block after the other, each time the one that is missed least."""
-        config, own = model.network.config, model.architecture
-        live = list(range(config.num_hidden_layers))
+        live = list(range(model.network.config.num_hidden_layers))
         step = max(1, len(batches) // _BATCHES)
         few = batches[step // 2 :: step]
         for k in range(self.drop):
             divergences = dict(zip(live, divergences_without(model, few, live), strict=True))
-            possible = [i for i in live if not own.problems(_with_blocks(model, [j for j in live if j != i])[0])]
+            possible = [i for i in live if not _problems_with(model, [j for j in live if j != i])]
             live.remove(gone := min(possible, key=divergences.__getitem__))
             context.settings.progress(f"dropped block {gone} ({k + 1} of {self.drop}): {divergences[gone]:.3f} nats")
         return _keeping(model, live)
@@ -244,7 +243,7 @@ class Prune(Step):
         count = model.network.config.num_hidden_layers
         left = count - self.drop
         live = [*range(left - left // 2), *range(count - left // 2, count)]
-        if problems := model.architecture.problems(_with_blocks(model, live)[0]):
+        if problems := _problems_with(model, live):
             raise ModelError(f"{self.name} cannot be applied", got="; ".join(problems))
         return _keeping(model, live)
 
@@ -325,19 +324,23 @@ class Sparsify(Step):
         return replace(model, network=network, lineage=(*model.lineage, summary))
 
 
-def _with_blocks(model: ChatModel, live: Sequence[int]) -> tuple[Any, dict[str, Any]]:
-    """The config of a network with these blocks alone, and its entries that change."""
-    config, kinds = model.network.config, model.architecture.kinds(model.network.config)
-    changes: dict[str, Any] = {"num_hidden_layers": len(live)}
-    if hasattr(config, "layer_types"):
-        changes["layer_types"] = [kinds[i] for i in live]
-    return resized_config(config, changes), changes
+def _changes(model: ChatModel, live: Sequence[int]) -> dict[str, Any]:
+    """To the config, when these blocks alone are left."""
+    config, changes = model.network.config, {"num_hidden_layers": len(live)}
+    if not hasattr(config, "layer_types"):
+        return changes
+    kinds = model.architecture.kinds(config)
+    return changes | {"layer_types": [kinds[i] for i in live]}
+
+
+def _problems_with(model: ChatModel, live: Sequence[int]) -> list[str]:
+    return model.architecture.problems(resized_config(model.network.config, _changes(model, live)))
 
 
 def _keeping(model: ChatModel, live: Sequence[int]) -> ChatModel:
     dropped = sorted(set(range(model.network.config.num_hidden_layers)) - set(live))
     state = without_blocks(_state(model), model.architecture.blocks_prefix(model.network), set(dropped))
-    return _cut(model, _with_blocks(model, live)[1], state, f"blocks {', '.join(map(str, dropped))} dropped")
+    return _cut(model, _changes(model, live), state, f"blocks {', '.join(map(str, dropped))} dropped")
 
 
 def _state(model: ChatModel) -> dict[str, Tensor]:

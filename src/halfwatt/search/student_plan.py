@@ -179,7 +179,7 @@ class TeachingPlan:
         cut = plan_teaching(seconds, _CUT_S * paces.asking_s, paces.tokens)
         share = _FRESH_SHARE if cut is None else _BESIDE_CUT
         asked = min(1.0, _ASKING_SHARE * share * seconds / (paces.tokens * paces.asking_s))
-        return cls(seconds, paces, Curriculum(cut, _fresh(share * seconds, paces), float(f"{asked:.1g}")))
+        return cls(seconds, paces, Curriculum(cut, plan_students(share * seconds, paces), float(f"{asked:.1g}")))
 
     @property
     def lines(self) -> list[str]:
@@ -196,15 +196,11 @@ class TeachingPlan:
                 + (f"; also {', '.join(others)}" if others else "")
             )
         if not lines:
-            least = needed_s(lambda s: _fresh(_FRESH_SHARE * s, self.paces))
+            least = needed_s(lambda s: plan_students(_FRESH_SHARE * s, self.paces))
             few = f"the dialogues' {self.paces.tokens:,} tokens are too few"
             much = f"it would take --budget {math.ceil(least / 60)}m" if least else few
             lines.append(f"no student could learn enough within {minutes:.0f} minutes here: {much}")
         return lines
-
-
-def _fresh(seconds: float, paces: Paces) -> StudentPlan | None:
-    return plan_students(seconds, paces)
 
 
 def _prospect(numbers: int, student: Student | None, blocks: int | None, paces: Paces, seconds: float) -> Prospect:

@@ -26,6 +26,7 @@ from halfwatt.compress.base import StepContext
 from halfwatt.compress.training import checkpoints
 from halfwatt.compress.training.batches import Batch, Row, collate, plan
 from halfwatt.compress.training.losses import label_nll
+from halfwatt.compress.training.team import team
 from halfwatt.core.errors import BadInput, HalfwattError
 from halfwatt.core.settings import Precision
 from halfwatt.meters.cost import Cost, CostMeter
@@ -185,6 +186,7 @@ class _Run:
     ) -> None:
         self.module, self.objective, self.schedule = module, objective, schedule
         self.settings, self.context, self.accelerator = schedule.settings, context, accelerator
+        self.team = team(context.device)
         decay = self.settings.decay(schedule.per_epoch)
         slots = [{"params": list(g.parameters), "weight_decay": decay if g.decay else 0.0} for g in groups]
         optimizer = torch.optim.AdamW(slots, lr=self.settings.lr, betas=self.settings.betas, fused=True)
@@ -202,11 +204,10 @@ class _Run:
         begin_tokens = self.spent.tokens
         while self.step < self.schedule.steps and self._share_spent() < 1:
             rows = self.schedule.step_rows(self.step)
-            share = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-            self._update(collate(share, of=rows).to(self.accelerator.device))
+            self._update(collate(self.team.share(rows), of=rows).to(self.accelerator.device))
             self.step += 1
             lap = self.cost_meter.lap(sum(len(row.ids) for row in rows), self.step_b)
-            self.spent += replace(lap, cpu_s=self._of_all(lap.cpu_s))
+            self.spent += replace(lap, cpu_s=float(self.team.total(torch.tensor(lap.cpu_s, dtype=torch.float64))))
             now_s = time.monotonic()
             if now_s - report_s > 2 and self.accelerator.is_main_process:
                 self._report((self.spent.tokens - begin_tokens) / (now_s - begin_s))
@@ -266,12 +267,6 @@ class _Run:
         if self.accelerator.num_processes == 1:
             return share
         return float(self.accelerator.gather(torch.tensor([share], device=self.accelerator.device)).max())
-
-    def _of_all(self, own: float) -> float:
-        """The sum over all processes."""
-        if self.accelerator.num_processes == 1:
-            return own
-        return float(self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device), "sum"))
 
     def _report(self, tokens_per_s: float) -> None:
         recent = self.losses[-20:]

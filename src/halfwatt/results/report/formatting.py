@@ -190,9 +190,12 @@ def causes(saving: SavingExplained | None) -> tuple[tuple[str, Figure], ...]:
     """What CPU time is saved by, B1 over what the claim is about; nothing where it is about B1."""
     if saving is None:
         return ()
-    lines = (("a token", saving.a_token), ("fewer tokens a reply", saving.fewer_tokens), ("both", saving.together))
-    people = ("counting no reply shorter than people's", saving.counted)
-    return tuple((text, measured(ratio)) for text, ratio in (*lines, people))
+    return (
+        ("a token", measured(saving.a_token)),
+        ("fewer tokens a reply", measured(saving.fewer_tokens)),
+        ("both", measured(saving.together)),
+        ("counting no reply shorter than people's", measured(saving.counted)),
+    )
 
 
 def energy_ratio(ratio: Estimate | None, source: Claim | MeterInfo | None) -> Figure:
