@@ -83,7 +83,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         winner = args.out / "search" / result.winner_path
         served = Contender("winner", read_artifact(winner), read_operating_point(winner))
         train, folder = traffic["train"].dialogues, folder_of(model, args.out)
-        known = {"winner": result.final_quality.checks if result.final_quality else ()}
+        about = result.winner == result.claim.about  # else B1 was delivered, and the verdict is another's
+        known = {"winner": result.final_quality.checks} if about and result.final_quality else {}
         field = Field(lab, original(lab), served, PLAN, judged_on(result), train, folder, known=known)
         rows = run_field(field, ("llamacpp", *args.toolkits.split(",")), shops)
     return summary(args, result, rows, traffic["test"])
