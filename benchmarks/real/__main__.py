@@ -1,6 +1,7 @@
 """Public chat models on narrow traffic: searched for an hour or two, then beside every peer that answers as well.
 
-    python -m benchmarks.real run NAME --model MODEL --dialogues FILE --budget 60m --out OUT [--chat-template FILE]
+    python -m benchmarks.real run NAME --model MODEL --dialogues FILE --budget 60m --out OUT
+        [--chat-template FILE] [--run-only] [--alone]
     python -m benchmarks.real tuned NAME --model MODEL --dialogues FILE --out OUT --minutes 40
     python -m benchmarks.real show                                                              the README's table
 
@@ -28,7 +29,6 @@ from halfwatt.api.inputs import splits
 from halfwatt.api.verbs import optimize
 from halfwatt.core.files import locked, turn, write_atomic
 from halfwatt.core.settings import Access, MeasurePlan, RunSettings
-from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.evaluate.saving_explained import explain_saving
 from halfwatt.formats.artifact import read_artifact
 from halfwatt.formats.registry import load_model
@@ -56,8 +56,10 @@ def main() -> None:
         one.add_argument("--dialogues", type=Path, required=True)
         one.add_argument("--out", type=Path, required=True)
         one.add_argument("--chat-template", type=Path)
+        one.add_argument("--run-only", action="store_true", help="keep a GGUF file shut, as of a family nobody opens")
         one.add_argument("--budget", default="60m")
         one.add_argument("--minutes", type=float, default=40.0)
+        one.add_argument("--alone", action="store_true", help="no peers: the winner beside B1")
         one.add_argument("--toolkits", default=",".join(TOOLKITS), help='some of %(default)s; "" = llama.cpp alone')
     verbs.add_parser("show")
     args = parser.parse_args()
@@ -75,6 +77,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """A search, and its winner beside all peers."""
     settings = _settings(args)
     result = optimize(args.model, args.dialogues, budget=args.budget, out=args.out / "search", settings=settings)
+    rows = [] if args.alone else beside_peers(args, settings, result)
+    return summary(args, result, rows)
+
+
+def beside_peers(args: argparse.Namespace, settings: RunSettings, result: Result) -> list[dict[str, Any]]:
+    """A row for each peer, B1 and the winner, of one interleaved run on the sealed split."""
     traffic = splits(args.model, args.dialogues, settings)
     with locked(args.out), turn("cpu", say), closing(instruments("cpu")) as tools:
         model = load_model(args.model, settings.access)
@@ -86,8 +94,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         about = result.winner == result.claim.about  # else B1 was delivered, and the verdict is another's
         known = {"winner": result.final_quality.checks} if about and result.final_quality else {}
         field = Field(lab, original(lab), served, PLAN, judged_on(result), train, folder, known=known)
-        rows = run_field(field, ("llamacpp", *args.toolkits.split(",")), shops)
-    return summary(args, result, rows, traffic["test"])
+        return run_field(field, ("llamacpp", *args.toolkits.split(",")), shops)
 
 
 def fine_tuned(args: argparse.Namespace) -> dict[str, Any]:
@@ -116,9 +123,9 @@ def folder_of(model: ChatModel, out: Path) -> Path:
     return folder
 
 
-def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]], test: DialogueSet) -> dict[str, Any]:
+def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What the table shows of a row; the ratio in two: what a token costs less, and what shorter replies save."""
-    b1 = next(row for row in rows if row["name"] == "B1")
+    b1 = next((row for row in rows if row["name"] == "B1"), None)
     assert result.raw.quality_inputs is not None, "a search ends with a verdict"
     why = explain_saving("B1", "winner", result.raw.windows, result.raw.quality_inputs)
     able = [row for row in rows if row["verdict"] == "PASS" and row["name"].startswith(PEERS)]
@@ -140,9 +147,9 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
         "counted": plain(why.counted),
         "cpu_s_ratio_vs_best_peer": None if best is None else best["cpu_s_ratio"],
         "best_peer": None if best is None else best["name"],
-        "beside_peers_vs_B1": b1["cpu_s_ratio"],
+        "beside_peers_vs_B1": None if b1 is None else b1["cpu_s_ratio"],
         "peers": rows,
-        "dialogues": len(test),
+        "dialogues": judged_on(result),
         "gate": [
             {"layer": c.layer, "name": c.name, "verdict": c.verdict, "estimate": plain(c.estimate), "detail": c.detail}
             for c in (result.final_quality.checks if result.final_quality else ())
@@ -174,7 +181,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['budget_s'] / 60:.0f} min",
         number(row["cpu_s_ratio_vs_B1"], 1, "x"),
         *(number(row[part], 1, "x") for part in ("of_it_a_token", "of_it_by_fewer_tokens", "both")),
-        "none passes" if peer is None else f"{number(peer, 1, 'x')} ({row['best_peer']})",
+        f"{number(peer, 1, 'x')} ({row['best_peer']})" if peer else "none passes" if row["peers"] else "not asked",
         row["verdict"],
     ]
 
@@ -185,7 +192,7 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _settings(args: argparse.Namespace) -> RunSettings:
-    return replace(RunSettings(), access=Access(chat_template=args.chat_template), progress=say)
+    return replace(RunSettings(), access=Access(chat_template=args.chat_template, run_only=args.run_only), progress=say)
 
 
 if __name__ == "__main__":

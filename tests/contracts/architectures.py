@@ -30,6 +30,7 @@ from halfwatt.formats.artifact import Parity
 from halfwatt.formats.gguf import Gguf, write_gguf
 from halfwatt.models.architectures.registry import architectures
 from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.models.exact_network import exact_network
 from halfwatt.models.grid import GridTensor, unpack
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.weights import weights_read
@@ -116,6 +117,23 @@ class ArchitectureContract:
                 parameter.sub_(step * gradient)
             after = torch.nn.functional.cross_entropy(predictor(batch.ids, batch.reply), batch.labels)
         assert 0.02 < float(before.detach() - after) < 0.08, "0.05, were the loss a plane"
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_integers_alone_compute_what_the_rounded_copy_computes(self, tied: bool, tmp_path: Path) -> None:
+        """And what is written of them is the same file."""
+        given = tiny.folder(tmp_path, self.arch, tied=tied, dtype=torch.bfloat16, config=self.config)
+        model, step, ids = load(given), Quantize(4, head_bits=8, embedding_bits=4), torch.tensor([[5, 6, 7, 8]])
+        before = {name: p.clone() for name, p in model.network.named_parameters()}
+        whole, lean = step.apply(model, CONTEXT), step.integers(model, CONTEXT)
+        assert [name for name, p in lean.network.named_parameters() if p.is_meta] == [*lean.grid]
+        assert (lean.lineage, lean.kept) == (whole.lineage, whole.kept)
+        with torch.inference_mode():
+            computed = exact_network(lean)(input_ids=ids, use_cache=False).logits
+            assert torch.equal(computed, whole.network(input_ids=ids, use_cache=False).logits)
+        assert all(torch.equal(p, before[name]) for name, p in model.network.named_parameters()), "lent, and given back"
+        for name, product in (("whole", whole), ("lean", lean)):
+            write_gguf(product, tmp_path / name)
+        assert (tmp_path / "lean").read_bytes() == (tmp_path / "whole").read_bytes()
 
     @pytest.mark.parametrize("tied", [True, False])
     def test_sixteen_bits_compute_what_torch_computes(self, tied: bool, tmp_path: Path) -> None:

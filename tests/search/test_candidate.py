@@ -52,14 +52,27 @@ def never(order: object) -> None:
 
 def test_what_cannot_beat_the_best_so_far_is_measured_briefly_and_no_more(ground: Ground, tmp_path: Path) -> None:
     lab = ground.lab(tmp_path, {"measure": saves(1.4), "likelihood": never, "tune": never, "judge": never})
-    result = try_candidate(lab, INT8, rivals(ground, 8.0))
+    result = try_candidate(lab, INT8, rivals(ground, 3.0))
     assert result.trial.status == "rejected"
     assert (result.trial.reason or "").startswith("saves 1.4 [")
-    assert (result.trial.reason or "").endswith("where the best so far saves 8 [7.84, 8.16] x")
+    assert (result.trial.reason or "").endswith("where the best so far saves 3 [2.94, 3.06] x")
     assert result.outcome.cost == pytest.approx(-math.log(1.4), rel=0.01), "the search still learns what it costs"
     assert result.outcome.violation > 0, "it was never proven"
     assert result.readings.windows, "and what it was rejected by is kept"
     assert result.trial.quality is None
+
+
+def test_what_reads_too_many_bytes_to_win_is_not_measured_at_all(ground: Ground, tmp_path: Path) -> None:
+    """Unless something taught it shorter replies."""
+    result = try_candidate(ground.lab(tmp_path, {"measure": never}), INT8, rivals(ground, 8.0))
+    assert result.trial.status == "rejected"
+    assert (result.trial.reason or "").startswith("reads 1.")
+    assert result.outcome.cost is None, "nothing was measured"
+    assert result.outcome.violation > 0
+    taught = Recipe("taught", (Distil(epochs=1), Quantize(8)))
+    script: Script = {"measure": never, "build": lambda _: BuildOutcome(ground.b1.artifact)}
+    with pytest.raises(AssertionError, match="it was asked for"):
+        try_candidate(ground.lab(tmp_path / "b", script), taught, rivals(ground, 8.0))
 
 
 def test_a_likelihood_that_fails_the_gate_is_not_asked_for_replies(ground: Ground, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
+from halfwatt.formats.gguf import write_gguf
 from halfwatt.formats.gguf_given import as_given
 from halfwatt.formats.registry import load_model
 from halfwatt.meters.discover import instruments
@@ -52,6 +53,17 @@ def test_it_says_why_and_has_no_weights(original: ChatModel, tmp_path: Path) -> 
     assert original.tokenizer.eos_ids == (tiny.END, tiny.TEXT_END)
     with pytest.raises(ModelError, match="can only be run"):
         original.save(tmp_path / "out")
+
+
+def test_a_file_that_could_be_opened_stays_shut_where_it_is_to_be_run_only(tmp_path: Path) -> None:
+    path = tmp_path / "llama.gguf"
+    write_gguf(load_model(str(tiny.folder(tmp_path, "llama")), Access()), path)
+    shut = load_model(str(path), Access(run_only=True))
+    assert shut.run_only == "it is to be run only"
+    assert all(parameter.is_meta for parameter in shut.network.parameters())
+    assert load_model(str(path), Access()).run_only == ""
+    with pytest.raises(BadInput, match="--run-only is for a GGUF file"):
+        load_model(str(tmp_path / "llama-0"), Access(run_only=True))
 
 
 @pytest.mark.parametrize("step", [Quantize(4), Prune(ffn=0.5), Distil(kind="labels")])

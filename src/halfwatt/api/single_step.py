@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from halfwatt.api.inputs import Dialogues, dialogue_set, dialogues_to_ask, scratch
-from halfwatt.compress.apply import apply_step
+from halfwatt.compress.apply import apply_recipe, apply_step
 from halfwatt.compress.base import Step as Step
-from halfwatt.compress.base import StepContext
+from halfwatt.compress.base import StepContext, require
 from halfwatt.compress.distil import Distil as Distil
 from halfwatt.compress.prune import Prune as Prune
 from halfwatt.compress.quantize.qat import TrainOnGrid as TrainOnGrid
@@ -22,14 +22,15 @@ from halfwatt.compress.vocabulary_trim import Trim as Trim
 from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
 from halfwatt.core.settings import RunSettings
+from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate.requests import ChatFormat, make_workload
-from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.artifact import Artifact, write_artifact
 from halfwatt.formats.registry import load_model
 from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.access import training_device
 from halfwatt.models.chat_model import ChatModel, torch_device
 from halfwatt.results.result import TransformedModel
-from halfwatt.search.build import asking, build_artifact
+from halfwatt.search.build import asking, export
 
 
 def transform(
@@ -45,7 +46,8 @@ def transform(
         ModelError: the step does not fit the model. BadInput: ``out`` exists already, or there are no dialogues.
         TrainingDiverged: a loss or gradient is not finite.
     """
-    with _new(out, model, step, settings, several=step.trains) as (before, context, workers):
+    with _new(out, step, settings, several=step.trains) as (context, workers):
+        before = load_model(model, settings.access)
         original = before if teacher is None else load_model(str(teacher), settings.access)
         lessons = dialogue_set(model, dialogues, "train", settings).dialogues
         after = apply_step(
@@ -68,34 +70,48 @@ def quantize_to(model: str, out: Path, step: Step, dialogues: Dialogues, setting
         ModelError: the model cannot be used, or the export is not what was computed in memory.
         BadInput: ``out`` exists already.
     """
-    with _new(out, model, step, settings) as (original, context, _), scratch(out.parent) as cache:
+    with _new(out, step, settings) as (context, _), scratch(out.parent) as cache:
         settings.progress("quantizing, exporting and proving the export")
-        traffic = dialogues_to_ask(model, dialogues, settings)
-        workload = make_workload(traffic, ChatFormat.of_model(original), settings.requests)
-        if dialogues is not None or model == "demo":
-            context = replace(context, dialogues=dialogue_set(model, dialogues, "train", settings).dialogues)
-        context, proof = replace(context, original=original), workload.dialogues[: settings.protocol.parity_dialogues]
-        artifact = build_artifact(original, Recipe("quantized", (step,)), proof, cache, context)
+        product, proof = _quantized(model, step, dialogues, context)
+        artifact = export(product, proof, cache / "quantized")
+        write_artifact(artifact, artifact.path)
         artifact.path.rename(out)
     return replace(artifact, path=out)
 
 
+def _quantized(
+    model: str, step: Step, dialogues: Dialogues, context: StepContext
+) -> tuple[ChatModel, tuple[Dialogue, ...]]:
+    """The product, and dialogues to prove its export on; by itself, so that what it was made of is not kept beside it.
+
+    To nearest, the memory holds the model as it is stored and its integers, and no weight in 32 bits.
+    """
+    settings = context.settings
+    original = load_model(model, settings.access)
+    traffic = dialogues_to_ask(model, dialogues, settings)
+    workload = make_workload(traffic, ChatFormat.of_model(original), settings.requests)
+    if dialogues is not None or model == "demo":
+        context = replace(context, dialogues=dialogue_set(model, dialogues, "train", settings).dialogues)
+    proof = workload.dialogues[: settings.protocol.parity_dialogues]
+    if not isinstance(step, Quantize):
+        return apply_recipe(original, Recipe("quantized", (step,)), context), proof
+    require(step, original)
+    return step.integers(original, context), proof
+
+
 @contextmanager
-def _new(
-    out: Path, model: str, step: Step, settings: RunSettings, *, several: bool = False
-) -> Iterator[tuple[ChatModel, StepContext, Team]]:
-    """The model, where its step works, which lies beside ``out`` until that is there, and with whom; several: processes
+def _new(out: Path, step: Step, settings: RunSettings, *, several: bool = False) -> Iterator[tuple[StepContext, Team]]:
+    """Where a step works, which lies beside ``out`` until that is there, and with whom; several: processes
     may share it. What trains is metered, unless several do: a meter does not tell them apart."""
     if out.exists():
         raise BadInput(f"{out} exists already", hint="choose another -o folder")
     device, work = str(torch_device(training_device(settings.access))), out.parent / f".{out.name}.training"
     with together(device) if several else nullcontext(ALONE) as workers:
         own = settings if workers.first else replace(settings, progress=lambda _: None)
-        original = load_model(model, settings.access)
         metered = step.trains and workers.size == 1
         tools = instruments(device, rapl_root=settings.rapl_root) if metered else Instruments(None)
         context = StepContext(settings=own, device=device, meter=tools.primary, cache=work, checkpoints=work)
         with locked(out.parent) if workers.first else nullcontext(), closing(tools):
-            yield original, context, workers
+            yield context, workers
             if workers.first:
                 shutil.rmtree(work, ignore_errors=True)

@@ -66,6 +66,14 @@ class AccessFlags(Access):
     device: Device = "auto"
     dtype: Dtype = "auto"
     chat_template: ExistingFile | None = None
+    run_only: Annotated[bool, Hidden] = False
+
+
+@flags
+class OriginalFlags(AccessFlags):
+    """For `optimize`."""
+
+    run_only: bool = False
 
 
 @flags
@@ -151,6 +159,7 @@ class Search(Serving):
     """Search for so long: 10m, 500kJ, 20 (trials)."""
     out: OutFolder = Path("out")
     judge: Judge = None
+    access: OriginalFlags = OriginalFlags()
     search: SearchFlags = SearchFlags()
 
 

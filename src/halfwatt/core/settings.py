@@ -32,6 +32,8 @@ class Access:
     """Never ask the network."""
     chat_template: Path | None = None
     """For a model that has none."""
+    run_only: bool = False
+    """Only run it, a GGUF file, though its network could be opened: students learn from its answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,12 @@ with fp16 tables and, for integer weights, with activations rounded to int8.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.core.statistics import Floats
@@ -23,12 +21,13 @@ from halfwatt.evaluate.likelihood import kl_rows
 from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.formats.gguf_tokenizer import EOS_KEY
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.grid import dequantize
+from halfwatt.models.exact_network import exact_network
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.models.weights import fill, weights
+from halfwatt.models.weights import device_of
 from halfwatt.runtimes.base import Session, common_prefix
 
 NOTHING_TO_COMPARE = 1e9  # KL in nats where no logits could be compared; JSON has no infinity
+_ENOUGH = 512  # tokens of replies whose logits are compared
 NEAR_TIE = 0.05  # nats; where the model prefers one token by less, rounding may prefer the other: no export bug
 
 
@@ -44,6 +43,7 @@ class OwnTokenizer(Protocol):
 def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Sequence[Dialogue]) -> Parity:
     """Compare on real dialogues; those longer than the model's context are cut after a whole reply.
 
+    Ids are compared in all of them, logits in the first that hold `_ENOUGH` tokens of replies together.
     ``problems`` says in words what is not equal; whether the KL is small enough is for the gate to say.
 
     Raises:
@@ -55,10 +55,11 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
         raise BadInput("parity needs dialogues with a reply that fits the context", got=f"{len(dialogues)} dialogues")
     stored = ChatTokenizer.load(artifact.path)
     splits, templates, stops = _compare_tokenizers(model.tokenizer, stored, session, fitting)
-    kl, same, not_finite = _compare_logits(model, session, stored, fitting)
-    tokens = sum(sum(model.tokenizer.scored(d).reply[1:]) for d in fitting)
+    compared = _enough(model.tokenizer, fitting)
+    kl, same, not_finite = _compare_logits(model, session, stored, compared)
+    tokens = sum(sum(model.tokenizer.scored(d).reply[1:]) for d in compared)
     return Parity(
-        dialogues=len(fitting),
+        dialogues=len(compared),
         tokens=tokens,
         token_ids_equal=not splits,
         template_equal=not templates,
@@ -120,6 +121,17 @@ def _cut(dialogue: Dialogue, tokenizer: ChatTokenizer, longest: int) -> Dialogue
     return next((cut for cut in cuts if len(tokenizer.encode(tokenizer.render(cut, prompt=False))) <= longest), None)
 
 
+def _enough(tokenizer: ChatTokenizer, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
+    """The first of them whose replies have `_ENOUGH` tokens together, or all."""
+    some, tokens = list[Dialogue](), 0
+    for dialogue in dialogues:
+        if tokens >= _ENOUGH:
+            break
+        some.append(dialogue)
+        tokens += sum(tokenizer.scored(dialogue).reply[1:])
+    return some
+
+
 def _compare_logits(
     model: ChatModel, session: Session, stored: ChatTokenizer, dialogues: Sequence[Dialogue]
 ) -> tuple[Floats, NDArray[np.bool_], list[str]]:
@@ -127,8 +139,9 @@ def _compare_logits(
 
     Both without the dialogues that the artifact tokenises otherwise or answers with logits that are not finite.
     """
-    network = _float32(model)
-    not_finite = [name for name, p in network.named_parameters() if not torch.isfinite(p).all()]
+    network, device = exact_network(model), device_of(model.network)
+    numbers = dict(model.network.named_parameters()) | {name: grid.scale for name, grid in model.grid.items()}
+    not_finite = [name for name, values in numbers.items() if not torch.isfinite(values).all()]
     kl, same = [np.empty(0)], [np.empty(0, bool)]
     for dialogue in dialogues:
         scored = model.tokenizer.scored(dialogue)
@@ -136,8 +149,8 @@ def _compare_logits(
             continue
         rows = np.flatnonzero(scored.reply[1:])  # row i predicts token i + 1
         with torch.inference_mode():
-            ids = torch.tensor([scored.ids], device=network.device)
-            wanted = torch.tensor(rows, device=network.device)  # the head is a third of the work
+            ids = torch.tensor([scored.ids], device=device)
+            wanted = torch.tensor(rows, device=device)  # the head is a third of the work
             reference = (
                 network(input_ids=ids, use_cache=False, logits_to_keep=wanted).logits[0].float().numpy(force=True)
             )
@@ -162,15 +175,3 @@ def _same_ids(stored: ChatTokenizer, dialogue: Dialogue, ids: Sequence[int]) -> 
         return stored.scored(dialogue).ids == tuple(ids)
     except ModelError:
         return False
-
-
-def _float32(model: ChatModel) -> PreTrainedModel:
-    """The network with float32 weights, those on the grid exactly ``s * q``. The model itself if it is that already."""
-    exact = (
-        torch.equal(w.rows(), dequantize(model.grid[w.name])) for w in weights(model.network) if w.name in model.grid
-    )
-    if all(p.dtype == torch.float32 for p in model.network.parameters()) and all(exact):
-        return model.network
-    network: PreTrainedModel = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
-    fill(network, model.grid)
-    return network

@@ -99,7 +99,7 @@ class StoredGrid(Mapping[str, GridTensor]):
 
 
 def read_gguf(path: Path, access: Access) -> ChatModel:
-    """The model in a file, on the CPU; of no family that can be opened, one that can only be run.
+    """The model in a file, on the CPU; one that can only be run where no family opens it, or none is to.
 
     Raises:
         ModelError: torn, damaged, or without what a chat needs.
@@ -110,6 +110,8 @@ def read_gguf(path: Path, access: Access) -> ChatModel:
     probe(tokenizer.template, tokenizer.hf.special_tokens_map)
     reason, given = "", cast(Mapping[str, GridTensor], {})
     try:
+        if access.run_only:
+            raise Unopenable("it is to be run only")
         own, config = family(file)
         network, given = _network(file, own, config, torch_dtype(access.dtype) or _dtype(file))
     except Unopenable as error:

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from halfwatt.core.errors import BadInput
 from halfwatt.core.files import new_folder
 from halfwatt.core.settings import Access, RuntimeName
 from halfwatt.formats.artifact import Artifact, write_artifact
@@ -38,7 +39,13 @@ class TransformersFolder:
         return not Path(source).is_file()
 
     def read(self, source: str | Path, access: Access) -> ChatModel:
-        """See `halfwatt.models.chat_model.load`."""
+        """See `halfwatt.models.chat_model.load`.
+
+        Raises:
+            BadInput: it is to be run only, which llama.cpp does, and that reads GGUF files.
+        """
+        if access.run_only:
+            raise BadInput("--run-only is for a GGUF file", got=str(source), hint="leave it out, or give the file")
         return load(source, chat_template=access.chat_template, dtype=access.dtype, offline=access.offline)
 
     def problems(self, model: ChatModel) -> list[str]:

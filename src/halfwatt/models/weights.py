@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -68,12 +69,37 @@ def weights_read(network: PreTrainedModel) -> int:
     return sum(p.numel() for p in network.parameters()) - looked_up
 
 
+def sharing(network: PreTrainedModel) -> PreTrainedModel:
+    """Modules of its own, which may be changed, over the very tensors of ``network``."""
+    tensors: tuple[torch.Tensor, ...] = (*network.parameters(), *network.buffers())
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+
+
+def emptied(network: PreTrainedModel) -> PreTrainedModel:
+    """`sharing`, but what fits the grid has only its shape, on torch's "meta": its numbers are to be elsewhere."""
+    result = sharing(network)
+    shapes = {
+        id(w.parameter): nn.Parameter(w.parameter.to("meta", torch.float32), requires_grad=False)
+        for w in weights(result)
+        if fits(w)
+    }
+    for module in result.modules():
+        if (shape := shapes.get(id(getattr(module, "weight", None)))) is not None:
+            module.weight = shape
+    return result
+
+
+def device_of(network: PreTrainedModel) -> torch.device:
+    """Where it computes; what has only its shape is nowhere."""
+    return next(parameter.device for parameter in network.parameters() if not parameter.is_meta)
+
+
 def untie(network: PreTrainedModel) -> None:
     """Give the head a copy of the embedding's weights, in place; an untied network stays as it is."""
     embedding = network.get_input_embeddings()
     if network.get_output_embeddings().weight is embedding.weight:  # type: ignore[no-untyped-call]
         rows, columns = embedding.weight.shape
-        head = nn.Linear(columns, rows, bias=False)
+        head = nn.Linear(columns, rows, bias=False, device="meta")
         head.weight = nn.Parameter(embedding.weight.detach().clone())
         network.set_output_embeddings(head)  # type: ignore[no-untyped-call]
         network.config.tie_word_embeddings = False

@@ -75,12 +75,13 @@ def build_artifact(
     context = replace(context, asking=context.asking or asking(model, device))
     folder = cache / f"{recipe.slug}-{recipe.fingerprint(model.sha256, context.fingerprint)}"
 
-    def make() -> Artifact:
-        product = apply_recipe(model, recipe, context)
-        exported = Gguf().write(product, folder)
-        return prove(product, ServingSpec(exported, OperatingPoint(), Access(device)), proof)
+    return _once(folder, lambda: export(apply_recipe(model, recipe, context), proof, folder, device))
 
-    return _once(folder, make)
+
+def export(product: ChatModel, proof: Sequence[Dialogue], folder: Path, device: str = "cpu") -> Artifact:
+    """Write it for llama.cpp, and prove that in its own runtime."""
+    exported = Gguf().write(product, folder)
+    return prove(product, ServingSpec(exported, OperatingPoint(), Access(device)), proof)
 
 
 def _once(folder: Path, make: Callable[[], Artifact]) -> Artifact:

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass, replace
 
 from halfwatt.compress.base import Stage
+from halfwatt.compress.pretrained import Adopt
 from halfwatt.compress.recipe import Recipe, cheap_proxy, to_toml
 from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate import energy_analysis, gate
@@ -88,7 +89,8 @@ def _pass_stages(lab: Lab, recipe: Recipe, rivals: Rivals) -> CandidateResult:
         trial = replace(blank, artifact=built.artifact, at=contender.at)
         if rivals.searching:
             how = (settings.protocol.screen, settings.margins, rivals.best, hope)
-            order = ScreenOrder(rivals.reference, contender, *how, likelihood=form is recipe)
+            untaught = not any(step.trains or isinstance(step, Adopt) for step in recipe.steps)
+            order = ScreenOrder(rivals.reference, contender, *how, likelihood=form is recipe, as_long=untaught)
             screening = lab.run(stages.screen, order)
             if screening.reason is not None:
                 rejected = replace(trial, status="rejected", reason=screening.reason)

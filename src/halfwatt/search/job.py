@@ -71,6 +71,7 @@ class Job:
             "users": str(settings.search.users),
             "device": settings.access.device,
             "dtype": settings.access.dtype,
+            "run_only": str(settings.access.run_only),
             "meter": "none" if self.tools.info is None else self.tools.info.name,
             "cores": str(cores()),
         }

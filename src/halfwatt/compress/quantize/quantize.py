@@ -21,7 +21,7 @@ from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import GROUP, Bits, GridTensor, ScaleSearch, dequantize, quantize
 from halfwatt.models.lineage import KeptLayer
-from halfwatt.models.weights import Weight, fill, fits, head_name, misfit, untie, weights
+from halfwatt.models.weights import Weight, emptied, fill, fits, head_name, misfit, untie, weights
 
 CALIBRATION = 256  # dialogues, at most
 MIN_CALIBRATION = 8  # different ones, at least
@@ -37,12 +37,14 @@ class RoundedWeight:
     compensated:  what they were rounded from, which gptq moves away from the weight to make up for other errors
     original:     the weight, its outlier columns handed over
     note:         for the lineage
+    stored:       its integers are those of the file that the model was read from
     """
 
     grid: GridTensor
     compensated: torch.Tensor
     original: torch.Tensor
     note: str = ""
+    stored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,27 +114,52 @@ class Quantize(Step):
         """
         return self.round_model(model, context)[0]
 
+    def integers(self, model: ChatModel, context: StepContext) -> ChatModel:
+        """`apply` for what is written and not asked: its matrices are in ``grid`` alone, shapes in the network.
+
+        Raises:
+            ModelError, BadInput: as `apply`.
+        """
+        if self.method == "gptq":  # which runs the network as it rounds it
+            return self.apply(model, context)
+        network = emptied(model.network)
+        if self._heads_differ(network):
+            untie(network)
+        return self._on_grid(network, model, self._rounded(network, model, context))
+
     def round_model(self, model: ChatModel, context: StepContext) -> tuple[ChatModel, dict[str, RoundedWeight]]:
         """`apply`; and each weight on the grid by its name."""
         network = self.float_copy(model)
+        results = self._rounded(network, model, context)
+        rounded = self._on_grid(network, model, results)
+        fill(network, rounded.grid)
+        return rounded, results
+
+    def _rounded(self, network: PreTrainedModel, model: ChatModel, context: StepContext) -> dict[str, RoundedWeight]:
+        """Each matrix of ``network``, which is shaped like ``model``, by its name."""
         results = self._as_stored(network, model)
-        stored = [f"{len(results)} weights keep the integers of the file"] if results else []
         if self.method == "gptq":
             results |= self._by_gptq(network, model, context, tuple(results))
         own = dict(model.network.named_parameters(remove_duplicate=False))  # an untied head under its own name
         for weight in weights(network):
             if fits(weight) and weight.name not in results:
                 results[weight.name] = self._to_nearest(replace(weight, parameter=own[weight.name]))
+        return results
+
+    def _on_grid(self, network: PreTrainedModel, model: ChatModel, results: Mapping[str, RoundedWeight]) -> ChatModel:
+        """What all of it comes to, and why."""
         grid = {name: weight.grid for name, weight in results.items()}
-        fill(network, grid)
         kept = [KeptLayer(w.name, "16 bits", reason) for w in weights(network) if (reason := misfit(w))]
         if self.embedding_bits > self._head_bits:
             bits, reason = f"int{self.embedding_bits}", "one row a token is looked up: fewer bits save no reading"
             kept += [
                 KeptLayer(w.name, bits, reason) for w in weights(network) if w.role == "embedding" and w.name in grid
             ]
-        lineage = (*model.lineage, self.summary, *stored, *(weight.note for weight in results.values() if weight.note))
-        return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept)), results
+        stored = sum(weight.stored for weight in results.values())
+        notes = [f"{stored} weights keep the integers of the file"] if stored else []
+        notes += [weight.note for weight in results.values() if weight.note]
+        lineage = (*model.lineage, self.summary, *notes)
+        return replace(model, network=network, grid=grid, lineage=lineage, kept=(*model.kept, *kept))
 
     def _as_stored(self, network: PreTrainedModel, model: ChatModel) -> dict[str, RoundedWeight]:
         """What a file gave on a grid of so many bits or fewer, and no step has changed: rounding it would cost."""
@@ -142,15 +169,19 @@ class Quantize(Step):
             if grid is not None and grid.bits <= self._bits(weight):
                 values, rows = dequantize(grid), replace(weight, parameter=own[weight.name]).rows()
                 if values.shape == rows.shape and torch.equal(values.to(rows.dtype), rows):
-                    results[weight.name] = RoundedWeight(grid, values, values)
+                    results[weight.name] = RoundedWeight(grid, rows, rows, stored=True)
         return results
 
     def float_copy(self, model: ChatModel) -> PreTrainedModel:
         """A float32 copy of the network with the matrices that will be rounded: untied where its two uses differ."""
         network: PreTrainedModel = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
-        if self.embedding_bits != self._head_bits and all(fits(w) for w in weights(network) if w.role == "head"):
+        if self._heads_differ(network):
             untie(network)
         return network
+
+    def _heads_differ(self, network: PreTrainedModel) -> bool:
+        """Do embedding and head get other bits, so that they cannot be tied?"""
+        return self.embedding_bits != self._head_bits and all(fits(w) for w in weights(network) if w.role == "head")
 
     @property
     def _head_bits(self) -> Bits:
