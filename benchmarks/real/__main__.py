@@ -4,6 +4,7 @@
         [--chat-template FILE] [--run-only] [--alone]
     python -m benchmarks.real tuned NAME --model MODEL --dialogues FILE --out OUT --minutes 40
     python -m benchmarks.real show                                                              the README's table
+    python -m benchmarks.real replies NAME --model MODEL --dialogues FILE --out OUT             side by side, Markdown
 
 ``run`` searches (OUT/search), makes the peers of benchmarks.peers, and measures B1, winner and peers in one interleaved
 run on the sealed split, each judged by the whole gate. ``tuned`` is the yardstick that a public model deserves: it has
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from benchmarks.ladder import markdown, number, plain, say
 from benchmarks.peers.field import Field, lab_of, original, run_field
 from benchmarks.peers.toolkits import workshops
 from benchmarks.real import tuned
+from benchmarks.real.replies import side_by_side
 from halfwatt.api.inputs import splits
 from halfwatt.api.verbs import optimize
 from halfwatt.core.files import locked, turn, write_atomic
@@ -42,6 +45,7 @@ from halfwatt.search.lab import Contender
 RESULT = Path(__file__).parent / "result.json"
 PLAN = MeasurePlan(min_blocks=7, max_blocks=30, limit_s=1500.0, half_width=0.04, prefill=False)
 TOOLKITS = ("openvino", "onnxruntime")
+REPLIES = 12  # that are shown side by side
 PEERS = ("llama.cpp", "OpenVINO int4", "ONNX Runtime GenAI int4")
 
 
@@ -49,7 +53,7 @@ def main() -> None:
     """Search, compare, fine-tune, or show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True, dest="verb")
-    for verb in ("run", "tuned"):
+    for verb in ("run", "tuned", "replies"):
         one = verbs.add_parser(verb)
         one.add_argument("name")
         one.add_argument("--model", required=True)
@@ -65,6 +69,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.verb == "show":
         print(table())
+        return
+    if args.verb == "replies":
+        print("\n\n".join(replies(args)))
         return
     row = {"run": run, "tuned": fine_tuned}[args.verb](args)
     rows = {each["name"]: each for each in _rows()}
@@ -107,6 +114,15 @@ def fine_tuned(args: argparse.Namespace) -> dict[str, Any]:
         own = tuned.fine_tune(model, traffic["train"].dialogues, args.minutes, args.out / "tuned", lab)
         lab = lab.part(0, judged_on(parse((args.out / "search" / "result.json").read_bytes())))
         return {"fine_tuned": tuned.judged(lab, original(lab), own, args.out / "search" / "winner")}
+
+
+def replies(args: argparse.Namespace) -> Iterator[str]:
+    """What original and winner said, `REPLIES` of them."""
+    result = parse((args.out / "search" / "result.json").read_bytes())
+    assert result.raw.quality_inputs is not None, "a search ends with a verdict"
+    test = splits(args.model, args.dialogues, _settings(args))["test"].dialogues
+    yield f"## {args.name}"
+    yield from side_by_side(result.raw.quality_inputs, test, REPLIES, result.provenance.seed)
 
 
 def judged_on(result: Result) -> int:

@@ -143,8 +143,8 @@ def test_a_candidate_that_cannot_be_built_ends_alone(ground: Ground, tmp_path: P
 
 
 def test_what_may_win_is_measured_and_judged_in_full(ground: Ground, tmp_path: Path) -> None:
-    lab = ground.lab(tmp_path, {"measure": saves(9.0)})
-    result = try_candidate(lab, INT8, rivals(ground, 8.0))
+    lab = ground.lab(tmp_path, {"measure": saves(4.0)})
+    result = try_candidate(lab, INT8, rivals(ground, 3.0))
     assert result.trial.status == "done"
     assert result.trial.quality is not None
     assert result.trial.energy is not None
