@@ -1,7 +1,7 @@
 """Public chat models on narrow traffic: searched for an hour or two, then beside every peer that answers as well.
 
     python -m benchmarks.real run NAME --model MODEL --dialogues FILE --budget 60m --out OUT
-        [--chat-template FILE] [--run-only] [--alone]
+        [--original "SmolLM2-135M-Instruct"] [--chat-template FILE] [--run-only] [--alone]
     python -m benchmarks.real tuned NAME --model MODEL --dialogues FILE --out OUT --minutes 40
     python -m benchmarks.real show                                                              the README's table
     python -m benchmarks.real replies NAME --model MODEL --dialogues FILE --out OUT             side by side, Markdown
@@ -57,6 +57,7 @@ def main() -> None:
         one = verbs.add_parser(verb)
         one.add_argument("name")
         one.add_argument("--model", required=True)
+        one.add_argument("--original", help="what the table calls it; the name of its folder if not given")
         one.add_argument("--dialogues", type=Path, required=True)
         one.add_argument("--out", type=Path, required=True)
         one.add_argument("--chat-template", type=Path)
@@ -148,7 +149,7 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
     best = min(able, key=lambda row: row["cpu_s_per_reply"]["mean"], default=None)
     budget = parse_budget(args.budget)
     return {
-        "original": Path(args.model).parent.name if Path(args.model).suffix == ".gguf" else Path(args.model).name,
+        "original": args.original or Path(args.model).stem,
         "traffic": args.dialogues.name,
         "budget_s": budget.seconds,
         "verdict": result.claim.verdict,
