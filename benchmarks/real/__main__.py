@@ -180,10 +180,10 @@ def table() -> str:
         "original",
         "traffic",
         "budget",
-        "CPU time, B1 over winner",
+        "CPU time a reply, B1 over winner",
         "a token",
         "by fewer tokens",
-        "both",
+        "both, length as people's at most",
         "over the best peer",
         "gate",
     ]
@@ -197,7 +197,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["traffic"],
         f"{row['budget_s'] / 60:.0f} min",
         number(row["cpu_s_ratio_vs_B1"], 1, "x"),
-        *(number(row[part], 1, "x") for part in ("of_it_a_token", "of_it_by_fewer_tokens", "both")),
+        *(number(row[part], 1, "x") for part in ("of_it_a_token", "of_it_by_fewer_tokens", "counted")),
         f"{number(peer, 1, 'x')} ({row['best_peer']})" if peer else "none passes" if row["peers"] else "not asked",
         row["verdict"],
     ]
