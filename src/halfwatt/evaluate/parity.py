@@ -55,9 +55,8 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
         raise BadInput("parity needs dialogues with a reply that fits the context", got=f"{len(dialogues)} dialogues")
     stored = ChatTokenizer.load(artifact.path)
     splits, templates, stops = _compare_tokenizers(model.tokenizer, stored, session, fitting)
-    compared = _enough(model.tokenizer, fitting)
+    compared, tokens = _enough(model.tokenizer, fitting)
     kl, same, not_finite = _compare_logits(model, session, stored, compared)
-    tokens = sum(sum(model.tokenizer.scored(d).reply[1:]) for d in compared)
     return Parity(
         dialogues=len(compared),
         tokens=tokens,
@@ -121,15 +120,15 @@ def _cut(dialogue: Dialogue, tokenizer: ChatTokenizer, longest: int) -> Dialogue
     return next((cut for cut in cuts if len(tokenizer.encode(tokenizer.render(cut, prompt=False))) <= longest), None)
 
 
-def _enough(tokenizer: ChatTokenizer, dialogues: Sequence[Dialogue]) -> list[Dialogue]:
-    """The first of them whose replies have `_ENOUGH` tokens together, or all."""
+def _enough(tokenizer: ChatTokenizer, dialogues: Sequence[Dialogue]) -> tuple[list[Dialogue], int]:
+    """The first of them whose replies have `_ENOUGH` tokens together, or all; and how many these have."""
     some, tokens = list[Dialogue](), 0
     for dialogue in dialogues:
         if tokens >= _ENOUGH:
             break
         some.append(dialogue)
         tokens += sum(tokenizer.scored(dialogue).reply[1:])
-    return some
+    return some, tokens
 
 
 def _compare_logits(

@@ -20,7 +20,8 @@ from halfwatt.models.weights import Weight, device_of, sharing, weights
 def exact_network(model: ChatModel) -> PreTrainedModel:
     """For inference; shares its tensors with ``model``, of which nothing is changed."""
     network = sharing(model.network)
-    lent = {id(w.parameter): partial(_float32, w, model.grid.get(w.name), device_of(network)) for w in weights(network)}
+    device = device_of(network)
+    lent = {id(w.parameter): partial(_float32, w, model.grid.get(w.name), device) for w in weights(network)}
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if (value := lent.get(id(parameter))) is None:

@@ -123,8 +123,7 @@ class Quantize(Step):
         if self.method == "gptq":  # which runs the network as it rounds it
             return self.apply(model, context)
         network = emptied(model.network)
-        if self._heads_differ(network):
-            untie(network)
+        self._untie_where_bits_differ(network)
         return self._on_grid(network, model, self._rounded(network, model, context))
 
     def round_model(self, model: ChatModel, context: StepContext) -> tuple[ChatModel, dict[str, RoundedWeight]]:
@@ -175,13 +174,13 @@ class Quantize(Step):
     def float_copy(self, model: ChatModel) -> PreTrainedModel:
         """A float32 copy of the network with the matrices that will be rounded: untied where its two uses differ."""
         network: PreTrainedModel = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
-        if self._heads_differ(network):
-            untie(network)
+        self._untie_where_bits_differ(network)
         return network
 
-    def _heads_differ(self, network: PreTrainedModel) -> bool:
-        """Do embedding and head get other bits, so that they cannot be tied?"""
-        return self.embedding_bits != self._head_bits and all(fits(w) for w in weights(network) if w.role == "head")
+    def _untie_where_bits_differ(self, network: PreTrainedModel) -> None:
+        """Embedding and head that get other bits cannot be tied; in place."""
+        if self.embedding_bits != self._head_bits and all(fits(w) for w in weights(network) if w.role == "head"):
+            untie(network)
 
     @property
     def _head_bits(self) -> Bits:
