@@ -48,15 +48,16 @@ def facts(rng: np.random.Generator, n: int, worse: float) -> GateCheck:
     return gate._facts(groups, known, M)
 
 
-def fits(rng: np.random.Generator, n: int, worse: float, people: float, plain: bool) -> GateCheck:
+def fits(rng: np.random.Generator, n: int, worse: float, people: float, plain: bool, asked: float = 1.0) -> GateCheck:
     """G7. The judge takes 10 % (plainly: 3 %) of the original's replies for another dialogue's, of people's ``people``
-    more; hard dialogues are hard for all."""
+    more; hard dialogues are hard for all. asked: share of the dialogues that the original answered."""
     base, margin = (0.03, M.plain_misfit) if plain else (0.10, M.misfit)
     worst = base + max(0.0, people)
     rates = (worst + worse * margin, base, base + people)
     hard = rng.gamma(2.0, 0.5, n)
     shares = tuple((rng.random(n) < rate * hard).astype(float) for rate in rates)
-    return gate._beside_the_worse("", (shares[0], shares[1], shares[2]), margin)
+    first = np.arange(n) < asked * n
+    return gate._beside_the_worse("", (shares[0], shares[1][first], shares[2]), first, margin)
 
 
 def length(rng: np.random.Generator, n: int, ratio: float, people: float) -> GateCheck:
@@ -102,9 +103,19 @@ CASES = (
     Case("G6", "equal", lambda r, n: facts(r, n, 0.0), False),
     Case("G7", "5 points over both, who are alike", lambda r, n: fits(r, n, 1.0, 0.0, False), True),
     Case("G7", "5 points over people, 3 over the original", lambda r, n: fits(r, n, 1.0, 0.03, False), True),
+    Case("G7", "5 points over both, the original asked in a quarter", lambda r, n: fits(r, n, 1, 0, False, 0.25), True),
     Case("G7", "equal to both", lambda r, n: fits(r, n, 0.0, 0.0, False), False),
     Case("G7 plainly", "2 points over both, who are alike", lambda r, n: fits(r, n, 1.0, 0.0, True), True),
+    Case(
+        "G7 plainly",
+        "2 points over both, the original asked in a quarter",
+        lambda r, n: fits(r, n, 1, 0, True, 0.25),
+        True,
+    ),
     Case("G7 plainly", "equal to both", lambda r, n: fits(r, n, 0.0, 0.0, True), False),
+    Case(
+        "G7 plainly", "equal to both, the original asked in a quarter", lambda r, n: fits(r, n, 0, 0, True, 0.25), False
+    ),
 )
 
 

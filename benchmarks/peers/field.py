@@ -20,7 +20,7 @@ from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.facts import facts_of
 from halfwatt.evaluate.fit import fit_of_candidate
 from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks, teacher_checks
-from halfwatt.evaluate.records import GateCheck, QualityInputs, TeacherScore
+from halfwatt.evaluate.records import Fit, GateCheck, QualityInputs, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.discover import Instruments
@@ -54,6 +54,7 @@ class Field:
     train:      dialogues that careful toolkits calibrate on
     folder:     of the original, as toolkits read it
     known:      what the gate said before, on the same dialogues, by name
+    asked:      what it read then: the reference's replies and how they fit
     """
 
     lab: Lab
@@ -65,6 +66,7 @@ class Field:
     folder: Path
     at: OperatingPoint | None = None
     known: Mapping[str, Sequence[GateCheck]] = field(default_factory=dict)
+    asked: QualityInputs | None = None
 
     def serve(self, name: str, artifact: Artifact) -> Contender:
         """At its operating point."""
@@ -162,24 +164,32 @@ def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
     first."""
     weights = candidate.name.removesuffix(torchao.COMPILED)
     stage = f"{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"
-    lab, margins = field.lab.part(0, min(field.judged, FIRST_LOOK)), field.lab.job.settings.margins
-    pair = field.reference, candidate
-    scores = lab.store.once(f"look-{stage}", tuple[TeacherScore, ...], lambda: likelihood(lab, pair))
+    whole, pair = field.lab.part(0, field.judged), (field.reference, candidate)
+    look, margins = whole.part(0, FIRST_LOOK), whole.job.settings.margins
+    scores = look.store.once(f"look-{stage}", tuple[TeacherScore, ...], lambda: likelihood(look, pair))
     first = teacher_checks(scores, margins)
     if any(check.verdict == "FAIL" for check in first):
         return first
-    lab = field.lab.part(0, field.judged)
-    quality_inputs = lab.store.once(f"quality-{stage}", QualityInputs, lambda: _inputs(lab, field.reference, candidate))
-    return statistical_checks(quality_inputs, margins, lab.job.model.tokenizer.special_tokens)
+    inputs = whole.store.once(f"quality-{stage}", QualityInputs, lambda: _inputs(field, whole, candidate, scores))
+    return statistical_checks(inputs, margins, whole.job.model.tokenizer.special_tokens)
 
 
-def _inputs(lab: Lab, reference: Contender, candidate: Contender) -> QualityInputs:
-    ours, judge, proof = lab.spec(candidate), reference.for_likelihood(), reference.artifact.parity
+def _where_asked(inputs: QualityInputs) -> tuple[Fit, ...]:
+    """Of the dialogues that the reference answered, which are the first ones."""
+    return tuple(fit for fit in inputs.fit if fit.reference)
+
+
+def _inputs(field: Field, lab: Lab, candidate: Contender, looked: tuple[TeacherScore, ...]) -> QualityInputs:
+    """Of the lab's dialogues. looked: the likelihoods of the first ones."""
+    reference, ours = field.reference, lab.spec(candidate)
+    judge, proof = reference.for_likelihood(), reference.artifact.parity
     assert proof is not None  # the original's own: G1 to G7 do not look at it
     threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
     replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
-    scores = likelihood(lab, (reference, candidate))
-    known = lab.run(reference_fit, FitOrder(reference, judge))
+    scores, rest = looked, lab.part(len(looked), field.judged)
+    if rest.workload.dialogues:
+        scores += likelihood(rest, (reference, candidate))
+    theirs = lab.run(reference_replies, reference) if field.asked is None else field.asked.replies_ref
+    known = lab.run(reference_fit, FitOrder(reference, judge)) if field.asked is None else _where_asked(field.asked)
     fit = fit_of_candidate(lab.spec(judge), lab.workload, known, replies, say)
-    values = facts_of(lab.workload.dialogues)
-    return QualityInputs(proof, scores, lab.run(reference_replies, reference), replies, values, fit)
+    return QualityInputs(proof, scores, theirs, replies, facts_of(lab.workload.dialogues), fit)

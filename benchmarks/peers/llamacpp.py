@@ -17,7 +17,11 @@ from halfwatt.runtimes.llamacpp import LlamaCpp
 
 VERSION = f"llama.cpp in llama-cpp-python {version('llama-cpp-python')}"
 RUNTIME = LlamaCpp.name
-KINDS = {"Q4_0": llama.LLAMA_FTYPE_MOSTLY_Q4_0, "Q4_K_M": llama.LLAMA_FTYPE_MOSTLY_Q4_K_M}
+KINDS = {
+    "Q4_0": llama.LLAMA_FTYPE_MOSTLY_Q4_0,
+    "Q4_K_M": llama.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "Q8_0": llama.LLAMA_FTYPE_MOSTLY_Q8_0,
+}
 
 
 def quantize(original: Artifact, kind: str, to: Path) -> Artifact:

@@ -42,8 +42,9 @@ def _data_aware(order: Order) -> None:
     from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
     from transformers import AutoTokenizer
 
+    groups = {"group_size": 128, "group_size_fallback": "adjust"}
     config = OVWeightQuantizationConfig(
-        bits=4, group_size=128, ratio=1.0, quant_method="awq", scale_estimation=True, dataset=order.dialogues(128)
+        bits=4, ratio=1.0, quant_method="awq", scale_estimation=True, dataset=order.dialogues(128), **groups
     )
     tokenizer = AutoTokenizer.from_pretrained(order.model)
     model = OVModelForCausalLM.from_pretrained(

@@ -46,7 +46,6 @@ RESULT = Path(__file__).parent / "result.json"
 PLAN = MeasurePlan(min_blocks=7, max_blocks=30, limit_s=1500.0, half_width=0.04, prefill=False)
 TOOLKITS = ("openvino", "onnxruntime")
 REPLIES = 12  # that are shown side by side
-PEERS = ("llama.cpp", "OpenVINO int4", "ONNX Runtime GenAI int4")
 
 
 def main() -> None:
@@ -101,7 +100,8 @@ def beside_peers(args: argparse.Namespace, settings: RunSettings, result: Result
         train, folder = traffic["train"].dialogues, folder_of(model, args.out)
         about = result.winner == result.claim.about  # else B1 was delivered, and the verdict is another's
         known = {"winner": result.final_quality.checks} if about and result.final_quality else {}
-        field = Field(lab, original(lab), served, PLAN, judged_on(result), train, folder, known=known)
+        how = (PLAN, judged_on(result), train, folder)
+        field = Field(lab, original(lab), served, *how, known=known, asked=result.raw.quality_inputs)
         return run_field(field, ("llamacpp", *args.toolkits.split(",")), shops)
 
 
@@ -145,7 +145,7 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
     b1 = next((row for row in rows if row["name"] == "B1"), None)
     assert result.raw.quality_inputs is not None, "a search ends with a verdict"
     why = explain_saving("B1", "winner", result.raw.windows, result.raw.quality_inputs)
-    able = [row for row in rows if row["verdict"] == "PASS" and row["name"].startswith(PEERS)]
+    able = [row for row in rows if row["verdict"] == "PASS" and row["name"] != "winner"]
     best = min(able, key=lambda row: row["cpu_s_per_reply"]["mean"], default=None)
     budget = parse_budget(args.budget)
     return {

@@ -36,6 +36,7 @@ from halfwatt.models.sampling import Sampling
 from halfwatt.models.weights import weights_read
 from halfwatt.runtimes.base import OperatingPoint, Speculation
 from halfwatt.runtimes.llamacpp import LlamaCpp
+from halfwatt.runtimes.llamacpp_continuations import _AT_ONCE
 from tests.support import tiny_models as tiny
 from tests.support.llamacpp_parity import parity_in_llamacpp
 
@@ -189,6 +190,26 @@ class ArchitectureContract:
                 asked = [prompts[k : k + at.batch] for k in range(0, len(prompts), at.batch)]
                 replies.append([reply.token_ids for some in asked for reply in session.reply(some, how)])
         assert all(some == replies[0] for some in replies)
+
+    def test_texts_after_a_prompt_are_as_likely_as_the_networks_logits_say(
+        self, model: ChatModel, tmp_path: Path
+    ) -> None:
+        """More than fit one batch, beside each other and alone: what G7 reads, of states as of caches."""
+        tokenizer, talk = model.tokenizer, max(tiny.dialogues(), key=lambda d: len(d.assistant_turns))
+        at = talk.assistant_turns[-1]
+        texts = [talk.messages[turn].content for turn in range(at)] * 5
+        rows = [tokenizer.encode(text) for text in texts]
+        assert sum(map(len, rows)) > 2 * _AT_ONCE
+        prompt, artifact = tokenizer.prompt_ids(talk.before(at)), Gguf().write(model, tmp_path / "out")
+        with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session, torch.no_grad():
+            together = session.continuations(talk.before(at), texts, 100)
+            alone = [session.continuations(talk.before(at), [text], 100)[0] for text in texts[:2]]
+            log_p = [model.network(torch.tensor([prompt + row])).logits[0].double().log_softmax(1) for row in rows]
+        expected = [
+            sum(float(p[len(prompt) - 1 + n, i]) for n, i in enumerate(r)) for p, r in zip(log_p, rows, strict=True)
+        ]
+        assert together == pytest.approx(expected, rel=1e-3), "a state of another text is off by whole nats"
+        assert alone == pytest.approx(together[:2], rel=1e-3)
 
     @pytest.mark.parametrize(
         "step", [Quantize(8), Quantize(4, 8), Quantize(4, 4, 4), Quantize(4, scale_search="absmax")]

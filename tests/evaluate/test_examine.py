@@ -14,7 +14,8 @@ import pytest
 from halfwatt.core.errors import ModelError
 from halfwatt.core.settings import Access, RequestSettings
 from halfwatt.dialogues.dialogue import DialogueSet
-from halfwatt.evaluate.examine import Yardstick, examine, prove, reference_parity, teacher_scores
+from halfwatt.evaluate.examine import Yardstick, examine, examine_fit, prove, reference_parity, teacher_scores
+from halfwatt.evaluate.fit import fit_of_people
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
 from halfwatt.formats.artifact import Parity
@@ -75,6 +76,11 @@ def test_everything_that_the_gate_needs_is_read_once_parity_is_proven(
     assert inputs.teacher == teacher_scores(spec, spec, workload, print)
     known = tuple(replace(score, kl=5.0) for score in inputs.teacher)
     assert examine(yardstick, proven, workload, print, known).teacher == known
+    alone = examine_fit(spec, proven, workload, fit_of_people(spec, workload, print), print)
+    assert (alone.replies_cand, alone.teacher, alone.parity) == ((), (), inputs.parity)
+    for f, g in zip(alone.fit, inputs.fit, strict=True):
+        assert (f.dialogue, f.turn, f.reference) == (g.dialogue, g.turn, ())
+        assert f.people + f.candidate == pytest.approx(g.people + g.candidate, rel=2e-3, abs=0.05)
     broken = replace(spec, artifact=replace(spec.artifact, parity=replace(FAITHFUL, finite=False)))
     assert examine(yardstick, broken, workload, print).replies_cand == (), "nothing more is asked of a failed G0"
 

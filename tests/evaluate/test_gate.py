@@ -181,6 +181,21 @@ def test_the_worse_of_original_and_people_is_the_measure_of_what_fits() -> None:
     assert failed(replies.report(replace(inputs, fit=alone))) == {"G7"}
 
 
+def test_where_the_original_was_not_asked_people_are_the_measure() -> None:
+    """Of all that was asked; the original's replies are compared where there are any, and never guessed."""
+    inputs = replies.inputs(3 * MANY)
+    some = tuple(f if n < 100 else replace(f, reference=()) for n, f in enumerate(inputs.fit))
+    checks = [c for c in replies.report(replace(inputs, fit=some)).checks if c.layer == "G7"]
+    assert [c.verdict for c in checks] == ["PASS", "PASS"]
+    assert {c.estimate.n for c in checks if c.estimate} == {3 * MANY}
+    assert all(c.detail.endswith(f"of {3 * MANY} replies, the original's of 100") for c in checks)
+    lost = tuple(f if n < 100 or n % 10 else replace(f, candidate=f.candidate[::-1]) for n, f in enumerate(some))
+    worse = [c.verdict for c in replies.report(replace(inputs, fit=lost)).checks if c.layer == "G7"]
+    assert worse[1] == "INCONCLUSIVE", "100 of the original's cannot show it, and people's show the opposite"
+    none = tuple(replace(f, reference=()) for f in some)
+    assert failed(replies.report(replace(inputs, fit=none))) == {"G7"}, "no data never passes"
+
+
 @pytest.mark.parametrize("missing", [{"fit": ()}, {"facts": ()}])
 def test_a_new_judgement_without_what_was_read_is_never_a_pass(missing: dict[str, Any]) -> None:
     assert replies.report(replace(replies.inputs(MANY), **missing)).verdict == "FAIL"

@@ -20,7 +20,7 @@ from halfwatt.core.json_records import from_json
 from halfwatt.core.settings import Budget, SearchSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
-from halfwatt.evaluate.records import QualityReport, Verdict
+from halfwatt.evaluate.records import GateCheck, QualityReport, Verdict
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.discover import Instruments
 from halfwatt.models.chat_model import load
@@ -191,8 +191,16 @@ def test_candidates_that_would_be_called_alike_are_refused(folders: tuple[str, .
 def test_the_sealed_number_is_fixed_by_the_tune_split() -> None:
     """A bound just inside its margin at n dialogues is inside it again in 90 % of draws of 3.17 n."""
     report = QualityReport("tune", "PASS", (), 200, 0, 0, None, None)
-    assert dialogues_to_judge(report, 2000) == 634
-    assert dialogues_to_judge(report, 500) == 500
-    assert dialogues_to_judge(replace(report, dialogues=10), 2000) == 200
-    assert dialogues_to_judge(replace(report, verdict="INCONCLUSIVE"), 2000) == 2000
-    assert dialogues_to_judge(None, 2000) == 2000
+    assert dialogues_to_judge(report, 2000) == (634, 634)
+    assert dialogues_to_judge(report, 500) == (500, 500)
+    assert dialogues_to_judge(replace(report, dialogues=10), 2000) == (200, 200)
+    assert dialogues_to_judge(replace(report, verdict="INCONCLUSIVE"), 2000) == (2000, 2000)
+    assert dialogues_to_judge(None, 2000) == (2000, 2000)
+
+
+def test_what_fits_is_asked_of_more_where_it_took_more() -> None:
+    fits = GateCheck("G7", "fits", "PASS", Estimate(0.0, -0.1, 0.1, "share", 400), "", "")
+    report = QualityReport("tune", "PASS", (fits,), 100, 0, 0, None, None)
+    assert dialogues_to_judge(report, 2000) == (317, 1267)
+    assert dialogues_to_judge(report, 1000) == (317, 1000)
+    assert dialogues_to_judge(replace(report, dialogues=500), 2000) == (1584, 1584)

@@ -10,9 +10,10 @@ import pytest
 
 from halfwatt.compress.recipe import Recipe
 from halfwatt.core.settings import MeasurePlan
+from halfwatt.evaluate import gate
 from halfwatt.evaluate.energy_analysis import cpu_s_per_reply
 from halfwatt.evaluate.energy_protocol import Arm, Run
-from halfwatt.evaluate.records import QualityInputs, QualityReport
+from halfwatt.evaluate.records import Fit, GateCheck, QualityInputs, QualityReport, Verdict
 from halfwatt.evaluate.requests import Workload
 from halfwatt.meters import modelled
 from halfwatt.search.candidate import order_of
@@ -104,6 +105,52 @@ def test_what_was_written_but_not_noted_before_a_kill_is_taken_as_it_is(ground: 
     assert again == first
 
 
+def reported(*, likelihood: Verdict, fit: Verdict = "PASS", read: QualityInputs) -> QualityReport:
+    """The gate's, of two checks."""
+    checks = (GateCheck("G1", "", likelihood, None, "", ""), GateCheck("G7", "", fit, None, "", ""))
+    both = gate.overall_verdict([likelihood, fit])
+    return QualityReport("tune", both, checks, len(read.teacher), len(read.fit), 0, None, None)
+
+
+def test_where_only_what_fits_is_open_only_that_is_asked_of_more(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And on the sealed split of all but the first, whatever these say: the reference's answers cost the most."""
+    asked: list[tuple[str, int]] = []
+    proof = ground.b1.artifact.parity
+    assert proof is not None
+
+    def whole(_r: object, _c: object, workload: Workload, *_: object) -> QualityInputs:
+        asked.append(("whole", len(workload.dialogues)))
+        scores = (*equal_likelihoods(None), *equal_likelihoods(None))[: len(workload.dialogues)]
+        return QualityInputs(proof, scores, (), (), (), (Fit("d", 1, (), ()),) * len(scores))
+
+    def only_fit(_j: object, _c: object, workload: Workload, *_: object) -> QualityInputs:
+        asked.append(("fit", len(workload.dialogues)))
+        return QualityInputs(proof, (), (), (), (), (Fit("d", 1, (), ()),) * len(workload.dialogues))
+
+    def judged(inputs: QualityInputs, **_: object) -> QualityReport:
+        return reported(likelihood="PASS", fit="PASS" if len(inputs.fit) >= 8 else "INCONCLUSIVE", read=inputs)
+
+    monkeypatch.setattr("halfwatt.search.stages.examine", whole)
+    monkeypatch.setattr("halfwatt.search.stages.examine_fit", only_fit)
+    monkeypatch.setattr("halfwatt.search.stages.gate.judge", judged)
+    requests = replace(ground.job.settings.requests, first_judged=2)
+    job = replace(ground.job, settings=replace(ground.job.settings, requests=requests))
+    script = {"reference_replies": lambda _: (), "reference_fit": lambda _: (), "people_fit": lambda _: ()}
+    store = ScriptedStore(tmp_path, script)
+    lab, order = Lab.of(job, store, ground.job.tune, "tune"), JudgeOrder(ground.b1, ground.b1, job.settings.margins)
+    assert lab.run(judge, order).report.replies == 8
+    assert asked == [("whole", 2), ("fit", 2), ("fit", 4)]
+    assert store.computed.count("reference_replies") == 1
+    del asked[:]
+    assert replace(lab, split="test").run(judge, replace(order, answered=4)).report.dialogues == 4
+    assert asked == [("whole", 4), ("fit", 6)]
+    del asked[:]
+    assert replace(lab, split="test").run(judge, replace(order, answered=20)).report.dialogues == 10
+    assert asked == [("whole", 10)]
+
+
 def test_candidates_are_judged_on_no_more_dialogues_than_it_takes(
     ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,8 +162,7 @@ def test_candidates_are_judged_on_no_more_dialogues_than_it_takes(
         return QualityInputs(proof, equal_likelihoods(None)[: len(workload.dialogues)], (), ())
 
     def judged(inputs: QualityInputs, **_: object) -> QualityReport:
-        undecided = len(inputs.teacher) < 4
-        return QualityReport("tune", "INCONCLUSIVE" if undecided else "PASS", (), len(inputs.teacher), 0, 0, None, None)
+        return reported(likelihood="PASS" if len(inputs.teacher) >= 4 else "INCONCLUSIVE", read=inputs)
 
     monkeypatch.setattr("halfwatt.search.stages.examine", read)
     monkeypatch.setattr("halfwatt.search.stages.gate.judge", judged)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +46,16 @@ def log_ratio(base: Sequence[float], cand: Sequence[float]) -> Estimate:
 
 
 def widened(ratio: Estimate, systematic: float) -> Estimate:
-    """Join a systematic 95 % error (0.5 = +-50 %) to a ratio's interval, in quadrature on the log scale."""
-    down, up = (math.hypot(math.log(r), math.log1p(systematic)) for r in (ratio.mean / ratio.lo, ratio.hi / ratio.mean))
-    return replace(ratio, lo=ratio.mean * math.exp(-down), hi=ratio.mean * math.exp(up))
+    """Join a systematic 95 % error (0.5 = +-50 %) to a ratio's interval."""
+    return product(ratio, Estimate(1.0, 1 / (1 + systematic), 1 + systematic, "x", ratio.n))
+
+
+def product(one: Estimate, other: Estimate) -> Estimate:
+    """Of two independent ratios, half-widths in quadrature on the log scale."""
+    down = math.hypot(math.log(one.mean / one.lo), math.log(other.mean / other.lo))
+    up = math.hypot(math.log(one.hi / one.mean), math.log(other.hi / other.mean))
+    mean = one.mean * other.mean
+    return Estimate(mean, mean * math.exp(-down), mean * math.exp(up), "x", min(one.n, other.n))
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:

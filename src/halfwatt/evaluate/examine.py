@@ -21,7 +21,7 @@ from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import parity
 from halfwatt.evaluate.facts import facts_of
-from halfwatt.evaluate.fit import fit_of_candidate, fit_of_reference
+from halfwatt.evaluate.fit import fit_of_candidate, fit_of_reference, fit_requests
 from halfwatt.evaluate.likelihood import TokenLogits, teacher_score
 from halfwatt.evaluate.records import Fit, QualityInputs, ScoredReply, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
@@ -90,6 +90,16 @@ def examine(
     scores = scores or teacher_scores(yardstick.reference, candidate, workload, progress)
     fit = fit_of_candidate(yardstick.judge, workload, yardstick.fit, replies, progress)
     return QualityInputs(own, scores, yardstick.replies, replies, facts_of(workload.dialogues), fit)
+
+
+def examine_fit(
+    judge: ServingSpec, candidate: ServingSpec, workload: Workload, known: tuple[Fit, ...], progress: Progress
+) -> QualityInputs:
+    """Read only how the candidate's replies fit, of dialogues that G7 alone asks about; ``known`` as for people."""
+    assert candidate.artifact.parity is not None, "who is asked for more was examined"
+    own = reference_parity(candidate.artifact.parity, workload, candidate.artifact.path)
+    replies = generate_replies(candidate, fit_requests(workload), progress, "candidate's further replies")
+    return QualityInputs(own, (), (), (), (), fit_of_candidate(judge, workload, known, replies, progress))
 
 
 def reference_parity(own: Parity, workload: Workload, folder: Path) -> Parity:

@@ -21,7 +21,7 @@ import numpy as np
 from halfwatt.core.statistics import Floats
 from halfwatt.core.types import Progress
 from halfwatt.evaluate.records import Fit, ScoredReply
-from halfwatt.evaluate.requests import Workload
+from halfwatt.evaluate.requests import ReplyRequest, Workload
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_pool import in_processes
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
@@ -42,10 +42,26 @@ def fit_of_reference(
     return tuple(Fit(*turn, people=people, reference=own) for turn, (own, people) in zip(turns, scores, strict=True))
 
 
+def fit_of_people(judge: ServingSpec, workload: Workload, progress: Progress) -> tuple[Fit, ...]:
+    """How the human replies fit, where the reference's are not asked for."""
+    blocks = draw_blocks(workload)
+    texts = {(r.dialogue.id, r.turn): r.dialogue.messages[r.turn].content for [r] in fit_requests(workload)}
+    scores = _scores(judge, workload, blocks, (texts,), progress)
+    turns = [turn for block in blocks for turn in block]
+    return tuple(Fit(*turn, people=people, reference=()) for turn, (people,) in zip(turns, scores, strict=True))
+
+
+def fit_requests(workload: Workload) -> list[list[ReplyRequest]]:
+    """For the replies that are read, and no others: one a dialogue."""
+    by_id = {dialogue.id: dialogue for dialogue in workload.dialogues}
+    turns = [turn for block in draw_blocks(workload) for turn in block]
+    return [[ReplyRequest(by_id[name], at, None, workload.greedy)] for name, at in turns]
+
+
 def fit_of_candidate(
     judge: ServingSpec, workload: Workload, known: Sequence[Fit], replies: Sequence[ScoredReply], progress: Progress
 ) -> tuple[Fit, ...]:
-    """``known``, what `fit_of_reference` gives, with the candidate's replies scored beside the same dialogues."""
+    """``known``, of the reference or of people alone, with the candidate's replies scored beside the same dialogues."""
     scores = _scores(judge, workload, draw_blocks(workload), (_greedy_texts(replies),), progress)
     return tuple(replace(fit, candidate=own) for fit, (own,) in zip(known, scores, strict=True))
 

@@ -25,6 +25,7 @@ from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Margins
@@ -297,23 +298,24 @@ def _facts(pairs: Sequence[Pairs], known: Sequence[Facts], margins: Margins) -> 
 
 def _fit(known: Sequence[Fit], margins: Margins) -> list[GateCheck]:
     """How often a reply is taken for another dialogue's: on average, and plainly."""
-    if len(known) < 2 or not all(f.candidate for f in known):
+    if sum(bool(f.reference) for f in known) < 2 or not all(f.candidate for f in known):
         return [GateCheck("G7", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
-    parties = [f.candidate for f in known], [f.reference for f in known], [f.people for f in known]
+    asked = np.array([bool(f.reference) for f in known])  # what the original says is known of some, people's of all
+    parties = [f.candidate for f in known], [f.reference for f in known if f.reference], [f.people for f in known]
     shares = [1 - fit.share_of_own(log_p) for log_p in parties]
     plain = [(share > 1 - fit.PLAINLY).astype(float) for share in shares]
     return [
-        _beside_the_worse("fits another dialogue", shares, margins.misfit),
-        _beside_the_worse("plainly another dialogue's", plain, margins.plain_misfit),
+        _beside_the_worse("fits another dialogue", shares, asked, margins.misfit),
+        _beside_the_worse("plainly another dialogue's", plain, asked, margins.plain_misfit),
     ]
 
 
-def _beside_the_worse(name: str, shares: Sequence[Floats], margin: float) -> GateCheck:
+def _beside_the_worse(name: str, shares: Sequence[Floats], asked: NDArray[np.bool_], margin: float) -> GateCheck:
     """A judge favours its own words, so people are as good a measure as the original: whichever is worse. Of two tests
-    one must hold, so each has half of the 5 %. shares: of the candidate, the original, people; [replies] each."""
+    one must hold, so each has half of the 5 %. shares: of the candidate, the original where ``asked``, people."""
     own, ref, people = shares
     rule = f"upper bound of the difference to the original's, or to people's, < {margin:.0%} of replies"
-    rises = [rate_difference(other, own, np.ones(len(own))) for other in (ref, people)]
+    rises = [rate_difference(other, mine, np.ones(len(mine))) for other, mine in ((ref, own[asked]), (people, own))]
     tests = [_check(("G7", name, "share"), replace(rise, alpha=ALPHA / 2), rule, high=margin) for rise in rises]
     verdicts = {test.verdict for test in tests}
     nearer = min(tests, key=lambda test: test.estimate.hi if test.estimate else math.inf)
@@ -322,6 +324,8 @@ def _beside_the_worse(name: str, shares: Sequence[Floats], margin: float) -> Gat
         worse = min(rises, key=lambda rise: rise.mean)
         nearer = replace(nearer, detail=f"{nearer.detail}, which about {worse.needed(worse.mean - margin)} would prove")
     figures = f"candidate {own.mean():.1%}, original {ref.mean():.1%}, people {people.mean():.1%} of {len(own)} replies"
+    if not asked.all():
+        figures += f", the original's of {len(ref)}"
     return replace(nearer, verdict=verdict, detail="; ".join(filter(None, (nearer.detail, figures))))
 
 

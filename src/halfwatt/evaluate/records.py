@@ -133,7 +133,7 @@ class Fit:
     dialogue: str
     turn: int
     people: tuple[float, ...]
-    reference: tuple[float, ...]
+    reference: tuple[float, ...]  # () = its reply was not asked for
     candidate: tuple[float, ...] = ()  # () = not asked yet
 
 
@@ -146,7 +146,7 @@ class QualityInputs:
     replies_ref: tuple[ScoredReply, ...]
     replies_cand: tuple[ScoredReply, ...]
     facts: tuple[Facts, ...] = ()  # of every greedy reply; results of schema 1 hold neither of the two
-    fit: tuple[Fit, ...] = ()
+    fit: tuple[Fit, ...] = ()  # of more dialogues than the others, where only these are too few
 
     def and_more(self, more: QualityInputs) -> QualityInputs:
         """With what was read of further dialogues, whose parity record knows of these too."""

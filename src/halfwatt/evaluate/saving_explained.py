@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from halfwatt.core.estimate import Estimate
-from halfwatt.core.statistics import Floats, clustered_ratio
+from halfwatt.core.statistics import Floats, clustered_ratio, product
 from halfwatt.evaluate.energy_analysis import ratio
 from halfwatt.evaluate.records import QualityInputs, ScoredReply, Window
 
@@ -37,12 +37,12 @@ class SavingExplained:
     @property
     def together(self) -> Estimate:
         """Both."""
-        return _product(self.a_token, self.fewer_tokens)
+        return product(self.a_token, self.fewer_tokens)
 
     @property
     def counted(self) -> Estimate:
         """The saving without what is shorter than people are."""
-        return _product(self.a_token, min(self.fewer_tokens, self.people, key=lambda cause: cause.mean))
+        return product(self.a_token, min(self.fewer_tokens, self.people, key=lambda cause: cause.mean))
 
 
 def cpu_s_per_token(window: Window) -> float:
@@ -73,13 +73,3 @@ def _times(more: Floats, fewer: Floats) -> Estimate:
     r = clustered_ratio(more, fewer)
     spread = math.exp(_Z * r.se / r.mean)  # two-sided, on the log scale as all ratios are
     return Estimate(r.mean, r.mean / spread, r.mean * spread, "x", r.n)
-
-
-def _product(one: Estimate, other: Estimate) -> Estimate:
-    """Of two independent ratios, half-widths in quadrature on the log scale."""
-    mean = one.mean * other.mean
-    down, up = (
-        math.exp(math.hypot(*(math.log(r) for r in pair)))
-        for pair in ((one.mean / one.lo, other.mean / other.lo), (one.hi / one.mean, other.hi / other.mean))
-    )
-    return Estimate(mean, mean / down, mean * up, "x", min(one.n, other.n))

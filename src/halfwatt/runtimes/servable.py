@@ -43,7 +43,7 @@ def servable(name: str, access: Access, cache: Path, runtime: RuntimeChoice = "a
     if (folder / ARTIFACT).exists():
         return ServingSpec(read_artifact(folder), read_operating_point(folder), access)
     model = formats.load_model(name, access)
-    given = runtime == "auto" and is_gguf(model)
+    given = is_gguf(model) and (runtime == "auto" or (runtime == "llamacpp" and bool(model.run_only)))
     row = by_name("llamacpp" if given else runtime)
     of = hashlib.sha256(f"{access.dtype} {model.sha256}".encode()).hexdigest()[:12]
     target = cache / f"{row.name}-{of}"

@@ -171,8 +171,9 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
     lab = Lab.of(job, store, job.test.open(champion.artifact.sha256), "test")
     b1 = Contender.of(selection.b1)
     run = lab.run(measure, MeasureOrder(arms, settings.protocol.final))
-    judged = lab.part(0, dialogues_to_judge(selection.champion.quality, len(lab.workload.dialogues)))
-    judgement = replace(judged, split="test").run(judge, JudgeOrder(b1, champion, settings.margins))
+    answered, judged = dialogues_to_judge(selection.champion.quality, len(lab.workload.dialogues))
+    order = JudgeOrder(b1, champion, settings.margins, answered=answered)
+    judgement = replace(lab.part(0, judged), split="test").run(judge, order)
     claim = make_claim(run.windows, run.meter, judgement.report, champion.name)
     measured = {arm.name: energy_analysis.measurement(arm.name, run.windows, run.meter) for arm in arms}
     delivered = selection.champion if claim.verdict == "PASS" else selection.b1
@@ -191,15 +192,19 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
     )
 
 
-def dialogues_to_judge(tuned: QualityReport | None, most: int) -> int:
+def dialogues_to_judge(tuned: QualityReport | None, most: int) -> tuple[int, int]:
     """Of the sealed split, fixed before any of it is looked at: as many as a bound needs that was just in its margin
     on the tune split, (M - m) / se = z_95 there, to be inside it here in 90 % of runs: n ((z_95 + z_90) / z_95)^2.
 
     tuned: the verdict on the tune split; None = the champion is the reference itself. most: there are
+    Returns: dialogues that the reference answers too, and all of which G7 asks.
     """
     if tuned is None or tuned.verdict != "PASS":
-        return most
-    return min(most, max(MIN_JUDGED, math.ceil(tuned.dialogues * ((Z_95 + Z_90) / Z_95) ** 2)))
+        return most, most
+    fit = max((c.estimate.n for c in tuned.checks if c.layer == "G7" and c.estimate), default=0)
+    each = (max(MIN_JUDGED, math.ceil(n * ((Z_95 + Z_90) / Z_95) ** 2)) for n in (tuned.dialogues, fit))
+    answered, fitted = (min(most, n) for n in each)
+    return answered, max(answered, fitted)
 
 
 def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Outside, ...]:

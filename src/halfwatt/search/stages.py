@@ -25,8 +25,8 @@ from halfwatt.core.machine import cores
 from halfwatt.core.settings import Margins, MeasurePlan
 from halfwatt.evaluate import energy_analysis, energy_protocol, gate
 from halfwatt.evaluate.energy_protocol import Arm, Run
-from halfwatt.evaluate.examine import Yardstick, examine, teacher_scores
-from halfwatt.evaluate.fit import fit_of_reference
+from halfwatt.evaluate.examine import Yardstick, examine, examine_fit, teacher_scores
+from halfwatt.evaluate.fit import fit_of_people, fit_of_reference
 from halfwatt.evaluate.records import (
     Fit,
     GateCheck,
@@ -297,6 +297,7 @@ class JudgeOrder:
     candidate: Contender
     margins: Margins
     screened: bool = False  # its likelihoods were read by the screen already
+    answered: int | None = None  # dialogues that the reference answers too, the first ones; of the others G7 is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,21 +310,39 @@ class Judgement:
 
 def judge(lab: Lab, order: JudgeOrder) -> Judgement:
     """The gate's report: likelihoods and replies in the runtime that will serve the candidate."""
-    candidate, judged_by = lab.spec(order.candidate), _judge_of(lab, order.reference)
     special, seed = lab.job.model.tokenizer.special_tokens, lab.job.settings.seed
     inputs: QualityInputs | None = None
+    report: QualityReport | None = None
     for part in lab.parts():
-        scores = likelihoods(part, order.reference, order.candidate) if order.screened else ()
-        replies = part.run(reference_replies, order.reference)
-        fit = part.run(reference_fit, FitOrder(order.reference, judged_by))
-        yardstick = Yardstick(lab.spec(order.reference), lab.spec(judged_by), replies, fit)
-        more = examine(yardstick, candidate, part.workload, lab.say, scores)
+        only_fit = report is not None and all(c.verdict == "PASS" for c in report.checks if c.layer != "G7")
+        more = _read(part, order, 0 if only_fit else order.answered)
         inputs = more if inputs is None else inputs.and_more(more)
         report = gate.judge(inputs, split=lab.split, margins=order.margins, special=special, seed=seed)
         if report.verdict != "INCONCLUSIVE":
             break
     assert inputs is not None, "a workload has dialogues"
+    assert report is not None
     return Judgement(inputs, report)
+
+
+def _read(lab: Lab, order: JudgeOrder, answered: int | None) -> QualityInputs:
+    """All that the gate asks of the first ``answered`` dialogues (None = of all); of the others what G7 asks, with
+    people as its measure: it needs the most dialogues, and what the reference says there would cost the most."""
+    judged_by, count, inputs = _judge_of(lab, order.reference), len(lab.workload.dialogues), None
+    first = count if answered is None else min(answered, count)
+    if first:
+        part = lab if first == count else lab.part(0, first)
+        scores = likelihoods(part, order.reference, order.candidate) if order.screened else ()
+        replies = part.run(reference_replies, order.reference)
+        fit = part.run(reference_fit, FitOrder(order.reference, judged_by))
+        yardstick = Yardstick(lab.spec(order.reference), lab.spec(judged_by), replies, fit)
+        inputs = examine(yardstick, lab.spec(order.candidate), part.workload, lab.say, scores)
+        if first == count or not inputs.teacher:  # what fails G0 is asked nothing else
+            return inputs
+    rest = lab.part(first, count) if first else lab
+    known = rest.run(people_fit, judged_by)
+    more = examine_fit(lab.spec(judged_by), lab.spec(order.candidate), rest.workload, known, lab.say)
+    return more if inputs is None else inputs.and_more(more)
 
 
 def reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]:
@@ -344,6 +363,11 @@ def reference_fit(lab: Lab, order: FitOrder) -> tuple[Fit, ...]:
     """How the reference's replies and people's fit what was asked, for all candidates of the split."""
     replies = lab.run(reference_replies, order.reference)
     return fit_of_reference(lab.spec(order.judge), lab.workload, replies, lab.say)
+
+
+def people_fit(lab: Lab, judge: Contender) -> tuple[Fit, ...]:
+    """How people's replies fit what was asked, where the reference is not asked."""
+    return fit_of_people(lab.spec(judge), lab.workload, lab.say)
 
 
 def judge_artifact(lab: Lab, model: str) -> Artifact:
