@@ -31,6 +31,7 @@ from halfwatt.meters.discover import instruments
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
+from halfwatt.runtimes.servable import servable
 from halfwatt.search.build import asking, build_artifact, build_given
 from halfwatt.search.job import Job
 from halfwatt.search.teaching import measure_paces
@@ -64,6 +65,15 @@ def test_a_file_that_could_be_opened_stays_shut_where_it_is_to_be_run_only(tmp_p
     assert load_model(str(path), Access()).run_only == ""
     with pytest.raises(BadInput, match="--run-only is for a GGUF file"):
         load_model(str(tmp_path / "llama-0"), Access(run_only=True))
+
+
+def test_asked_for_in_the_runtime_of_its_own_it_is_served_as_given(original: ChatModel, tmp_path: Path) -> None:
+    """As a judge (--judge FILE.gguf) is."""
+    for runtime in ("auto", "llamacpp"):
+        served = servable(str(original.source), Access(), tmp_path / runtime, runtime)
+        assert served.artifact.lineage == as_given(original, tmp_path / f"{runtime}-given").lineage
+    with pytest.raises(ModelError, match="can only be run|blk.0"):
+        servable(str(original.source), Access(), tmp_path / "eager", "torch_eager")
 
 
 @pytest.mark.parametrize("step", [Quantize(4), Prune(ffn=0.5), Distil(kind="labels")])
