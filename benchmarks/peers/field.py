@@ -20,7 +20,7 @@ from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.facts import facts_of
 from halfwatt.evaluate.fit import fit_of_candidate
 from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks, teacher_checks
-from halfwatt.evaluate.records import Fit, GateCheck, QualityInputs, TeacherScore
+from halfwatt.evaluate.records import Fit, GateCheck, Measurement, QualityInputs, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.discover import Instruments
@@ -55,6 +55,7 @@ class Field:
     folder:     of the original, as toolkits read it
     known:      what the gate said before, on the same dialogues, by name
     asked:      what it read then: the reference's replies and how they fit
+    best_only:  of the peers, the cheapest first, none is judged once one has passed
     """
 
     lab: Lab
@@ -67,6 +68,7 @@ class Field:
     at: OperatingPoint | None = None
     known: Mapping[str, Sequence[GateCheck]] = field(default_factory=dict)
     asked: QualityInputs | None = None
+    best_only: bool = False
 
     def serve(self, name: str, artifact: Artifact) -> Contender:
         """At its operating point."""
@@ -97,9 +99,13 @@ def run_field(field: Field, names: Sequence[str], shops: Sequence[Workshop]) -> 
     field = replace(field, reference=field.serve("B1", field.reference.artifact))
     peers = llamacpp_peers(field) if "llamacpp" in names else []
     peers += [peer for shop in shops for peer in toolkit_peers(shop, field)]
-    everyone = (*peers, field.reference, field.winner)
-    run = field.lab.run(measure, MeasureOrder(everyone, field.plan))
-    return [row(field, contender, run) for contender in everyone]
+    run = field.lab.run(measure, MeasureOrder((*peers, field.reference, field.winner), field.plan))
+    rows, passed = dict[str, dict[str, Any]](), False
+    for peer in sorted(peers, key=lambda peer: _cost(peer, run).cpu_s_per_reply.mean):
+        asked = replace(field, judged=0) if field.best_only and passed else field
+        rows[peer.name] = row(asked, peer, run)
+        passed |= rows[peer.name]["verdict"] == "PASS"
+    return [*(rows[peer.name] for peer in peers), row(field, field.reference, run), row(field, field.winner, run)]
 
 
 def proof_of(lab: Lab) -> tuple[Dialogue, ...]:
@@ -133,10 +139,14 @@ def toolkit_peers(shop: Workshop, field: Field) -> list[Contender]:
 # --- the rows ---------------------------------------------------------------------------------------------------------
 
 
+def _cost(contender: Contender, run: Run) -> Measurement:
+    return energy_analysis.measurement(contender.name, run.windows, run.meter)
+
+
 def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
     """Its cost over the winner's, and what the gate says."""
     name, artifact = contender.name, contender.artifact
-    cost = energy_analysis.measurement(name, run.windows, run.meter)
+    cost = _cost(contender, run)
     reference, itself = name == "B1", name == "winner"
     checks = [] if reference or not field.judged else field.known.get(name) or gate_checks(field, contender)
     change = likelihood_check(checks)

@@ -101,7 +101,8 @@ def beside_peers(args: argparse.Namespace, settings: RunSettings, result: Result
         about = result.winner == result.claim.about  # else B1 was delivered, and the verdict is another's
         known = {"winner": result.final_quality.checks} if about and result.final_quality else {}
         how = (PLAN, judged_on(result), train, folder)
-        field = Field(lab, original(lab), served, *how, known=known, asked=result.raw.quality_inputs)
+        asked = result.raw.quality_inputs
+        field = Field(lab, original(lab), served, *how, known=known, asked=asked, best_only=True)
         return run_field(field, ("llamacpp", *args.toolkits.split(",")), shops)
 
 
