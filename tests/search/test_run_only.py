@@ -72,7 +72,7 @@ def test_asked_for_in_the_runtime_of_its_own_it_is_served_as_given(original: Cha
     for runtime in ("auto", "llamacpp"):
         served = servable(str(original.source), Access(), tmp_path / runtime, runtime)
         assert served.artifact.lineage == as_given(original, tmp_path / f"{runtime}-given").lineage
-    with pytest.raises(ModelError, match="can only be run|blk.0"):
+    with pytest.raises(ModelError, match="ffn_down_exps"):
         servable(str(original.source), Access(), tmp_path / "eager", "torch_eager")
 
 

@@ -26,7 +26,7 @@ from halfwatt.evaluate.records import TeacherScore
 from halfwatt.models.tokenizer import ScoredTokens
 from halfwatt.models.vocabulary_map import VocabularyMap
 
-_CHUNK = 128  # rows at a time: a vocabulary of 150k stays below 200 MB an array
+_CHUNK = 32  # rows at a time: a vocabulary of 150k stays below 50 MB an array
 
 
 @dataclass(frozen=True, slots=True)
