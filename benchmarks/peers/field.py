@@ -12,6 +12,7 @@ from benchmarks.peers import llamacpp, torchao
 from benchmarks.peers.toolkits import Workshop, write_texts
 from halfwatt import demo
 from halfwatt.compress.recipe import Recipe
+from halfwatt.core.json_records import from_json
 from halfwatt.core.settings import MeasurePlan, RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
@@ -22,6 +23,7 @@ from halfwatt.evaluate.fit import fit_of_candidate
 from halfwatt.evaluate.gate import likelihood_check, overall_verdict, statistical_checks, teacher_checks
 from halfwatt.evaluate.records import Fit, GateCheck, Measurement, QualityInputs, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
+from halfwatt.evaluate.saving_explained import SavingExplained, cpu_s_per_token, explain_saving
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.discover import Instruments
 from halfwatt.models.chat_model import ChatModel
@@ -152,6 +154,7 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
     change = likelihood_check(checks)
     verdict = "reference" if reference else overall_verdict([c.verdict for c in checks]) if checks else "not judged"
     figure, vs = energy_analysis.cpu_s_per_reply, (name, "winner", run.windows)
+    why = explained(field, contender, run)
     return {
         "name": name,
         "version": llamacpp.VERSION if artifact.runtime == llamacpp.RUNTIME else artifact.lineage[-1],
@@ -163,17 +166,33 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
         "nll_change": plain(None if change is None else change.estimate),
         "cpu_s_per_reply": plain(cost.cpu_s_per_reply),
         "cpu_s_ratio": None if itself else plain(energy_analysis.ratio(*vs, figure)),
+        "of_it_a_token": None if itself else plain(energy_analysis.ratio(*vs, cpu_s_per_token)),
+        "counted": None if why is None else plain(why.counted),
         "energy_ratio": None if itself else plain(energy_analysis.energy_ratio(*vs, run.meter)),
         "energy_kind": cost.kind,
     }
 
 
+def explained(field: Field, contender: Contender, run: Run) -> SavingExplained | None:
+    """What the winner saves over a peer whose replies the gate has read, as `evaluate.saving_explained` tells it of B1;
+    None where they were not."""
+    stage = f"quality-{_stage(contender)}"
+    if field.asked is None or not field.lab.store.has(stage):
+        return None
+    theirs = from_json((field.lab.store.folder / f"{stage}.json").read_bytes(), QualityInputs).replies_cand
+    inputs = replace(field.asked, replies_ref=theirs)
+    return explain_saving(contender.name, field.winner.name, run.windows, inputs)
+
+
+def _stage(candidate: Contender) -> str:
+    """The same weights, eager and compiled, are judged once."""
+    return f"{Recipe(candidate.name.removesuffix(torchao.COMPILED)).slug}-{candidate.artifact.sha256[:12]}"
+
+
 def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
     """G1 to G7 against the original, on the split that was measured; of what fails by its likelihood on the
-    first dialogues G1 and G2, as in a search. The same weights, eager and compiled, are judged once, eager, which is
-    first."""
-    weights = candidate.name.removesuffix(torchao.COMPILED)
-    stage = f"{Recipe(weights).slug}-{candidate.artifact.sha256[:12]}"
+    first dialogues G1 and G2, as in a search."""
+    stage = _stage(candidate)
     whole, pair = field.lab.part(0, field.judged), (field.reference, candidate)
     look, margins = whole.part(0, FIRST_LOOK), whole.job.settings.margins
     scores = look.store.once(f"look-{stage}", tuple[TeacherScore, ...], lambda: likelihood(look, pair))

@@ -164,6 +164,7 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
         "people_are_shorter": plain(why.people),
         "counted": plain(why.counted),
         "cpu_s_ratio_vs_best_peer": None if best is None else best["cpu_s_ratio"],
+        "counted_vs_best_peer": None if best is None else best["counted"],
         "best_peer": None if best is None else best["name"],
         "beside_peers_vs_B1": None if b1 is None else b1["cpu_s_ratio"],
         "peers": rows,
@@ -185,14 +186,14 @@ def table() -> str:
         "a token",
         "by fewer tokens",
         "both, length as people's at most",
-        "over the best peer",
+        "over the best peer, counted likewise",
         "gate",
     ]
     return markdown([heads, *(_cells(row) for row in _rows() if "verdict" in row)])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    peer = row["cpu_s_ratio_vs_best_peer"]
+    peer = row["counted_vs_best_peer"]
     return [
         row["original"],
         row["traffic"],

@@ -33,7 +33,7 @@ from halfwatt.models.grid import GROUP, Bits, GridTensor, quantize, round_to
 
 DAMPINGS = (0.01, 0.1, 1.0)  # of the mean diagonal, tried in turn until H can be factored
 _DESCENT = 0.1  # of the mean diagonal: what descent needs, whose answer H describes less well the further it goes
-_OWN_ROWS = 8192  # of the head that get an H of their own, at most
+_OWN_ROWS = 2048  # of the head that get an H of their own, at most: the demo gains by it, a student of SmolLM2 does not
 _OWN_TOKENS = 2048  # that a row looks at, the likeliest
 _PRIOR = 0.1
 _ROWS_AT_ONCE = 64
