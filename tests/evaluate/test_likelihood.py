@@ -85,7 +85,7 @@ def test_rows_are_taken_a_few_at_a_time_and_give_the_same(monkeypatch: pytest.Mo
         return plain(logits)
 
     monkeypatch.setattr(likelihood, "_log_probabilities", noting)
-    monkeypatch.setattr(likelihood, "_CHUNK", 2)
+    monkeypatch.setattr(likelihood, "_AT_ONCE", 2 * 12)
     assert teacher_score("d", side(ref), side(cand)) == whole
     assert set(sizes) == {1, 2}
 
