@@ -128,6 +128,8 @@ class ArchitectureContract:
         whole, lean = step.apply(model, CONTEXT), step.integers(model, CONTEXT)
         assert [name for name, p in lean.network.named_parameters() if p.is_meta] == [*lean.grid]
         assert (lean.lineage, lean.kept) == (whole.lineage, whole.kept)
+        kept, given_up = ({p.data_ptr() for p in m.network.parameters() if not p.is_meta} for m in (lean, model))
+        assert not kept & given_up, "one tensor of a mapped file keeps all of it in memory"
         with torch.inference_mode():
             computed = exact_network(lean)(input_ids=ids, use_cache=False).logits
             assert torch.equal(computed, whole.network(input_ids=ids, use_cache=False).logits)

@@ -32,6 +32,8 @@ from halfwatt.models.chat_model import ChatModel, torch_device
 from halfwatt.results.result import TransformedModel
 from halfwatt.search.build import asking, export
 
+_MAY_NOT_FIT = 8  # times as many dialogues as an export is proved on are looked at: some are longer than the context
+
 
 def transform(
     model: str, step: Step, out: Path, dialogues: Dialogues, teacher: Path | None, settings: RunSettings
@@ -89,10 +91,12 @@ def _quantized(
     settings = context.settings
     original = load_model(model, settings.access)
     traffic = dialogues_to_ask(model, dialogues, settings)
-    workload = make_workload(traffic, ChatFormat.of_model(original), settings.requests)
+    proved = settings.protocol.parity_dialogues
+    some = traffic.subset(traffic.dialogues[: _MAY_NOT_FIT * proved])
+    workload = make_workload(some, ChatFormat.of_model(original), settings.requests)
     if dialogues is not None or model == "demo":
         context = replace(context, dialogues=dialogue_set(model, dialogues, "train", settings).dialogues)
-    proof = workload.dialogues[: settings.protocol.parity_dialogues]
+    proof = workload.dialogues[:proved]
     if not isinstance(step, Quantize):
         return apply_recipe(original, Recipe("quantized", (step,)), context), proof
     require(step, original)

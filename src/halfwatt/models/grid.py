@@ -24,7 +24,7 @@ _LIMITS = {8: (-127, 127), 4: (-8, 7)}
 BLOCK_BYTES = {8: 2 + GROUP, 4: 2 + GROUP // 2}  # fp16 scale, then the integers
 _FP16_NORMAL, _FP16_STEP = 2.0**-14, 2.0**-24  # smallest normal number; distance of the subnormal ones
 _HQQ_P, _HQQ_BETA, _HQQ_STEPS = 0.7, 10.0, 20
-_CHUNK = 1 << 20  # weights searched at a time: as float32, nothing larger is ever there
+_CHUNK = 1 << 18  # weights searched at a time, 1 MB as float32: nothing larger is ever there, and it stays in a cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,17 +76,17 @@ def sharing(network: PreTrainedModel) -> PreTrainedModel:
 
 
 def emptied(network: PreTrainedModel) -> PreTrainedModel:
-    """`sharing`, but what fits the grid has only its shape, on torch's "meta": its numbers are to be elsewhere."""
-    result = sharing(network)
-    shapes = {
-        id(w.parameter): nn.Parameter(w.parameter.to("meta", torch.float32), requires_grad=False)
-        for w in weights(result)
-        if fits(w)
-    }
-    for module in result.modules():
-        if (shape := shapes.get(id(getattr(module, "weight", None)))) is not None:
-            module.weight = shape
-    return result
+    """A copy in which what fits the grid has only its shape, on torch's "meta": its numbers are to be elsewhere.
+
+    Nothing of it is shared: the network's tensors may be of one mapped file, which a single norm would keep in memory.
+    """
+    gone = {id(w.parameter) for w in weights(network) if fits(w)}
+    own: dict[int, torch.Tensor] = {id(buffer): buffer for buffer in network.buffers()}
+    for parameter in network.parameters():
+        values = parameter.detach()
+        values = values.to("meta", torch.float32) if id(parameter) in gone else values.clone()
+        own[id(parameter)] = nn.Parameter(values, requires_grad=False)
+    return copy.deepcopy(network, own)
 
 
 def device_of(network: PreTrainedModel) -> torch.device:
