@@ -68,7 +68,7 @@ def main() -> None:
     verbs.add_parser("show")
     args = parser.parse_args()
     if args.verb == "show":
-        print(table())
+        print("\n\n".join([table(), *(f"### {row['name']}\n\n{peers_table(row)}" for row in _rows() if row["peers"])]))
         return
     if args.verb == "replies":
         print("\n\n".join(replies(args)))
@@ -146,8 +146,9 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
     b1 = next((row for row in rows if row["name"] == "B1"), None)
     assert result.raw.quality_inputs is not None, "a search ends with a verdict"
     why = explain_saving("B1", "winner", result.raw.windows, result.raw.quality_inputs)
-    able = [row for row in rows if row["verdict"] == "PASS" and row["name"] != "winner"]
-    best = min(able, key=lambda row: row["cpu_s_per_reply"]["mean"], default=None)
+    rank = {"PASS": 0, "INCONCLUSIVE": 1}
+    able = [row for row in rows if row["verdict"] in rank and row["name"] != "winner"]
+    best = min(able, key=lambda row: (rank[row["verdict"]], row["cpu_s_per_reply"]["mean"]), default=None)
     budget = parse_budget(args.budget)
     return {
         "original": args.original or Path(args.model).stem,
@@ -165,7 +166,7 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
         "counted": plain(why.counted),
         "cpu_s_ratio_vs_best_peer": None if best is None else best["cpu_s_ratio"],
         "counted_vs_best_peer": None if best is None else best["counted"],
-        "best_peer": None if best is None else best["name"],
+        "best_peer": None if best is None else f"{best['name']}, {best['verdict']}",
         "beside_peers_vs_B1": None if b1 is None else b1["cpu_s_ratio"],
         "peers": rows,
         "dialogues": judged_on(result),
@@ -190,6 +191,23 @@ def table() -> str:
         "gate",
     ]
     return markdown([heads, *(_cells(row) for row in _rows() if "verdict" in row)])
+
+
+def peers_table(row: dict[str, Any]) -> str:
+    """Markdown: who met the winner of a row, the cheapest token first."""
+    heads = ["toolkit", "a token, it over the winner", "a reply", "both, counted likewise", "nats a token", "gate"]
+    others = sorted((p for p in row["peers"] if p["name"] != "winner"), key=lambda p: p["of_it_a_token"]["mean"])
+    lines = [
+        [
+            peer["name"],
+            *(number(peer[figure], 1, "x") for figure in ("of_it_a_token", "cpu_s_ratio")),
+            number(peer["counted"], 1, "x") if peer["counted"] else "-",
+            number(peer["nll_change"], 1) if peer["nll_change"] else "-",
+            peer["verdict"] + (f": {', '.join(peer['not_passed'])}" if peer["not_passed"] else ""),
+        ]
+        for peer in others
+    ]
+    return markdown([heads, *lines])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
