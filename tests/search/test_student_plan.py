@@ -15,6 +15,7 @@ from optuna.trial import FixedTrial
 
 from halfwatt.compress.distil import Distil
 from halfwatt.compress.fresh_student import Student
+from halfwatt.compress.pretrained import Adopt
 from halfwatt.compress.prune import Prune
 from halfwatt.compress.recipe import from_toml, out_of_order, to_toml
 from halfwatt.core.settings import Budget
@@ -142,6 +143,13 @@ class Chosen(FixedTrial):
 
 def space() -> Space:
     return Space(fresh=FreshSpace(planned(0.7 * 3600)))
+
+
+def test_what_is_there_already_is_tried_before_anybody_is_taught(tmp_path: Path) -> None:
+    """The demo's own student takes a minute to try; a lesson takes what is left of a budget of minutes."""
+    folder = str(tiny.folder(tmp_path))
+    some = replace(space(), adopted=(Adopt(folder),))
+    assert [decisions["base"] for decisions in some.first()][:2] == [folder, FRESH]
 
 
 def test_a_fresh_student_is_trimmed_begun_taught_and_rounded() -> None:

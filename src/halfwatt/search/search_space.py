@@ -187,8 +187,8 @@ class Space:
 
     def first(self) -> list[dict[str, Any]]:
         """To begin with: what is made already at its most daring, the safest, a draft, which takes long to make;
-        students last, so that their further rounds follow them. Of a large original they come first: to measure it
-        rounded takes as long as to teach, and saves less."""
+        students last, so that their further rounds follow them. Of a large original they come before its own forms: to
+        measure it rounded takes as long as to teach, and saves less."""
         bases = self._bases()
         large = self.fresh is not None and self.school is None  # read so slowly that rounding it with care takes long
         careful = {"quantize.method": "rtn" if large else "gptq"} if self.learned else {}
@@ -205,7 +205,10 @@ class Space:
         whole = trimmed | ({"trim.coverage": 0.9999} if trimmed else {})
         fresh = [] if self.fresh is None else [{"base": FRESH} | size | whole for size in self.fresh.first()]
         guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned and bold and not fresh else []
-        return [*fresh, *safe, *bold] if large else [*bold, *safe, *guessing, *fresh, *students]
+        adopted = len(self.adopted)
+        if large:
+            return [*bold[:adopted], *fresh, *safe, *bold[adopted:]]
+        return [*bold, *safe, *guessing, *fresh, *students]
 
     def recipe(self, choose: Chooser) -> Recipe:
         """One recipe; the same decisions make the same one, under the same name."""
