@@ -38,24 +38,25 @@ def fit_of_reference(
     blocks = draw_blocks(workload)
     parties = _greedy_texts(replies), {(r.dialogue, r.turn): r.reference for r in replies}
     scores = _scores(judge, workload, blocks, parties, progress)
-    turns = [turn for block in blocks for turn in block]
-    return tuple(Fit(*turn, people=people, reference=own) for turn, (own, people) in zip(turns, scores, strict=True))
+    return tuple(
+        Fit(*turn, people=people, reference=own) for turn, (own, people) in zip(_turns(blocks), scores, strict=True)
+    )
 
 
 def fit_of_people(judge: ServingSpec, workload: Workload, progress: Progress) -> tuple[Fit, ...]:
     """How the human replies fit, where the reference's are not asked for."""
     blocks = draw_blocks(workload)
-    texts = {(r.dialogue.id, r.turn): r.dialogue.messages[r.turn].content for [r] in fit_requests(workload)}
+    texts = {(d.id, at): d.messages[at].content for d in workload.dialogues for at in d.assistant_turns}
     scores = _scores(judge, workload, blocks, (texts,), progress)
-    turns = [turn for block in blocks for turn in block]
-    return tuple(Fit(*turn, people=people, reference=()) for turn, (people,) in zip(turns, scores, strict=True))
+    return tuple(
+        Fit(*turn, people=people, reference=()) for turn, (people,) in zip(_turns(blocks), scores, strict=True)
+    )
 
 
 def fit_requests(workload: Workload) -> list[list[ReplyRequest]]:
     """For the replies that are read, and no others: one a dialogue."""
     by_id = {dialogue.id: dialogue for dialogue in workload.dialogues}
-    turns = [turn for block in draw_blocks(workload) for turn in block]
-    return [[ReplyRequest(by_id[name], at, None, workload.greedy)] for name, at in turns]
+    return [[ReplyRequest(by_id[name], at, None, workload.greedy)] for name, at in _turns(draw_blocks(workload))]
 
 
 def fit_of_candidate(
@@ -73,6 +74,10 @@ def draw_blocks(workload: Workload) -> list[list[Turn]]:
     some = draw.sample(workload.dialogues, count - count % TOGETHER or count)
     turns = [(d.id, draw.choice(d.assistant_turns)) for d in sorted(some, key=lambda d: d.source)]
     return [turns[at : at + TOGETHER] for at in range(0, len(turns), TOGETHER)]
+
+
+def _turns(blocks: Sequence[Sequence[Turn]]) -> list[Turn]:
+    return [turn for block in blocks for turn in block]
 
 
 def share_of_own(log_p: Sequence[Sequence[float]]) -> Floats:

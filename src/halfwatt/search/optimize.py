@@ -202,8 +202,8 @@ def dialogues_to_judge(tuned: QualityReport | None, most: int) -> tuple[int, int
     if tuned is None or tuned.verdict != "PASS":
         return most, most
     fit = max((c.estimate.n for c in tuned.checks if c.layer == "G7" and c.estimate), default=0)
-    each = (max(MIN_JUDGED, math.ceil(n * ((Z_95 + Z_90) / Z_95) ** 2)) for n in (tuned.dialogues, fit))
-    answered, fitted = (min(most, n) for n in each)
+    more = ((Z_95 + Z_90) / Z_95) ** 2
+    answered, fitted = (min(most, max(MIN_JUDGED, math.ceil(n * more))) for n in (tuned.dialogues, fit))
     return answered, max(answered, fitted)
 
 
