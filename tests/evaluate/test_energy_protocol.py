@@ -241,3 +241,30 @@ def test_a_continuous_counter_repeats_nothing_and_a_stepping_one_fills_its_windo
         asked.clear()
         measure([arm("A", 40), arm("B", 20)], asking(), plan, tools)
         assert set(asked) == {0.0, shortest}  # 0 while warming up
+
+
+def test_what_is_there_for_comparison_leaves_after_the_least_number_of_blocks(quiet: object) -> None:
+    """Nothing waits for its ratio to be narrow: only those that decide go on."""
+    plan = MeasurePlan(3, 6, half_width=-1.0, prefill=False)
+    arms = [replace(arm("B0", 40), context=True), arm("B1", 40), arm("winner", 20)]
+    run = measure(arms, asking(), plan, modelled())
+    last = {name: max(w.block for w in run.windows if w.arm == name) for name in ("B0", "B1", "winner")}
+    assert last == {"B0": 2, "B1": 5, "winner": 5}
+
+
+def test_no_block_of_the_least_number_asks_what_another_asked(quiet: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast the models are: what is asked again says nothing new, and its interval would be too narrow."""
+    asked: list[tuple[str, ...]] = []
+    run = ScriptedWorker.run
+
+    def noting(self: ScriptedWorker, prompts: Sequence[Dialogue], *given: Any, **more: Any) -> RunCounts:
+        asked.append(tuple(prompt.id for prompt in prompts))
+        return run(self, prompts, *given, **more)
+
+    many = tuple(replace(DIALOGUES[n % len(DIALOGUES)], id=f"d{n}") for n in range(24))
+    measuring = asking(many)
+    monkeypatch.setattr(ScriptedWorker, "run", noting)
+    measure([arm("A", 40), arm("B", 20)], measuring, MeasurePlan(3, 3, window_s=1e6, prefill=False), modelled())
+    halves = [frozenset(group) for group in dict.fromkeys(asked) if len(group) != 4]  # four warm up
+    assert len(halves) == 6
+    assert len(frozenset[str]().union(*halves)) == sum(map(len, halves)) == 24

@@ -171,7 +171,7 @@ def test_interrupted_in_any_stage_it_goes_on_there(ground: Ground, tmp_path: Pat
     def run(folder: Path, interrupt: tuple[str, int] | None = None) -> tuple[CandidateResult, list[str]]:
         lab = ground.lab(folder, {"measure": saves(9.0), "tune": as_it_is}, interrupt)
         assert isinstance(lab.store, ScriptedStore)
-        return try_candidate(lab, INT8, rivals(ground)), lab.store.computed
+        return try_candidate(lab, INT8, rivals(ground, 1.2)), lab.store.computed
 
     whole, every = run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -223,8 +223,11 @@ def test_settings_reach_every_stage(ground: Ground, tmp_path: Path) -> None:
     lab = replace(
         ground.lab(tmp_path, {"measure": noted, "tune": as_it_is}), job=replace(ground.job, settings=settings)
     )
-    try_candidate(lab, INT8, rivals(ground))
+    try_candidate(lab, INT8, rivals(ground, 1.2))
     assert plans == [protocol.screen, protocol.paired]
+    plans.clear()
+    try_candidate(lab, Recipe("the first", INT8.steps), rivals(ground))
+    assert plans == [protocol.paired], "while there is nothing to beat, nothing is looked at first"
 
 
 def steps_of(result: CandidateResult) -> tuple[str, ...]:

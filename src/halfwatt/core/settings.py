@@ -70,9 +70,9 @@ class Protocol:
     """The measuring runs of a search, from a first look to the final run."""
 
     screen: MeasurePlan = MeasurePlan(3, 3, window_s=1.0, prefill=False, idle_s=3.0)  # can it beat the best so far?
-    tune: MeasurePlan = MeasurePlan(2, 2, window_s=1.0, prefill=False, idle_s=3.0)  # which operating point?
-    paired: MeasurePlan = MeasurePlan(3, 12, window_s=1.5, prefill=False, idle_s=3.0)  # each against B1, tune split
-    final: MeasurePlan = MeasurePlan(min_blocks=7, half_width=0.04)  # B0, B1 and the winner, on the sealed split
+    tune: MeasurePlan = MeasurePlan(2, 2, window_s=0.5, prefill=False, idle_s=3.0)  # which operating point?
+    paired: MeasurePlan = MeasurePlan(3, 24, window_s=1.0, half_width=0.06, prefill=False, idle_s=3.0)  # against B1
+    final: MeasurePlan = MeasurePlan(min_blocks=7, half_width=0.04)  # B0, B1, winner; sealed
     alone: MeasurePlan = MeasurePlan()  # one model, outside a search
     compare: MeasurePlan = MeasurePlan(limit_s=420.0, half_width=0.04, prefill=False)  # two beside each other
     parity_dialogues: int = 64  # by which an export is proved to be the model in memory (gate G0)

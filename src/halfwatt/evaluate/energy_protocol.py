@@ -4,7 +4,7 @@
        block 1:  A B C   C B A   mirrored, so that drift cancels; a half asks every arm the same, in whole passes,
                                  of dialogues drawn at random, short and long ones in the shares of the whole
        block 2:  A B C   C B A   other prompts
-       ...                       until the interval of every ratio is narrow enough, or the limit
+       ...                       until the interval of every ratio that decides is narrow enough, or the limit
     loaded idle ─ close
 
     one window:  wait for a tick │ read │ worker runs, harness sleeps │ wait for a tick │ read │ was it disturbed?
@@ -44,10 +44,12 @@ _SHORTEST_S = 0.5  # 50 ticks of the kernel's clock a core, by which foreign loa
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One thing to measure: a name and what its worker loads."""
+    """One thing to measure: a name and what its worker loads. context: nothing is decided by it, so it takes part in
+    the least number of blocks only, and its interval is as wide as it is then."""
 
     name: str
     spec: ServingSpec
+    context: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +85,20 @@ def measure(
         for arm in arms:
             progress(f"loading {arm.name}")
             recorder.workers[arm.name] = stack.enter_context(ServingProcess(arm.spec))
-        replies = recorder.window_s / recorder.warm_up(dialogues, sampling)
-        chunks = cycle(balanced_chunks(prompts_of(dialogues), replies, random.Random(workload.seed)))
+        prompts = prompts_of(dialogues)
+        others = sum(map(len, prompts)) / (2 * plan.min_blocks)  # no block of the least number asks what another asked
+        replies = min(recorder.window_s / recorder.warm_up(dialogues, sampling), others)
+        chunks = cycle(balanced_chunks(prompts, replies, random.Random(workload.seed)))
         recorder.idle("loaded_idle")
-        names, start_s = [arm.name for arm in arms], time.monotonic()
+        start_s = time.monotonic()
         for block in range(plan.max_blocks):
             block_start_s = time.monotonic()
+            names = [arm.name for arm in arms if block < plan.min_blocks or not arm.context]
             recorder.block(block, names, (next(chunks), next(chunks)), sampling)
             now_s = time.monotonic()
             late = now_s - start_s + (now_s - block_start_s) > plan.limit_s  # another as long would end too late
-            if block + 1 >= plan.min_blocks and (late or recorder.narrow_enough(names)):
+            decisive = [arm.name for arm in arms if not arm.context]
+            if block + 1 >= plan.min_blocks and (late or recorder.narrow_enough(decisive)):
                 break
         recorder.idle("loaded_idle")
     return Run(tuple(recorder.windows), tools.info, tools.infos, tuple(recorder.events))

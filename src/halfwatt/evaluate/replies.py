@@ -7,6 +7,7 @@ gives it: shards hang on the workload alone, and a process forgets its prefix ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from halfwatt.runtimes.base import Reply
 from halfwatt.runtimes.serving_pool import in_processes
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 
-LEAST, MOST = 8, 128  # dialogues that a process is handed at a time
+LEAST, MOST = 8, 128  # dialogues that a process is handed at a time: in fours, so that two or four end together
 AT_ONCE = 16  # replies that it makes together, at most
 CACHE_B = 2**30  # of their KV caches, with so many tokens each
 CACHE_TOKENS = 1024
@@ -42,7 +43,8 @@ def generate_replies(
     if spec.command:  # another program's, which may answer no two at once
         batch = 1
     at = replace(spec.at, threads=threads, threads_prefill=threads, batch=batch, speculation=None)
-    size = min(MOST, max(LEAST, len(requests) // 4))
+    fours = max(1, math.ceil(len(requests) / (4 * MOST)))
+    size = max(LEAST, math.ceil(len(requests) / (4 * fours)))
     shards = [[request for rows in requests[i : i + size] for request in rows] for i in range(0, len(requests), size)]
     special = special_ids(ChatTokenizer.load(spec.artifact.path))
 

@@ -170,7 +170,7 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
     )
     lab = Lab.of(job, store, job.test.open(champion.artifact.sha256), "test")
     b1 = Contender.of(selection.b1)
-    run = lab.run(measure, MeasureOrder(arms, settings.protocol.final))
+    run = lab.run(measure, MeasureOrder(arms, settings.protocol.final, context=len(baselines) - 1))
     answered, judged = dialogues_to_judge(selection.champion.quality, len(lab.workload.dialogues))
     order = JudgeOrder(b1, champion, settings.margins, answered=answered)
     judgement = replace(lab.part(0, judged), split="test").run(judge, order)

@@ -132,31 +132,36 @@ class Screening:
     """What a first look shows."""
 
     windows: tuple[Window, ...]
-    saving: Estimate | None  # reference's cost over the candidate's; None = it was given up unmeasured
+    saving: Estimate | None  # reference's cost over the candidate's; None = it was not measured
     reason: str | None = None  # why it goes no further; None = it goes on
     over: float = 0.0  # see `halfwatt.evaluate.gate.missed`
 
 
 def screen(lab: Lab, order: ScreenOrder) -> Screening:
     """Give up what cannot beat the best so far, or fails the gate's G1 or G2 whatever its replies say."""
-    reference, candidate, best = order.reference, order.candidate, order.best
+    candidate, best = order.candidate, order.best
     if (reads := _reads_too_much(order)) is not None:
         lab.say(f"{candidate.name}: {reads}")
         return Screening((), None, reads, gate.NOT_PASSED)
-    lab.say(f"{candidate.name}: a first look at what it saves")
-    run = lab.run(measure, MeasureOrder((reference, candidate), order.plan))
-    saving = saving_of(reference.name, candidate.name, run)
-    if best is not None and order.hope * saving.hi < best.lo:
-        reason, over = f"saves {_in_words(saving)} where the best so far saves {_in_words(best)}", gate.NOT_PASSED
+    look = None if best is None else _first_look(lab, order)  # else there is nothing to beat
+    if best is not None and look is not None and look.saving is not None and order.hope * look.saving.hi < best.lo:
+        reason, over = f"saves {_in_words(look.saving)} where the best so far saves {_in_words(best)}", gate.NOT_PASSED
     else:
         checks = _likelihood_checks(lab, order) if order.likelihood else []
         failed = [check for check in checks if check.verdict == "FAIL"]
         if not failed:
-            return Screening(run.windows, saving)
+            return look or Screening((), None)
         reason = "; ".join(f"{c.layer} {c.name} is {_in_words(c.estimate)}, {c.margin}" for c in failed if c.estimate)
         over = gate.missed(failed)
     lab.say(f"{candidate.name}: {reason}")
-    return Screening(run.windows, saving, reason, over)
+    return replace(look or _first_look(lab, order), reason=reason, over=over)  # a search learns from what fails too
+
+
+def _first_look(lab: Lab, order: ScreenOrder) -> Screening:
+    reference, candidate = order.reference, order.candidate
+    lab.say(f"{candidate.name}: a first look at what it saves")
+    run = lab.run(measure, MeasureOrder((reference, candidate), order.plan))
+    return Screening(run.windows, saving_of(reference.name, candidate.name, run))
 
 
 def _reads_too_much(order: ScreenOrder) -> str | None:
@@ -266,11 +271,12 @@ class MeasureOrder:
 
     contenders: tuple[Contender, ...]
     plan: MeasurePlan
+    context: int = 0  # of the first contenders, see `halfwatt.evaluate.energy_protocol.Arm`
 
 
 def measure(lab: Lab, order: MeasureOrder) -> Run:
     """All of them interleaved, on the replies to the lab's workload."""
-    arms = [Arm(contender.name, lab.spec(contender)) for contender in order.contenders]
+    arms = [Arm(c.name, lab.spec(c), n < order.context) for n, c in enumerate(order.contenders)]
     return energy_protocol.measure(arms, lab.workload, order.plan, lab.job.tools, lab.say)
 
 
