@@ -71,7 +71,7 @@ class Protocol:
 
     screen: MeasurePlan = MeasurePlan(3, 3, window_s=1.0, prefill=False, idle_s=3.0)  # can it beat the best so far?
     tune: MeasurePlan = MeasurePlan(2, 2, window_s=0.5, prefill=False, idle_s=3.0)  # which operating point?
-    paired: MeasurePlan = MeasurePlan(3, 24, window_s=1.0, half_width=0.06, prefill=False, idle_s=3.0)  # against B1
+    paired: MeasurePlan = MeasurePlan(3, 12, window_s=1.0, half_width=0.06, prefill=False, idle_s=3.0)  # against B1
     final: MeasurePlan = MeasurePlan(min_blocks=7, half_width=0.04)  # B0, B1, winner; sealed
     alone: MeasurePlan = MeasurePlan()  # one model, outside a search
     compare: MeasurePlan = MeasurePlan(limit_s=420.0, half_width=0.04, prefill=False)  # two beside each other
