@@ -1,11 +1,12 @@
 """Vocabulary trim: keep the tokens that the traffic uses, and everything needed to still write anything at all.
 
-    kept = all bytes + every special and added token + the most frequent tokens, until ``coverage`` of the dialogues is
-           written with them, each with the two tokens that it is merged from, and theirs, down to bytes
+    kept = all bytes + every special and added token that is not there in reserve + the most frequent tokens, until
+           ``coverage`` of the dialogues is written with them, each with all that it is merged from, down to characters
 
 The pre-tokenizer stays, so a GGUF file names the same one, and merges keep their order. A text whose tokens are all
 kept is encoded as before: each merge that made its tokens is kept, and among fewer merges the first is still the first.
-Any other text falls into shorter pieces, never into "unknown". Embedding and head lose the rows of what went.
+Any other text falls into shorter pieces, of a byte each where a vocabulary like SentencePiece's lost a character, never
+into "unknown". Embedding and head lose the rows of what went.
 Source: Ushio et al., arXiv 2305.15020; the closure over merges is this project's.
 """
 
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar
@@ -31,6 +34,11 @@ from halfwatt.models.surgery import rebuilt, resized
 from halfwatt.models.tokenizer import ChatTokenizer
 
 MULTIPLE = 64  # rows of the head: what kernels like
+_IN_RESERVE = re.compile(r"<\W?(unused|reserved)\w*\W?>")  # thousands of them in some vocabularies
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_ENDS = "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"
+_WISHES = "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids"
+_UNTOLD = "forced_decoder_ids", "sequence_bias"  # ids beside other numbers, and as keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class Cut:
 
 
 def trim(spec: Mapping[str, Any], counts: Mapping[int, int], coverage: float, always: Sequence[int] = ()) -> Cut:
-    """Cut a byte-level BPE tokenizer.json.
+    """Cut a BPE tokenizer.json that has a token for every byte.
 
     Args:
         counts: how often each id occurs in the traffic.
@@ -51,7 +59,9 @@ def trim(spec: Mapping[str, Any], counts: Mapping[int, int], coverage: float, al
     """
     vocabulary: dict[str, int] = spec["model"]["vocab"]
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in spec["model"]["merges"]]
-    added = {token["id"] for token in spec.get("added_tokens", [])}
+    used = {*always, *(i for i, n in counts.items() if n)}
+    stay = [t for t in spec.get("added_tokens", []) if t["id"] in used or not _IN_RESERVE.fullmatch(t["content"])]
+    added = {token["id"] for token in stay}
     kept = _kept_words(vocabulary, merges, counts, coverage, {*added, *always})
     order = sorted(vocabulary[w] for w in kept)
     order += sorted(added - set(vocabulary.values()))  # added tokens that the model's own table does not hold
@@ -60,11 +70,24 @@ def trim(spec: Mapping[str, Any], counts: Mapping[int, int], coverage: float, al
     cut["model"]["vocab"] = {w: ids[i] for w, i in sorted(vocabulary.items(), key=lambda x: x[1]) if w in kept}
     pairs = zip(spec["model"]["merges"], merges, strict=True)
     cut["model"]["merges"] = [merge for merge, (a, b) in pairs if {a, b, a + b} <= kept]
-    for token in cut.get("added_tokens", []):
-        token["id"] = ids[token["id"]]
-    for entry in ((cut.get("post_processor") or {}).get("special_tokens") or {}).values():
-        entry["ids"] = [ids[i] for i in entry["ids"]]
+    cut["added_tokens"] = [token | {"id": ids[token["id"]]} for token in stay]
+    cut["post_processor"] = _renumbered(spec.get("post_processor"), ids)
     return Cut(cut, ids)
+
+
+def _renumbered(processor: Any, ids: Mapping[int, int]) -> Any:
+    """A post-processor, or several in one, with the new ids: of templates, and of BERT's and RoBERTa's ends."""
+    if isinstance(processor, list):
+        return [_renumbered(part, ids) for part in processor]
+    if not isinstance(processor, dict):
+        return processor
+    new = {key: _renumbered(value, ids) for key, value in processor.items()}
+    for key in ("sep", "cls"):
+        if key in processor:
+            new[key] = [processor[key][0], ids[processor[key][1]]]
+    for name, entry in processor.get("special_tokens", {}).items():
+        new["special_tokens"][name] = entry | {"ids": [ids[i] for i in entry["ids"]]}
+    return new
 
 
 def _kept_words(
@@ -75,10 +98,11 @@ def _kept_words(
     always: set[int],
 ) -> set[str]:
     words = {i: word for word, i in vocabulary.items()}
-    parts: dict[str, tuple[str, ...]] = {}  # word -> the two that it is merged from
-    for merge in merges:
-        parts.setdefault("".join(merge), merge)
-    kept = {w for w in vocabulary if len(w) == 1} | {words[i] for i in always if i in words}
+    ranks: dict[tuple[str, ...], int] = {}
+    for rank, merge in enumerate(merges):
+        ranks.setdefault(merge, rank)
+    bytes_ = {w for w in vocabulary if _BYTE.fullmatch(w)}
+    kept = (bytes_ or {w for w in vocabulary if len(w) == 1}) | {words[i] for i in always if i in words}
     target = coverage * sum(counts.values())
     covered = sum(n for i, n in counts.items() if words.get(i) in kept)
     ranked = [words[i] for i, n in Counter(counts).most_common() if n and i in words]
@@ -86,22 +110,28 @@ def _kept_words(
         if covered >= target:
             break
         if word not in kept:
-            new = _closure(word, parts) - kept
+            new = _merged_from(word, ranks) - kept
             covered += sum(counts.get(vocabulary[w], 0) for w in new)
             kept |= new
-    for word in ranked + list(vocabulary):  # the best to fill the last 64, none of which needs another
+    merged = ("".join(merge) for merge in merges)
+    for word in chain(ranked, merged):  # the best to fill the last 64, none of which needs another
         if len(kept) % MULTIPLE == 0:
             break
-        if set(parts.get(word, ())) <= kept:
+        if _merged_from(word, ranks) - {word} <= kept:
             kept.add(word)
     return kept
 
 
-def _closure(word: str, parts: Mapping[str, tuple[str, ...]]) -> set[str]:
-    closure, open_ = set[str](), [word]
-    while open_:
-        closure.add(open_[-1])
-        open_ += [w for w in parts.get(open_.pop(), ()) if w not in closure]
+def _merged_from(word: str, ranks: Mapping[tuple[str, ...], int]) -> set[str]:
+    """The word and all that it is merged from, down to characters: as byte pair encoding of the word alone goes, and so
+    inside of any text in which it is a token, because no merge there crossed its ends."""
+    pieces, closure = list(word), {word, *word}
+    while len(pieces) > 1:
+        rank, at = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(pairwise(pieces)))
+        if rank == len(ranks):
+            return {word}  # no merge makes it
+        pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
+        closure.add(pieces[at])
     return closure
 
 
@@ -109,8 +139,10 @@ def untrimmable(spec: Mapping[str, Any]) -> str | None:
     """The reason why this tokenizer.json cannot be trimmed, or None."""
     if (kind := spec["model"].get("type")) != "BPE":
         return f"only BPE vocabularies can be trimmed, not {kind}"
-    if "ByteLevel" not in json.dumps(spec.get("pre_tokenizer")):
-        return "only byte-level BPE vocabularies can be trimmed: others have no token for every text"
+    in_bytes = sum(bool(_BYTE.fullmatch(word)) for word in spec["model"].get("vocab", {}))
+    falls_back = spec["model"].get("byte_fallback") and in_bytes == 256
+    if "ByteLevel" not in json.dumps(spec.get("pre_tokenizer")) and not falls_back:
+        return "only BPE vocabularies with a token for every byte can be trimmed: others cannot write every text then"
     if spec["model"].get("ignore_merges"):
         return "this tokenizer looks whole words up before it merges, so fewer tokens would encode texts otherwise"
     return None
@@ -134,6 +166,8 @@ class Trim(Step):
         problems = [] if 0 < self.coverage <= 1 else [f"coverage lies above 0 and at most at 1, not {self.coverage:g}"]
         if model.grid:
             problems.append("the model is on the integer grid already: trim first, then quantize")
+        generation = model.network.generation_config
+        problems += [f"{key} of its generation settings holds ids" for key in _UNTOLD if getattr(generation, key, None)]
         reason = untrimmable(_spec(model.tokenizer))
         return [*problems, reason] if reason else problems
 
@@ -208,10 +242,14 @@ def _network(network: Any, ids: Mapping[int, int]) -> Any:
         for name, parameter in network.state_dict(keep_vars=True).items()
     }
 
+    def new(value: Any) -> Any:
+        if not isinstance(value, list):
+            return ids.get(value)
+        whole = [v for v in value if (set(v) if isinstance(v, list) else {v}) <= ids.keys()]  # others cannot be said
+        return [[ids[i] for i in v] if isinstance(v, list) else ids[v] for v in whole]
+
     def renumbered(config: Any) -> dict[str, Any]:
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        special: dict[str, Any] = {name: getattr(config, name, None) for name in names}
-        return {n: [ids[i] for i in v if i in ids] if isinstance(v, list) else ids.get(v) for n, v in special.items()}
+        return {name: new(value) for name in (*_ENDS, *_WISHES) if (value := getattr(config, name, None)) is not None}
 
     smaller: Any = rebuilt(network, {"vocab_size": len(ids), **renumbered(network.config)}, state)
     for name, value in renumbered(smaller.generation_config).items():
