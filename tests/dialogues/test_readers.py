@@ -70,6 +70,95 @@ def test_alpaca(tmp_path: Path) -> None:
     ]
 
 
+FORMS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
+    "a column of another source, empty": ({"messages": None, **SHAREGPT}, EXPECTED),
+    "nulls inside messages": ({"messages": [{**SYSTEM, "name": None}, HI, {**HELLO, "tool_calls": None}]}, EXPECTED),
+    "conversations with role and content": ({"conversations": [SYSTEM, HI, HELLO]}, EXPECTED),
+    "messages with from and value": ({"messages": SHAREGPT["conversations"]}, EXPECTED),
+    "conversation": ({"conversation": [SYSTEM, HI, HELLO]}, EXPECTED),
+    "developer": ({"messages": [{**SYSTEM, "role": "developer"}, HI, HELLO]}, EXPECTED),
+    "parts of text": ({"messages": [SYSTEM, {**HI, "content": [{"type": "text", "text": "Hi"}]}, HELLO]}, EXPECTED),
+    "a system column": ({"system": "Be kind.", "messages": [HI, HELLO]}, EXPECTED),
+    "a system column of Alpaca": ({"system": "Be kind.", "instruction": "Hi", "output": "Hello!"}, EXPECTED),
+    "an absent input": ({"instruction": "Hi", "input": float("nan"), "output": "Hello!"}, EXPECTED[1:]),
+    "history": (
+        {"instruction": "And you?", "output": "Too.", "history": [["Hi", "Hello!"]]},
+        [*EXPECTED[1:], ("user", "And you?"), ("assistant", "Too.")],
+    ),
+    "prompt and completion": ({"prompt": "Hi", "completion": "Hello!"}, EXPECTED[1:]),
+    "prompt and completion, messages": ({"prompt": [SYSTEM, HI], "completion": [HELLO]}, EXPECTED),
+    "a preference": ({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}, EXPECTED[1:]),
+    "a preference that holds its prompt": ({"chosen": [SYSTEM, HI, HELLO], "rejected": [SYSTEM, HI, HI]}, EXPECTED),
+    "a preference with the prompt twice": ({"prompt": [HI], "chosen": [HI, HELLO]}, EXPECTED[1:]),
+    "the prompt beside messages": ({"prompt": "Hi", "messages": [SYSTEM, HI, HELLO]}, EXPECTED),
+    "a label that is no verdict": ({"label": "greeting", "messages": [SYSTEM, HI, HELLO]}, EXPECTED),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_is_read(tmp_path: Path, name: str) -> None:
+    one, expected = FORMS[name]
+    assert texts(read_dialogues(write(tmp_path / "d.jsonl", json.dumps(one), GOOD)))[0] == expected
+
+
+def test_replies_that_do_not_count_are_neither_learned_nor_judged(tmp_path: Path) -> None:
+    """OpenAI writes weights of 0 and 1, Axolotl train: true and false."""
+    turns: list[dict[str, Any]] = [
+        HI,
+        {**HELLO, "weight": 0},
+        HI,
+        {**HELLO, "weight": 1},
+        HI,
+        {**HELLO, "train": False},
+        HI,
+        HELLO,
+    ]
+    plain: list[dict[str, Any]] = [HI, HELLO] * 4
+    chats, same = (read_dialogues(write(tmp_path / "w.jsonl", row(*some))) for some in (turns, plain))
+    assert chats.dialogues[0].assistant_turns == (3, 7)
+    assert texts(chats) == texts(same)
+    assert chats.sha256 != same.sha256
+    ignored = read_dialogues(write(tmp_path / "w.jsonl", row(*turns)), ignore=("weight", "train"))
+    assert ignored.sha256 == same.sha256
+
+
+MEANT = {
+    "tools": row(HI, HELLO, tools=[{"type": "function"}]),
+    "documents": row(HI, HELLO, documents=["x"]),
+    "chat_template_kwargs": row(HI, HELLO, chat_template_kwargs={"enable_thinking": False}),
+    "images": row(HI, HELLO, images=["x.png"]),
+    "label": row(HI, HELLO, label=False),
+    "tool_calls": row(HI, {**HELLO, "tool_calls": [{"id": "x"}]}),
+    "function_call": row(HI, {**HELLO, "function_call": {"name": "x"}}),
+    "name": row({**HI, "name": "Ann"}, HELLO),
+    "reasoning_content": row(HI, {**HELLO, "reasoning_content": "They greet."}),
+    "weight": row(HI, {**HELLO, "weight": 0.5}),
+}
+
+
+@pytest.mark.parametrize("key", MEANT)
+def test_what_is_meant_and_not_honoured_is_refused_unless_it_is_to_be_ignored(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path / "d.jsonl", GOOD, MEANT[key])
+    with pytest.raises(DialogueError, match=rf"d\.jsonl:2: .*--ignore {key}"):
+        read_dialogues(path)
+    assert texts(read_dialogues(path, ignore=(key,))) == [EXPECTED[1:]] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (row(HI, HELLO, conversation=[HI, HELLO]), "both messages and conversation; keep the one"),
+        (row(SYSTEM, HI, HELLO, system="Be brief."), "two system texts"),
+        (row(HI, {**HELLO, "weight": 0}), "no assistant turn counts"),
+        (json.dumps({"instruction": "Hi", "output": "x", "history": ["Hi"]}), "history is no list of pairs"),
+        (json.dumps({"prompt": "Hi"}), "but prompt; bring it into"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, line: str, says: str) -> None:
+    with pytest.raises(DialogueError, match=says):
+        read_dialogues(write(tmp_path / "d.jsonl", GOOD, line))
+
+
 def test_ids_are_kept_made_and_never_repeated(tmp_path: Path) -> None:
     lines = [row(HI, HELLO, id="a", source="home"), row(HI, HELLO), row(HI, HELLO, id="a"), row(HI, HELLO, id=7)]
     chats = read_dialogues(write(tmp_path / "chats.jsonl", *lines))
@@ -87,15 +176,15 @@ def test_ids_are_kept_made_and_never_repeated(tmp_path: Path) -> None:
         (b"\0" + GOOD.encode(), "NUL byte"),
         ("3", "must be a JSON object, not a number"),
         ('{"text": "x"}', "but text"),
-        (json.dumps(SHAREGPT), "no messages as in the rows before"),
-        (row(), "empty"),
-        ('{"messages": null}', "null"),
+        (row(), "no messages, conversations, instruction, chosen, or prompt and completion, but nothing"),
+        ('{"messages": null}', "but nothing"),
+        ('{"messages": 3}', "the list of messages is a number"),
         ('{"messages": ["Hi"]}', "must be an object with role and content, not a string"),
         (row({"role": "tool", "content": "x"}), 'unknown role "tool"'),
         (row({"role": None, "content": "x"}), "unknown role null"),
         (row({"role": ["user"], "content": "x"}), "unknown role"),
         (row({"role": "user", "content": None}), "content is null"),
-        (row({"role": "user", "content": [{"type": "text", "text": "Hi"}]}), "list of parts"),
+        (row({"role": "user", "content": [{"type": "image", "url": "x"}]}), "list of parts"),
         (row({"role": "user", "content": " \n"}), "content is empty"),
         (row({"role": "user", "content": "a\0b"}), "NUL character"),
         (row({"role": "user", "content": "\ud800"}), "surrogate"),

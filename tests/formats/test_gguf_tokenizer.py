@@ -13,7 +13,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from halfwatt.core.errors import ModelError
+from halfwatt.core.settings import Margins
 from halfwatt.evaluate import parity
+from halfwatt.evaluate.examine import prove
+from halfwatt.evaluate.gate import integrity_checks
 from halfwatt.formats import gguf_tokenizer
 from halfwatt.formats.gguf import Gguf
 from halfwatt.formats.gguf_tokenizer import vocabulary
@@ -21,6 +24,7 @@ from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
+from halfwatt.runtimes.serving_process import ServingSpec
 from tests.support import tiny_models as tiny
 
 TEXTS = (
@@ -101,7 +105,8 @@ def model(into: Path, tokenizer: ChatTokenizer) -> ChatModel:
 def assert_same_ids(made: ChatModel, into: Path) -> None:
     artifact = Gguf().write(made, into)
     with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
-        for text in TEXTS:
+        rendered = [made.tokenizer.render(d, prompt=False) for d in tiny.dialogues()]
+        for text in (*TEXTS, *rendered):
             assert session.tokenize(text) == made.tokenizer.encode(text), text
         found = parity.check(made, artifact, session, tiny.dialogues())
         assert found.token_ids_equal
@@ -134,12 +139,16 @@ def test_an_unknown_way_of_splitting_serves_but_is_reported(name: str, tmp_path:
     tokenizer = byte_level(UNKNOWN[name])
     made = model(tmp_path, tokenizer)
     assert vocabulary(tokenizer, 400).pre == "default"
-    artifact = Gguf().write(made, tmp_path / "out")
-    with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
-        found = parity.check(made, artifact, session, tiny.dialogues())
-    assert not found.token_ids_equal
-    assert "runtime's own tokenizer (used by other programs, never by us) splits dialogue tiny-" in found.problems[0]
-    assert found.kl_mean < 1e-4  # our ids are fed, so the model itself is right
+    spec = ServingSpec(Gguf().write(made, tmp_path / "out"), OperatingPoint(threads=1))
+    record = prove(made, spec, tiny.dialogues()).parity
+    assert record is not None
+    assert (record.token_ids_equal, record.problems) == (True, ()), (
+        "our ids are handed over: one odd text condemns nobody"
+    )
+    [remark] = record.remarks
+    assert "runtime's own tokenizer (used by other programs, never by us) splits dialogue tiny-" in remark
+    assert record.kl_mean < 1e-4
+    assert remark in integrity_checks(record, Margins())[0].detail
 
 
 def test_a_normalizer_that_llama_cpp_lacks_is_unknown() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import pre_tokenizers
-from transformers import AutoTokenizer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from halfwatt.core.errors import ModelError
 from halfwatt.dialogues.dialogue import Dialogue, Message
@@ -62,6 +62,38 @@ def scored_texts(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[str]:
     return [tokenizer.hf.decode(run) for run in runs]
 
 
+LETTERS = pre_tokenizers.Sequence(
+    [pre_tokenizers.Split(Regex("."), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+)
+
+
+def test_ids_are_those_of_the_file_whatever_class_its_neighbour_names(tmp_path: Path) -> None:
+    """transformers makes its own splitter for the class, as of GPT-2, and drops the file's."""
+    folder, text = tiny.folder(tmp_path, "llama"), "Is the garage door open?"
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    own.pre_tokenizer = LETTERS
+    own.save(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
+    ids = own.encode(text, add_special_tokens=False).ids
+    theirs: Any = AutoTokenizer.from_pretrained(folder)
+    assert theirs.encode(text, add_special_tokens=False) != ids
+    ours = ChatTokenizer.load(folder)
+    assert ours.encode(text) == ids
+    (tmp_path / "saved").mkdir()
+    ours.save(tmp_path / "saved")
+    assert ChatTokenizer.load(tmp_path / "saved").encode(text) == ids
+
+
+def test_a_token_that_only_the_class_names_is_known(tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, "llama")
+    path = folder / "tokenizer_config.json"
+    fields = json.loads(path.read_text())
+    fields.pop("bos_token", None)
+    path.write_text(json.dumps(fields | {"tokenizer_class": "GPT2Tokenizer"}))
+    assert ChatTokenizer.load(folder).hf.bos_token == "<|endoftext|>"
+
+
 @pytest.mark.parametrize(
     "template", [tiny.CHATML, LLAMA3, DIALOGPT, THINKING], ids=["chatml", "llama3", "gpt", "think"]
 )
@@ -69,7 +101,7 @@ def scored_texts(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[str]:
 def test_ids_are_those_of_transformers(tmp_path: Path, arch: tiny.Arch, template: str) -> None:
     folder = tiny.folder(tmp_path, arch, template=template)
     ours = ChatTokenizer.load(folder)
-    theirs: Any = AutoTokenizer.from_pretrained(folder)
+    theirs: Any = PreTrainedTokenizerFast.from_pretrained(folder)  # AutoTokenizer would split as Qwen2's class does
     (tmp_path / "saved").mkdir()
     ours.save(tmp_path / "saved")
     again = ChatTokenizer.load(tmp_path / "saved")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from halfwatt import demo
 from halfwatt.api.inputs import workplace
 from halfwatt.core.settings import RunSettings, RuntimeChoice
 from halfwatt.dialogues.dialogue import Dialogue, Message
@@ -15,8 +16,8 @@ from halfwatt.meters.base import MeterInfo, Usage
 from halfwatt.meters.discover import Instruments
 from halfwatt.meters.modelled import modelled_joules
 from halfwatt.runtimes.base import Reply, Session
-from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import open_session
+from halfwatt.search.served import served
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def converse(
 ) -> None:
     """Answer each line; ``emit`` gets the pieces of text, then a dict with the figures of the reply."""
     with workplace(settings) as (settings, cache, tools):
-        spec = servable(model, settings.access, cache, runtime)
+        spec = served(model, settings, cache, runtime, demo.dialogues("tune").dialogues)
         generation = ChatFormat.of_artifact(spec.artifact).generation
         messages: list[Message] = []
         with open_session(replace(spec, at=replace(spec.at, batch=1))) as session:  # one person talks to it

@@ -36,7 +36,7 @@ def dialogue_set(model: str, dialogues: Dialogues, split: Split, settings: RunSe
     if isinstance(dialogues, DialogueSet):
         return dialogues
     if dialogues is not None and not _are_demos(dialogues):
-        return read_dialogues(Path(dialogues), split=split, skip_bad=settings.skip_bad)
+        return read_dialogues(Path(dialogues), split=split, skip_bad=settings.skip_bad, ignore=settings.ignore)
     if dialogues is None and model != "demo":
         raise BadInput(f"no dialogues for {model}", hint="pass --dialogues FILE")
     return demo.dialogues(split)

@@ -23,6 +23,7 @@ from halfwatt.core.errors import BadInput
 from halfwatt.core.files import locked
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.evaluate.examine import require_equal
 from halfwatt.evaluate.requests import ChatFormat, make_workload
 from halfwatt.formats.artifact import Artifact, write_artifact
 from halfwatt.formats.registry import load_model
@@ -69,13 +70,14 @@ def quantize_to(model: str, out: Path, step: Step, dialogues: Dialogues, setting
     """Quantize, export for llama.cpp and prove the export on ``dialogues`` (None = the demo's).
 
     Raises:
-        ModelError: the model cannot be used, or the export is not what was computed in memory.
-        BadInput: ``out`` exists already.
+        ModelError: the model cannot be used. ExportDiffers: the export is not what was computed in memory; it is not
+        kept. BadInput: ``out`` exists already.
     """
     with _new(out, step, settings) as (context, _), scratch(out.parent) as cache:
         settings.progress("quantizing, exporting and proving the export")
         product, proof = _quantized(model, step, dialogues, context)
-        artifact = export(product, proof, cache / "quantized")
+        artifact = export(product, proof, cache / out.name)
+        require_equal(artifact, settings.margins)
         write_artifact(artifact, artifact.path)
         artifact.path.rename(out)
     return replace(artifact, path=out)
@@ -115,7 +117,7 @@ def _new(out: Path, step: Step, settings: RunSettings, *, several: bool = False)
         metered = step.trains and workers.size == 1
         tools = instruments(device, rapl_root=settings.rapl_root) if metered else Instruments(None)
         context = StepContext(settings=own, device=device, meter=tools.primary, cache=work, checkpoints=work)
-        with locked(out.parent) if workers.first else nullcontext(), closing(tools):
+        with locked(work) if workers.first else nullcontext(), closing(tools):
             yield context, workers
             if workers.first:
                 shutil.rmtree(work, ignore_errors=True)

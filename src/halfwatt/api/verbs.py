@@ -22,14 +22,13 @@ from halfwatt.core.files import locked
 from halfwatt.core.settings import Access, Budget, RunSettings, RuntimeChoice
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
-from halfwatt.evaluate import energy_analysis, examine
+from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.energy_protocol import Arm
 from halfwatt.evaluate.energy_protocol import measure as run_protocol
+from halfwatt.evaluate.examine import Yardstick, examine
 from halfwatt.evaluate.gate import judge
-from halfwatt.evaluate.records import QualityInputs
 from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
 from halfwatt.formats.registry import load_model
-from halfwatt.models import chat_model
 from halfwatt.models.access import model_source
 from halfwatt.models.chat_model import ChatModel, outline
 from halfwatt.models.grid import Bits, ScaleSearch
@@ -44,6 +43,7 @@ from halfwatt.search.hardware import TABLE, find
 from halfwatt.search.job import Job
 from halfwatt.search.optimize import optimize as run_search
 from halfwatt.search.predict import PredictionTable
+from halfwatt.search.served import proved, served
 
 __all__ = ["compare", "load", "measure", "optimize", "plan", "quantize"]
 
@@ -134,8 +134,8 @@ def measure(
         BadInput, EnvironmentFault: as for `optimize`.
     """
     with workplace(settings) as (settings, cache, tools):
-        spec = servable(str(model), settings.access, cache, runtime)
         traffic = dialogues_to_ask(str(model), dialogues, settings)
+        spec = served(str(model), settings, cache, runtime, traffic.dialogues)
         workload = _workload(traffic, spec, settings)
         run = run_protocol([Arm("model", spec)], workload, settings.protocol.alone, tools, settings.progress)
     return Measured(
@@ -165,14 +165,18 @@ def compare(
     """
     names = (str(reference), str(candidate))
     with workplace(settings) as (settings, cache, tools):
-        a, b = (servable(x, settings.access, cache / y, runtime) for x, y in zip(names, "ab", strict=True))
         traffic = dialogues_to_ask(names[0], dialogues, settings)
+        a = served(names[0], settings, cache / "a", runtime, traffic.dialogues)
+        b = servable(names[1], settings.access, cache / "b", runtime)
         workload = _workload(traffic, a, settings)
         plan = settings.protocol.compare
         run = run_protocol([Arm("A", a), Arm("B", b)], workload, plan, tools, settings.progress)
-        judged_by = servable(settings.judge or names[0], settings.access, cache / "judge", "llamacpp")
+        judged_by = served(settings.judge or names[0], settings, cache / "judge", "llamacpp", traffic.dialogues)
         judged = workload.shuffled().part(0, settings.requests.compared)
-        inputs = _quality_inputs((a, b, judged_by), judged, settings)
+        b = proved(names[1], b, settings, judged.dialogues)  # whether it is equal, the gate says
+        b = proved(names[1], b, settings, judged.dialogues)  # whether it is equal, the gate says
+        yardstick = Yardstick.of(a, judged_by, judged, settings.progress, "A's replies")
+        inputs = examine(yardstick, b, judged, settings.progress)
     margins, special = settings.margins.with_max_loss(max_loss), workload.tokenizer.special_tokens
     quality = judge(inputs, split=traffic.split, margins=margins, special=special, seed=settings.seed)
     return Comparison(
@@ -232,18 +236,3 @@ def _for_search(model: str, max_loss: float | None, budget: str | Budget | None,
 
 def _workload(traffic: DialogueSet, spec: ServingSpec, settings: RunSettings) -> Workload:
     return make_workload(traffic, ChatFormat.of_artifact(spec.artifact), settings.requests, settings.seed)
-
-
-def _quality_inputs(
-    specs: tuple[ServingSpec, ServingSpec, ServingSpec], workload: Workload, settings: RunSettings
-) -> QualityInputs:
-    """What the gate reads of B against A, by a judge; an artifact that was never proved is proved first."""
-    a, b, judged_by = specs
-    if b.artifact.parity is None:
-        settings.progress("proving B in its own runtime")
-        proof = workload.dialogues[: settings.protocol.parity_dialogues]
-        given = b.artifact.runtime == "llamacpp"  # what we exported there has its record
-        proved = examine.prove_given(b, proof) if given else examine.prove(chat_model.load(b.artifact.path), b, proof)
-        b = replace(b, artifact=proved)
-    yardstick = examine.Yardstick.of(a, judged_by, workload, settings.progress, "A's replies")
-    return examine.examine(yardstick, b, workload, settings.progress)

@@ -136,9 +136,11 @@ class Reading(Common):
     """Of verbs that read dialogues."""
 
     dialogues: Annotated[ExistingFile | None, Parameter(alias="-d")] = None
-    """Chats: messages JSONL (.gz too), ShareGPT or Alpaca."""
+    """Chats: messages JSONL (.gz too), ShareGPT, Alpaca or prompt and reply; docs/dialogues.md."""
     skip_bad: bool = False
     """Leave out faulty dialogues, at most 1 % of all, and say which."""
+    ignore: tuple[str, ...] = ()
+    """A key of rows or messages to leave alone, though what it means is not honoured; as often as you like."""
     access: Access = SourceFlags()
 
 

@@ -41,6 +41,12 @@ class RunLocked(BadInput):
     """Another process is at work in the output folder."""
 
 
+class ExportDiffers(HalfwattError):
+    """What was exported is not what was computed in memory. Exit code 1."""
+
+    exit_code: ClassVar[int] = 1
+
+
 class EnvironmentFault(HalfwattError):
     """This machine lacks something that the command needs. Exit code 3."""
 

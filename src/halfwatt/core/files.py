@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from halfwatt.core.errors import BadInput, EnvironmentFault, RunLocked
@@ -72,6 +72,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Own ``folder``, created when missing, while the block runs. The lock ends with the process, however it ends.
+    Folders that were created for it and in which nothing was left are removed again.
 
     Raises:
         BadInput: it is a file. RunLocked: another process owns it; names its pid and host.
@@ -79,6 +80,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is a file", hint="choose another -o folder")
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ".halfwatt.lock"
 
@@ -88,7 +90,14 @@ def locked(folder: Path) -> Iterator[None]:
 
     with _lock(file, refuse, hint="choose an -o folder on a local disk"):
         file.write_text(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        yield
+        try:
+            yield
+        finally:
+            if created and folder.exists() and set(folder.iterdir()) == {file}:
+                file.unlink()
+                with suppress(OSError):  # what others have put there stays
+                    for path in created:
+                        path.rmdir()
 
 
 @contextmanager

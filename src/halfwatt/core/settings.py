@@ -143,6 +143,7 @@ class RunSettings:
     judge: str | None = None  # of what fits (G7): a model; None = the original
     seed: int = 0  # of sampling, of splits and of the order of windows
     skip_bad: bool = False  # leave out faulty dialogues, at most 1 % of all, and say which
+    ignore: tuple[str, ...] = ()  # keys of dialogues to leave alone, though they mean something that is not honoured
     precision: Precision = "auto"  # of the products in training; auto = bf16 where the device computes it
     rapl_root: str | None = None  # a powercap tree, for containers and guests
     command: str = "halfwatt (Python)"  # for the record

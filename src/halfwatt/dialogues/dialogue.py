@@ -14,8 +14,11 @@ Split = Literal["train", "tune", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """counts: of the assistant's, is it to be learned and judged? Else it is only there for those after it to see."""
+
     role: Role
     content: str
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,8 @@ class Dialogue:
 
     @property
     def assistant_turns(self) -> tuple[int, ...]:
-        """Indices of the assistant's messages."""
-        return tuple(i for i, m in enumerate(self.messages) if m.role == "assistant")
+        """Indices of the assistant's messages that count."""
+        return tuple(i for i, m in enumerate(self.messages) if m.role == "assistant" and m.counts)
 
     @property
     def opening(self) -> str:
@@ -60,7 +63,8 @@ class DialogueSet:
         """A set with its hash."""
         members, digest = tuple(dialogues), hashlib.sha256()
         for d in members:
-            row = {"id": d.id, "messages": [[m.role, m.content] for m in d.messages], "source": d.source}
+            messages = [[m.role, m.content, *([] if m.counts else [False])] for m in d.messages]
+            row = {"id": d.id, "messages": messages, "source": d.source}
             line = json.dumps(row, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
             digest.update(f"{line}\n".encode())
         return cls(members, split, licence, digest.hexdigest(), skipped)

@@ -16,12 +16,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from halfwatt.core.errors import ModelError
+from halfwatt.core.errors import ExportDiffers, HalfwattError, ModelError
+from halfwatt.core.settings import Margins
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import parity
 from halfwatt.evaluate.facts import facts_of
 from halfwatt.evaluate.fit import fit_of_candidate, fit_of_reference, fit_requests
+from halfwatt.evaluate.gate import integrity_checks
 from halfwatt.evaluate.likelihood import TokenLogits, teacher_score
 from halfwatt.evaluate.records import Fit, QualityInputs, ScoredReply, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
@@ -37,7 +39,8 @@ from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_
 def prove(model: ChatModel, spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
     """The artifact with its parity record on real ``dialogues``: its runtime against ``model`` in memory (gate G0)."""
     with open_session(_on_all_cores(spec)) as session:
-        return replace(spec.artifact, parity=parity.check(model, spec.artifact, session, dialogues))
+        own = parity.check(model, spec.artifact, session, dialogues)
+    return replace(spec.artifact, parity=replace(own, remarks=_remarks(spec, model.tokenizer, dialogues)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,31 @@ class Yardstick:
 
 def prove_given(spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
     """The artifact of a file that is served as it was given, with its parity record."""
-    with open_session(_on_all_cores(spec)) as session:
-        own = parity.check_given(ChatTokenizer.load(spec.artifact.path), session, dialogues)
-    return replace(spec.artifact, parity=own)
+    chat = ChatTokenizer.load(spec.artifact.path)
+    own = parity.as_it_is(chat, dialogues)
+    return replace(spec.artifact, parity=replace(own, remarks=_remarks(spec, chat, dialogues)))
+
+
+def require_equal(artifact: Artifact, margins: Margins) -> None:
+    """Raises ExportDiffers where the artifact's record says that it is not the model that it was exported from."""
+    checks = [] if artifact.parity is None else integrity_checks(artifact.parity, margins)
+    if failed := [check for check in checks if check.verdict != "PASS"]:
+        what = f"{artifact.path.name} is not the model that it was exported from: {failed[0].name} does not hold"
+        raise ExportDiffers(what, got=failed[0].detail)
+
+
+def _remarks(spec: ServingSpec, chat: ChatTokenizer, dialogues: Sequence[Dialogue]) -> tuple[str, ...]:
+    """What others read otherwise: halfwatt hands ids to the runtime, other programs let it split text by itself. It is
+    asked in a process of its own, because there are texts that end it."""
+    if spec.artifact.runtime != "llamacpp" or spec.command:
+        return ()
+    label = "the runtime's own tokenizer (used by other programs, never by us)"
+    try:
+        with ServingProcess(spec) as process:
+            different = parity.first_difference(label, process.tokenize, chat, dialogues)
+    except HalfwattError as error:
+        different = f"{label} gave up: {error}"
+    return tuple(filter(None, [different]))
 
 
 def examine(

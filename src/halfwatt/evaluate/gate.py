@@ -109,6 +109,7 @@ def integrity_checks(parity: Parity, margins: Margins) -> list[GateCheck]:
         f"KL {parity.kl_mean:.2g}, top-1 {parity.top1:.2%} (near ties aside) over {parity.tokens} tokens "
         f"of {parity.dialogues} dialogues"
     )
+    detail = "; ".join((detail, *parity.remarks))
     return [GateCheck("G0", name, "PASS" if holds else "FAIL", None, "exact", detail) for name, holds in exact.items()]
 
 

@@ -32,10 +32,8 @@ NEAR_TIE = 0.05  # nats; where the model prefers one token by less, rounding may
 
 
 @runtime_checkable
-class OwnTokenizer(Protocol):
-    """A session whose file carries a tokenizer that other programs will use."""
-
-    def tokenize(self, text: str) -> list[int]: ...
+class SelfContained(Protocol):
+    """A session whose file carries a template and stop tokens of its own, which other programs will use."""
 
     def stored(self, key: str) -> str | None: ...
 
@@ -43,7 +41,8 @@ class OwnTokenizer(Protocol):
 def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Sequence[Dialogue]) -> Parity:
     """Compare on real dialogues; those longer than the model's context are cut after a whole reply.
 
-    Ids are compared in all of them, logits in the first that hold `_ENOUGH` tokens of replies together.
+    Ids that our sessions hand over are compared in all of them, logits in the first that hold `_ENOUGH` tokens of
+    replies together.
     ``problems`` says in words what is not equal; whether the KL is small enough is for the gate to say.
 
     Raises:
@@ -54,54 +53,45 @@ def check(model: ChatModel, artifact: Artifact, session: Session, dialogues: Seq
     if not fitting:
         raise BadInput("parity needs dialogues with a reply that fits the context", got=f"{len(dialogues)} dialogues")
     stored = ChatTokenizer.load(artifact.path)
-    splits, templates, stops = _compare_tokenizers(model.tokenizer, stored, session, fitting)
+    splits = first_difference("the artifact's tokenizer", stored.encode, model.tokenizer, fitting)
+    templates, stops = _compare_texts(model.tokenizer, stored, session)
     compared, tokens = _enough(model.tokenizer, fitting)
     kl, same, not_finite = _compare_logits(model, session, stored, compared)
     return Parity(
         dialogues=len(compared),
         tokens=tokens,
-        token_ids_equal=not splits,
+        token_ids_equal=splits is None,
         template_equal=not templates,
         eos_equal=not stops,
         finite=not not_finite,
         kl_mean=float(kl.mean()) if len(kl) else NOTHING_TO_COMPARE,
         kl_max=float(kl.max()) if len(kl) else NOTHING_TO_COMPARE,
         top1=int(same.sum()) / tokens,  # what could not be compared counts as wrong
-        problems=(*splits, *templates, *stops, *(f"not finite: {name}" for name in not_finite)),
+        problems=(*filter(None, [splits]), *templates, *stops, *(f"not finite: {name}" for name in not_finite)),
     )
 
 
-def check_given(chat: ChatTokenizer, session: Session, dialogues: Sequence[Dialogue]) -> Parity:
-    """Of a file that is served as it was given: nothing was exported, so only its ids can be read otherwise."""
-    assert isinstance(session, OwnTokenizer), "a GGUF file carries its tokenizer"
-    label = "the file's own tokenizer"
-    different = _first_difference(label, session.tokenize, chat, dialogues)
+def as_it_is(chat: ChatTokenizer, dialogues: Sequence[Dialogue]) -> Parity:
+    """Of a file that is served as it was given: nothing was exported."""
     tokens = sum(sum(chat.scored(dialogue).reply[1:]) for dialogue in dialogues)
-    problems = () if different is None else (different,)
-    return Parity(len(dialogues), tokens, different is None, True, True, True, 0.0, 0.0, 1.0, problems)
+    return Parity(len(dialogues), tokens, True, True, True, True, 0.0, 0.0, 1.0)
 
 
-def _compare_tokenizers(
-    ours: ChatTokenizer, stored: ChatTokenizer, session: Session, dialogues: Sequence[Dialogue]
-) -> tuple[list[str], list[str], list[str]]:
-    """What is wrong, in words, with token ids, template and stop tokens of the artifact and of the runtime's file."""
-    tokenizers = {"the artifact's tokenizer": stored.encode}
+def _compare_texts(ours: ChatTokenizer, stored: ChatTokenizer, session: Session) -> tuple[list[str], list[str]]:
+    """What is wrong, in words, with template and stop tokens of the artifact and of the runtime's file."""
     templates, stops = [stored.template], [str(list(stored.eos_ids))]
-    if isinstance(session, OwnTokenizer):
-        tokenizers["the runtime's own tokenizer (used by other programs, never by us)"] = session.tokenize
+    if isinstance(session, SelfContained):
         templates.append(session.stored("tokenizer.chat_template") or "")
         stops.append(session.stored(EOS_KEY) or "")
     own_stops = list(ours.eos_ids)
     same_template, same_stops = set(templates) == {ours.template}, set(stops) == {str(own_stops)}
-    differences = (_first_difference(label, encode, ours, dialogues) for label, encode in tokenizers.items())
     return (
-        [text for text in differences if text],
         [] if same_template else ["the chat template is not the model's, byte for byte"],
         [] if same_stops else [f"stop tokens differ: {', '.join(stops)}, the model's are {own_stops}"],
     )
 
 
-def _first_difference(
+def first_difference(
     label: str, encode: Callable[[str], list[int]], ours: ChatTokenizer, dialogues: Sequence[Dialogue]
 ) -> str | None:
     """What is different first, in words; None when all ids of all dialogues, as prompts and whole, are the same."""

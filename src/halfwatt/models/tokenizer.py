@@ -1,8 +1,8 @@
 """The chat side of a tokenizer: dialogues to token ids and back.
 
-The token ids are those of ``AutoTokenizer.apply_chat_template``. transformers rebuilds some tokenizers from its own
-code when it finds a model's config.json (and imports torch to do so); `ChatTokenizer.save` therefore writes down the
-tokenizer as it really is, and a folder without config.json is read as it stands, without torch.
+The token ids are those of tokenizer.json, with which the model was trained. transformers rebuilds some tokenizers by
+the class that tokenizer_config.json names, splits text by that class's rules and drops the file's; such a class is
+asked only for tokens that the files do not name. A folder without config.json is read as it stands, without torch.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ class ScoredTokens:
     ids: tuple[int, ...]
     reply: tuple[bool, ...]
     end: tuple[bool, ...]
+
+
+_TOKENS = "bos_token", "eos_token", "unk_token", "pad_token"
 
 
 class ChatTokenizer:
@@ -156,10 +159,15 @@ def _hf_tokenizer(folder: Path) -> Any:
 
     if not (folder / "tokenizer_config.json").exists() and not (folder / "tokenizer.json").exists():
         raise ModelError(f"{folder} has no tokenizer", hint="a model folder holds tokenizer.json beside its weights")
-    configured = (folder / "config.json").exists()
-    factory: Any = transformers.AutoTokenizer if configured else transformers.PreTrainedTokenizerFast
+    stored, configured = (folder / "tokenizer.json").exists(), (folder / "config.json").exists()
+    by_class = configured and not stored  # which imports torch
     try:
-        hf = from_pretrained(factory, folder)
+        hf = from_pretrained(transformers.AutoTokenizer if by_class else transformers.PreTrainedTokenizerFast, folder)
+        if stored and configured and (unnamed := [name for name in _TOKENS if getattr(hf, name) is None]):
+            theirs = from_pretrained(transformers.AutoTokenizer, folder)
+            for name in unnamed:
+                if (token := getattr(theirs, name)) in hf.get_vocab():
+                    setattr(hf, name, token)
     except Exception as error:  # the tokenizers library raises bare Exception for a faulty file
         raise ModelError(f"the tokenizer of {folder} cannot be read", got=first_line(error)) from error
     if not getattr(hf, "is_fast", False):

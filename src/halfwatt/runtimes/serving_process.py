@@ -6,6 +6,7 @@
       (sleeps on the pipe)     <-      usage, tokens
       replies {prompts, ...}   ->      the texts, for the gate (never inside a window)
       continuations {texts}    ->      how likely they are after a prompt
+      tokenize {texts}         ->      the ids that the runtime's own tokenizer makes of a text
       logits {prompts, file}   ->      written to the file, for the gate, where only this process can load the artifact
       (end of file)            ->      exit
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from halfwatt.runtimes.base import Session
+    from halfwatt.runtimes.llamacpp_session import LlamaCppSession
 
 T = TypeVar("T")
 
@@ -106,6 +108,10 @@ class ServingProcess(ChildProcess):
         """See `halfwatt.runtimes.base.Session.continuations`."""
         order = _Order("continuations", prompts=(dialogue,), texts=tuple(texts), longest=longest)
         return self._ask(order, list[float])
+
+    def tokenize(self, text: str) -> list[int]:
+        """What llama.cpp's own tokenizer makes of rendered text."""
+        return self._ask(_Order("tokenize", texts=(text,)), list[int])
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """See `halfwatt.runtimes.base.Session.logits`."""
@@ -182,6 +188,8 @@ class _CountedSession:
             return tuple(self._session.replies(order.prompts, order.samplings))
         if order.verb == "continuations":
             return tuple(self._session.continuations(order.prompts[0], order.texts, order.longest))
+        if order.verb == "tokenize":
+            return cast("LlamaCppSession", self._session).tokenize(order.texts[0])
         import numpy as np
 
         assert order.file is not None, "the order says where to"

@@ -42,12 +42,12 @@ from halfwatt.formats.gguf_given import as_transformers_loads
 from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
 from halfwatt.runtimes.base import OperatingPoint
-from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 from halfwatt.search.build import AS_GIVEN, build_artifact, build_given
 from halfwatt.search.build_process import BuildRequest, build_in_process
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS, by_batches, by_caches, by_guesses, by_threads
+from halfwatt.search.served import served
 from halfwatt.search.trial import Served
 
 AS_COMMONLY_RUN = "transformers_folder"
@@ -378,7 +378,7 @@ def people_fit(lab: Lab, judge: Contender) -> tuple[Fit, ...]:
 
 def judge_artifact(lab: Lab, model: str) -> Artifact:
     """The model that the user names to tell what fits, in llama.cpp."""
-    return servable(model, lab.job.settings.access, lab.job.out / "judge", "llamacpp").artifact
+    return served(model, lab.job.settings, lab.job.out / "judge", "llamacpp", lab.workload.dialogues).artifact
 
 
 def _judge_of(lab: Lab, reference: Contender) -> Contender:

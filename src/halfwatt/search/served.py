@@ -1,0 +1,42 @@
+"""What a verb asks: a model or an artifact, served. What is exported for that is proved before anybody is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from halfwatt.core.settings import RunSettings, RuntimeChoice
+from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.evaluate.examine import prove, prove_given, require_equal
+from halfwatt.formats.gguf_given import is_gguf
+from halfwatt.formats.registry import load_model
+from halfwatt.models import chat_model
+from halfwatt.runtimes.servable import servable
+from halfwatt.runtimes.serving_process import ServingSpec
+
+
+def served(
+    name: str, settings: RunSettings, cache: Path, runtime: RuntimeChoice, proof: Sequence[Dialogue]
+) -> ServingSpec:
+    """As `servable`, and equal to what it was made of, by its own record or proved here on some of ``proof``.
+
+    Raises:
+        ModelError: the model cannot be used. ExportDiffers: in its runtime it is another model.
+    """
+    spec = servable(name, settings.access, cache, runtime)
+    if spec.artifact.runtime == "llamacpp":  # as commonly run it is the model itself
+        spec = proved(name, spec, settings, proof)
+        require_equal(spec.artifact, settings.margins)
+    return spec
+
+
+def proved(name: str, spec: ServingSpec, settings: RunSettings, proof: Sequence[Dialogue]) -> ServingSpec:
+    """With a parity record, where ``name`` was written to be served and has none yet."""
+    if spec.artifact.parity is not None:
+        return spec
+    settings.progress(f"proving {name} in its own runtime")
+    exported, some = spec.artifact.runtime == "llamacpp", proof[: settings.protocol.parity_dialogues]
+    model = load_model(name, settings.access) if exported else chat_model.load(spec.artifact.path)
+    given = exported and is_gguf(model)
+    return replace(spec, artifact=prove_given(spec, some) if given else prove(model, spec, some))
