@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerFast
 
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.vocabulary_trim import Trim, trim, untrimmable
@@ -18,9 +21,11 @@ from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import parity
 from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from tests.support import tiny_models as tiny
+from tests.support.sentencepiece_like import sentencepiece_like
 
 CONTEXT = StepContext(dialogues=tiny.dialogues()[:2])
 
@@ -109,7 +114,102 @@ def test_what_cannot_be_is_said_before_any_work(llama: ChatModel) -> None:
     assert Trim(0.0).problems(llama) == ["coverage lies above 0 and at most at 1, not 0"]
     assert Trim().problems(llama) == []
     assert "only BPE" in str(untrimmable({"model": {"type": "Unigram"}}))
-    assert "a token for every byte" in str(untrimmable({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}}))
+    assert "a token for every byte" in str(
+        untrimmable({"model": {"type": "BPE"}, "pre_tokenizer": {"type": "Metaspace"}})
+    )
     with pytest.raises(BadInput, match="needs dialogues"):
         Trim().apply(llama, StepContext())
     assert replace(Trim(), coverage=0.5).coverage == 0.5
+
+
+@pytest.fixture
+def spaced(tmp_path: Path) -> ChatModel:
+    """Like Gemma: a token for every byte, and text falls back to them."""
+    tokenizer, base = sentencepiece_like(), load(tiny.folder(tmp_path))
+    return replace(base, tokenizer=tokenizer, network=tiny.network("llama", vocab_size=tokenizer.vocab_size + 8))
+
+
+def test_a_vocabulary_that_falls_back_to_bytes_is_trimmed_too(spaced: ChatModel, tmp_path: Path) -> None:
+    assert Trim().problems(spaced) == []
+    smaller = Trim(1.0).apply(spaced, CONTEXT)
+    words = smaller.tokenizer.hf.get_vocab()
+    assert len(words) < spaced.tokenizer.vocab_size
+    assert sum(word.startswith("<0x") for word in words) == 256
+    assert "z" not in words, "a character that nobody writes is written in bytes"
+    for dialogue in CONTEXT.dialogues:
+        old, new = encoded(spaced, dialogue), encoded(smaller, dialogue)
+        assert smaller.tokenizer.hf.convert_ids_to_tokens(new) == spaced.tokenizer.hf.convert_ids_to_tokens(old)
+    strange = "Zürich naïve 楽 🎵 zzz"
+    assert smaller.tokenizer.decode(smaller.tokenizer.encode(strange)) == strange
+    assert smaller.tokenizer.hf.unk_token_id not in smaller.tokenizer.encode(strange)
+    artifact = Gguf().write(smaller, tmp_path / "artifact")
+    with LlamaCpp().open(artifact, OperatingPoint(threads=1)) as session:
+        assert parity.first_difference("llama.cpp", session.tokenize, smaller.tokenizer, tiny.dialogues()) is None
+        assert parity.check(smaller, artifact, session, tiny.dialogues()).kl_mean < 1e-3
+
+
+def by_hand(merges: list[tuple[str, str]], added: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A tokenizer.json over a, b, c, d and what they are merged to."""
+    words = list(dict.fromkeys([*"abcd", *("".join(merge) for merge in merges)]))
+    specials = [{"id": len(words) + i, "content": word, "special": True} for i, word in enumerate(added)]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [" ".join(merge) for merge in merges]}
+    return {"model": model, "added_tokens": specials, "pre_tokenizer": {"type": "ByteLevel"}, "post_processor": None}
+
+
+def test_of_several_merges_that_make_a_word_those_are_kept_by_which_it_is_made() -> None:
+    """b and c go first, so abc is made of a and bc; the list names ab and c before."""
+    spec = by_hand([("b", "c"), ("a", "b"), ("ab", "c"), ("a", "bc"), ("c", "d"), ("a", "cd")])
+    cut = trim(spec, {spec["model"]["vocab"]["abc"]: 1}, 1.0)
+    assert {"bc", "abc"} <= cut.spec["model"]["vocab"].keys()
+    assert "a bc" in cut.spec["model"]["merges"]
+
+
+def test_tokens_in_reserve_go_unless_they_are_used() -> None:
+    names = ("<unused0>", "<unused1>", "<|reserved_special_token_3|>", "<|im_end|>", "<mask>")
+    spec = by_hand([("a", "b")], added=names)
+    used = spec["added_tokens"][1]["id"]
+    left = [token["content"] for token in trim(spec, {used: 1}, 1.0).spec["added_tokens"]]
+    assert left == ["<unused1>", "<|im_end|>", "<mask>"]
+    always = trim(spec, {used: 1}, 1.0, always=[spec["added_tokens"][0]["id"]]).spec["added_tokens"]
+    assert always[0]["content"] == "<unused0>"
+
+
+Ends = Sequence[tuple[str, int]]  # the tokens that end and begin a text, with their numbers
+PROCESSORS: dict[str, Callable[[Ends], Any]] = {
+    "template": lambda ends: processors.TemplateProcessing(single=f"{ends[1][0]} $A", special_tokens=[ends[1]]),
+    "several in one": lambda ends: processors.Sequence([processors.ByteLevel(), PROCESSORS["template"](ends)]),
+    "RoBERTa": lambda ends: processors.RobertaProcessing(*ends),
+    "BERT": lambda ends: processors.BertProcessing(*ends),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_every_place_that_holds_an_id_is_renumbered(name: str, tmp_path: Path) -> None:
+    """The special tokens are made the last ones, so that none keeps its number."""
+    hf = tiny.tokenizer()
+    fields = json.loads(hf.backend_tokenizer.to_str())
+    order = sorted(fields["model"]["vocab"], key=lambda word: (word in tiny.SPECIAL, fields["model"]["vocab"][word]))
+    fields["model"]["vocab"] = {word: i for i, word in enumerate(order)}
+    for token in fields["added_tokens"]:
+        token["id"] = fields["model"]["vocab"][token["content"]]
+    backend = Tokenizer.from_str(json.dumps(fields))
+    ends = [(word, fields["model"]["vocab"][word]) for word in ("<|im_end|>", "<|endoftext|>")]
+    backend.post_processor = PROCESSORS[name](ends)
+    wrap: Any = PreTrainedTokenizerFast
+    moved = wrap(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>")
+    start, end, last = moved.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+    base = load(tiny.folder(tmp_path))
+    base = replace(base, tokenizer=ChatTokenizer(moved, tiny.CHATML, (end, last)))
+    settings: Any = base.network.generation_config
+    light = moved.encode(" light", add_special_tokens=False)
+    settings.suppress_tokens, settings.bad_words_ids = [start], [light, moved.encode("xyzzy", add_special_tokens=False)]
+    smaller = Trim(0.9).apply(base, CONTEXT)
+    now = smaller.tokenizer.hf.convert_tokens_to_ids
+    assert now("<|im_end|>") != end
+    assert smaller.tokenizer.hf.convert_ids_to_tokens(smaller.tokenizer.hf("Hi").input_ids)[0] == "<|endoftext|>"
+    settled: Any = smaller.network.generation_config
+    assert settled.suppress_tokens == [now("<|im_start|>")]
+    assert smaller.tokenizer.decode(settled.bad_words_ids[0]) == " light"
+    settings.sequence_bias = {(start,): -10.0}
+    assert Trim().problems(base) == ["sequence_bias of its generation settings holds ids"]

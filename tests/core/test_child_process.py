@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from halfwatt.core.child_process import ChildDied, ChildProcess, error_of_record, error_record, module_command
@@ -84,3 +85,35 @@ def test_modules_in_the_working_folder_are_not_imported(tmp_path: Path) -> None:
     plain = [part for part in module_command(module) if part != "-P"]
     done = subprocess.run(plain, cwd=tmp_path, input="", capture_output=True, text=True, check=False)
     assert "a stranger ran" in done.stderr, "without -P it is"
+
+
+BUSY = """
+import sys
+from halfwatt.core.child_process import orders
+next(orders(sys.stdin))
+print('{"ok": 1}', flush=True)
+while True:
+    pass
+"""
+PARENT = f"""
+import sys, time
+from halfwatt.core.child_process import ChildProcess
+child = ChildProcess((sys.executable, "-c", {BUSY!r}), "busy")
+child.send(1)
+child.receive()
+print(child.process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
+def test_a_child_at_work_ends_soon_after_a_parent_that_was_ended(signal_: signal.Signals) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    assert child.is_running()
+    parent.send_signal(signal_)
+    parent.wait()
+    parent.stdout.close()
+    ended, _ = psutil.wait_procs([child], timeout=30)
+    assert ended or child.status() == psutil.STATUS_ZOMBIE

@@ -62,6 +62,15 @@ def test_a_check_shows_its_estimate_beside_its_margin() -> None:
     assert "0.0198" in check.margin
 
 
+def test_replies_of_one_word_have_no_diversity_to_lose() -> None:
+    """An intent, for one. Equal ones pass, and nothing is made up of what is not there."""
+    base = replies.inputs(MANY)
+    one = tuple(replace(r, text=r.text.split()[0]) for r in base.replies_ref)
+    report = replies.report(replace(base, replies_ref=one, replies_cand=one))
+    content = {c.name: c.verdict for c in report.checks if c.layer == "G5"}
+    assert content == {"chrF to the human reply": "PASS", "diversity": "PASS"}
+
+
 def test_too_few_dialogues_are_inconclusive_and_say_how_many_it_takes() -> None:
     report = replies.report(replies.inputs(40))
     assert report.verdict == "INCONCLUSIVE"

@@ -58,3 +58,25 @@ def test_diversity_and_its_leave_one_out_values_by_brute_force() -> None:
     for left_out in range(len(texts)):
         rest = direct(texts[:left_out] + texts[left_out + 1 :])
         assert (distinct_without[left_out], entropy_without[left_out]) == pytest.approx(rest)
+
+
+UNSPACED = {"Chinese": "好的我已经打开了。", "Japanese": "はい、わかりました。", "Thai": "เปิดไฟแล้ว "}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_a_loop_is_a_loop_in_every_language(language: str) -> None:
+    once = UNSPACED[language]
+    assert "repeats itself" not in reply_metrics.flags(reply(once), ())
+    assert "repeats itself" in reply_metrics.flags(reply(once * 8), ())
+
+
+def test_the_same_sentence_three_times_is_one_in_chinese_too() -> None:
+    assert "same sentence three times" in reply_metrics.flags(reply("我不知道。" * 3), ())
+    assert reply_metrics.flags(reply("我不知道。" * 2), ()) == ()
+
+
+def test_words_are_what_spaces_part_and_characters_where_there_are_none() -> None:
+    english = "Hi — it's 7:30 pm,\n naïve \u00a0 x_y!"
+    assert reply_metrics.words(english) == english.split()
+    assert reply_metrics.words("第3盏 LED灯") == ["第", "3", "盏", "LED", "灯"]
+    assert reply_metrics.diversity([["好的好的"], ["我不知道"]])[0][0] == pytest.approx(5 / 6)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from halfwatt.core.errors import ModelError
@@ -26,6 +25,7 @@ from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.serving_process import ServingSpec
 from tests.support import tiny_models as tiny
+from tests.support.sentencepiece_like import sentencepiece_like
 
 TEXTS = (
     "Hello there, it's 7:30 pm -- and I'LL pay 12345.67 for 2 tickets!",
@@ -69,32 +69,6 @@ def byte_level(pre_tokenizer: Any, ignore_merges: bool = False) -> ChatTokenizer
     hf = tiny.tokenizer(pre_tokenizer=pre_tokenizer)
     hf.backend_tokenizer.model.ignore_merges = ignore_merges
     return chat(hf)
-
-
-def sentencepiece_like(*, legacy: bool = True) -> ChatTokenizer:
-    """As Llama 2's and Mistral's tokenizer.json: BPE over text with spaces as U+2581, and bytes for the unknown."""
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))],
-        show_progress=False,
-    )
-    backend.train_from_iterator(tiny.SENTENCES * 4, trainer)
-    fields = json.loads(backend.to_str())
-    # The byte tokens are ordinary entries there, not added ones.
-    fields["added_tokens"] = [t for t in fields["added_tokens"] if not t["content"].startswith("<0x")]
-    if not legacy:
-        fields["normalizer"] = None
-        fields["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
-    backend = Tokenizer.from_str(json.dumps(fields))
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in tiny.SPECIAL[1:3]])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    wrap: Any = PreTrainedTokenizerFast
-    hf = wrap(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    return ChatTokenizer(hf, tiny.CHATML, tuple(hf.convert_tokens_to_ids(["<|im_end|>", "</s>"])))
 
 
 def model(into: Path, tokenizer: ChatTokenizer) -> ChatModel:

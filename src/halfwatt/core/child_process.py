@@ -14,12 +14,17 @@ import select
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import IO, Any, Self
 
 from halfwatt.core.errors import EnvironmentFault, HalfwattError
+
+_GRACE_S = 2.0
 
 
 def module_command(module: str) -> tuple[str, ...]:
@@ -121,6 +126,22 @@ def error_of_record(answer: dict[str, str]) -> HalfwattError:
 
 def _all_errors(root: type[HalfwattError]) -> list[type[HalfwattError]]:
     return [root, *(k for child in root.__subclasses__() for k in _all_errors(child))]
+
+
+def orders(source: IO[str]) -> Iterator[str]:
+    """The child's end: the lines of stdin as they come. When it ends, as it does when the parent dies however it died,
+    the child is given a moment to end by itself, whatever it is at, and no more."""
+    lines = SimpleQueue[str]()
+
+    def read() -> None:
+        for line in source:
+            lines.put(line)
+        lines.put("")
+        time.sleep(_GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=read, daemon=True).start()
+    yield from iter(lines.get, "")
 
 
 def protocol_stream() -> IO[str]:

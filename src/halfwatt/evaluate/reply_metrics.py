@@ -1,5 +1,8 @@
 """What is plainly wrong with a generated reply, how near it is to the human one, how diverse many of them are.
 
+A word is what stands between spaces; in scripts that are written without them, such as Chinese, Japanese or Thai, each
+character is one. So a loop is a loop, and diversity means the same, in every language.
+
 Pure. Whether a figure is good enough is decided in `halfwatt.evaluate.gate` (G3 and G5).
 """
 
@@ -16,6 +19,20 @@ import numpy as np
 from halfwatt.core.statistics import Floats
 from halfwatt.evaluate.records import ScoredReply
 
+# Thai, Lao, Tibetan, Burmese; Khmer; kana; Chinese characters, also those of Japanese, with the iteration mark
+_UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3005\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
+_SENTENCE_END = re.compile("[.!?\n\u3002\uff01\uff1f]+")
+
+
+def words(text: str) -> list[str]:
+    """In order.
+
+    >>> words("Turn on 3 lights. \u597d\u7684\u3002")
+    ['Turn', 'on', '3', 'lights.', '\u597d', '\u7684', '\u3002']
+    """
+    return _WORD.findall(text)
+
 
 def flags(reply: ScoredReply, special: Sequence[str]) -> tuple[str, ...]:
     """What is plainly wrong with a reply, whatever it says. special: texts that a reply must never show."""
@@ -23,7 +40,7 @@ def flags(reply: ScoredReply, special: Sequence[str]) -> tuple[str, ...]:
     faults = {
         "empty": not text.strip(),
         "runs to the cap": not reply.stopped,
-        "repeats itself": repetition(text.split()) > 0.5,
+        "repeats itself": repetition(words(text)) > 0.5,
         "same sentence three times": _sentence_repeats(text) >= 3,
         "template tokens leaked": reply.leaked > 0 or any(token in text for token in special),
         "broken characters": "\ufffd" in text,
@@ -31,16 +48,16 @@ def flags(reply: ScoredReply, special: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name, present in faults.items() if present)
 
 
-def repetition(words: Sequence[str], n: int = 4) -> float:
+def repetition(said: Sequence[str], n: int = 4) -> float:
     """rep-n: the share of n-grams that occurred before in the same text (Welleck et al., 2019)."""
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _sentence_repeats(text: str) -> int:
     """How often the most frequent sentence of two or more words occurs."""
-    sentences = [s.strip().casefold() for s in re.split(r"[.!?\n]+", text)]
-    return max(Counter(s for s in sentences if len(s.split()) >= 2).values(), default=0)
+    sentences = [s.strip().casefold() for s in _SENTENCE_END.split(text)]
+    return max(Counter(s for s in sentences if len(words(s)) >= 2).values(), default=0)
 
 
 def chrf(text: str, reference: str) -> float:
@@ -60,7 +77,7 @@ def diversity(texts: Sequence[Sequence[str]]) -> tuple[tuple[float, Floats], tup
     texts: per dialogue, its replies. Returns ((distinct-2, [dialogues]), (entropy, [dialogues])).
     """
     by_dialogue = [
-        Counter(pair for reply in replies for pair in pairwise(reply.casefold().split())) for replies in texts
+        Counter(pair for reply in replies for pair in pairwise(words(reply.casefold()))) for replies in texts
     ]
     pairs: Counter[tuple[str, str]] = Counter()
     for own in by_dialogue:

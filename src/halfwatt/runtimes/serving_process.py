@@ -29,7 +29,7 @@ from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
-from halfwatt.core.child_process import ChildProcess, error_record, module_command, protocol_stream
+from halfwatt.core.child_process import ChildProcess, error_record, module_command, orders, protocol_stream
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
@@ -140,8 +140,8 @@ def main(opening: Callable[[ServingSpec], AbstractContextManager[Session]] = ope
     """Serve orders from stdin until it ends."""
     from pydantic import TypeAdapter
 
-    out, reader = protocol_stream(), TypeAdapter(_Order)
-    if not (first := sys.stdin.readline()):
+    out, reader, lines = protocol_stream(), TypeAdapter(_Order), orders(sys.stdin)
+    if (first := next(lines, None)) is None:
         return
     spec = reader.validate_json(first).spec
     assert spec is not None, "the first order is 'open'"
@@ -151,7 +151,7 @@ def main(opening: Callable[[ServingSpec], AbstractContextManager[Session]] = ope
             gc.freeze()  # what is loaded now stays: searching it for garbage between replies is no part of their cost
             counted = _CountedSession(session, spec.at.batch)
             _answer(out, None)
-            for line in sys.stdin:
+            for line in lines:
                 _answer(out, counted.do(reader.validate_json(line)))
     except Exception as error:  # noqa: BLE001 - the process boundary: every error travels to the harness
         print(json.dumps(error_record(error)), file=out)

@@ -11,9 +11,7 @@ Not a pool of Python's own: that would run a user's script, which may have no gu
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import IO, Any
 
 from pydantic import TypeAdapter
 
-from halfwatt.core.child_process import ChildDied, ChildProcess, error_record, module_command, protocol_stream
+from halfwatt.core.child_process import ChildDied, ChildProcess, error_record, module_command, orders, protocol_stream
 from halfwatt.core.errors import EnvironmentFault, HalfwattError
 from halfwatt.core.settings import Access, Precision, RunSettings
 from halfwatt.core.types import Progress
@@ -58,8 +56,7 @@ def build_in_process(request: BuildRequest, progress: Progress) -> Artifact:
 def main() -> None:
     """The builder's end: build what stdin asks for."""
     out = protocol_stream()
-    request = TypeAdapter(BuildRequest).validate_json(sys.stdin.readline())
-    threading.Thread(target=_leave_with, args=(sys.stdin,), daemon=True).start()
+    request = TypeAdapter(BuildRequest).validate_json(next(orders(sys.stdin)))
     try:
         artifact = _build(request, lambda text: _answer(out, {"doing": text}))
         _answer(out, {"artifact": TypeAdapter(Artifact).dump_python(artifact, mode="json")})
@@ -91,12 +88,6 @@ def _build(request: BuildRequest, progress: Progress) -> Artifact:
         context = StepContext(learned_from, settings=settings, device=device, meter=tools.primary, cache=cache)
         recipe = from_toml(request.recipe, "the search's recipe")
         return build_artifact(model, recipe, request.proof, request.out / "artifacts", context, device)
-
-
-def _leave_with(requests: IO[str]) -> None:
-    """End when the search does: it closes the pipe, or the system does."""
-    requests.read()
-    os._exit(1)
 
 
 def _answer(out: IO[str], record: dict[str, Any]) -> None:
