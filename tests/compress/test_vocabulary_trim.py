@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,12 +175,12 @@ def test_tokens_in_reserve_go_unless_they_are_used() -> None:
     assert always[0]["content"] == "<unused0>"
 
 
-Ends = Sequence[tuple[str, int]]  # the tokens that end and begin a text, with their numbers
+Ends = tuple[tuple[str, int], tuple[str, int]]  # the tokens that end and begin a text, with their numbers
 PROCESSORS: dict[str, Callable[[Ends], Any]] = {
     "template": lambda ends: processors.TemplateProcessing(single=f"{ends[1][0]} $A", special_tokens=[ends[1]]),
     "several in one": lambda ends: processors.Sequence([processors.ByteLevel(), PROCESSORS["template"](ends)]),
-    "RoBERTa": lambda ends: processors.RobertaProcessing(*ends),
-    "BERT": lambda ends: processors.BertProcessing(*ends),
+    "RoBERTa": lambda ends: processors.RobertaProcessing(ends[0], ends[1]),
+    "BERT": lambda ends: processors.BertProcessing(ends[0], ends[1]),
 }
 
 
@@ -194,8 +194,8 @@ def test_every_place_that_holds_an_id_is_renumbered(name: str, tmp_path: Path) -
     for token in fields["added_tokens"]:
         token["id"] = fields["model"]["vocab"][token["content"]]
     backend = Tokenizer.from_str(json.dumps(fields))
-    ends = [(word, fields["model"]["vocab"][word]) for word in ("<|im_end|>", "<|endoftext|>")]
-    backend.post_processor = PROCESSORS[name](ends)
+    last_two = [(word, fields["model"]["vocab"][word]) for word in ("<|im_end|>", "<|endoftext|>")]
+    backend.post_processor = PROCESSORS[name]((last_two[0], last_two[1]))
     wrap: Any = PreTrainedTokenizerFast
     moved = wrap(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>")
     start, end, last = moved.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"])

@@ -119,6 +119,53 @@ def test_sampling_is_transformers_own(tmp_path: Path) -> None:
             sampling(**bad)
 
 
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+ROPES: dict[str, tuple[tiny.Arch, dict[str, Any], dict[str, Any]]] = {
+    "theta": ("llama", {"rope_type": "default", "rope_theta": 5e5}, {"rope_theta": 5e5}),
+    "llama3": (
+        "llama",
+        {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3},
+        {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
+    ),
+    "linear": (
+        "qwen2",
+        {"rope_type": "linear", "rope_theta": 1e6, "factor": 4.0},
+        {"rope_theta": 1e6, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    ),
+    "two bases": (
+        "gemma3_text",
+        {
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        {
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_saved_folders_carry_both_names_of_the_angles_of_positions(tmp_path: Path, name: str) -> None:
+    """transformers 5 reads either; 4 only the older ones, and takes a base of 10,000 where they are missing."""
+    arch, rope, older = ROPES[name]
+    model = chat_model.load(tiny.folder(tmp_path, arch, config={"rope_parameters": rope}))
+    model.save(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert {key: config[key] for key in older} == older
+    assert ("rope_scaling" in config) == ("rope_scaling" in older)
+    ids = torch.arange(4, 200)[None]
+    with torch.no_grad():
+        expected = model.network(input_ids=ids).logits
+        for keys in ((), ("rope_parameters",), tuple(older)):
+            edited = {key: value for key, value in config.items() if key not in keys}
+            (tmp_path / "saved" / "config.json").write_text(json.dumps(edited))
+            again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+            assert torch.equal(again(input_ids=ids).logits, expected), keys
+
+
 def test_a_config_that_warns_is_saved_back(tmp_path: Path) -> None:
     """Published models set a temperature without do_sample; that must not stop a save."""
     model = chat_model.load(tiny.folder(tmp_path, generation={"temperature": 0.6, "top_p": 0.9}))

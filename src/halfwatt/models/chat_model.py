@@ -29,6 +29,7 @@ from halfwatt.models.sampling import Sampling, read_sampling
 from halfwatt.models.template_sandbox import probe
 from halfwatt.models.tokenizer import ChatTokenizer, first_line, from_pretrained, read_json, read_template
 
+_NO_SCALING = "rope_theta", "partial_rotary_factor"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -144,12 +145,29 @@ def write(model: ChatModel, folder: Path) -> None:
     """The files of `ChatModel.save`, into a folder that exists."""
     with quiet():
         model.network.save_pretrained(folder)
+    _for_transformers_4(folder / "config.json")
     path = folder / "generation_config.json"
     entries = read_json(path) if path.exists() else {}
     entries |= {"eos_token_id": list(model.tokenizer.eos_ids), "pad_token_id": model.tokenizer.pad_id}
     path.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     model.tokenizer.save(folder)
     (folder / ORIGIN).write_text(to_json(Origin(model.lineage, model.spent)), encoding="utf-8")
+
+
+def _for_transformers_4(path: Path) -> None:
+    """Beside transformers 5's names for the angles of positions those that 4 reads, which takes a base of 10,000 where
+    it finds none, and says nothing."""
+    config = read_json(path)
+    for entries in (config, config.get("text_config")):
+        if isinstance(entries, dict) and (rope := entries.get("rope_parameters")):
+            whole, near = rope.get("full_attention", rope), rope.get("sliding_attention")
+            scaling = {key: value for key, value in whole.items() if key not in _NO_SCALING}
+            entries |= {key: whole[key] for key in _NO_SCALING if key in whole}
+            if scaling.get("rope_type", "default") != "default":
+                entries["rope_scaling"] = scaling
+            if near:
+                entries["rope_local_base_freq"] = near["rope_theta"]
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def torch_dtype(name: str) -> torch.dtype | None:
