@@ -47,6 +47,22 @@ def test_the_first_turns_are_asked_and_no_others(chat_format: ChatFormat) -> Non
     assert workload.tokenizer is chat_format.tokenizer
 
 
+ODD = Dialogue("odd", (Message("user", "Hi"), Message("assistant", "<|im_start|>")))
+
+
+def test_an_odd_dialogue_is_left_out_and_counted(chat_format: ChatFormat) -> None:
+    workload = make_workload(tune(*(dialogue(f"d{n}") for n in range(9)), ODD), chat_format, RequestSettings())
+    assert len(workload.dialogues) == 9
+    [note] = workload.notes
+    assert note.startswith("tune: 1 of 10 dialogues were left out: dialogue odd: its text holds '<|im_start|>'")
+
+
+def test_more_than_odd_ones_are_a_fault_of_the_template(chat_format: ChatFormat) -> None:
+    two = [replace(ODD, id=f"odd{n}") for n in range(2)]
+    with pytest.raises(ModelError, match="dialogue odd0"):
+        make_workload(tune(*(dialogue(f"d{n}") for n in range(9)), *two), chat_format, RequestSettings())
+
+
 def test_a_reply_may_take_four_times_what_people_write_between_the_least_and_half_the_context(
     chat_format: ChatFormat,
 ) -> None:

@@ -206,7 +206,8 @@ class Distil(Step):
         if self.kind == "sequence":
             dialogues, teacher_cost = answer_anew(original, dialogues, self.own_cap, context)
         learner = replace(model, network=student)
-        rows = encode_rows(dialogues, model.tokenizer, min(self.longest, model.context))
+        longest = min(self.longest, model.context)
+        rows = encode_rows(dialogues, model.tokenizer, longest, context.settings.progress)
         settings = TrainingSettings(self.lr, max(1.0, self.epochs), self.batch_tokens, horizon=self.horizon)
         if self.kind == "together":
             pair = _Pair(Predictor(student), Predictor(teacher.float()))

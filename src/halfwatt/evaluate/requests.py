@@ -20,7 +20,7 @@ from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.evaluate.records import Profile
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models.sampling import Sampling, read_sampling
-from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.models.tokenizer import ChatTokenizer, require_few
 
 if TYPE_CHECKING:
     from halfwatt.models.chat_model import ChatModel
@@ -125,28 +125,37 @@ def make_workload(
     `RequestSettings.min_cap`, at most half the context.
 
     Raises:
-        BadInput: nothing fits.
+        BadInput: nothing fits. ModelError: no replies can be told apart, but for an odd one.
     """
     tokenizer, context = chat_format.tokenizer, chat_format.context
     human = (d.messages[turn].content for d in dialogue_set.dialogues for turn in d.assistant_turns)
     usual = round(float(np.percentile([len(tokenizer.encode(reply)) for reply in human], 99)))
     cap = min(max(settings.min_cap, CAP_OVER_HUMAN * usual), context // 2)
-    dialogues, shortened = list[Dialogue](), 0
+    dialogues, shortened, faults = list[Dialogue](), 0, list[ModelError]()
     for dialogue in dialogue_set.dialogues:
         turns = dialogue.assistant_turns[: settings.max_turns]
         ends = (dialogue.before(turn + 1) for turn in turns)
-        fitting = list(takewhile(lambda cut: len(tokenizer.scored(cut).ids) <= context - cap, ends))
+        try:
+            fitting = list(takewhile(lambda cut: len(tokenizer.scored(cut).ids) <= context - cap, ends))
+        except ModelError as fault:
+            faults.append(fault)
+            continue
         if fitting:
             dialogues.append(fitting[-1])
         shortened += len(fitting) < len(turns)
     split, n = dialogue_set.split, len(dialogue_set)
+    require_few(faults, n)
     if not dialogues:
         raise BadInput(f"no dialogue of the {split} split fits the model's context of {context} tokens")
     notes = list(dialogue_set.notes)
     if shortened:
         notes.append(f"{split}: {shortened} of {n} dialogues were cut to what fits {context - cap} tokens")
-    if len(dialogues) < n:
-        notes.append(f"{split}: {n - len(dialogues)} dialogues whose first turn does not fit were left out")
+    if faults:
+        notes.append(f"{split}: {len(faults)} of {n} dialogues were left out: {faults[0]}")
+    if len(dialogues) < n - len(faults):
+        notes.append(
+            f"{split}: {n - len(faults) - len(dialogues)} dialogues whose first turn does not fit were left out"
+        )
     how = (settings.seeds, seed, settings.fit_dialogues, settings.fit_tokens)
     return Workload(tuple(dialogues), tokenizer, chat_format.generation, cap, tuple(notes), *how)
 

@@ -8,6 +8,7 @@ asked only for tokens that the files do not name. A folder without config.json i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class ScoredTokens:
     end: tuple[bool, ...]
 
 
+MOST_ASIDE = 0.01  # share of the dialogues that may be left out so
 _TOKENS = "bos_token", "eos_token", "unk_token", "pad_token"
 
 
@@ -56,6 +58,7 @@ class ChatTokenizer:
         self._backend.no_padding()
         special = {str(t) for t in hf.added_tokens_decoder.values() if t.special}
         self.special_tokens: tuple[str, ...] = tuple(sorted(special | set(hf.all_special_tokens)))
+        self._special = re.compile("|".join(map(re.escape, self.special_tokens)) or "(?!)")
 
     @classmethod
     def load(cls, folder: Path, chat_template: str | None = None) -> ChatTokenizer:
@@ -95,12 +98,17 @@ class ChatTokenizer:
         Templates may rewrite earlier turns when later ones follow; turns that this changes are left out.
 
         Raises:
-            ModelError: no turn counts.
+            ModelError: no turn counts, or a text holds a special token, which would be read as one.
         """
+        if (
+            special := next(filter(None, (self._special.search(m.content) for m in dialogue.messages)), None)
+        ) is not None:
+            what = f"dialogue {dialogue.id}: its text holds {special[0]!r}, which is a token of the template"
+            raise ModelError(what, hint="write it otherwise, or remove the dialogue")
         text = self.render(dialogue, prompt=False)
         encoding = self._backend.encode(text, add_special_tokens=False)
         ids, offsets = list(encoding.ids), encoding.offsets
-        reply, end = [False] * len(ids), [False] * len(ids)
+        reply, end, begun = [False] * len(ids), [False] * len(ids), False
         for turn in dialogue.assistant_turns:
             prompt = self.render(dialogue.before(turn), prompt=True)
             first = self.encode(prompt)
@@ -110,16 +118,18 @@ class ChatTokenizer:
                 continue
             after = at + len(content)
             stops = (i for i in range(len(first), len(ids)) if ids[i] in self.eos_ids and offsets[i][0] >= after)
-            stop = next(stops, None)
+            stop, begun = next(stops, None), True
             if stop is not None and not text[after : offsets[stop][0]].strip():
                 reply[len(first) : stop + 1] = [True] * (stop + 1 - len(first))
                 end[stop] = True
         if not any(end):
             tokens = ", ".join(repr(self.hf.convert_ids_to_tokens(i)) for i in self.eos_ids)
+            stopless = f"no assistant turn of the template ends in one of the stop tokens {tokens}"
+            otherwise = "the tokens of its prompts do not begin those of the whole, as where a template opens <think>"
             raise ModelError(
                 f"dialogue {dialogue.id}: no reply can be told apart in the rendered text",
-                got=f"no assistant turn of the template ends in one of the stop tokens {tokens}",
-                hint="check the chat template and the eos_token_id list of generation_config.json",
+                got=stopless if begun else f"{otherwise}, or a reply begins with a line break",
+                hint="check the chat template and the eos_token_id list of generation_config.json" if begun else None,
             )
         return ScoredTokens(tuple(ids), tuple(reply), tuple(end))
 
@@ -144,6 +154,13 @@ class ChatTokenizer:
         if not generation.exists():
             stops = {"eos_token_id": list(self.eos_ids), "pad_token_id": self.pad_id}
             generation.write_text(json.dumps(stops, indent=2) + "\n", encoding="utf-8")
+
+
+def require_few(faults: Sequence[ModelError], of: int) -> None:
+    """Dialogues whose replies cannot be told apart are odd ones while they are one, or `MOST_ASIDE` of all at most; of
+    more the first fault is raised: the template or the tokenizer does not fit."""
+    if len(faults) > max(min(1, of - 1), MOST_ASIDE * of):
+        raise faults[0]
 
 
 def from_pretrained(factory: Any, folder: Path | None, **options: Any) -> Any:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfwatt.compress.training.batches import Predictor, Row, collate, encode_rows, plan
-from halfwatt.core.errors import BadInput
+from halfwatt.core.errors import BadInput, ModelError
+from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.chat_model import load
 from tests.support import tiny_models as tiny
 
@@ -62,6 +63,16 @@ def test_long_dialogues_are_cut_and_ones_without_a_reply_left_out(tmp_path: Path
     assert all(len(row.ids) <= 40 for row in encoded)
     with pytest.raises(BadInput, match="no reply to learn from"):
         encode_rows(tiny.dialogues(), model.tokenizer, longest=3)
+
+
+def test_an_odd_dialogue_is_not_learned_from_and_told(tmp_path: Path) -> None:
+    model, lines = load(tiny.folder(tmp_path)), list[str]()
+    odd = Dialogue("odd", (Message("user", "Hi"), Message("assistant", "<|im_start|>")))
+    rows = encode_rows((*tiny.dialogues(), odd), model.tokenizer, 512, lines.append)
+    assert [row.name for row in rows] == [d.id for d in tiny.dialogues()]
+    assert lines[0].startswith("1 of 6 dialogues are not learned from: dialogue odd: its text holds")
+    with pytest.raises(ModelError, match="dialogue odd"):
+        encode_rows((odd, odd), model.tokenizer, 512)
 
 
 def test_an_empty_share_takes_part_with_nothing_to_learn() -> None:

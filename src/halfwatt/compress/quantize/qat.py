@@ -163,7 +163,9 @@ class TrainOnGrid(Step):
         history = train(
             Predictor(network) if self.loss == "labels" else StatePredictor(network),
             learn_labels if self.loss == "labels" else self._to_itself(model, context.device),
-            encode_rows(context.dialogues, model.tokenizer, min(self.longest, model.context)),
+            encode_rows(
+                context.dialogues, model.tokenizer, min(self.longest, model.context), context.settings.progress
+            ),
             TrainingSettings(self.lr, self.epochs, self.batch_tokens, floor=_FLOOR, weight_decay=0.0),
             context,
             (Group(others), Group(scales, self.scale_lr)),

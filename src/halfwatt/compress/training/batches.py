@@ -18,11 +18,12 @@ from transformers import PreTrainedModel
 
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.training.losses import TopK
-from halfwatt.core.errors import BadInput
+from halfwatt.core.errors import BadInput, ModelError
+from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.models.tokenizer import ChatTokenizer, require_few
 
 _STEP = 32  # padded lengths are multiples of it: the shapes that CPU kernels like, and few of them
 _POOL = 64  # batches whose rows are sorted by length together
@@ -81,14 +82,27 @@ class Batch:
         return Batch(self.ids.to(device), self.reply.to(device), self.names, self.teacher and self.teacher.to(device))
 
 
-def encode_rows(dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, longest: int) -> list[Row]:
+def encode_rows(
+    dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer, longest: int, progress: Progress = lambda _: None
+) -> list[Row]:
     """Render and encode; what lies beyond ``longest`` tokens is cut off, a dialogue without a reply in it left out.
+    ``progress`` is told of odd ones whose replies cannot be told apart.
 
     Raises:
-        BadInput: nothing is left to learn from.
+        BadInput: nothing is left to learn from. ModelError: no replies can be told apart, but for an odd one.
     """
-    encoded = ((dialogue.id, tokenizer.scored(dialogue)) for dialogue in dialogues)
-    rows = [Row(name, t.ids[:longest], t.reply[:longest]) for name, t in encoded if any(t.reply[1:longest])]
+    rows, faults = list[Row](), list[ModelError]()
+    for dialogue in dialogues:
+        try:
+            t = tokenizer.scored(dialogue)
+        except ModelError as fault:
+            faults.append(fault)
+            continue
+        if any(t.reply[1:longest]):
+            rows.append(Row(dialogue.id, t.ids[:longest], t.reply[:longest]))
+    require_few(faults, len(dialogues))
+    if faults:
+        progress(f"{len(faults)} of {len(dialogues)} dialogues are not learned from: {faults[0]}")
     if not rows:
         raise BadInput("there is no reply to learn from", got=f"{len(dialogues)} dialogues", hint="give dialogues")
     return rows
