@@ -309,6 +309,20 @@ def test_a_sound_template_passes_the_probe() -> None:
     probe(LLAMA3, {"bos_token": "<|endoftext|>"})
 
 
+WANTS_SYSTEM = "{% if messages[0].role != 'system' %}{{ raise_exception('a system message first') }}{% endif %}"
+ASKED_ONCE = "{% if messages | length > 2 %}{{ raise_exception('one question only') }}{% endif %}"
+
+
+@pytest.mark.parametrize("want", [WANTS_SYSTEM, ASKED_ONCE], ids=["system", "once"])
+def test_a_template_may_want_a_kind_of_dialogue(tmp_path: Path, want: str) -> None:
+    probe(want + tiny.CHATML, {})
+    tokenizer = ChatTokenizer.load(save(tmp_path, template=want + tiny.CHATML))
+    assert tokenizer.scored(tokenizer.one_exchange("Hi")).end.count(True) == 1
+    other = tiny.dialogues()[0 if want == WANTS_SYSTEM else 2]
+    with pytest.raises(ModelError, match=f"does not render dialogue {other.id}"):
+        tokenizer.scored(other)
+
+
 def test_a_refusal_names_the_dialogue(tmp_path: Path) -> None:
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + tiny.CHATML
     tokenizer = ChatTokenizer.load(save(tmp_path, template=strict))

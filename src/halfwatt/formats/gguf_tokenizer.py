@@ -16,7 +16,6 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 
 from halfwatt.core.errors import ModelError
-from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.tokenizer import ChatTokenizer
 
 UNKNOWN_SPLIT = "default"  # what is written for a byte-level BPE whose way of splitting words llama.cpp does not know
@@ -253,6 +252,6 @@ def _adds_bos(described: Mapping[str, Any], bos: str) -> bool:
 
 def _turn_end(chat: ChatTokenizer) -> int | None:
     """The token that ends an assistant's turn in this template."""
-    scored = chat.scored(Dialogue("turn", (Message("user", "Hi"), Message("assistant", "Hi"))))
+    scored = chat.scored(chat.one_exchange("Hi"))
     ends = [token for token, end in zip(scored.ids, scored.end, strict=True) if end]
     return ends[-1] if ends and ends[-1] in chat.eos_ids else None

@@ -18,7 +18,6 @@ from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from halfwatt.core.errors import ModelError
-from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.formats.gguf_tokenizer import DIGITS, EOS_KEY, Split, split_called
 from halfwatt.models.template_sandbox import check_template
 from halfwatt.models.tokenizer import ChatTokenizer, first_line
@@ -121,7 +120,7 @@ def _with_turn_end(chat: ChatTokenizer, path: Path) -> ChatTokenizer:
     if max(chat.eos_ids) >= chat.vocab_size:
         raise ModelError(f"a stop token of {path} lies outside the vocabulary", got=str(max(chat.eos_ids)))
     said = "Hi"
-    text = chat.render(Dialogue("turn", (Message("user", said), Message("assistant", said))), prompt=False)
+    text = chat.render(chat.one_exchange(said), prompt=False)
     after = chat.encode(text[text.rfind(said) + len(said) :])
     ends = [i for i in after if chat.hf.convert_ids_to_tokens(i) in chat.special_tokens]
     return ChatTokenizer(chat.hf, chat.template, tuple(dict.fromkeys((*chat.eos_ids, *ends[:1]))))

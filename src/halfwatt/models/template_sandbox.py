@@ -23,6 +23,10 @@ _REFUSED = 9  # exit code of the probe's process
 _INTERNALS = re.compile(r"__[a-z]+__")
 
 
+class Declined(ModelError):
+    """A template does not render a dialogue: it asks for another kind, or has a fault."""
+
+
 def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str, Any]) -> str:
     """Render ``template`` in transformers' sandbox. ``tokens`` are the special tokens that it may name.
 
@@ -40,7 +44,7 @@ def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str,
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
         what = f"the chat template does not render dialogue {dialogue.id or '(unnamed)'}"
         hint = "pass another one with --chat-template FILE, or change the dialogue"
-        raise ModelError(what, got=f"{type(error).__name__}: {error}"[:300], hint=hint) from error
+        raise Declined(what, got=f"{type(error).__name__}: {error}"[:300], hint=hint) from error
     text: str = texts[0][0]
     allowed = MAX_OVERHEAD + 4 * sum(len(m.content) for m in dialogue.messages)
     if len(text) > allowed:
@@ -49,10 +53,12 @@ def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str,
 
 
 def probe(template: str, tokens: dict[str, str], *, limit_s: int = PROBE_S) -> None:
-    """Try a stranger's template on made-up dialogues of 1, 2 and 12 exchanges, in a process with limits.
+    """Try a stranger's template on made-up dialogues of 1, 2 and 12 exchanges, and of one after a system message, in a
+    process with limits. Some want no more than one exchange, some a system message: one of these it has to render.
 
     Raises:
-        ModelError: it failed, took more than ``limit_s`` CPU seconds, or more memory than a template can need.
+        ModelError: it failed in all of them, took more than ``limit_s`` CPU seconds, or more memory than a template
+        can need.
     """
     _probe(json.dumps({"template": template, "tokens": tokens, "limit_s": limit_s}), limit_s)
 
@@ -83,15 +89,21 @@ def _probe_child() -> None:
         mapped_b = int(statm.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped_b + PROBE_B, mapped_b + PROBE_B))
     exchange = (Message("user", "Is the light on?"), Message("assistant", "Yes, it is on."))
-    for dialogue in (Dialogue("", exchange * times) for times in (1, 2, 12)):
-        try:
-            render(order["template"], dialogue, prompt=False, tokens=order["tokens"])
-            render(
-                order["template"], dialogue.before(dialogue.assistant_turns[-1]), prompt=True, tokens=order["tokens"]
-            )
-        except ModelError as error:
-            print(error.got or error.what)  # noqa: T201 - the pipe to the parent
-            sys.exit(_REFUSED)
+    after_system = Dialogue("", (Message("system", "You watch the lights."), *exchange))
+    kinds = [*(Dialogue("", exchange * times) for times in (1, 2, 12)), after_system]
+    template, tokens, declined = order["template"], order["tokens"], list[Declined]()
+    try:
+        for dialogue in kinds:
+            try:
+                render(template, dialogue, prompt=False, tokens=tokens)
+                render(template, dialogue.before(dialogue.assistant_turns[-1]), prompt=True, tokens=tokens)
+            except Declined as refusal:
+                declined.append(refusal)
+        if len(declined) == len(kinds):
+            raise declined[0]
+    except ModelError as error:
+        print(error.got or error.what)  # noqa: T201 - the pipe to the parent
+        sys.exit(_REFUSED)
 
 
 def check_template(template: str) -> None:

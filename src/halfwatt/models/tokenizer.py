@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from halfwatt.core.errors import ModelError
-from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.models.template_sandbox import check_template, render
+from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.models.template_sandbox import Declined, check_template, render
 
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -82,6 +82,15 @@ class ChatTokenizer:
             ModelError: the template refuses these messages, breaks out of its sandbox, or makes too much text.
         """
         return render(self.template, dialogue, prompt=prompt, tokens=self.hf.special_tokens_map)
+
+    def one_exchange(self, said: str) -> Dialogue:
+        """In which both say the same, after a system message where the template wants one."""
+        exchange: tuple[Message, ...] = (Message("user", said), Message("assistant", said))
+        try:
+            self.render(Dialogue("turn", exchange), prompt=False)
+        except Declined:
+            exchange = (Message("system", "You help."), *exchange)
+        return Dialogue("turn", exchange)
 
     def prompt_ids(self, dialogue: Dialogue) -> list[int]:
         """Token ids of the rendered prompt, ready for the assistant's reply."""
