@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -124,6 +124,38 @@ def test_of_two_workers_one_is_killed_and_its_trial_is_done_again(where: str) ->
         for process in (first, doomed):
             process.kill()
             ended(process)
+
+
+def test_what_was_begun_before_comes_first_however_often_it_is_interrupted(where: str) -> None:
+    """It may be half done: a lesson of an hour goes on where it stopped, and is not put behind all that waits."""
+    with closing(TrialStore(where, "in order")) as study:
+        for x in (0.1, 0.2, 0.3):
+            study.enqueue({"x": x})
+        for _ in range(5):
+            with suppress(KeyboardInterrupt), study.trial() as trial:
+                assert trial.suggest_float("x", -1, 1) == 0.1
+                raise KeyboardInterrupt
+        order = []
+        for _ in range(3):
+            with study.trial() as trial:
+                order.append(trial.suggest_float("x", -1, 1))
+                study.finish(trial, TrialOutcome(1.0))
+        assert order == [0.1, 0.2, 0.3]
+        assert [t.params["x"] for t in study.completed()] == order
+        assert study.waiting() == []
+
+
+def test_what_ends_its_worker_each_time_is_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    for _ in range(trial_store.MOST_AGAIN + 1):
+        doomed = worker(path, 60, 1)
+        begun(doomed)
+        doomed.kill()
+        ended(doomed)
+    with closing(TrialStore(path, "shared")) as study:
+        lost = study._study.get_trials()[0].params
+        one(study)
+        assert all(t.params != lost for t in study.completed())
 
 
 def test_two_workers_share_what_they_find(where: str) -> None:

@@ -4,11 +4,13 @@
     a database URL   such as postgresql://user@host/name, for many machines
 
 A line that was half written when the disk was full or the power went is cut off: Optuna would append to it and never
-read the file again. A trial whose worker has fallen silent is closed, and its decisions are asked for once more.
+read the file again. A trial whose worker has fallen silent is closed, and its decisions are asked for again, before
+any that have not begun: it may be half done.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -29,6 +31,7 @@ from psutil import pid_exists
 from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError
 
 BEAT_S, SILENT_S = 20.0, 120.0
+MOST_AGAIN = 3  # times that a trial is begun again: what ends its worker each time is no accident
 RECIPE = "recipe"  # the name under which a trial's recipe is told again
 _BEAT, _WORKER, _GATE, _AGAIN, _JOULES, _AHEAD = "beat", "worker", "gate", "again", "joules", "ahead"
 
@@ -68,7 +71,7 @@ class TrialStore:
     def trial(self) -> Iterator[Trial]:
         """The next trial; `finish` ends it, an error inside fails it. It is known to be alive while the block runs."""
         self._recover()
-        trial = self._study.ask()
+        trial = self._next()
         trial.set_user_attr(_WORKER, _me())
         trial.set_user_attr(_BEAT, time.time())
         over = threading.Event()
@@ -79,11 +82,21 @@ class TrialStore:
         except BaseException as error:
             self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             if not isinstance(error, BadInput):  # interrupted, or a fault of the machine: nothing was learned of it
-                self._ask_again(trial, once=isinstance(error, Exception))
+                self._ask_again(trial, 1 if isinstance(error, Exception) else math.inf)
             raise
         finally:
             over.set()
             beats.join()
+
+    def _next(self) -> Trial:
+        """Of those that wait, what was begun before comes first; the others are put back in their order."""
+        trial = self._study.ask()
+        while _AGAIN not in trial.user_attrs and any(_AGAIN in t.user_attrs for t in self.waiting()):
+            asked = self._study.get_trials(deepcopy=False)[trial.number]
+            self._study.tell(trial, state=TrialState.FAIL)
+            self._study.enqueue_trial(asked.system_attrs["fixed_params"], user_attrs=trial.user_attrs)
+            trial = self._study.ask()
+        return trial
 
     def finish(self, trial: Trial, outcome: TrialOutcome, joules: float | None = None) -> None:
         """End a trial. joules: that it took, where they were measured."""
@@ -135,19 +148,20 @@ class TrialStore:
         return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
 
     def _recover(self) -> None:
-        """Close trials whose worker has gone, and ask for their decisions again; each only once."""
+        """Close trials whose worker has gone, and ask for their decisions again, `MOST_AGAIN` times."""
         for trial in filterfalse(_lives, self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
             try:
                 self._study.tell(trial.number, state=TrialState.FAIL)
             except RuntimeError:
                 continue  # another worker was faster
-            self._ask_again(trial, once=True)
+            self._ask_again(trial, MOST_AGAIN)
 
-    def _ask_again(self, trial: Trial | FrozenTrial, *, once: bool) -> None:
-        """Let the decisions of a trial that came to nothing be taken again; once = not for a second time."""
-        if trial.params and not (once and _AGAIN in trial.user_attrs):
+    def _ask_again(self, trial: Trial | FrozenTrial, most: float) -> None:
+        """Let the decisions of a trial that came to nothing be taken again, up to so many times."""
+        times = int(trial.user_attrs.get(_AGAIN, 0))
+        if trial.params and times < most:
             kept = {k: v for k, v in trial.user_attrs.items() if k not in (_BEAT, _WORKER, RECIPE)}
-            self._study.enqueue_trial(trial.params, user_attrs=kept | {_AGAIN: True})
+            self._study.enqueue_trial(trial.params, user_attrs=kept | {_AGAIN: times + 1})
 
 
 def outcome_of(trial: FrozenTrial) -> TrialOutcome:
