@@ -175,6 +175,38 @@ def test_tokens_in_reserve_go_unless_they_are_used() -> None:
     assert always[0]["content"] == "<unused0>"
 
 
+def test_a_word_that_reads_like_a_byte_is_none_where_text_is_bytes_already() -> None:
+    spec = by_hand([("a", "b")])
+    spec["model"]["vocab"]["<0x41>"] = 99
+    assert {*"abcd"} <= trim(spec, {0: 1}, 1.0).spec["model"]["vocab"].keys()
+
+
+def test_what_a_post_processor_names_stays() -> None:
+    spec = by_hand([("a", "b"), ("c", "d")], added=("<|reserved_0|>",))
+    reserved, word = spec["added_tokens"][0]["id"], spec["model"]["vocab"]["cd"]
+    spec["post_processor"] = {"type": "RobertaProcessing", "sep": ["<|reserved_0|>", reserved], "cls": ["cd", word]}
+    cut = trim(spec, {0: 1}, 1.0)
+    assert cut.spec["post_processor"]["sep"] == ["<|reserved_0|>", cut.ids[reserved]]
+    assert cut.spec["post_processor"]["cls"] == ["cd", cut.ids[word]]
+
+
+def test_a_word_that_must_stay_keeps_what_it_is_merged_from() -> None:
+    spec = by_hand([("a", "b"), ("ab", "c"), ("abc", "d")])
+    cut = trim(spec, {0: 1}, 1.0, always=[spec["model"]["vocab"]["abcd"]])
+    assert {"ab", "abc", "abcd"} <= cut.spec["model"]["vocab"].keys()
+
+
+def test_spaces_stay_spaces_where_the_dialogues_have_none(spaced: ChatModel) -> None:
+    """As in Chinese: bytes of the sign that stands for a space would be shown as that sign."""
+    talk = (Dialogue("d", (Message("user", "\u597d"), Message("assistant", "\u7684"))),)
+    base = replace(spaced, tokenizer=ChatTokenizer(spaced.tokenizer.hf, UNSPACED, spaced.tokenizer.eos_ids))
+    smaller = Trim(1.0).apply(base, StepContext(dialogues=talk))
+    assert smaller.tokenizer.decode(smaller.tokenizer.encode("a b")) == "a b"
+
+
+UNSPACED = "{% for m in messages %}<|im_start|>{{ m['role'] }}{{ m['content'] }}<|im_end|>{% endfor %}"
+
+
 Ends = tuple[tuple[str, int], tuple[str, int]]  # the tokens that end and begin a text, with their numbers
 PROCESSORS: dict[str, Callable[[Ends], Any]] = {
     "template": lambda ends: processors.TemplateProcessing(single=f"{ends[1][0]} $A", special_tokens=[ends[1]]),

@@ -171,3 +171,21 @@ def test_a_file_is_no_folder_to_own(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is a file"), locked(tmp_path / "out"):
         pass
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "out", tmp_path / ("x" * 300)):
+        with pytest.raises((BadInput, OSError)) as caught, locked(folder):
+            pass
+        assert isinstance(caught.value, BadInput), folder
+
+
+def test_what_was_created_for_nothing_is_removed_and_what_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with locked(tmp_path / "mine" / "a" / "b"):
+        pass
+    assert [p.name for p in tmp_path.rglob("*")] == ["mine"]
+    with locked(tmp_path / "mine" / "a"):
+        (tmp_path / "mine" / "a" / "result").write_text("")
+    assert (tmp_path / "mine" / "a" / "result").exists()

@@ -90,6 +90,15 @@ FORMS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
     "a preference": ({"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}, EXPECTED[1:]),
     "a preference that holds its prompt": ({"chosen": [SYSTEM, HI, HELLO], "rejected": [SYSTEM, HI, HI]}, EXPECTED),
     "a preference with the prompt twice": ({"prompt": [HI], "chosen": [HI, HELLO]}, EXPECTED[1:]),
+    "a preference of Alpaca": ({"instruction": "Hi", "input": "", "chosen": "Hello!", "rejected": "x"}, EXPECTED[1:]),
+    "a preference of ShareGPT": (
+        {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello!"}},
+        EXPECTED[1:],
+    ),
+    "a part of a text that is a line break": (
+        {"messages": [HI, {**HELLO, "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "\n"}]}]},
+        [("user", "Hi"), ("assistant", "a\n")],
+    ),
     "the prompt beside messages": ({"prompt": "Hi", "messages": [SYSTEM, HI, HELLO]}, EXPECTED),
     "a label that is no verdict": ({"label": "greeting", "messages": [SYSTEM, HI, HELLO]}, EXPECTED),
 }
@@ -109,8 +118,8 @@ def test_replies_that_do_not_count_are_neither_learned_nor_judged(tmp_path: Path
         HI,
         {**HELLO, "weight": 1},
         HI,
-        {**HELLO, "train": False},
-        HI,
+        {**HELLO, "training": False},
+        {**HI, "weight": 0},
         HELLO,
     ]
     plain: list[dict[str, Any]] = [HI, HELLO] * 4
@@ -118,7 +127,7 @@ def test_replies_that_do_not_count_are_neither_learned_nor_judged(tmp_path: Path
     assert chats.dialogues[0].assistant_turns == (3, 7)
     assert texts(chats) == texts(same)
     assert chats.sha256 != same.sha256
-    ignored = read_dialogues(write(tmp_path / "w.jsonl", row(*turns)), ignore=("weight", "train"))
+    ignored = read_dialogues(write(tmp_path / "w.jsonl", row(*turns)), ignore=("weight", "training"))
     assert ignored.sha256 == same.sha256
 
 
@@ -133,6 +142,8 @@ MEANT = {
     "name": row({**HI, "name": "Ann"}, HELLO),
     "reasoning_content": row(HI, {**HELLO, "reasoning_content": "They greet."}),
     "weight": row(HI, {**HELLO, "weight": 0.5}),
+    "function_calls": row(HI, {**HELLO, "function_calls": "f()"}),
+    "thinking": row(HI, HELLO, thinking="They greet."),
 }
 
 
@@ -152,11 +163,22 @@ def test_what_is_meant_and_not_honoured_is_refused_unless_it_is_to_be_ignored(tm
         (row(HI, {**HELLO, "weight": 0}), "no assistant turn counts"),
         (json.dumps({"instruction": "Hi", "output": "x", "history": ["Hi"]}), "history is no list of pairs"),
         (json.dumps({"prompt": "Hi"}), "but prompt; bring it into"),
+        (json.dumps({"instruction": "Hi", "response": "x"}), "no output beside the instruction"),
+        (json.dumps({"chosen": "Human: Hi"}), "chosen is a text, and its prompt is not there"),
+        (json.dumps({"prompt": "Hi", "completion": "x", "label": 0}), "label .*--ignore label"),
+        (row(SYSTEM, HI, HELLO, system_prompt="x"), "--ignore system_prompt"),
+        (row(HI, HELLO, id="\ud800"), "id holds half of a surrogate pair"),
+        (row(HI, HELLO, source="\ud800"), "source holds half of a surrogate pair"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, line: str, says: str) -> None:
     with pytest.raises(DialogueError, match=says):
         read_dialogues(write(tmp_path / "d.jsonl", GOOD, line))
+
+
+def test_a_made_up_name_never_takes_anothers_place(tmp_path: Path) -> None:
+    chats = read_dialogues(write(tmp_path / "chats.jsonl", *(row(HI, HELLO, id=own) for own in ("x#3", "x", "x"))))
+    assert [d.id for d in chats.dialogues] == ["x#3", "x", "x#3#3"]
 
 
 def test_ids_are_kept_made_and_never_repeated(tmp_path: Path) -> None:

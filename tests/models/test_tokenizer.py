@@ -202,6 +202,25 @@ def test_tokens_that_merge_across_the_prompts_edge_are_left_out(tmp_path: Path) 
         tokenizer.scored(dialogue)
 
 
+def test_what_a_person_says_later_is_no_reply(tmp_path: Path) -> None:
+    """A template that shortens earlier replies: the words are found again in the person's turn, behind a stop token."""
+    brief = "(m['content'] if m['role'] == 'user' or loop.last else m['content'] | replace('light', ''))"
+    shortens = tiny.CHATML.replace("m['content']", brief)
+    tokenizer = ChatTokenizer.load(save(tmp_path, template=shortens))
+    said = ("user", "Is it on?"), ("assistant", "light"), ("user", "The light is?"), ("assistant", "The light is on.")
+    dialogue = Dialogue("d", tuple(Message(role, text) for role, text in said))  # type: ignore[arg-type]
+    assert scored_texts(tokenizer, dialogue) == ["The light is on.<|im_end|>"]
+
+
+def test_an_empty_special_token_is_none(tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"unk_token": ""}))
+    tokenizer = ChatTokenizer.load(folder)
+    assert "" not in tokenizer.special_tokens
+    assert any(tokenizer.scored(tiny.dialogues()[0]).end)
+
+
 @pytest.mark.parametrize("at", [0, 1])
 def test_a_text_that_holds_a_token_of_the_template_is_refused(tmp_path: Path, at: int) -> None:
     """It would be read as one: a turn that nobody wrote."""

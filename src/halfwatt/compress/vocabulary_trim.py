@@ -31,10 +31,11 @@ from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.surgery import rebuilt, resized
-from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.models.tokenizer import ChatTokenizer, require_few
 
 MULTIPLE = 64  # rows of the head: what kernels like
 _IN_RESERVE = re.compile(r"<\W?(unused|reserved)\w*\W?>")  # thousands of them in some vocabularies
+_SPACE = "\u2581"  # as SentencePiece spells it
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _ENDS = "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"
 _WISHES = "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids"
@@ -59,10 +60,12 @@ def trim(spec: Mapping[str, Any], counts: Mapping[int, int], coverage: float, al
     """
     vocabulary: dict[str, int] = spec["model"]["vocab"]
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in spec["model"]["merges"]]
+    always = (*always, *_ids_in(spec.get("post_processor")))
     used = {*always, *(i for i, n in counts.items() if n)}
     stay = [t for t in spec.get("added_tokens", []) if t["id"] in used or not _IN_RESERVE.fullmatch(t["content"])]
     added = {token["id"] for token in stay}
-    kept = _kept_words(vocabulary, merges, counts, coverage, {*added, *always})
+    in_bytes = bool(spec["model"].get("byte_fallback"))
+    kept = _kept_words(vocabulary, merges, counts, coverage, {*added, *always}, in_bytes)
     order = sorted(vocabulary[w] for w in kept)
     order += sorted(added - set(vocabulary.values()))  # added tokens that the model's own table does not hold
     ids = {old: new for new, old in enumerate(order)}
@@ -73,6 +76,16 @@ def trim(spec: Mapping[str, Any], counts: Mapping[int, int], coverage: float, al
     cut["added_tokens"] = [token | {"id": ids[token["id"]]} for token in stay]
     cut["post_processor"] = _renumbered(spec.get("post_processor"), ids)
     return Cut(cut, ids)
+
+
+def _ids_in(processor: Any) -> set[int]:
+    """That a post-processor names."""
+    if not isinstance(processor, dict | list):
+        return set()
+    fields = processor if isinstance(processor, dict) else {}
+    own = {i for entry in fields.get("special_tokens", {}).values() for i in entry["ids"]}
+    own |= {fields[key][1] for key in ("sep", "cls") if key in fields}
+    return own.union(*map(_ids_in, fields.values() if fields else processor))
 
 
 def _renumbered(processor: Any, ids: Mapping[int, int]) -> Any:
@@ -96,13 +109,14 @@ def _kept_words(
     counts: Mapping[int, int],
     coverage: float,
     always: set[int],
+    in_bytes: bool,
 ) -> set[str]:
     words = {i: word for word, i in vocabulary.items()}
     ranks: dict[tuple[str, ...], int] = {}
     for rank, merge in enumerate(merges):
         ranks.setdefault(merge, rank)
-    bytes_ = {w for w in vocabulary if _BYTE.fullmatch(w)}
-    kept = (bytes_ or {w for w in vocabulary if len(w) == 1}) | {words[i] for i in always if i in words}
+    kept = {w for w in vocabulary if (_BYTE.fullmatch(w) or w == _SPACE if in_bytes else len(w) == 1)}
+    kept |= {part for i in always if i in words for part in _merged_from(words[i], ranks) if part in vocabulary}
     target = coverage * sum(counts.values())
     covered = sum(n for i, n in counts.items() if words.get(i) in kept)
     ranked = [words[i] for i, n in Counter(counts).most_common() if n and i in words]
@@ -139,10 +153,12 @@ def untrimmable(spec: Mapping[str, Any]) -> str | None:
     """The reason why this tokenizer.json cannot be trimmed, or None."""
     if (kind := spec["model"].get("type")) != "BPE":
         return f"only BPE vocabularies can be trimmed, not {kind}"
-    in_bytes = sum(bool(_BYTE.fullmatch(word)) for word in spec["model"].get("vocab", {}))
-    falls_back = spec["model"].get("byte_fallback") and in_bytes == 256
+    as_bytes = sum(bool(_BYTE.fullmatch(word)) for word in spec["model"].get("vocab", {}))
+    falls_back = spec["model"].get("byte_fallback") and as_bytes == 256
     if "ByteLevel" not in json.dumps(spec.get("pre_tokenizer")) and not falls_back:
         return "only BPE vocabularies with a token for every byte can be trimmed: others cannot write every text then"
+    if spec["model"].get("continuing_subword_prefix"):
+        return "only vocabularies that write the middle of words as their beginnings can be trimmed"
     if spec["model"].get("ignore_merges"):
         return "this tokenizer looks whole words up before it merges, so fewer tokens would encode texts otherwise"
     return None
@@ -180,12 +196,15 @@ class Trim(Step):
         """
         cut, before = self._cut(model, context.dialogues)
         tokenizer = _tokenizer(model.tokenizer, cut)
+        if tokenizer.vocab_size > len(cut.ids):
+            got = f"{tokenizer.vocab_size} tokens for {len(cut.ids)} rows"
+            raise ModelError("the trimmed tokenizer names tokens that were cut", got=got)
         after = 0
-        for dialogue in context.dialogues:
-            old, new = _encode(model.tokenizer, dialogue), _encode(tokenizer, dialogue)
+        for name, text in _texts(model.tokenizer, context.dialogues):
+            old, new = model.tokenizer.encode(text), tokenizer.encode(text)
             after += len(new)
             if all(i in cut.ids for i in old) and [cut.ids[i] for i in old] != new:
-                raise ModelError("the trimmed tokenizer reads a text otherwise", got=f"dialogue {dialogue.id}")
+                raise ModelError("the trimmed tokenizer reads a text otherwise", got=f"dialogue {name}")
         kept = f"vocabulary trimmed: {len(cut.ids)} of {model.network.config.vocab_size} tokens kept"
         lineage = (*model.lineage, f"{kept}, {after / before - 1:+.2%} tokens on the dialogues it was chosen by")
         if model.run_only:  # an outline has sizes alone
@@ -207,13 +226,23 @@ class Trim(Step):
         """The tokenizer, cut; and the tokens of the dialogues as it was."""
         if not dialogues:
             raise BadInput("trimming needs dialogues to see which tokens they use", hint="pass --dialogues FILE")
-        counts = Counter(i for d in dialogues for i in _encode(model.tokenizer, d))
-        always = (*model.tokenizer.eos_ids, model.tokenizer.pad_id)
+        texts, hf = _texts(model.tokenizer, dialogues), model.tokenizer.hf
+        counts = Counter(i for _, text in texts for i in model.tokenizer.encode(text))
+        named = chain.from_iterable([v] if isinstance(v, str) else v for v in hf.special_tokens_map.values())
+        always = (*model.tokenizer.eos_ids, model.tokenizer.pad_id, *hf.convert_tokens_to_ids(list(named)))
         return trim(_spec(model.tokenizer), counts, self.coverage, always), sum(counts.values())
 
 
-def _encode(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[int]:
-    return tokenizer.encode(tokenizer.render(dialogue, prompt=False))
+def _texts(tokenizer: ChatTokenizer, dialogues: Sequence[Dialogue]) -> list[tuple[str, str]]:
+    """Names and rendered texts, but of odd ones that the template does not render; see `require_few`."""
+    texts, faults = list[tuple[str, str]](), list[ModelError]()
+    for dialogue in dialogues:
+        try:
+            texts.append((dialogue.id, tokenizer.render(dialogue, prompt=False)))
+        except ModelError as fault:
+            faults.append(fault)
+    require_few(faults, len(dialogues))
+    return texts
 
 
 def _spec(tokenizer: ChatTokenizer) -> dict[str, Any]:

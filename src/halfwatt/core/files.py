@@ -78,14 +78,17 @@ def locked(folder: Path) -> Iterator[None]:
         BadInput: it is a file. RunLocked: another process owns it; names its pid and host.
         EnvironmentFault: this file system has no locks.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is a file", hint="choose another -o folder")
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise BadInput(f"{folder} is a file", hint="choose another -o folder")
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be created", got=str(error), hint="choose another -o folder") from error
     file = folder / ".halfwatt.lock"
 
     def refuse() -> None:
-        holder, hint = file.read_text().strip() or "unknown", "wait for it, or choose another -o folder"
+        holder, hint = file.read_text(errors="replace").strip() or "unknown", "wait for it, or choose another -o folder"
         raise RunLocked(f"{folder} is in use by another process", got=holder, hint=hint)
 
     with _lock(file, refuse, hint="choose an -o folder on a local disk"):

@@ -49,7 +49,9 @@ def read_dialogues(
         except Fault as fault:
             faults.append(f"{path.name}{place}: {fault}")
             continue
-        key = dialogue.id if dialogue.id not in dialogues else f"{dialogue.id}#{count}"  # files repeat ids; we do not
+        key = dialogue.id
+        while key in dialogues:  # files repeat ids; we do not
+            key += f"#{count}"
         dialogues[key] = replace(dialogue, id=key)
     if not count:
         raise DialogueError(f"{path} is empty", hint="give a file with one dialogue a line")
@@ -64,9 +66,13 @@ def read_dialogues(
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Each row with its place in the file: ``(":12", {...})``, or a `Fault` instead of the row."""
-    if not path.exists():
+    try:
+        there, is_folder = path.exists(), path.is_dir()
+    except OSError as error:  # a name that no system takes
+        raise DialogueError("there can be no such file", got=str(error)[:200]) from error
+    if not there:
         raise DialogueError(f"there is no file {path}", hint="give a .jsonl, .jsonl.gz or .json file of dialogues")
-    if path.is_dir():
+    if is_folder:
         raise DialogueError(f"{path} is a folder", hint="give one file of dialogues")
     opener: Callable[[Path, str], IO[bytes]] = gzip.open if path.suffix == ".gz" else open  # type: ignore[assignment]
     try:

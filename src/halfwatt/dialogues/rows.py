@@ -34,13 +34,25 @@ _OF_ROWS = {
     "chat_template_kwargs": "settings of the template",
     "images": "pictures",
     "image": "a picture",
+    "video": "a film",
     "videos": "films",
+    "audio": "sound",
     "audios": "sound",
+    "reasoning_content": "reasoning before the reply",
+    "reasoning": "reasoning before the reply",
+    "thinking": "reasoning before the reply",
     "label": "whether the reply is wanted",
     "kto_tag": "whether the reply is wanted",
 }
 _OF_TURNS = {
     "tool_calls": "calls of tools",
+    "tools": "the tools that a model may call",
+    "functions": "the functions that a model may call",
+    "function_calls": "calls of functions",
+    "images": "pictures",
+    "image": "a picture",
+    "audio": "sound",
+    "video": "a film",
     "function_call": "a call of a function",
     "tool_call_id": "the answer to a call",
     "name": "who speaks",
@@ -75,9 +87,9 @@ def dialogue_of(row: Any, *, name: str, ignore: Collection[str] = ()) -> Dialogu
     _refuse(fields, _OF_ROWS, "", ignore)
     messages = tuple(_with_system(fields, tuple(_messages(fields, ignore))))
     _check_order(messages)
-    own, source = fields.get("id"), fields.get("source")
-    own = str(own) if isinstance(own, str | int) and str(own) else name
-    return Dialogue(own, messages, source if isinstance(source, str) else "")
+    own, source = fields.get("id", name), fields.get("source", "")
+    own = _text(str(own), "id") if isinstance(own, str | int) else name
+    return Dialogue(own, messages, _text(source, "source") if isinstance(source, str) and source.strip() else "")
 
 
 def _absent(value: Any) -> bool:
@@ -87,7 +99,8 @@ def _absent(value: Any) -> bool:
 
 def _refuse(fields: Mapping[str, Any], meanings: Mapping[str, str], where: str, ignore: Collection[str]) -> None:
     for key in fields:
-        if key in meanings and key not in ignore and (key != "label" or isinstance(fields[key], bool)):
+        verdict = isinstance(fields[key], bool) or "completion" in fields  # else a label tells kinds apart
+        if key in meanings and key not in ignore and (key != "label" or verdict):
             raise Fault(f"{where}{key} ({meanings[key]}) is not read; leave it out, or type --ignore {key}")
 
 
@@ -97,13 +110,15 @@ def _messages(fields: Mapping[str, Any], ignore: Collection[str]) -> Iterator[Me
     if len(lists) > 1:
         raise Fault(f"both {lists[0]} and {lists[1]}; keep the one that holds the dialogue, or --ignore the other")
     if lists:
+        better = fields.get("chosen")  # LLaMA-Factory's, a turn of its own
         yield from _turns(fields[lists[0]], ignore)
+        yield from _turns([better], ignore) if isinstance(better, dict) else ()
     elif "instruction" in fields:
         yield from _alpaca(fields)
     elif "chosen" in fields or ("prompt" in fields and "completion" in fields):
         yield from _prompt_and_reply(fields, "chosen" if "chosen" in fields else "completion", ignore)
     else:
-        keys = ", ".join(list(fields)[:5]) or "nothing"
+        keys = ", ".join(key.encode("unicode_escape").decode() for key in list(fields)[:5]) or "nothing"
         forms = "messages, conversations, instruction, chosen, or prompt and completion"
         raise Fault(f"no {forms}, but {keys}; bring it into one of these forms")
 
@@ -124,12 +139,14 @@ def _turns(turns: Any, ignore: Collection[str], role: Role | None = None) -> Ite
         if not isinstance(speaker, str) or speaker not in _ROLES:
             raise Fault(f"message {i}: unknown {who} {json.dumps(speaker)[:40]}; use {', '.join(_ROLES)}")
         _refuse(fields, _OF_TURNS, f"message {i}: ", ignore)
-        yield Message(_ROLES[speaker], _text(turn.get(what), f"message {i}: {what}"), _counts(fields, i, ignore))
+        counts = _ROLES[speaker] != "assistant" or _counts(fields, i, ignore)
+        yield Message(_ROLES[speaker], _text(turn.get(what), f"message {i}: {what}"), counts)
 
 
 def _counts(turn: Mapping[str, Any], i: int, ignore: Collection[str]) -> bool:
-    """Is a message's reply to be learned and judged? OpenAI's ``weight`` and Axolotl's ``train`` say so."""
-    for key in ("weight", "train"):
+    """Is a message's reply to be learned and judged? OpenAI's ``weight`` says so, and Axolotl's
+    ``train`` or ``training``."""
+    for key in ("weight", "train", "training"):
         if key in turn and key not in ignore:
             if turn[key] not in (0, 1):
                 raise Fault(f"message {i}: {key} is {json.dumps(turn[key])[:40]}; give 0 or 1, or type --ignore {key}")
@@ -147,30 +164,37 @@ def _alpaca(fields: Mapping[str, Any]) -> Iterator[Message]:
         yield Message("assistant", _text(answer, "history"))
     more = "\n\n" + _text(fields["input"], "input") if "input" in fields else ""
     yield Message("user", _text(fields["instruction"], "instruction") + more)
-    yield Message("assistant", _text(fields.get("output"), "output"))
+    if (reply := next((key for key in ("output", "chosen") if key in fields), None)) is None:
+        raise Fault("no output beside the instruction; name the reply so")
+    yield Message("assistant", _text(fields[reply], reply))
 
 
 def _prompt_and_reply(fields: Mapping[str, Any], reply: str, ignore: Collection[str]) -> Iterator[Message]:
     """As TRL has them: both texts, or both lists of messages; ``chosen`` may hold the prompt itself."""
     prompt = list(_turns(fields["prompt"], ignore, "user")) if "prompt" in fields else []
+    if not prompt and isinstance(fields[reply], str):
+        raise Fault(f"{reply} is a text, and its prompt is not there; give both, or a list of messages")
     said = list(_turns(fields[reply], ignore, "assistant"))
-    if reply == "chosen" and said[: len(prompt)] == prompt:
+    if reply == "chosen" and [(m.role, m.content) for m in said[: len(prompt)]] == [
+        (m.role, m.content) for m in prompt
+    ]:
         prompt = []
     yield from (*prompt, *said)
 
 
 def _with_system(fields: Mapping[str, Any], messages: Sequence[Message]) -> Iterator[Message]:
     """A system text in a column of its own comes first."""
-    if texts := [fields[key] for key in _SYSTEM if key in fields]:
-        if len(texts) > 1 or any(m.role == "system" for m in messages):
-            raise Fault("two system texts; keep one, or --ignore system")
-        yield Message("system", _text(texts[0], "system"))
+    if columns := [key for key in _SYSTEM if key in fields]:
+        if len(columns) > 1 or any(m.role == "system" for m in messages):
+            raise Fault(f"two system texts; keep one, or --ignore {columns[-1]}")
+        yield Message("system", _text(fields[columns[0]], columns[0]))
     yield from messages
 
 
 def _text(value: Any, what: str) -> str:
-    if isinstance(value, list) and value and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
-        value = "".join(_text(part.get("text"), what) for part in value)
+    if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
+        parts = [part.get("text") for part in value]
+        value = "".join(parts) if all(isinstance(part, str) for part in parts) else value
     if isinstance(value, list):
         raise Fault(f"{what} is a list of parts that are not all text; give its text")
     if not isinstance(value, str):

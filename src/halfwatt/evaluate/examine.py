@@ -30,7 +30,7 @@ from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.models.tokenizer import ChatTokenizer, readable
 from halfwatt.models.vocabulary_map import VocabularyMap
 from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_session
@@ -38,6 +38,7 @@ from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_
 
 def prove(model: ChatModel, spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
     """The artifact with its parity record on real ``dialogues``: its runtime against ``model`` in memory (gate G0)."""
+    dialogues = [dialogue for dialogue, _ in readable(model.tokenizer, dialogues)]
     with open_session(_on_all_cores(spec)) as session:
         own = parity.check(model, spec.artifact, session, dialogues)
     return replace(spec.artifact, parity=replace(own, remarks=_remarks(spec, model.tokenizer, dialogues)))
@@ -64,6 +65,7 @@ class Yardstick:
 def prove_given(spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
     """The artifact of a file that is served as it was given, with its parity record."""
     chat = ChatTokenizer.load(spec.artifact.path)
+    dialogues = [dialogue for dialogue, _ in readable(chat, dialogues)]
     own = parity.as_it_is(chat, dialogues)
     return replace(spec.artifact, parity=replace(own, remarks=_remarks(spec, chat, dialogues)))
 

@@ -57,7 +57,7 @@ class ChatTokenizer:
         self._backend.no_truncation()  # tokenizer.json may carry both, and neither belongs to a chat
         self._backend.no_padding()
         special = {str(t) for t in hf.added_tokens_decoder.values() if t.special}
-        self.special_tokens: tuple[str, ...] = tuple(sorted(special | set(hf.all_special_tokens)))
+        self.special_tokens: tuple[str, ...] = tuple(sorted((special | set(hf.all_special_tokens)) - {""}))
         self._special = re.compile("|".join(map(re.escape, self.special_tokens)) or "(?!)")
 
     @classmethod
@@ -126,9 +126,9 @@ class ChatTokenizer:
             if ids[: len(first)] != first or at < 0:
                 continue
             after = at + len(content)
-            stops = (i for i in range(len(first), len(ids)) if ids[i] in self.eos_ids and offsets[i][0] >= after)
-            stop, begun = next(stops, None), True
-            if stop is not None and not text[after : offsets[stop][0]].strip():
+            begun = True
+            stop = next((i for i in range(len(first), len(ids)) if ids[i] in self.eos_ids), None)  # the turn's own
+            if stop is not None and offsets[stop][0] >= after and not text[after : offsets[stop][0]].strip():
                 reply[len(first) : stop + 1] = [True] * (stop + 1 - len(first))
                 end[stop] = True
         if not any(end):
@@ -170,6 +170,18 @@ def require_few(faults: Sequence[ModelError], of: int) -> None:
     more the first fault is raised: the template or the tokenizer does not fit."""
     if len(faults) > max(min(1, of - 1), MOST_ASIDE * of):
         raise faults[0]
+
+
+def readable(tokenizer: ChatTokenizer, dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, ScoredTokens]]:
+    """With their tokens, odd ones left out; see `require_few` for what it raises."""
+    rows, faults = list[tuple[Dialogue, ScoredTokens]](), list[ModelError]()
+    for dialogue in dialogues:
+        try:
+            rows.append((dialogue, tokenizer.scored(dialogue)))
+        except ModelError as fault:
+            faults.append(fault)
+    require_few(faults, len(dialogues))
+    return rows
 
 
 def from_pretrained(factory: Any, folder: Path | None, **options: Any) -> Any:
