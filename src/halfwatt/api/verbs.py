@@ -174,7 +174,6 @@ def compare(
         judged_by = served(settings.judge or names[0], settings, cache / "judge", "llamacpp", traffic.dialogues)
         judged = workload.shuffled().part(0, settings.requests.compared)
         b = proved(names[1], b, settings, judged.dialogues)  # whether it is equal, the gate says
-        b = proved(names[1], b, settings, judged.dialogues)  # whether it is equal, the gate says
         yardstick = Yardstick.of(a, judged_by, judged, settings.progress, "A's replies")
         inputs = examine(yardstick, b, judged, settings.progress)
     margins, special = settings.margins.with_max_loss(max_loss), workload.tokenizer.special_tokens

@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +32,7 @@ from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.surgery import rebuilt, resized
-from halfwatt.models.tokenizer import ChatTokenizer, require_few
+from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 
 MULTIPLE = 64  # rows of the head: what kernels like
 _IN_RESERVE = re.compile(r"<\W?(unused|reserved)\w*\W?>")  # thousands of them in some vocabularies
@@ -234,15 +235,8 @@ class Trim(Step):
 
 
 def _texts(tokenizer: ChatTokenizer, dialogues: Sequence[Dialogue]) -> list[tuple[str, str]]:
-    """Names and rendered texts, but of odd ones that the template does not render; see `require_few`."""
-    texts, faults = list[tuple[str, str]](), list[ModelError]()
-    for dialogue in dialogues:
-        try:
-            texts.append((dialogue.id, tokenizer.render(dialogue, prompt=False)))
-        except ModelError as fault:
-            faults.append(fault)
-    require_few(faults, len(dialogues))
-    return texts
+    """Names and rendered texts, but of odd ones that the template does not render."""
+    return [(d.id, text) for d, text in without_odd(dialogues, partial(tokenizer.render, prompt=False))[0]]
 
 
 def _spec(tokenizer: ChatTokenizer) -> dict[str, Any]:

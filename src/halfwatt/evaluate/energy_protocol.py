@@ -90,14 +90,13 @@ def measure(
         replies = min(recorder.window_s / recorder.warm_up(dialogues, sampling), others)
         chunks = cycle(balanced_chunks(prompts, replies, random.Random(workload.seed)))
         recorder.idle("loaded_idle")
-        start_s = time.monotonic()
+        start_s, decisive = time.monotonic(), [arm.name for arm in arms if not arm.context]
         for block in range(plan.max_blocks):
             block_start_s = time.monotonic()
-            names = [arm.name for arm in arms if block < plan.min_blocks or not arm.context]
+            names = [arm.name for arm in arms] if block < plan.min_blocks else decisive
             recorder.block(block, names, (next(chunks), next(chunks)), sampling)
             now_s = time.monotonic()
             late = now_s - start_s + (now_s - block_start_s) > plan.limit_s  # another as long would end too late
-            decisive = [arm.name for arm in arms if not arm.context]
             if block + 1 >= plan.min_blocks and (late or recorder.narrow_enough(decisive)):
                 break
         recorder.idle("loaded_idle")

@@ -30,7 +30,7 @@ from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.tokenizer import ChatTokenizer, readable
+from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 from halfwatt.models.vocabulary_map import VocabularyMap
 from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_session
@@ -38,7 +38,7 @@ from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_
 
 def prove(model: ChatModel, spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
     """The artifact with its parity record on real ``dialogues``: its runtime against ``model`` in memory (gate G0)."""
-    dialogues = [dialogue for dialogue, _ in readable(model.tokenizer, dialogues)]
+    dialogues = [dialogue for dialogue, _ in without_odd(dialogues, model.tokenizer.scored)[0]]
     with open_session(_on_all_cores(spec)) as session:
         own = parity.check(model, spec.artifact, session, dialogues)
     return replace(spec.artifact, parity=replace(own, remarks=_remarks(spec, model.tokenizer, dialogues)))
@@ -65,7 +65,7 @@ class Yardstick:
 def prove_given(spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
     """The artifact of a file that is served as it was given, with its parity record."""
     chat = ChatTokenizer.load(spec.artifact.path)
-    dialogues = [dialogue for dialogue, _ in readable(chat, dialogues)]
+    dialogues = [dialogue for dialogue, _ in without_odd(dialogues, chat.scored)[0]]
     own = parity.as_it_is(chat, dialogues)
     return replace(spec.artifact, parity=replace(own, remarks=_remarks(spec, chat, dialogues)))
 

@@ -20,7 +20,7 @@ from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.evaluate.records import Profile
 from halfwatt.formats.artifact import Artifact
 from halfwatt.models.sampling import Sampling, read_sampling
-from halfwatt.models.tokenizer import ChatTokenizer, require_few
+from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 
 if TYPE_CHECKING:
     from halfwatt.models.chat_model import ChatModel
@@ -131,20 +131,16 @@ def make_workload(
     human = (d.messages[turn].content for d in dialogue_set.dialogues for turn in d.assistant_turns)
     usual = round(float(np.percentile([len(tokenizer.encode(reply)) for reply in human], 99)))
     cap = min(max(settings.min_cap, CAP_OVER_HUMAN * usual), context // 2)
-    dialogues, shortened, faults = list[Dialogue](), 0, list[ModelError]()
-    for dialogue in dialogue_set.dialogues:
-        turns = dialogue.assistant_turns[: settings.max_turns]
-        ends = (dialogue.before(turn + 1) for turn in turns)
-        try:
-            fitting = list(takewhile(lambda cut: len(tokenizer.scored(cut).ids) <= context - cap, ends))
-        except ModelError as fault:
-            faults.append(fault)
-            continue
-        if fitting:
-            dialogues.append(fitting[-1])
-        shortened += len(fitting) < len(turns)
+
+    def fitting(dialogue: Dialogue) -> list[Dialogue]:
+        """The dialogue up to each of its first turns, while it fits."""
+        ends = (dialogue.before(turn + 1) for turn in dialogue.assistant_turns[: settings.max_turns])
+        return list(takewhile(lambda cut: len(tokenizer.scored(cut).ids) <= context - cap, ends))
+
+    cuts, faults = without_odd(dialogue_set.dialogues, fitting)
+    dialogues = [fit[-1] for _, fit in cuts if fit]
+    shortened = sum(len(fit) < len(d.assistant_turns[: settings.max_turns]) for d, fit in cuts)
     split, n = dialogue_set.split, len(dialogue_set)
-    require_few(faults, n)
     if not dialogues:
         raise BadInput(f"no dialogue of the {split} split fits the model's context of {context} tokens")
     notes = list(dialogue_set.notes)

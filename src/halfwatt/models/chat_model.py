@@ -236,9 +236,8 @@ def _network(folder: Path, files: tuple[Path, ...], dtype: torch.dtype | None, d
     except Exception as error:  # a stranger's config can trip transformers anywhere
         raise ModelError(f"transformers cannot load {folder}", got=first_line(error)) from error
     _check_complete(folder, info)
-    if (
-        head := network.get_output_embeddings()
-    ) is not None and head.weight is not network.get_input_embeddings().weight:
+    head, table = network.get_output_embeddings(), network.get_input_embeddings()
+    if head is not None and head.weight is not table.weight:
         for config in (network.config, network.config.get_text_config()):
             config.tie_word_embeddings = False  # config.json may say otherwise; whoever builds it anew has to know
     loaded: PreTrainedModel = network.eval().to(device)

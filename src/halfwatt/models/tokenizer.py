@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from halfwatt.core.errors import ModelError
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.template_sandbox import Declined, check_template, render
 
+T = TypeVar("T")
 TEMPLATE_FILE = "chat_template.jinja"
 
 
@@ -109,9 +110,8 @@ class ChatTokenizer:
         Raises:
             ModelError: no turn counts, or a text holds a special token, which would be read as one.
         """
-        if (
-            special := next(filter(None, (self._special.search(m.content) for m in dialogue.messages)), None)
-        ) is not None:
+        held = (self._special.search(message.content) for message in dialogue.messages)
+        if (special := next(filter(None, held), None)) is not None:
             what = f"dialogue {dialogue.id}: its text holds {special[0]!r}, which is a token of the template"
             raise ModelError(what, hint="write it otherwise, or remove the dialogue")
         text = self.render(dialogue, prompt=False)
@@ -165,23 +165,23 @@ class ChatTokenizer:
             generation.write_text(json.dumps(stops, indent=2) + "\n", encoding="utf-8")
 
 
-def require_few(faults: Sequence[ModelError], of: int) -> None:
-    """Dialogues whose replies cannot be told apart are odd ones while they are one, or `MOST_ASIDE` of all at most; of
-    more the first fault is raised: the template or the tokenizer does not fit."""
-    if len(faults) > max(min(1, of - 1), MOST_ASIDE * of):
-        raise faults[0]
+def without_odd(
+    dialogues: Sequence[Dialogue], read: Callable[[Dialogue], T]
+) -> tuple[list[tuple[Dialogue, T]], list[ModelError]]:
+    """What is read of each dialogue, and the faults of odd ones that are left out: one, or `MOST_ASIDE` of all at most.
 
-
-def readable(tokenizer: ChatTokenizer, dialogues: Sequence[Dialogue]) -> list[tuple[Dialogue, ScoredTokens]]:
-    """With their tokens, odd ones left out; see `require_few` for what it raises."""
-    rows, faults = list[tuple[Dialogue, ScoredTokens]](), list[ModelError]()
+    Raises:
+        ModelError: the first fault where there are more; the template or the tokenizer does not fit.
+    """
+    rows, faults = list[tuple[Dialogue, T]](), list[ModelError]()
     for dialogue in dialogues:
         try:
-            rows.append((dialogue, tokenizer.scored(dialogue)))
+            rows.append((dialogue, read(dialogue)))
         except ModelError as fault:
             faults.append(fault)
-    require_few(faults, len(dialogues))
-    return rows
+    if len(faults) > max(min(1, len(dialogues) - 1), MOST_ASIDE * len(dialogues)):
+        raise faults[0]
+    return rows, faults
 
 
 def from_pretrained(factory: Any, folder: Path | None, **options: Any) -> Any:

@@ -34,7 +34,7 @@ from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.meters.base import Grade, Kind
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.grid import BLOCK_BYTES, GROUP
-from halfwatt.models.tokenizer import ChatTokenizer, readable
+from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 from halfwatt.models.weights import Weight, fits, weights, weights_read
 from halfwatt.search.hardware import Hardware
 
@@ -80,7 +80,7 @@ class Exchange:
     def of(cls, dialogues: Sequence[Dialogue], tokenizer: ChatTokenizer) -> Exchange:
         """As the human replies of some dialogues ask for it. Raises BadInput where there is none."""
         fresh = reply = context = turns = 0
-        for dialogue, tokens in readable(tokenizer, dialogues):
+        for dialogue, tokens in without_odd(dialogues, tokenizer.scored)[0]:
             at = [i for i, own in enumerate(tokens.reply) if own]
             turns += len(dialogue.assistant_turns)
             reply += len(at)

@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.training.losses import TopK
-from halfwatt.core.errors import BadInput, ModelError
+from halfwatt.core.errors import BadInput
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.tokenizer import ChatTokenizer, require_few
+from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 
 _STEP = 32  # padded lengths are multiples of it: the shapes that CPU kernels like, and few of them
 _POOL = 64  # batches whose rows are sorted by length together
@@ -91,16 +91,8 @@ def encode_rows(
     Raises:
         BadInput: nothing is left to learn from. ModelError: no replies can be told apart, but for an odd one.
     """
-    rows, faults = list[Row](), list[ModelError]()
-    for dialogue in dialogues:
-        try:
-            t = tokenizer.scored(dialogue)
-        except ModelError as fault:
-            faults.append(fault)
-            continue
-        if any(t.reply[1:longest]):
-            rows.append(Row(dialogue.id, t.ids[:longest], t.reply[:longest]))
-    require_few(faults, len(dialogues))
+    encoded, faults = without_odd(dialogues, tokenizer.scored)
+    rows = [Row(d.id, t.ids[:longest], t.reply[:longest]) for d, t in encoded if any(t.reply[1:longest])]
     if faults:
         progress(f"{len(faults)} of {len(dialogues)} dialogues are not learned from: {faults[0]}")
     if not rows:
