@@ -41,6 +41,7 @@ from tests.support import tiny_models as tiny
 from tests.support.llamacpp_parity import parity_in_llamacpp
 
 CONTEXT = StepContext(dialogues=tiny.dialogues())
+YARN = {"rope_type": "yarn", "factor": 8.0, "rope_theta": 1e4, "original_max_position_embeddings": 64}
 CUTS: dict[str, Step] = {
     "width": Prune(width=0.5),
     "kv_heads": Prune(kv_heads=1),

@@ -21,10 +21,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import halfwatt
+from halfwatt.compress.base import StepContext
+from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.settings import Access
+from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.formats.gguf import Gguf
 from halfwatt.models import chat_model, model_folder
 from halfwatt.models.sampling import Sampling, read_sampling
 from tests.support import tiny_models as tiny
+from tests.support.llamacpp_parity import parity_in_llamacpp
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -306,7 +312,7 @@ def test_unsound_safetensors(folder: Path, data: bytes) -> None:
     (folder / WEIGHTS).write_bytes(data)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with pytest.raises(ModelError, match="not sound safetensors"):
-        model_folder.check_tensors([folder / WEIGHTS])
+        model_folder.check_tensors([folder / WEIGHTS], model_folder.check_config(folder))
     assert time.monotonic() - started < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
     refused(folder, "not sound safetensors")
@@ -337,6 +343,27 @@ def test_all_zero_weights_are_named_and_zero_biases_are_not(tmp_path: Path) -> N
         path, lambda t: [v.zero_() for k, v in t.items() if k.endswith(("h.0.ln_1.weight", "h.1.attn.c_attn.weight"))]
     )
     refused(path, "h.0.ln_1.weight is all zero", "h.1.attn.c_attn.weight is all zero")
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_a_block_that_was_added_to_change_nothing_is_no_damage(arch: str, tmp_path: Path) -> None:
+    """And it is rounded, exported and read again like any other."""
+    ends = {"llama": ("1.self_attn.o_proj.weight", "1.mlp.down_proj.weight"), "gpt2": ("h.1.attn.c_proj.weight",)}[arch]
+    path = tiny.folder(tmp_path, arch)
+    talks = tuple(
+        Dialogue(f"{n}", (Message("user", f"Open door {n}."), Message("assistant", f"Door {n} is open.")))
+        for n in range(8)
+    )
+    change(path, lambda t: [v.zero_() for k, v in t.items() if k.endswith(ends)])
+    model = chat_model.load(path)
+    rounded = Quantize(4, method="gptq").apply(model, StepContext(dialogues=talks))
+    zeros = [name for name in rounded.grid if name.endswith(ends)]
+    assert len(zeros) == len(ends)
+    assert not any(rounded.grid[name].q.any() for name in zeros)
+    for name, one in (("whole", model), ("rounded", rounded)):
+        assert parity_in_llamacpp(one, tmp_path / name).kl_mean < (1e-4 if name == "whole" else 0.02)
+    back = Gguf().read(tmp_path / "whole", Access())
+    assert not any(p.any() for name, p in back.network.named_parameters() if name.endswith(ends))
 
 
 def test_missing_and_unknown_tensors_are_named(folder: Path) -> None:

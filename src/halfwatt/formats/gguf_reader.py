@@ -170,7 +170,7 @@ def _network(
     state, faults = dict[str, torch.Tensor](), list[str]()
     for name, place in where.items():
         values = own.values_of_gguf(name, _in_our_order(file.stored[place.tensor].values(dtype), place.placement.rows))
-        faults += model_folder.faults(place.tensor, values)
+        faults += model_folder.faults(place.tensor, values, may_be_zero=own.may_be_zero(name))
         state[name] = values.T.contiguous() if name in transposed else values
     if faults:
         raise ModelError(f"the weights of {file.path} are damaged", got=first_faults(faults, 5), hint="fetch it again")

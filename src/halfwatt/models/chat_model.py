@@ -110,9 +110,9 @@ def load(
     """
     want, where = torch_dtype(dtype), torch_device(device)
     folder = model_folder.find(path_or_id, offline=offline)
-    model_folder.check_config(folder)
+    own = model_folder.check_config(folder)
     files = model_folder.weight_files(folder)
-    return _assemble(folder, files, chat_template, path_or_id, partial(_network, folder, files, want, where))
+    return _assemble(folder, files, chat_template, path_or_id, partial(_network, folder, files, own, want, where))
 
 
 def outline(path_or_id: str | Path, *, chat_template: Path | None = None, offline: bool = False) -> ChatModel:
@@ -214,9 +214,11 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _network(folder: Path, files: tuple[Path, ...], dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+def _network(
+    folder: Path, files: tuple[Path, ...], own: Architecture, dtype: torch.dtype | None, device: torch.device
+) -> PreTrainedModel:
     """Check the files, build and load the network, and see that every tensor came from them and none was left over."""
-    numbers = model_folder.check_tensors(files)
+    numbers = model_folder.check_tensors(files, own)
     try:
         with quiet():
             size = sum(p.numel() for p in _empty(folder).parameters())

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from halfwatt.core.errors import EnvironmentFault, ModelError
 from halfwatt.core.files import sha256_files
 from halfwatt.dialogues.dialogue import first_faults
+from halfwatt.models.architectures.base import Architecture
 from halfwatt.models.architectures.registry import named_in
 from halfwatt.models.tokenizer import TEMPLATE_FILE, read_json
 
@@ -70,8 +71,8 @@ def _snapshot(hub_id: str, offline: bool) -> Path:
     return Path(snapshot)
 
 
-def check_config(folder: Path) -> None:
-    """See that config.json is of a supported, unquantized model.
+def check_config(folder: Path) -> Architecture:
+    """The architecture of the model, which has to be supported and unquantized, by its config.json.
 
     Raises:
         ModelError: it is not; names what was found and what is supported.
@@ -85,7 +86,7 @@ def check_config(folder: Path) -> None:
     if (quantized := config.get("quantization_config")) is not None:
         got = f"quant_method {quantized.get('quant_method', 'unknown') if isinstance(quantized, dict) else 'unknown'}"
         raise ModelError(f"{folder} is quantized already", got=got, hint="give the model that it was made from")
-    named_in(config, str(folder))
+    return named_in(config, str(folder))
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -124,12 +125,12 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def check_tensors(files: Sequence[Path]) -> int:
+def check_tensors(files: Sequence[Path], own: Architecture) -> int:
     """Look at every tensor once; returns how many numbers there are.
 
     Raises:
-        ModelError: a file is not sound safetensors; a tensor holds NaN or infinity; a matrix is all zero;
-            the weights are integers or 8-bit floats. Names the tensors.
+        ModelError: a file is not sound safetensors; a tensor holds NaN or infinity; a matrix is all zero
+            where none may be; the weights are integers or 8-bit floats. Names the tensors.
     """
     numbers, damaged = 0, []
     for path in files:
@@ -138,7 +139,7 @@ def check_tensors(files: Sequence[Path]) -> int:
                 for name in file.keys():  # noqa: SIM118 - not a dict
                     tensor = file.get_tensor(name)
                     numbers += tensor.numel()
-                    damaged += faults(name, tensor)
+                    damaged += faults(name, tensor, may_be_zero=own.may_be_zero(name))
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{path} is not sound safetensors", got=str(error), hint="fetch it again") from error
     if damaged:
@@ -146,7 +147,7 @@ def check_tensors(files: Sequence[Path]) -> int:
     return numbers
 
 
-def faults(name: str, tensor: torch.Tensor) -> list[str]:
+def faults(name: str, tensor: torch.Tensor, *, may_be_zero: bool = False) -> list[str]:
     """What is wrong with the values of one tensor, in words."""
     if not tensor.numel() or name.endswith(COMPUTED):
         return []
@@ -157,7 +158,9 @@ def faults(name: str, tensor: torch.Tensor) -> list[str]:
         return [f"{name} holds NaN"]
     if math.isinf(low) or math.isinf(high):
         return [f"{name} holds infinity"]
-    sound = name.endswith(("bias", "norm.weight"))  # there are families that add 1 to the weights of norms
+    sound = may_be_zero or name.endswith(
+        ("bias", "norm.weight")
+    )  # there are families that add 1 to the weights of norms
     return [f"{name} is all zero"] if low == high == 0.0 and not sound else []
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tests.contracts.architectures import ArchitectureContract
+from tests.contracts.architectures import YARN, ArchitectureContract
 
 
 class TestMistral(ArchitectureContract):
     arch = "mistral"
     rotates_neighbours = True
-    shapes = ({"head_dim": 32, "sliding_window": None},)
+    shapes = ({"head_dim": 32, "sliding_window": None}, {"rope_parameters": YARN})
     refused = (
         ({"hidden_act": "gelu"}, "SiLU"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "yarn"),
+        ({"rope_parameters": YARN | {"beta_slow": 2.0}}, "beta_slow of 1, not 2"),
     )

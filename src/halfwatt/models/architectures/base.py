@@ -119,6 +119,12 @@ class Architecture(ABC):
         """``sizes``, entries of the config, with what has to change beside them."""
         return sizes
 
+    def may_be_zero(self, parameter: str) -> bool:
+        """Is it a matrix that writes into the residual stream? A block that was added to change nothing has zeros
+        there; elsewhere they are those of a file that was never written."""
+        adds = (self.ffn_out, self.attention_out, *self.other_out)
+        return parameter.removesuffix(".weight").endswith(tuple(f".{name}" for name in adds))
+
     def ffn_width(self, network: PreTrainedModel) -> int:
         """Neurons of each FFN."""
         return self.rows(self.blocks(network)[0].get_submodule(self.ffn_out)).shape[1]

@@ -16,12 +16,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from halfwatt.models.architectures.base import Architecture, GgufValue
 
+_YARN_RAMP = {"beta_fast": 32.0, "beta_slow": 1.0}  # turns within the trained context between which it goes over
+
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaLike(Architecture):
     """Families that a Llama can stand for."""
 
-    rope_types: tuple[str, ...] = ("default", "linear", "llama3")  # scalings of positions that llama.cpp computes alike
+    rope_types: tuple[str, ...] = ("default", "linear", "llama3", "yarn")  # scalings that llama.cpp computes alike
     rotate_neighbours: tuple[str, ...] = ("llama",)  # of the architectures in llama.cpp that it may be written as
     norm_eps: str = "rms_norm_eps"  # the config's entry
     windows: bool = False  # blocks may see a part of the context only
@@ -35,6 +37,8 @@ class LlamaLike(Architecture):
         rope = config.rope_parameters
         if (kind := rope.get("rope_type", "default")) not in self.rope_types:
             problems.append(f"rope scaling {kind} is not exported to GGUF, only {', '.join(self.rope_types)}")
+        elif kind == "yarn":
+            problems += _yarn_problems(rope)
         if (share := rope.get("partial_rotary_factor", 1.0)) != 1.0 and not self.partial:
             problems.append(f"llama.cpp rotates whole heads, not a partial_rotary_factor of {share:g}")
         if not self.windows and "sliding_attention" in (getattr(config, "layer_types", None) or []):
@@ -60,6 +64,8 @@ class LlamaLike(Architecture):
         }
         if rope.get("rope_type") == "linear":
             settings |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+        if rope.get("rope_type") == "yarn":
+            settings |= _yarn_settings(rope)
         return super().gguf_settings(config) | settings
 
     def gguf_config(
@@ -76,6 +82,8 @@ class LlamaLike(Architecture):
             rope["rope_type"] = "default"
         else:
             rope["factor"] = keys["rope.scaling.factor"]
+        if rope["rope_type"] == "yarn":
+            rope |= _yarn_rope(keys)
         if (turned := keys.get("rope.dimension_count", size)) != size:
             rope["partial_rotary_factor"] = turned / size
         if "rope_freqs.weight" in tensors:
@@ -140,6 +148,45 @@ def _llama3_rope(divisors: torch.Tensor, theta: float) -> dict[str, Any]:
         "high_freq_factor": high,
         "original_max_position_embeddings": trained,
     }
+
+
+def _yarn_problems(rope: Mapping[str, Any]) -> list[str]:
+    """llama.cpp has whole numbers for the bounds of the ramp, and reads them for Mistral 3 and Grok alone."""
+    problems, factor = [], rope.get("factor")
+    if not factor or factor <= 1:
+        problems.append(f"yarn's factor is to be above 1 for llama.cpp, not {factor}")
+    for name, usual in _YARN_RAMP.items():
+        if (rope.get(name) or usual) != usual:
+            problems.append(f"llama.cpp's yarn has a {name} of {usual:g}, not {rope[name]}")
+    return problems if rope.get("truncate", True) else [*problems, "llama.cpp's yarn is the truncated one"]
+
+
+def _yarn_settings(rope: Mapping[str, Any]) -> dict[str, GgufValue]:
+    """llama.cpp multiplies the angles' sines and cosines by 1 + 0.1 ln(factor) (YaRN, Peng et al. 2023, eq. 22) and by
+    its attn_factor; transformers by attention_factor, which is the former where nothing else is asked for."""
+    factor, usual = float(rope["factor"]), _yarn_scale(float(rope["factor"]))
+    scale = rope.get("attention_factor")
+    if scale is None:
+        one, all_dims = rope.get("mscale"), rope.get("mscale_all_dim")
+        scale = _yarn_scale(factor, one) / _yarn_scale(factor, all_dims) if one and all_dims else usual
+    return {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": factor,
+        "rope.scaling.original_context_length": int(rope["original_max_position_embeddings"]),
+        "rope.scaling.attn_factor": float(scale) / usual,
+    }
+
+
+def _yarn_rope(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_yarn_settings`."""
+    factor = float(keys["rope.scaling.factor"])
+    trained = keys.get("rope.scaling.original_context_length", keys["context_length"])
+    scale = keys.get("rope.scaling.attn_factor", 1.0) * _yarn_scale(factor)
+    return {"original_max_position_embeddings": trained, "attention_factor": scale}
+
+
+def _yarn_scale(factor: float, times: float = 1.0) -> float:
+    return 1.0 + 0.1 * times * math.log(factor)
 
 
 def fresh(vocab_size: int, context: int, sizes: Mapping[str, int]) -> PreTrainedModel:

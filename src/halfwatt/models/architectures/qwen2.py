@@ -27,5 +27,5 @@ class Qwen2(LlamaLike):
 
 
 ARCHITECTURE = Qwen2(
-    class_name="Qwen2ForCausalLM", model_type="qwen2", gguf_name="qwen2", rope_types=("default", "linear")
+    class_name="Qwen2ForCausalLM", model_type="qwen2", gguf_name="qwen2", rope_types=("default", "linear", "yarn")
 )

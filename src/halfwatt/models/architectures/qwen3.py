@@ -8,6 +8,6 @@ ARCHITECTURE = LlamaLike(
     class_name="Qwen3ForCausalLM",
     model_type="qwen3",
     gguf_name="qwen3",
-    rope_types=("default", "linear"),
+    rope_types=("default", "linear", "yarn"),
     biases=False,
 )
