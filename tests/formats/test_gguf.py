@@ -44,10 +44,28 @@ def test_bf16_values_beyond_f16_stay_bf16_and_are_listed(tmp_path: Path) -> None
         made.network.model.layers[1].mlp.up_proj.weight[0, 0] = 1e5
     written = write_gguf(made, tmp_path / "m.gguf")
     assert [(k.tensor, k.kept_as) for k in written.kept] == [("model.layers.1.mlp.up_proj.weight", "bf16")]
-    assert "65504" in written.kept[0].reason
+    assert "values leave f16's range" in written.kept[0].reason
     stored = read(tmp_path / "m.gguf")["blk.1.ffn_up.weight"]
     assert stored.tensor_type.name == "BF16"
     assert gguf.quants.dequantize(stored.data, stored.tensor_type)[0, 0] == pytest.approx(1e5, rel=0.01)
+
+
+@pytest.mark.parametrize(("power", "kind"), [(0, "F16"), (12, "F16"), (16, "BF16"), (20, "BF16"), (24, "BF16")])
+def test_a_norm_may_be_large_and_the_matrices_behind_it_small(power: int, kind: str, tmp_path: Path) -> None:
+    """The same network, exact in bf16 and at last below the smallest f16; llama.cpp makes inputs what weights are."""
+    made = model(tmp_path, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for block in made.network.model.layers:
+            block.input_layernorm.weight.mul_(2.0**power)
+            for part in (block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj):
+                part.weight.mul_(2.0**-power)
+    assert parity_in_llamacpp(made, tmp_path / "out").kl_mean < (1e-4 if kind == "F16" else 1e-3)
+    stored = read(tmp_path / "out" / "model.gguf")
+    assert {stored[f"blk.{n}.attn_{part}.weight"].tensor_type.name for n in (0, 1) for part in "qkv"} == {kind}
+    if power == 24:
+        assert "model.layers.0.self_attn.q_proj.weight is too small for 16-bit" in " ".join(Quantize(8).problems(made))
+    elif power == 0:
+        assert Quantize(8).problems(made) == Quantize(4).problems(made) == []
 
 
 def test_odd_rows_are_kept_listed_and_still_right(tmp_path: Path) -> None:

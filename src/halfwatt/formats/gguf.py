@@ -1,7 +1,7 @@
 """Write a ChatModel as a GGUF file: the grid's integers as they are, everything else in 16 or 32 bits.
 
     matrix on the grid       Q8_0 or Q4_0 blocks with the same integers and fp16 scales
-    other matrix             F16; BF16 or F32 where its values leave f16's range
+    other matrix             F16; BF16 or F32 where f16 does not hold its values, or what it is multiplied by
     position embedding       F32 (llama.cpp adds its rows to f32 activations)
     norm, bias               F32
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,12 +33,14 @@ from halfwatt.formats.gguf_tokenizer import vocabulary, write_tokenizer
 from halfwatt.models import ngram_table
 from halfwatt.models.architectures.base import Placement
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.grid import GROUP, GridTensor, pack
+from halfwatt.models.grid import GROUP, GridTensor, dequantize, pack
 from halfwatt.models.lineage import KeptLayer
 from halfwatt.models.tokenizer import read_json
 from halfwatt.models.weights import Weight, weights
 
-_F16_MAX = 65504.0
+F16_MAX = 65504.0
+_BF16_ROUNDING = 2.0**-9  # relative; f16 rounds eight times finer until it runs out of range at either end
+_AT_ONCE = 1 << 22  # numbers that are float32 at a time
 _OF_PHI3 = {"</s>", "<unk>", "<s>", "<|endoftext|>"}  # llama.cpp loads no file that is named after it and has not these
 PRECISIONS = {Type.Q4_0: "int4", Type.Q8_0: "int8", Type.F16: "f16", Type.BF16: "bf16", Type.F32: "f32"}
 _VALUE_TYPES = {
@@ -87,6 +89,9 @@ class Written:
 class Gguf:
     """Implements `halfwatt.formats.base.Format`."""
 
+    wide: frozenset[str] = frozenset()
+    """Weights that llama.cpp cannot multiply by in 16-bit floats with f16's range: their inputs leave it."""
+
     name: ClassVar[str] = "gguf"
     runtime: ClassVar[RuntimeName] = "llamacpp"
 
@@ -129,7 +134,7 @@ class Gguf:
         """
         require_writable(model, self)
         with new_folder(folder) as part:
-            written = write_gguf(model, part / GGUF_FILE)
+            written = write_gguf(model, part / GGUF_FILE, self.wide)
             write_companions(model, part)
             if model.draft is not None:
                 ngram_table.write_table(model.draft, part / DRAFT_FILE)
@@ -152,13 +157,15 @@ class Gguf:
         return artifact
 
 
-def write_gguf(model: ChatModel, to: Path) -> Written:
+def write_gguf(model: ChatModel, to: Path, wide: Collection[str] = ()) -> Written:
     """Write ``model`` to the file ``to``. `Gguf.problems` says beforehand whether llama.cpp computes it as torch does.
+
+    wide: see `Gguf`
 
     Raises:
         ModelError: a tensor or tokenizer that GGUF does not have; named.
     """
-    config, own, tensors = model.network.config, model.architecture, tuple(_tensors(model))
+    config, own, tensors = model.network.config, model.architecture, tuple(_tensors(model, wide))
     writer = gguf.GGUFWriter(None, own.gguf_architecture(config))
     words, name = vocabulary(model.tokenizer, config.vocab_size), model.source.name
     if not re.search("phi-?3", name.lower()) or set(words.tokens) >= _OF_PHI3:
@@ -180,7 +187,7 @@ def write_gguf(model: ChatModel, to: Path) -> Written:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Written(tuple(_kept(model, tensors)), tuple(parts_of(tensors)))
+    return Written(tuple(_kept(model, tensors, wide)), tuple(parts_of(tensors)))
 
 
 def write_companions(model: ChatModel, folder: Path) -> None:
@@ -209,12 +216,16 @@ def precision(model: ChatModel) -> str:
     return "+".join(part for part in parts if part)
 
 
-def _tensors(model: ChatModel) -> Iterator[Tensor]:
+def _tensors(model: ChatModel, wide: Collection[str]) -> Iterator[Tensor]:
     config, own = model.network.config, model.architecture
     matrices, parameters = {w.name: w for w in weights(model.network)}, dict(model.network.named_parameters())
     for place in places(own, config, model.network):
         if (matrix := matrices.get(place.parameter)) is not None:
-            data, kind = _matrix(matrix, model.grid.get(place.parameter), place.placement)
+            grid = model.grid.get(place.parameter)
+            if place.parameter not in wide:
+                data, kind = _matrix(matrix, grid, place.placement)
+            else:
+                data, kind = _floats(matrix.rows() if grid is None else dequantize(grid), place.placement, wide=True)
         else:
             values = own.gguf_values(place.parameter, parameters[place.parameter].detach().float())
             data, kind = _ordered(values, place.placement.rows).contiguous().numpy(force=True), Type.F32
@@ -233,22 +244,37 @@ def _matrix(weight: Weight, grid: GridTensor | None, place: Placement) -> tuple[
         groups = None if place.columns is None else place.columns[::GROUP] // GROUP  # they stay whole
         q, scale = _ordered(grid.q, place.rows, place.columns), _ordered(grid.scale, place.rows, groups)
         return pack(GridTensor(q, scale, grid.bits)).numpy(force=True), Type.Q8_0 if grid.bits == 8 else Type.Q4_0
-    values = _ordered(weight.rows(), place.rows, place.columns)
     if weight.role == "positions":
-        return values.float().numpy(force=True), Type.F32
-    if float(values.abs().max()) <= _F16_MAX:
+        return _ordered(weight.rows(), place.rows, place.columns).float().numpy(force=True), Type.F32
+    return _floats(weight.rows(), place)
+
+
+def _floats(values: torch.Tensor, place: Placement, *, wide: bool = False) -> tuple[NDArray[Any], Type]:
+    values = _ordered(values, place.rows, place.columns)
+    if not wide and _held_by_f16(values):
         return values.to(torch.float16).contiguous().numpy(force=True), Type.F16
     if values.dtype == torch.bfloat16:
         return values.contiguous().view(torch.uint8).numpy(force=True), Type.BF16
     return values.float().contiguous().numpy(force=True), Type.F32
 
 
-def _kept(model: ChatModel, tensors: tuple[Tensor, ...]) -> Iterator[KeptLayer]:
+def _held_by_f16(values: torch.Tensor) -> bool:
+    """Does f16 lose no more of a matrix, in its norm, than bf16's own rounding would?"""
+    error = whole = 0.0
+    for part in torch.split(values, max(1, _AT_ONCE // values.shape[1])):
+        exact = part.float()
+        error += float((exact - part.to(torch.float16)).square().sum())
+        whole += float(exact.square().sum())
+    return error <= _BF16_ROUNDING**2 * whole  # false where a value becomes infinite
+
+
+def _kept(model: ChatModel, tensors: tuple[Tensor, ...], wide: Collection[str]) -> Iterator[KeptLayer]:
     """What stayed at higher precision than asked, as which type: off the grid, or outside f16's range."""
     asked = {k.tensor: k.reason for k in model.kept}
     for weight, kind in ((t.weight, t.kind) for t in tensors if t.weight is not None):
-        wide = weight.role != "positions" and kind in (Type.BF16, Type.F32)
-        reasons = (f"values beyond f16's {_F16_MAX:.0f}" if wide else None, asked.get(weight.name))
+        beyond = weight.role != "positions" and kind in (Type.BF16, Type.F32)
+        what = "its inputs leave" if weight.name in wide else "its values leave"
+        reasons = (f"{what} f16's range" if beyond else None, asked.get(weight.name))
         if any(reasons):
             yield KeptLayer(weight.name, kind.name.lower(), "; ".join(filter(None, reasons)))
 

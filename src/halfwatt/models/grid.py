@@ -23,6 +23,7 @@ ScaleSearch = Literal["absmax", "mse", "hqq"]
 _LIMITS = {8: (-127, 127), 4: (-8, 7)}
 BLOCK_BYTES = {8: 2 + GROUP, 4: 2 + GROUP // 2}  # fp16 scale, then the integers
 _FP16_NORMAL, _FP16_STEP = 2.0**-14, 2.0**-24  # smallest normal number; distance of the subnormal ones
+LEAST_SCALE = 2.0**-18  # below it the steps between subnormal scales are over 1.5 % of one
 _HQQ_P, _HQQ_BETA, _HQQ_STEPS = 0.7, 10.0, 20
 _CHUNK = 1 << 18  # weights searched at a time, 1 MB as float32: nothing larger is ever there, and it stays in a cache
 

@@ -17,6 +17,7 @@ from halfwatt.compress.training.teacher_cache import RuntimeTeacher
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate.examine import prove, prove_given
+from halfwatt.evaluate.f16_range import inputs_beyond_f16
 from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact, write_artifact
 from halfwatt.formats.gguf import Gguf
 from halfwatt.formats.gguf_given import as_given
@@ -81,7 +82,17 @@ def build_artifact(
 def export(product: ChatModel, proof: Sequence[Dialogue], folder: Path, device: str = "cpu") -> Artifact:
     """Write it for llama.cpp, and prove that in its own runtime."""
     exported = Gguf().write(product, folder)
-    return prove(product, ServingSpec(exported, OperatingPoint(), Access(device)), proof)
+    return prove_export(product, ServingSpec(exported, OperatingPoint(), Access(device)), proof)
+
+
+def prove_export(product: ChatModel, spec: ServingSpec, proof: Sequence[Dialogue]) -> Artifact:
+    """With its parity record; where it computes what no number is, it is written anew without f16 where that is why."""
+    artifact = prove(product, spec, proof)
+    finite = artifact.parity is None or artifact.parity.finite
+    if not (wide := frozenset[str]() if finite else inputs_beyond_f16(product, proof)):
+        return artifact
+    shutil.rmtree(spec.artifact.path)
+    return prove(product, replace(spec, artifact=Gguf(wide).write(product, spec.artifact.path)), proof)
 
 
 def _once(folder: Path, make: Callable[[], Artifact]) -> Artifact:

@@ -14,6 +14,7 @@ from halfwatt.formats.registry import load_model
 from halfwatt.models import chat_model
 from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import ServingSpec
+from halfwatt.search.build import prove_export
 
 
 def served(
@@ -38,5 +39,6 @@ def proved(name: str, spec: ServingSpec, settings: RunSettings, proof: Sequence[
     settings.progress(f"proving {name} in its own runtime")
     exported, some = spec.artifact.runtime == "llamacpp", proof[: settings.protocol.parity_dialogues]
     model = load_model(name, settings.access) if exported else chat_model.load(spec.artifact.path)
-    given = exported and is_gguf(model)
-    return replace(spec, artifact=prove_given(spec, some) if given else prove(model, spec, some))
+    if exported and is_gguf(model):
+        return replace(spec, artifact=prove_given(spec, some))
+    return replace(spec, artifact=(prove_export if exported else prove)(model, spec, some))

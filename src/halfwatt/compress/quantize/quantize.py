@@ -19,7 +19,7 @@ from halfwatt.compress.training.batches import Batch, calibration
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.grid import GROUP, Bits, GridTensor, ScaleSearch, dequantize, quantize
+from halfwatt.models.grid import GROUP, LEAST_SCALE, Bits, GridTensor, ScaleSearch, dequantize, limits, quantize
 from halfwatt.models.lineage import KeptLayer
 from halfwatt.models.weights import Weight, emptied, fill, fits, head_name, misfit, untie, weights
 
@@ -96,6 +96,10 @@ class Quantize(Step):
             problems.append(f"it is on an integer grid already ({' -> '.join(model.lineage)})")
         every = tuple(weights(model.network))
         problems += [f"{w.name} holds values that are not finite" for w in every if not w.parameter.isfinite().all()]
+        for w in filter(fits, every):
+            peak = float(max(w.parameter.detach().aminmax(), key=abs).abs())
+            if 0 < peak < LEAST_SCALE * limits(self._bits(w))[1]:
+                problems.append(f"{w.name} is too small for 16-bit scales, none of its values exceeds {peak:.2g}")
         if unknown := sorted(set(self.int8) - {w.name for w in every} - {head_name(model.network)}):
             problems.append(f"int8 names {unknown[0]}, which is no weight of this model")
         if not any(map(fits, every)):
