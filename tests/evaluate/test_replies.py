@@ -48,5 +48,8 @@ def test_a_scored_reply_keeps_what_the_gate_needs(spec: ServingSpec) -> None:
     ended = scored_reply(request, Reply("so", (70, tiny.START, tiny.END), 5, 0, stopped=True), special)
     assert (ended.dialogue, ended.turn, ended.seed, ended.text, ended.cap) == ("d", 1, 2, "so", 9)
     assert (ended.reference, ended.tokens, ended.stopped, ended.leaked) == ("Hello!", 3, True, 1)
+    thinking = Reply("Who is it?</think>\n\nso", (70, tiny.END), 5, 0, stopped=True)
+    thoughtful = scored_reply(request, thinking, special, opened=True)
+    assert (thoughtful.text, thoughtful.tokens, thoughtful.thought) == ("so", 2, len("Who is it?</think>\n\n"))
     endless = scored_reply(request, Reply("so", (tiny.START, tiny.START), 5, 0, stopped=False), special)
     assert (endless.tokens, endless.stopped, endless.leaked) == (2, False, 2)

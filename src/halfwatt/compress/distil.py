@@ -35,6 +35,7 @@ from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.meters.cost import Cost, CostMeter
 from halfwatt.models.chat_model import ChatModel
+from halfwatt.models.thinking import answer_of
 
 Kind = Literal["labels", "logits", "sequence", "on_policy", "together"]
 Divergence = Literal["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl", "jsd"]
@@ -95,7 +96,7 @@ def answer_anew(
     """
     cost_meter, tokens, passes = CostMeter(context.meter, context.device), 0, 0
     messages: list[tuple[Message, ...]] = [() for _ in dialogues]
-    live = list(range(len(dialogues)))
+    live, opened = list(range(len(dialogues))), model.tokenizer.opens_thinking
     for turn in range(max(len(d.assistant_turns) for d in dialogues)):
         ready = [i for i in live if turn < len(dialogues[i].assistant_turns)]
         live = []
@@ -108,7 +109,7 @@ def answer_anew(
             replies = sample(model, ids, 0.8, cap, seed=context.settings.seed + 1009 * turn + start)
             tokens, passes = tokens + sum(map(len, replies)), passes + max(map(len, replies))
             for i, prompt, reply in zip(some, prompts, replies, strict=True):
-                text = model.tokenizer.decode(reply)
+                text = answer_of(model.tokenizer.decode(reply), opened=opened)
                 if reply and reply[-1] in model.tokenizer.eos_ids and text.strip():
                     messages[i] = (*prompt.messages, Message("assistant", text))
                     live.append(i)
@@ -199,6 +200,7 @@ class Distil(Step):
             TrainingDiverged: see `train`.
         """
         original = model if self.kind == "labels" else self._original(model, context)
+        model = replace(model, tokenizer=model.tokenizer.answering_at_once())
         student: Any = copy.deepcopy(model.network).float()  # type: ignore[no-untyped-call]
         teacher: Any = None if original.run_only else copy.deepcopy(original.network)
         dialogues: Sequence[Dialogue] = training_dialogues(context, self.epochs)

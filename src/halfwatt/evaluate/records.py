@@ -114,6 +114,7 @@ class ScoredReply:
     cap: int
     reference: str  # the human or gold reply
     leaked: int = 0  # special tokens inside the reply; the text does not show them
+    thought: int = 0  # characters of what it thought before the text, which has none of it; the tokens have
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from halfwatt.core.types import Progress
 from halfwatt.evaluate.records import ScoredReply
 from halfwatt.evaluate.requests import ReplyRequest
+from halfwatt.models.thinking import answer_of
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import Reply
 from halfwatt.runtimes.serving_pool import in_processes
@@ -46,11 +47,14 @@ def generate_replies(
     fours = max(1, math.ceil(len(requests) / (4 * MOST)))
     size = max(LEAST, math.ceil(len(requests) / (4 * fours)))
     shards = [[request for rows in requests[i : i + size] for request in rows] for i in range(0, len(requests), size)]
-    special = special_ids(ChatTokenizer.load(spec.artifact.path))
+    chat = ChatTokenizer.load(spec.artifact.path)
+    special, opened = special_ids(chat), chat.opens_thinking
 
     def answer(process: ServingProcess, shard: Sequence[ReplyRequest]) -> list[ScoredReply]:
         replies = process.replies([r.prompt for r in shard], [r.sampling for r in shard])
-        return [scored_reply(request, reply, special) for request, reply in zip(shard, replies, strict=True)]
+        return [
+            scored_reply(request, reply, special, opened=opened) for request, reply in zip(shard, replies, strict=True)
+        ]
 
     scored: list[ScoredReply] = []
     for count, replies in enumerate(in_processes(replace(spec, at=at), shards, answer), start=1):
@@ -65,17 +69,20 @@ def special_ids(tokenizer: ChatTokenizer) -> frozenset[int]:
     return frozenset(ids[0] for ids in encoded if len(ids) == 1)
 
 
-def scored_reply(request: ReplyRequest, reply: Reply, special: frozenset[int]) -> ScoredReply:
-    """A reply with what the gate needs to judge it. special: as `special_ids` gives them."""
+def scored_reply(request: ReplyRequest, reply: Reply, special: frozenset[int], *, opened: bool = False) -> ScoredReply:
+    """A reply with what the gate needs to judge it. special: as `special_ids` gives them; opened: the prompt lets it
+    think first, and what it thinks is no part of the text."""
+    text = answer_of(reply.text, opened=opened)
     inside = reply.token_ids[:-1] if reply.stopped else reply.token_ids
     return ScoredReply(
         dialogue=request.dialogue.id,
         turn=request.turn,
         seed=request.seed,
-        text=reply.text,
+        text=text,
         tokens=len(reply.token_ids),
         stopped=reply.stopped,
         cap=request.sampling.max_new_tokens,
         reference=request.dialogue.messages[request.turn].content,
         leaked=sum(token in special for token in inside),
+        thought=len(reply.text) - len(text),
     )

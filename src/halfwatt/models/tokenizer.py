@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from halfwatt.core.errors import ModelError
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.template_sandbox import Declined, check_template, render
+from halfwatt.models.thinking import answer_of, opening, reply_begins
 
 T = TypeVar("T")
 TEMPLATE_FILE = "chat_template.jinja"
@@ -104,8 +105,9 @@ class ChatTokenizer:
     def scored(self, dialogue: Dialogue) -> ScoredTokens:
         """Token ids of the whole dialogue, and which of them the assistant wrote.
 
-        A turn counts when the tokens of its prompt begin the whole and a stop token comes right after its content.
-        Templates may rewrite earlier turns when later ones follow; turns that this changes are left out.
+        A turn counts when the tokens of its prompt begin the whole, but for a <think> that the prompt opens, and a stop
+        token comes right after its content. Templates may rewrite earlier turns when later ones follow; turns that this
+        changes are left out.
 
         Raises:
             ModelError: no turn counts, or a text holds a special token, which would be read as one.
@@ -119,28 +121,56 @@ class ChatTokenizer:
         ids, offsets = list(encoding.ids), encoding.offsets
         reply, end, begun = [False] * len(ids), [False] * len(ids), False
         for turn in dialogue.assistant_turns:
-            prompt = self.render(dialogue.before(turn), prompt=True)
-            first = self.encode(prompt)
-            content = dialogue.messages[turn].content.strip()
-            at = text.find(content, len(prompt))
-            if ids[: len(first)] != first or at < 0:
+            if (where := self._told_apart(text, ids, offsets, dialogue, turn)) is None:
                 continue
-            after = at + len(content)
+            first, after = where
             begun = True
-            stop = next((i for i in range(len(first), len(ids)) if ids[i] in self.eos_ids), None)  # the turn's own
+            stop = next((i for i in range(first, len(ids)) if ids[i] in self.eos_ids), None)  # the turn's own
             if stop is not None and offsets[stop][0] >= after and not text[after : offsets[stop][0]].strip():
-                reply[len(first) : stop + 1] = [True] * (stop + 1 - len(first))
+                reply[first : stop + 1] = [True] * (stop + 1 - first)
                 end[stop] = True
         if not any(end):
             tokens = ", ".join(repr(self.hf.convert_ids_to_tokens(i)) for i in self.eos_ids)
             stopless = f"no assistant turn of the template ends in one of the stop tokens {tokens}"
-            otherwise = "the tokens of its prompts do not begin those of the whole, as where a template opens <think>"
+            otherwise = "the tokens of its prompts do not begin those of the whole"
             raise ModelError(
                 f"dialogue {dialogue.id}: no reply can be told apart in the rendered text",
                 got=stopless if begun else f"{otherwise}, or a reply begins with a line break",
                 hint="check the chat template and the eos_token_id list of generation_config.json" if begun else None,
             )
         return ScoredTokens(tuple(ids), tuple(reply), tuple(end))
+
+    def _told_apart(
+        self, text: str, ids: list[int], offsets: Sequence[tuple[int, int]], dialogue: Dialogue, turn: int
+    ) -> tuple[int, int] | None:
+        """The first token of a reply in the rendered text, and the character after its last; None = it cannot be."""
+        prompt = self.render(dialogue.before(turn), prompt=True)
+        answer = answer_of(dialogue.messages[turn].content).strip()
+        if (start := reply_begins(text, prompt, answer)) is not None:
+            first = next((i for i, (_, end) in enumerate(offsets) if end > start), len(ids))
+            return first, start + len(answer)
+        before, start = self.encode(prompt), text.find(answer, len(prompt))
+        return (len(before), start + len(answer)) if ids[: len(before)] == before and start >= 0 else None
+
+    @property
+    def opens_thinking(self) -> bool:
+        """Does the template let the model think before it answers?"""
+        opened = opening(self.render(self.one_exchange("Hi").before(-1), prompt=True))
+        return bool(opened) and "</think>" not in opened
+
+    def answer_prompt_ids(self, dialogue: Dialogue) -> list[int]:
+        """Token ids after which an answer comes at once: what the template opens is closed."""
+        prompt = self.render(dialogue, prompt=True)
+        opened = opening(prompt)
+        return self.encode(f"{prompt}</think>\n\n" if opened and "</think>" not in opened else prompt)
+
+    def answering_at_once(self) -> ChatTokenizer:
+        """With a template that opens no <think>, for models that learn what people say: they do not think aloud."""
+        if not self.opens_thinking:
+            return self
+        opened = opening(self.render(self.one_exchange("Hi").before(-1), prompt=True))
+        cut = f"text[:-{len(opened)}] if add_generation_prompt and text.endswith({json.dumps(opened)}) else text"
+        return ChatTokenizer(self.hf, f"{{% set text %}}{self.template}{{% endset %}}{{{{ {cut} }}}}", self.eos_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens."""

@@ -125,7 +125,7 @@ class LlamaCppSession:
 
     def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
         """Summed log p of each text's first tokens as the reply to ``dialogue``, in nats, in a context of its own."""
-        prompt = self.tokenizer.prompt_ids(dialogue)
+        prompt = self.tokenizer.answer_prompt_ids(dialogue)
         ids = [self.tokenizer.encode(text)[:longest] for text in texts]
         require_room(len(prompt), self.longest, max(map(len, ids)))
         return self._in_thread(lambda: self._score(prompt, ids))

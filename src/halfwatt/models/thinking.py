@@ -1,0 +1,33 @@
+"""Reasoning between <think> and </think>, which some models write before they answer; people see what comes after."""
+
+from __future__ import annotations
+
+import re
+
+_OPENED = re.compile(r"<think>\s*(</think>\s*)?$")  # what a prompt may end with
+_EMPTY = re.compile(r"\s*(<think>\s*</think>)?\s*")
+
+
+def answer_of(text: str, *, opened: bool = False) -> str:
+    """What a reply says when it has thought; nothing, where it never came to an end of it. opened: by its prompt."""
+    before, closed, answer = text.rpartition("</think>")
+    if closed:
+        return answer.lstrip()
+    before, opened_here, _ = text.partition("<think>")
+    return before if opened_here else "" if opened else text
+
+
+def opening(prompt: str) -> str:
+    """What a prompt ends with where it lets the model think, or says that it has; "" elsewhere."""
+    end = _OPENED.search(prompt)
+    return end.group() if end else ""
+
+
+def reply_begins(text: str, prompt: str, answer: str) -> int | None:
+    """Where an answer stands in a dialogue's ``text`` whose template does not show the thinking that the prompt opens,
+    or shows that there was none; None = this is no such template."""
+    before = prompt.removesuffix(opening(prompt))
+    at = text.find(answer, len(before))
+    if before == prompt or at < 0 or not text.startswith(before):
+        return None
+    return at if _EMPTY.fullmatch(text, len(before), at) else None
