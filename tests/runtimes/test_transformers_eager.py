@@ -19,7 +19,7 @@ from halfwatt.formats.artifact import Artifact
 from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.models import chat_model
 from halfwatt.models.architectures.registry import architecture_of
-from halfwatt.models.sampling import Sampling
+from halfwatt.models.sampling import Sampling, read_sampling
 from halfwatt.models.weights import weights_read
 from halfwatt.runtimes.base import OperatingPoint, Reply
 from halfwatt.runtimes.transformers_eager import (
@@ -63,6 +63,65 @@ def drain(pieces: Any) -> tuple[list[str], Reply]:
             told.append(next(pieces))
         except StopIteration as end:
             return told, end.value
+
+
+OWN: dict[str, Any] = {
+    "no_repeat_ngram_size": 2,
+    "min_new_tokens": 20,
+    "min_length": 30,
+    "num_beams": 3,
+    "suppress_tokens": "the first replies' tokens",
+    "begin_suppress_tokens": "the first replies' tokens",
+    "bad_words_ids": "the first replies' tokens",
+    "stop_strings": ["e", "a"],
+    "exponential_decay_length_penalty": [2, 1.5],
+    "encoder_repetition_penalty": 2.0,
+    "guidance_scale": 1.5,
+}
+
+
+@pytest.mark.parametrize("setting", OWN)
+def test_the_models_own_settings_hold_alone_and_in_a_batch(setting: str, tmp_path: Path) -> None:
+    """As in transformers' ``generate`` of the folder as it is; where they are left out another reply comes."""
+    with session(tiny.folder(tmp_path / "plain", "llama")) as opened:
+        plain = [list(reply.token_ids) for prompt in prompts() for reply in opened.reply([prompt], GREEDY)]
+    first = sorted({ids[0] for ids in plain})
+    given = {"suppress_tokens": first, "begin_suppress_tokens": first, "bad_words_ids": [[token] for token in first]}
+    own = given.get(setting, OWN[setting])
+    stops = [tiny.END, tiny.TEXT_END, *({ids[4] for ids in plain} if setting.startswith("min") else ())]
+    generation = {setting: own, "eos_token_id": stops, "max_new_tokens": 20}
+    folder = tiny.folder(tmp_path, "llama", generation=generation)
+    assert read_sampling(folder).only_transformers == (f"{setting} = {str(own)[:40]}",)
+    network: Any = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
+    theirs = []
+    with session(folder) as opened:
+        for prompt in prompts():
+            ids = torch.tensor([opened.tokenizer.prompt_ids(prompt)])
+            more = {"tokenizer": tokenizer} if setting == "stop_strings" else {}
+            reply = network.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **more)
+            theirs.append(reply[0, ids.shape[1] :].tolist())
+        alone = [list(opened.reply([prompt], GREEDY)[0].token_ids) for prompt in prompts()]
+        streamed = [drain(opened.stream(prompt, GREEDY))[1] for prompt in prompts()]
+        together = opened.reply(prompts(), GREEDY)
+    assert alone == theirs == [list(reply.token_ids) for reply in streamed]
+    assert alone != plain
+    if setting != "min_length":  # transformers counts what pads a prompt
+        assert [list(reply.token_ids) for reply in together] == alone
+    if setting == "stop_strings":
+        assert any(reply.stopped and reply.token_ids[-1] not in (tiny.END, tiny.TEXT_END) for reply in together)
+
+
+def test_a_way_of_generating_that_transformers_has_no_more_is_refused(tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, "llama", generation={"num_beam_groups": 2, "num_beams": 4})
+    with pytest.raises(ModelError, match=r"transformers 5 does not do.*num_beam_groups = 2"):
+        read_sampling(folder)
+
+
+def test_what_holds_only_where_replies_are_drawn_is_told_only_there(tmp_path: Path) -> None:
+    drawn = tiny.folder(tmp_path, "llama", seed=1, generation={"typical_p": 0.5, "do_sample": True})
+    assert read_sampling(drawn).only_transformers == ("typical_p = 0.5",)
+    assert read_sampling(tiny.folder(tmp_path, "llama", generation={"typical_p": 0.5})).only_transformers == ()
 
 
 @pytest.mark.parametrize("arch", tiny.ARCHS)
@@ -121,10 +180,10 @@ def test_sampling_depends_on_its_seed_alone(folder: Path) -> None:
         assert opened.reply(prompts()[:1], replace(WARM, top_k=1)) == opened.reply(prompts()[:1], GREEDY)
 
 
-def test_the_models_own_generation_config_does_not_leak_in(tmp_path: Path) -> None:
+def test_how_the_model_itself_would_draw_does_not_leak_in(tmp_path: Path) -> None:
     with session(tiny.folder(tmp_path, "llama")) as opened:
         plain = opened.reply(prompts(), GREEDY)
-    loud = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "min_p": 0.5}
+    loud = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "min_p": 0.5, "typical_p": 0.5}
     with session(tiny.folder(tmp_path / "loud", "llama", generation=loud)) as opened:
         assert opened.reply(prompts(), GREEDY) == plain
         assert opened.reply(prompts(), replace(GREEDY, repetition_penalty=3.0)) != plain

@@ -17,9 +17,10 @@ from halfwatt.evaluate.records import Fit, GateCheck, QualityInputs, QualityRepo
 from halfwatt.evaluate.requests import Workload
 from halfwatt.meters import modelled
 from halfwatt.search.candidate import order_of
-from halfwatt.search.lab import Lab
+from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.stages import (
     AS_COMMONLY_RUN,
+    FitOrder,
     JudgeOrder,
     MeasureOrder,
     TuneOrder,
@@ -32,7 +33,7 @@ from halfwatt.search.stages import (
     tune,
 )
 from tests.search.conftest import PLAIN, Ground
-from tests.support.scripted_lab import ScriptedStore, equal_likelihoods, run_of
+from tests.support.scripted_lab import Script, ScriptedStore, equal_likelihoods, run_of
 
 PLAN = MeasurePlan(2, 2)
 
@@ -181,3 +182,29 @@ def test_candidates_are_judged_on_no_more_dialogues_than_it_takes(
     assert store.computed.count("reference_replies") == 2, "two parts, whoever is judged"
     sealed = replace(lab, split="test")
     assert [len(part.workload.dialogues) for part in sealed.parts()] == [10], "no looking before the number is fixed"
+
+
+def test_what_users_hear_is_the_original_as_commonly_run_where_only_that_does_what_its_settings_ask(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = ground.b1.artifact.parity
+    assert proof is not None
+    monkeypatch.setattr("halfwatt.search.stages.examine", lambda *_: QualityInputs(proof, (), (), ()))
+    monkeypatch.setattr("halfwatt.search.stages.gate.judge", lambda read, **_: reported(likelihood="PASS", read=read))
+
+    def heard(only_transformers: tuple[str, ...]) -> tuple[str, str]:
+        answering, read = list[Contender](), list[FitOrder]()
+        script: Script = {
+            "reference_replies": lambda order: answering.append(order) or (),  # type: ignore[func-returns-value]
+            "reference_fit": lambda order: read.append(order) or (),  # type: ignore[func-returns-value]
+        }
+        generation = replace(ground.job.model.generation, only_transformers=only_transformers)
+        job = replace(ground.job, model=replace(ground.job.model, generation=generation), out=tmp_path)
+        lab = Lab.of(job, ScriptedStore(tmp_path / str(only_transformers), script), job.tune, "tune")
+        lab.run(judge, JudgeOrder(ground.b1, ground.b1, job.settings.margins))
+        assert read[0].reference == answering[0]
+        assert read[0].judge.artifact == ground.b1.artifact, "who judges does not change"
+        return answering[0].name, answering[0].artifact.runtime
+
+    assert heard(()) == ("B1", "llamacpp")
+    assert heard(("num_beams = 3",)) == ("B0", "torch_eager")

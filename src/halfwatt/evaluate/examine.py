@@ -30,6 +30,7 @@ from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.models.chat_model import ChatModel
+from halfwatt.models.sampling import read_sampling
 from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 from halfwatt.models.vocabulary_map import VocabularyMap
 from halfwatt.runtimes.base import Session
@@ -79,17 +80,20 @@ def require_equal(artifact: Artifact, margins: Margins) -> None:
 
 
 def _remarks(spec: ServingSpec, chat: ChatTokenizer, dialogues: Sequence[Dialogue]) -> tuple[str, ...]:
-    """What others read otherwise: halfwatt hands ids to the runtime, other programs let it split text by itself. It is
-    asked in a process of its own, because there are texts that end it."""
+    """What the runtime leaves out of the model's settings, and what others read otherwise: halfwatt hands ids to the
+    runtime, other programs let it split text by itself. It is asked in a process of its own: there are texts that end
+    it."""
     if spec.artifact.runtime != "llamacpp" or spec.command:
         return ()
+    beyond = ", ".join(read_sampling(spec.artifact.path).only_transformers)
+    left_out = f"llama.cpp leaves out what generation_config.json asks for: {beyond}" if beyond else None
     label = "the runtime's own tokenizer (used by other programs, never by us)"
     try:
         with ServingProcess(spec) as process:
             different = parity.first_difference(label, process.tokenize, chat, dialogues)
     except HalfwattError as error:
         different = f"{label} gave up: {error}"
-    return tuple(filter(None, [different]))
+    return tuple(filter(None, [different, left_out]))
 
 
 def examine(

@@ -153,6 +153,8 @@ def make_workload(
             f"{split}: {n - len(faults) - len(dialogues)} dialogues whose first turn does not fit were left out"
         )
     how = (settings.seeds, seed, settings.fit_dialogues, settings.fit_tokens)
+    if beyond := chat_format.generation.only_transformers:
+        notes.append(f"generation_config.json asks for {', '.join(beyond)}: transformers does it, llama.cpp does not")
     return Workload(tuple(dialogues), tokenizer, chat_format.generation, cap, tuple(notes), *how)
 
 

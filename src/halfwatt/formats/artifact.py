@@ -55,7 +55,7 @@ class Parity:
     kl_max: float
     top1: float  # share of tokens where both prefer the same; near ties of the model in memory count as the same
     problems: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()  # what only other programs would read otherwise
+    remarks: tuple[str, ...] = ()  # what other programs would read otherwise, and its runtime leaves out
 
 
 ARTIFACT, GGUF_FILE, DRAFT_FILE = "artifact.json", "model.gguf", "draft.safetensors"

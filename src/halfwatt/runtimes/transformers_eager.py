@@ -1,12 +1,14 @@
 """The model as it is commonly run: transformers' ``generate``. Baseline B0, and the reference for correctness.
 
-Nothing is tuned: the default attention, torch's own number of threads unless one is asked for, a KV cache within a
-reply and none between replies (`Reply.tokens_cached` is 0 whatever the operating point says).
+The model's own settings of beams and bans hold, which no other runtime here has; how replies are drawn and how long
+they may be is asked for with each. Nothing is tuned: the default attention, torch's own number of threads unless one is
+asked for, a KV cache within a reply and none between replies (`Reply.tokens_cached` is 0 whatever the operating point
+says).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -28,10 +30,13 @@ from halfwatt.formats.artifact import Artifact
 from halfwatt.models import model_folder
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import quiet, torch_device, torch_dtype
-from halfwatt.models.sampling import Sampling
+from halfwatt.models.sampling import AND_DRAWN, ONLY_TRANSFORMERS, Sampling
 from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained
 from halfwatt.models.weights import weights_read
 from halfwatt.runtimes.base import OperatingPoint, Reply, one_by_one, require_room, stream_text
+
+_OF_BEAMS = "early_stopping", "length_penalty"
+_OWN = (*ONLY_TRANSFORMERS, *AND_DRAWN, *_OF_BEAMS)  # settings that B0 takes from the model's generation_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +85,11 @@ class TransformersSession:
                 AutoModelForCausalLM, artifact.path, dtype=dtype or "auto", use_safetensors=True
             )
         self.network = network.to(device).eval()  # type: ignore[arg-type]
-        # What Sampling does not say is off, not whatever the model's own generation_config holds.
-        self.network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-            eos_token_id=list(self.tokenizer.eos_ids), pad_token_id=self.tokenizer.pad_id
-        )
+        own = self.network.generation_config
+        self._own = {name: value for name in _OWN if (value := getattr(own, name, None)) is not None}
+        self._beams = int(self._own.get("num_beams", 1))
+        # What is not asked for is off: ``generate`` fills in what a request leaves open from here.
+        self.network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         self._longest = int(self.network.config.max_position_embeddings)
         self._weights_b = weights_read(self.network) * self.network.dtype.itemsize
         self._kv_b = architecture_of(self.network).kv_numbers(self.network.config) * self.network.dtype.itemsize
@@ -97,7 +103,7 @@ class TransformersSession:
         """
         prompts = [self.tokenizer.prompt_ids(dialogue) for dialogue in batch]
         rows = self._generate(prompts, sampling)
-        return [self._as_reply(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
+        return [self._as_reply(prompt, row, sampling) for prompt, row in zip(prompts, rows, strict=True)]
 
     def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
         """Prompts of about one length together where nothing is drawn: draws would hang on who else is asked."""
@@ -113,8 +119,13 @@ class TransformersSession:
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue in pieces of whole characters; the generator's return value is the `Reply`.
 
-        ``generate`` runs in a thread of its own; it stops at the next token when the generator is closed.
+        ``generate`` runs in a thread of its own; it stops at the next token when the generator is closed. Beams have no
+        reply before they end.
         """
+        if self._beams > 1:
+            reply = self.reply([dialogue], sampling)[0]
+            yield reply.text
+            return reply
         prompt = self.tokenizer.prompt_ids(dialogue)
         tap = _Tap()
         thread = Thread(target=tap.run, args=(lambda: self._generate([prompt], sampling, tap),))
@@ -124,7 +135,7 @@ class TransformersSession:
         finally:
             tap.closed.set()
             thread.join()
-        return self._as_reply(prompt, ids)
+        return self._as_reply(prompt, ids, sampling)
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
@@ -132,7 +143,7 @@ class TransformersSession:
 
     def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
         """Summed log p of each text's first tokens as the reply to ``dialogue``; the prompt is read for each again."""
-        prompt, sums = self.tokenizer.prompt_ids(dialogue), []
+        prompt, sums = self.tokenizer.answer_prompt_ids(dialogue), []
         for text in texts:
             ids = self.tokenizer.encode(text)[:longest]
             log_p = log_softmax(self._logits(prompt + ids)[len(prompt) - 1 : -1].astype(float), axis=1)
@@ -167,26 +178,33 @@ class TransformersSession:
         steps = min(sampling.max_new_tokens, self._longest - longest)
         ids = [[self.tokenizer.pad_id] * (longest - len(p)) + p for p in prompts]
         mask = [[0] * (longest - len(p)) + [1] * len(p) for p in prompts]
-        device = self.network.device
-        streaming = {} if tap is None else {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap])}
+        most, device = {"min_new_tokens": steps, "min_length": longest + steps}, self.network.device
+        own = {name: min(value, most[name]) if name in most else value for name, value in self._own.items()}
+        more: dict[str, Any] = {"tokenizer": self.tokenizer.hf} if "stop_strings" in own else {}
+        if tap is not None:
+            more |= {"streamer": tap, "stopping_criteria": StoppingCriteriaList([tap])}
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(sampling.seed)
             rows = self.network.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
-                generation_config=generation_config(sampling, steps, self.tokenizer),
-                **streaming,
+                generation_config=generation_config(sampling, steps, self.tokenizer, own),
+                **more,
             )
         new = rows[:, longest:].tolist()
-        self._bytes += bytes_read(self._weights_b, self._kv_b, len(prompts), longest, len(new[0]))
+        rows_read = len(prompts) * self._beams
+        self._bytes += bytes_read(self._weights_b, self._kv_b, rows_read, longest, len(new[0]))
         return [self._cut(row) for row in new]
 
     def _cut(self, row: list[int]) -> list[int]:
-        """The row up to its first stop token, that included; ``generate`` fills up what follows."""
-        return row[: 1 + next((i for i, token in enumerate(row) if token in self.tokenizer.eos_ids), len(row))]
+        """The row up to its first stop token, that included; ``generate`` fills up what follows with padding."""
+        ends = [i + 1 for i, token in enumerate(row) if token in self.tokenizer.eos_ids]
+        ends += [max((i + 1 for i, token in enumerate(row) if token != self.tokenizer.pad_id), default=0)]
+        return row[: ends[0]]
 
-    def _as_reply(self, prompt: list[int], ids: list[int]) -> Reply:
-        stopped = bool(ids) and ids[-1] in self.tokenizer.eos_ids
+    def _as_reply(self, prompt: list[int], ids: list[int], sampling: Sampling) -> Reply:
+        room = min(sampling.max_new_tokens, self._longest - len(prompt))
+        stopped = bool(ids) and (ids[-1] in self.tokenizer.eos_ids or ("stop_strings" in self._own and len(ids) < room))
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), 0, stopped)
 
 
@@ -227,13 +245,16 @@ class _Tap(BaseStreamer, StoppingCriteria):
         """`run` says when it is over."""
 
 
-def generation_config(sampling: Sampling, steps: int, tokenizer: ChatTokenizer) -> GenerationConfig:
-    """`Sampling` in transformers' words, every one of them explicit."""
+def generation_config(
+    sampling: Sampling, steps: int, tokenizer: ChatTokenizer, own: Mapping[str, Any]
+) -> GenerationConfig:
+    """`Sampling` in transformers' words, every one of them explicit, and the model's ``own`` settings beyond it."""
     drawn: dict[str, Any] = {}
     if sampling.temperature > 0:
         drawn = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")}
         drawn["min_p"] = sampling.min_p or None
     return GenerationConfig(  # type: ignore[no-untyped-call]
+        **{name: value for name, value in own.items() if drawn or name not in AND_DRAWN},
         do_sample=bool(drawn),
         **drawn,
         repetition_penalty=sampling.repetition_penalty,

@@ -339,8 +339,9 @@ def _read(lab: Lab, order: JudgeOrder, answered: int | None) -> QualityInputs:
     if first:
         part = lab if first == count else lab.part(0, first)
         scores = likelihoods(part, order.reference, order.candidate) if order.screened else ()
-        replies = part.run(reference_replies, order.reference)
-        fit = part.run(reference_fit, FitOrder(order.reference, judged_by))
+        speaker = _speaker(lab, order.reference)
+        replies = part.run(reference_replies, speaker)
+        fit = part.run(reference_fit, FitOrder(speaker, judged_by))
         yardstick = Yardstick(lab.spec(order.reference), lab.spec(judged_by), replies, fit)
         inputs = examine(yardstick, lab.spec(order.candidate), part.workload, lab.say, scores)
         if first == count or not inputs.teacher:  # what fails G0 is asked nothing else
@@ -349,6 +350,16 @@ def _read(lab: Lab, order: JudgeOrder, answered: int | None) -> QualityInputs:
     known = rest.run(people_fit, judged_by)
     more = examine_fit(lab.spec(judged_by), lab.spec(order.candidate), rest.workload, known, lab.say)
     return more if inputs is None else inputs.and_more(more)
+
+
+def _speaker(lab: Lab, reference: Contender) -> Contender:
+    """Who gives the original's replies: B0 where its settings ask for what only that does, and users see."""
+    model = lab.job.model
+    if model.run_only or not model.generation.only_transformers:
+        return reference
+    b0 = lab.run(build, BuildOrder("B0", "", model.sha256, format=AS_COMMONLY_RUN)).artifact
+    assert b0 is not None, "it was measured"
+    return Contender("B0", b0, OperatingPoint(reuse_prefix=False))
 
 
 def reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]:
