@@ -279,7 +279,7 @@ def test_skip_bad_is_counted_and_capped_at_one_percent(tmp_path: Path, good: int
 def test_files_that_are_not_dialogues(tmp_path: Path) -> None:
     with pytest.raises(DialogueError, match="there is no file"):
         read_dialogues(tmp_path / "none.jsonl")
-    with pytest.raises(DialogueError, match="is a folder"):
+    with pytest.raises(DialogueError, match="no table that can be read"):
         read_dialogues(tmp_path)
     for name, text in (
         ("e.jsonl", b""),

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from halfwatt.api.inputs import dialogue_set
 from halfwatt.compress.apply import apply_step
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.quantize.qat import RATE, TrainOnGrid
 from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
-from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.meters.cost import Cost
 from halfwatt.models.chat_model import ChatModel
 
@@ -44,14 +45,14 @@ class Quantized:
         """Quantization-aware training, distilling from the original. Each call begins at the original's weights.
 
         Args:
-            dialogues: a file, a set, or dialogues; never those that will judge the result.
+            dialogues: a file, "demo", a set, or dialogues; never those that will judge the result.
             context: where to work, and what else a step may use; its dialogues are replaced.
 
         Raises:
             BadInput: nothing to learn from. TrainingDiverged: a loss or gradient is not finite.
         """
         if isinstance(dialogues, str | Path):
-            dialogues = read_dialogues(Path(dialogues), split="train")
+            dialogues = dialogue_set("", dialogues, "train", RunSettings())
         lessons = tuple(dialogues.dialogues if isinstance(dialogues, DialogueSet) else dialogues)
         step = TrainOnGrid(self._step.bits, self._step.head_bits, self._step.embedding_bits, epochs=epochs, lr=lr)
         self.model = apply_step(step, self._original, replace(context or StepContext(), dialogues=lessons))

@@ -63,7 +63,7 @@ def load(
 
 
 def quantize(
-    model: ChatModel,
+    model: str | Path | ChatModel,
     bits: Bits = 8,
     *,
     head_bits: Bits | None = None,
@@ -73,8 +73,9 @@ def quantize(
     """Put every Linear, the embedding and the head on the int8 or int4 grid; ``fit`` trains what comes back, on it.
 
     Raises:
-        ModelError: the model cannot be quantized; every reason is named.
+        ModelError: the model cannot be used or quantized; every reason is named.
     """
+    model = model if isinstance(model, ChatModel) else load(model)
     return Quantized(model, Quantize(bits, head_bits, embedding_bits, scale_search))
 
 

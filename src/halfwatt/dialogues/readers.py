@@ -1,4 +1,5 @@
-"""Dialogue files, read and checked: JSON lines (also .gz) or one JSON array; of rows see `halfwatt.dialogues.rows`.
+"""Dialogue files, read and checked: JSON lines (also .gz), one JSON array, tables (`halfwatt.dialogues.tables`); of
+rows see `halfwatt.dialogues.rows`.
 
 A sound dialogue is: a system message or none, then user and assistant in turns, the last word the assistant's. Every
 row that is not is named by file and line. Nothing is repaired, and nothing dropped in silence.
@@ -18,6 +19,7 @@ from typing import IO, Any
 from halfwatt.core.errors import DialogueError
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Split, first_faults
 from halfwatt.dialogues.rows import Fault, dialogue_of
+from halfwatt.dialogues.tables import PARQUET, table_rows
 
 MAX_LINE_B = 8 << 20  # a longer line is not a dialogue
 MAX_SKIPPED = 0.01  # share of a file's rows that --skip-bad may leave out
@@ -71,9 +73,12 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     except OSError as error:  # a name that no system takes
         raise DialogueError("there can be no such file", got=str(error)[:200]) from error
     if not there:
-        raise DialogueError(f"there is no file {path}", hint="give a .jsonl, .jsonl.gz or .json file of dialogues")
-    if is_folder:
-        raise DialogueError(f"{path} is a folder", hint="give one file of dialogues")
+        raise DialogueError(
+            f"there is no file {path}", hint="give a .jsonl, .jsonl.gz, .json or .parquet file of dialogues"
+        )
+    if is_folder or path.suffix == PARQUET:
+        yield from table_rows(path)
+        return
     opener: Callable[[Path, str], IO[bytes]] = gzip.open if path.suffix == ".gz" else open  # type: ignore[assignment]
     try:
         with opener(path, "rb") as file:

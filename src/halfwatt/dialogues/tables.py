@@ -1,0 +1,49 @@
+"""Tables of dialogues, Parquet files and the folders of Hugging Face datasets, read by the library that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from halfwatt.core.errors import DialogueError, EnvironmentFault
+
+PARQUET = ".parquet"
+_SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"  # what `save_to_disk` leaves in a folder
+
+
+def table_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Each row with its place, ``(" row 12", {...})``. No code of the folder is run, nothing is copied to a cache.
+
+    Raises:
+        DialogueError: no such table, or one with several splits. EnvironmentFault: the library is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        hint = "pip install 'halfwatt[datasets]', or give JSON lines"
+        raise EnvironmentFault(f"{path} is read by the library datasets, which is not here", hint=hint) from error
+    try:
+        if (path / _SAVED).exists() or (path / _SAVED_SPLITS).exists():
+            table = datasets.load_from_disk(str(path))
+        elif path.is_dir():
+            table = datasets.load_dataset(str(path), streaming=True)
+        else:
+            table = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
+        if isinstance(table, dict):
+            table = _only_split(path, table)
+        yield from ((f" row {number}", row) for number, row in enumerate(table, start=1))
+    except DialogueError:
+        raise
+    except Exception as error:  # a stranger's file can trip the library anywhere
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        hint = "give a file of JSON lines or Parquet, or the folder of a dataset"
+        raise DialogueError(f"{path} is no table that can be read", got=first, hint=hint) from error
+
+
+def _only_split(path: Path, splits: dict[str, Any]) -> Any:
+    if len(splits) > 1:
+        one = path / next(iter(splits))
+        hint = f"give one of them, such as {one}" if one.is_dir() else "give one of its files"
+        raise DialogueError(f"{path} holds several splits", got=", ".join(splits), hint=hint)
+    return next(iter(splits.values()))
