@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 import halfwatt
-from halfwatt.core.machine import cores, machine, versions
+from halfwatt.core.machine import cores, free_memory_b, machine, versions
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,21 @@ def test_a_containers_quota_bounds_the_cores(
     monkeypatch.setattr(os, "process_cpu_count", lambda: 4, raising=False)
     (tmp_path / "cpu.max").write_text(cpu_max)
     assert cores(tmp_path / "cpu.max") == (expected or 4)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "left"),
+    [("max", "5", None), ("1000", "400", 600), ("999999999999999", "0", None), (None, "", None)],
+)
+def test_a_containers_limit_bounds_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str, left: int | None
+) -> None:
+    available = psutil.virtual_memory()._replace(available=10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: available)
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+        (tmp_path / "memory.current").write_text(used)
+    assert free_memory_b(memory=tmp_path) == (left or 10**9)
 
 
 def test_a_system_without_affinity_counts_all_its_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,9 @@ def transform(
         TrainingDiverged: a loss or gradient is not finite.
     """
     with _new(out, step, settings, several=step.trains) as (context, workers):
+        lessons = dialogue_set(model, dialogues, "train", settings).dialogues
         before = load_model(model, settings.access)
         original = before if teacher is None else load_model(str(teacher), settings.access)
-        lessons = dialogue_set(model, dialogues, "train", settings).dialogues
         after = apply_step(
             step,
             before,
@@ -91,8 +91,8 @@ def _quantized(
     To nearest, the memory holds the model as it is stored and its integers, and no weight in 32 bits.
     """
     settings = context.settings
-    original = load_model(model, settings.access)
     traffic = dialogues_to_ask(model, dialogues, settings)
+    original = load_model(model, settings.access)
     proved = settings.protocol.parity_dialogues
     some = traffic.subset(traffic.dialogues[: _MAY_NOT_FIT * proved])
     workload = make_workload(some, ChatFormat.of_model(original), settings.requests)

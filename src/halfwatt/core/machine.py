@@ -39,6 +39,22 @@ def machine() -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
+def free_memory_b(device: str = "cpu", memory: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that can still be had on a device; of a container's ``memory`` what its limit leaves."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((memory / name).read_text()) for name in ("memory.max", "memory.current"))
+        return min(available, limit - used)
+    except (OSError, ValueError):  # no container, or one without a limit
+        return available
+
+
 def halfwatt_version() -> str:
     """As installed."""
     from importlib import metadata

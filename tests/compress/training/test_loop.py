@@ -24,7 +24,7 @@ from halfwatt.compress.training.loop import (
     learning_rate,
     train,
 )
-from halfwatt.core.errors import BadInput
+from halfwatt.core.errors import BadInput, EnvironmentFault
 from halfwatt.core.settings import RunSettings
 from halfwatt.meters.base import MeterInfo, Reading
 from tests.support import tiny_models as tiny
@@ -90,6 +90,51 @@ def test_every_position_counts_alike_however_its_batch_is_filled() -> None:
     train(module, learn_labels, [*short, *long], settings, FP32)
     counted = 64 * 4 / (64 * 4 + 8 * 63)
     assert float(module.said.softmax(0)[20].detach()) == pytest.approx(counted, abs=0.03)
+
+
+class Cramped:
+    """An objective for which no more than so many dialogues at a time fit the memory."""
+
+    def __init__(self, most: int, error: Exception) -> None:
+        self.most, self.error, self.sizes = most, error, list[int]()
+
+    def __call__(self, model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        nats = learn_labels(model, batch)
+        self.sizes.append(len(batch.ids))
+        if len(batch.ids) > self.most:
+            raise self.error
+        return nats
+
+
+FULL = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to")
+
+
+@pytest.mark.parametrize("error", [FULL, torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_where_the_memory_is_full_a_step_is_made_in_parts(error: Exception) -> None:
+    """Of the same gradients: it ends with the same weights."""
+    told, module, whole = list[str](), network(), network()
+    context = replace(FP32, settings=replace(FP32.settings, progress=told.append))
+    cramped = Cramped(1, error)
+    history = train(module, cramped, example_rows(), SETTINGS, context)
+    assert max(cramped.sizes) > 2
+    assert cramped.sizes[-1] == 1
+    assert any("the memory is full: at most 1 dialogues a pass" in text for text in told)
+    plain = train(whole, learn_labels, example_rows(), SETTINGS, FP32)
+    assert torch.allclose(weights(module), weights(whole), atol=1e-5)
+    assert history.losses == pytest.approx(plain.losses, abs=1e-4)
+
+
+def test_where_not_one_dialogue_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = network()
+    before = weights(module).clone()
+    with pytest.raises(EnvironmentFault, match=r"full with 1 dialogue at a time.*--longest"):
+        train(module, Cramped(0, FULL), example_rows(), SETTINGS, FP32)
+    assert torch.equal(weights(module), before)
+    with pytest.raises(RuntimeError, match="another fault"):
+        train(network(), Cramped(0, RuntimeError("another fault")), example_rows(), SETTINGS, FP32)
+    monkeypatch.setattr("halfwatt.compress.training.loop.free_memory_b", lambda _: 1000)
+    with pytest.raises(EnvironmentFault, match=r"0.0 GiB free"):
+        train(network(), learn_labels, example_rows(), SETTINGS, FP32)
 
 
 def test_a_horizon_of_some_passes_is_a_decay() -> None:

@@ -6,7 +6,8 @@
 Every position counts alike, whichever step it falls into: dialogues of one length share a batch, and if each step took
 the mean of its own positions, those of short replies would count for more. One process or several (team.py): each takes
 its rows of every step, and the result does not depend on their number. A loss or gradient that is not finite
-stops the run before the weights have changed. Left out: gradient accumulation, sharding.
+stops the run before the weights have changed. Where the memory is full a step is made in more passes, of half as many
+dialogues each, down to one; the gradients add up to the same. Left out: sharding.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from halfwatt.compress.training import checkpoints
 from halfwatt.compress.training.batches import Batch, Row, collate, plan
 from halfwatt.compress.training.losses import label_nll
 from halfwatt.compress.training.team import team
-from halfwatt.core.errors import BadInput, HalfwattError
+from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError
+from halfwatt.core.machine import free_memory_b
 from halfwatt.core.settings import Precision
 from halfwatt.meters.cost import Cost, CostMeter
 
+_STATE_B = 12  # of a number that is trained, beside itself: its gradient, and AdamW's two moments
 _BYTES_A_STEP = 10  # float32 passes over the weights: forward, backward, gradient; AdamW reads 4 tensors and writes 3
 
 
@@ -141,13 +144,29 @@ def train(
     Raises:
         TrainingDiverged: a loss or gradient is not finite; names the step and its dialogues.
         BadInput: a joule budget without a meter, or a checkpoint of another run.
+        EnvironmentFault: what is trained does not fit the memory, or not one dialogue at a time.
     """
     context = context or StepContext()
     if context.budget.joules is not None and context.meter is None:
         raise BadInput("a joule budget needs an energy meter", hint="see 'halfwatt doctor', or give minutes or tokens")
+    groups = groups or default_groups(module)
+    _require_memory([p for group in groups for p in group.parameters], context.device)
     schedule = _Schedule(rows, settings, context.settings.seed)
     with _accelerator(context.device, context.settings.precision) as accelerator:
-        return _Run(module, objective, schedule, groups or default_groups(module), context, accelerator).run()
+        return _Run(module, objective, schedule, groups, context, accelerator).run()
+
+
+def _require_memory(parameters: Sequence[nn.Parameter], device: str) -> None:
+    need_b, free_b = _STATE_B * sum(p.numel() for p in parameters), free_memory_b(device)
+    if need_b > free_b:
+        got = f"{need_b / 2**30:.1f} GiB for gradients and moments, {free_b / 2**30:.1f} GiB free"
+        raise EnvironmentFault("teaching this model does not fit the memory", got=got, hint="teach a smaller one")
+
+
+def _memory_is_full(error: BaseException) -> bool:
+    """torch has a class for it on GPUs and none on processors."""
+    words = "can't allocate memory", "not enough memory", "bad_alloc"
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 class _Schedule:
@@ -195,6 +214,7 @@ class _Run:
         self.step_b = _BYTES_A_STEP * sum(4 * p.numel() for p in self.parameters)
         self.prepared, self.optimizer = accelerator.prepare(module, optimizer)
         self.step, self.losses, self.spent = 0, list[float](), Cost()
+        self.passes = 1  # of a step
         self.cost_meter = CostMeter(context.meter, context.device)
 
     def run(self) -> History:
@@ -204,7 +224,7 @@ class _Run:
         begin_tokens = self.spent.tokens
         while self.step < self.schedule.steps and self._share_spent() < 1:
             rows = self.schedule.step_rows(self.step)
-            self._update(collate(self.team.share(rows), of=rows).to(self.accelerator.device))
+            self._update(rows)
             self.step += 1
             lap = self.cost_meter.lap(sum(len(row.ids) for row in rows), self.step_b)
             self.spent += replace(lap, cpu_s=float(self.team.total(torch.tensor(lap.cpu_s, dtype=torch.float64))))
@@ -219,25 +239,49 @@ class _Run:
         finished = self.step >= self.schedule.steps  # else the budget ended it
         return History(self.step, tuple(self.losses), self.spent, finished)
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, rows: Sequence[Row]) -> None:
         rate = self.schedule.rate(self.step, self._share_spent())
         for group, factor in zip(self.optimizer.param_groups, self.lr_factors, strict=True):
             group["lr"] = rate * factor
-        with self.accelerator.autocast():
-            nats = self.objective(self.prepared, batch)
-        counts = torch.stack([nats.detach().sum(), torch.tensor(float(len(nats)), device=nats.device)])
-        total, positions = (float(x) for x in self.accelerator.reduce(counts, "sum"))
-        if not math.isfinite(total):
-            self._stop("loss")
-        # Processes average their gradients; times their number that is the sum, over what is the same for all steps.
-        self.accelerator.backward(nats.sum() * (self.accelerator.num_processes / self.schedule.positions))
+        loss = self._gradients(rows)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.settings.clip)
         scaled = self.accelerator.scaler is not None  # fp16: the scaler itself skips a step that overflowed
         if not scaled and not math.isfinite(float(norm)):
             self._stop("gradient")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.losses.append(total / max(1.0, positions))
+        self.losses.append(loss)
+
+    def _gradients(self, rows: Sequence[Row]) -> float:
+        """Those of a step, which stay; and its mean loss, in nats a position."""
+        own = self.team.share(rows)
+        while True:
+            size = max(1, math.ceil(len(own) / self.passes))
+            try:
+                parts = [own[start : start + size] for start in range(0, max(1, len(own)), size)]
+                sums = [self._pass(collate(part, of=part if self.passes > 1 else rows)) for part in parts]
+                return sum(nats for nats, _ in sums) / max(1.0, sum(positions for _, positions in sums))
+            except (RuntimeError, MemoryError) as error:
+                if not _memory_is_full(error):
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)  # here, where what failed is not held any more
+            if self.accelerator.num_processes > 1 or size == 1:
+                what = f"the memory is full with {size} dialogue{'s' if size > 1 else ''} at a time"
+                raise EnvironmentFault(what, hint="teach shorter dialogues (--longest 256), or a smaller model")
+            self.passes *= 2
+            self.context.settings.progress(f"the memory is full: at most {math.ceil(size / 2)} dialogues a pass")
+
+    def _pass(self, batch: Batch) -> tuple[float, float]:
+        """Forward and back. Returns the sum of the loss, nats, and how many positions it is of, over all processes."""
+        with self.accelerator.autocast():
+            nats = self.objective(self.prepared, batch.to(self.accelerator.device))
+        counts = torch.stack([nats.detach().sum(), torch.tensor(float(len(nats)), device=nats.device)])
+        total, positions = (float(x) for x in self.accelerator.reduce(counts, "sum"))
+        if not math.isfinite(total):
+            self._stop("loss")
+        # Processes average their gradients; times their number that is the sum, over what is the same for all steps.
+        self.accelerator.backward(nats.sum() * (self.accelerator.num_processes / self.schedule.positions))
+        return total, positions
 
     def _stop(self, what: str) -> NoReturn:
         """The weights are still good: keep them, and say what broke."""
