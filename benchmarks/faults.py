@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults gguf [--count 1000]    every mutant is read as what it is, or refused in one line
     python -m benchmarks.faults kills [--count 20]     SIGKILL while a search learns, rounds, measures and judges
-    python -m benchmarks.faults disk                   on a tmpfs of a few MB (needs the right to mount one)
+    python -m benchmarks.faults disk                   on a tmpfs of 64 kB (needs the right to mount one)
 
 Each prints a row for docs/faults.md, and exits with 1 where anything was not as it has to be.
 """
@@ -35,7 +35,7 @@ chosen = "middle"
 [[step]]
 use = "distil"
 kind = "labels"
-epochs = 40
+epochs = 12
 [[step]]
 use = "quantize"
 bits = 8
@@ -125,11 +125,11 @@ def _searched(folder: Path, model: Path, chats: Path, out: str) -> tuple[list[An
 def full_disk(folder: Path, _count: int | None) -> int:
     """Steps whose product does not fit, with room for a part of it."""
     told = taught.dialogues()
-    model, chats, disk = tiny.folder(folder), taught.chats(folder, told), folder / "disk"
+    model, chats, disk = taught.folder(folder, "llama", told), taught.chats(folder, told), folder / "disk"
     disk.mkdir()
     failures = 0
     for verb in (["trim"], ["distil", "--kind", "labels"], ["quantize", "--bits", "8"]):
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", disk], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
         try:
             command = [sys.executable, "-m", "halfwatt.cli.main", verb[0], str(model), *verb[1:], "-d", str(chats)]
             done = subprocess.run(

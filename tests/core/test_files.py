@@ -50,6 +50,16 @@ def test_a_failing_disk_keeps_the_old_file(
     assert names(tmp_path) == ["a.json"]
 
 
+def test_an_array_that_the_disk_does_not_take_is_a_full_disk(tmp_path: Path) -> None:
+    def half() -> None:
+        with new_folder(tmp_path / "model"):
+            raise OSError("6528 requested and 0 written")  # NumPy's, which has no error number
+
+    with pytest.raises(EnvironmentFault, match="no space left to write"):
+        half()
+    assert names(tmp_path) == []
+
+
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     def half() -> None:
         with new_folder(tmp_path / "model") as part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def test_forty_mutants(sound: bytes, tmp_path: Path) -> None:
         except ModelError:
             refusals += 1
     assert 10 <= refusals < 40
+
+
+@pytest.mark.parametrize("value", [struct.pack("<II", 4, 0), struct.pack("<IQ4s", 8, 4, b"wide")], ids=["0", "text"])
+def test_an_alignment_that_is_none(value: bytes, tmp_path: Path) -> None:
+    name = b"general.alignment"
+    header = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, len(name)) + name + value
+    (tmp_path / "model.gguf").write_bytes(header + b"\0" * 64)
+    with pytest.raises(ModelError, match="not a sound GGUF file"):
+        Gguf().read(tmp_path / "model.gguf", Access())
 
 
 def test_on_the_command_line(sound: bytes, tmp_path: Path, chats: Path) -> None:

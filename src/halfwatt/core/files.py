@@ -157,13 +157,15 @@ def require_space(folder: Path, need_b: int) -> None:
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     free_b = shutil.disk_usage(existing).free
     if free_b < need_b:
-        free, hint = f"{free_b / 1e6:,.0f} MB free", "free some space, or choose another -o folder"
-        raise EnvironmentFault(f"{folder} needs {need_b / 1e6:,.0f} MB", got=free, hint=hint)
+        free, hint = f"{free_b / 1e6:,.2f} MB free", "free some space, or choose another -o folder"
+        raise EnvironmentFault(f"{folder} needs {need_b / 1e6:,.2f} MB", got=free, hint=hint)
 
 
 def _disk_error(error: BaseException, path: Path) -> BaseException:
-    """A full disk as an error that names the file; anything else as it is."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    """A full disk as an error that names the file; anything else as it is. NumPy gives no number: so many bytes of an
+    array were "requested", and fewer written."""
+    full = isinstance(error, OSError) and (error.errno in (errno.ENOSPC, errno.EDQUOT) or "requested and" in str(error))
+    if full:
         return EnvironmentFault(f"no space left to write {path}", hint="free some space; nothing was replaced")
     return error
 

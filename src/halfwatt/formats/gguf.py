@@ -24,7 +24,7 @@ from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from halfwatt.core.errors import ModelError
-from halfwatt.core.files import new_folder, sha256_file
+from halfwatt.core.files import new_folder, require_space, sha256_file
 from halfwatt.core.settings import Access, RuntimeName
 from halfwatt.formats.artifact import DRAFT_FILE, GGUF_FILE, Artifact, Part, write_artifact
 from halfwatt.formats.base import require_writable
@@ -33,7 +33,7 @@ from halfwatt.formats.gguf_tokenizer import vocabulary, write_tokenizer
 from halfwatt.models import ngram_table
 from halfwatt.models.architectures.base import Placement
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.grid import GROUP, GridTensor, dequantize, pack
+from halfwatt.models.grid import BLOCK_BYTES, GROUP, GridTensor, dequantize, pack
 from halfwatt.models.lineage import KeptLayer
 from halfwatt.models.tokenizer import read_json
 from halfwatt.models.weights import Weight, weights
@@ -130,9 +130,10 @@ class Gguf:
         """Write ``model.gguf``, the tokenizer, template and configuration files, and ``artifact.json``.
 
         Raises:
-            BadInput: the folder exists already. ModelError: `problems` names some.
+            BadInput: the folder exists already. ModelError: `problems` names some. EnvironmentFault: no room for it.
         """
         require_writable(model, self)
+        require_space(folder, _about_b(model))
         with new_folder(folder) as part:
             written = write_gguf(model, part / GGUF_FILE, self.wide)
             write_companions(model, part)
@@ -188,6 +189,12 @@ def write_gguf(model: ChatModel, to: Path, wide: Collection[str] = ()) -> Writte
     writer.write_tensors_to_file()
     writer.close()
     return Written(tuple(_kept(model, tensors, wide)), tuple(parts_of(tensors)))
+
+
+def _about_b(model: ChatModel) -> int:
+    """Bytes of its matrices in a file."""
+    on_grid = sum(BLOCK_BYTES[grid.bits] * grid.scale.numel() for grid in model.grid.values())
+    return on_grid + sum(2 * w.parameter.numel() for w in weights(model.network) if w.name not in model.grid)
 
 
 def write_companions(model: ChatModel, folder: Path) -> None:

@@ -77,7 +77,7 @@ class GgufFile(Mapping[str, torch.Tensor]):
         """
         try:
             entries, stored = _read(np.memmap(path, np.uint8, "r"))
-        except (OSError, struct.error, ValueError, LookupError, OverflowError) as error:
+        except (OSError, struct.error, ValueError, LookupError, ArithmeticError, TypeError) as error:
             hint = "fetch it again"
             raise ModelError(f"{path} is not a sound GGUF file", got=first_line(error), hint=hint) from error
         if entries.get("split.count", 1) > 1:
