@@ -8,11 +8,11 @@ from typing import Any
 
 import gguf
 import pytest
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from halfwatt.core.errors import ModelError
-from halfwatt.core.settings import Margins
+from halfwatt.core.settings import Access, Margins
 from halfwatt.evaluate import parity
 from halfwatt.evaluate.examine import prove
 from halfwatt.evaluate.gate import integrity_checks
@@ -25,6 +25,7 @@ from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.serving_process import ServingSpec
 from tests.support import tiny_models as tiny
+from tests.support.llamacpp_parity import parity_in_llamacpp
 from tests.support.sentencepiece_like import sentencepiece_like
 
 TEXTS = (
@@ -186,3 +187,27 @@ def test_kinds_that_gguf_cannot_hold_are_refused_by_name(made: Any, says: str) -
 def test_more_ids_than_rows_are_refused() -> None:
     with pytest.raises(ModelError, match="more ids than the embedding has rows"):
         vocabulary(chat(tiny.tokenizer()), 100)
+
+
+def test_a_vocabulary_of_bytes_alone_is_served_and_read_again(tmp_path: Path) -> None:
+    """llama.cpp loads no byte-level file without a merge, so one is written that nothing can ever ask for."""
+    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(_bytes())}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    folder = tiny.folder(tmp_path, config={"vocab_size": 260})
+    described = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, eos_token=tiny.SPECIAL[tiny.END], pad_token=tiny.SPECIAL[tiny.PAD]
+    )
+    described.add_tokens([AddedToken(text, special=True, normalized=False) for text in tiny.SPECIAL])
+    described.chat_template = tiny.CHATML
+    described.save_pretrained(folder)
+    model = load(folder)
+    record = parity_in_llamacpp(model, tmp_path / "out")
+    assert record.problems == ()
+    assert record.kl_mean < 1e-4
+    back = Gguf().read(tmp_path / "out", Access())
+    assert all(back.tokenizer.encode(text) == model.tokenizer.encode(text) for text in TEXTS)
+
+
+def _bytes() -> list[str]:
+    return [*tiny.SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]

@@ -19,6 +19,7 @@ from halfwatt.core.errors import ModelError
 from halfwatt.models.tokenizer import ChatTokenizer
 
 UNKNOWN_SPLIT = "default"  # what is written for a byte-level BPE whose way of splitting words llama.cpp does not know
+NO_MERGE = "-- --"  # llama.cpp wants one merge at least; two letters at once are nothing that another has not made
 EOS_KEY = "halfwatt.eos_token_ids"
 """All stop tokens, as JSON text because llama.cpp gives no access to arrays."""
 
@@ -132,8 +133,8 @@ def write_tokenizer(writer: GGUFWriter, words: Vocabulary, chat: ChatTokenizer) 
     writer.add_tokenizer_pre(words.pre)
     writer.add_token_list(list(words.tokens))
     writer.add_token_types(list(words.types))
-    if words.merges:
-        writer.add_token_merges(list(words.merges))
+    if words.model == "gpt2":
+        writer.add_token_merges(list(words.merges) or [NO_MERGE])
     if words.scores:
         writer.add_token_scores(list(words.scores))
     writer.add_add_space_prefix(words.space_prefix)

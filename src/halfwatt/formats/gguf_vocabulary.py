@@ -18,7 +18,7 @@ from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from halfwatt.core.errors import ModelError
-from halfwatt.formats.gguf_tokenizer import DIGITS, EOS_KEY, Split, split_called
+from halfwatt.formats.gguf_tokenizer import DIGITS, EOS_KEY, NO_MERGE, Split, split_called
 from halfwatt.models.template_sandbox import check_template
 from halfwatt.models.tokenizer import ChatTokenizer, first_line
 
@@ -77,7 +77,7 @@ _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad
 
 
 def _byte_level(vocabulary: dict[str, int], merges: list[str], split: Split) -> Tokenizer:
-    pairs = [(first, second) for first, second in (merge.split(" ", 1) for merge in merges)]
+    pairs = [(first, second) for first, second in (merge.split(" ", 1) for merge in merges if merges != [NO_MERGE])]
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=split.whole_words))
     parts: list[Any] = [
         pre_tokenizers.Digits(individual_digits=True) if p == DIGITS else pre_tokenizers.Split(Regex(p), "isolated")
