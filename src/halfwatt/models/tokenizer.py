@@ -149,8 +149,10 @@ class ChatTokenizer:
         if (start := reply_begins(text, prompt, answer)) is not None:
             first = next((i for i, (_, end) in enumerate(offsets) if end > start), len(ids))
             return first, start + len(answer)
-        before, start = self.encode(prompt), text.find(answer, len(prompt))
-        return (len(before), start + len(answer)) if ids[: len(before)] == before and start >= 0 else None
+        before, content = self.encode(prompt), dialogue.messages[turn].content.strip()
+        said = content if (start := text.find(content, len(prompt))) >= 0 else answer
+        start = start if start >= 0 else text.find(answer, len(prompt))
+        return (len(before), start + len(said)) if ids[: len(before)] == before and start >= 0 else None
 
     @property
     def opens_thinking(self) -> bool:
