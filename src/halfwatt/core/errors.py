@@ -69,3 +69,8 @@ def suggestion(word: str, known: Collection[str], lead: str = "there are") -> st
     """
     near = difflib.get_close_matches(word, known, 1)
     return f"did you mean {near[0]}?" if near else f"{lead} {', '.join(known)}"
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; the name of its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

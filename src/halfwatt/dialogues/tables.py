@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from halfwatt.core.errors import DialogueError, EnvironmentFault
+from halfwatt.core.errors import DialogueError, EnvironmentFault, first_line
 
 PARQUET = ".parquet"
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"  # what `save_to_disk` leaves in a folder
@@ -36,9 +36,8 @@ def table_rows(path: Path) -> Iterator[tuple[str, Any]]:
     except DialogueError:
         raise
     except Exception as error:  # a stranger's file can trip the library anywhere
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         hint = "give a file of JSON lines or Parquet, or the folder of a dataset"
-        raise DialogueError(f"{path} is no table that can be read", got=first, hint=hint) from error
+        raise DialogueError(f"{path} is no table that can be read", got=first_line(error), hint=hint) from error
 
 
 def _only_split(path: Path, splits: dict[str, Any]) -> Any:

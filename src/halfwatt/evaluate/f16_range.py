@@ -35,9 +35,9 @@ def inputs_beyond_f16(model: ChatModel, dialogues: Sequence[Dialogue]) -> frozen
         weight = tied if module is head else f"{name}.weight"
         if weight in most and not isinstance(module, nn.Embedding):
             watch(weight, module)
+    longest, device = model.architecture.context_length(model.network.config), device_of(model.network)
     with torch.inference_mode():
         for dialogue in dialogues:
             ids = model.tokenizer.encode(model.tokenizer.render(dialogue, prompt=False))
-            longest = model.architecture.context_length(model.network.config)
-            network(input_ids=torch.tensor([ids[:longest]], device=device_of(model.network)), use_cache=False)
+            network(input_ids=torch.tensor([ids[:longest]], device=device), use_cache=False)
     return frozenset(beyond)

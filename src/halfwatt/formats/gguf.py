@@ -228,11 +228,8 @@ def _tensors(model: ChatModel, wide: Collection[str]) -> Iterator[Tensor]:
     matrices, parameters = {w.name: w for w in weights(model.network)}, dict(model.network.named_parameters())
     for place in places(own, config, model.network):
         if (matrix := matrices.get(place.parameter)) is not None:
-            grid = model.grid.get(place.parameter)
-            if place.parameter not in wide:
-                data, kind = _matrix(matrix, grid, place.placement)
-            else:
-                data, kind = _floats(matrix.rows() if grid is None else dequantize(grid), place.placement, wide=True)
+            grid, is_wide = model.grid.get(place.parameter), place.parameter in wide
+            data, kind = _matrix(matrix, grid, place.placement, wide=is_wide)
         else:
             values = own.gguf_values(place.parameter, parameters[place.parameter].detach().float())
             data, kind = _ordered(values, place.placement.rows).contiguous().numpy(force=True), Type.F32
@@ -246,18 +243,14 @@ def _ordered(tensor: torch.Tensor, rows: torch.Tensor | None, columns: torch.Ten
     return tensor if columns is None else tensor[:, columns.to(tensor.device)]
 
 
-def _matrix(weight: Weight, grid: GridTensor | None, place: Placement) -> tuple[NDArray[Any], Type]:
-    if grid is not None:
+def _matrix(weight: Weight, grid: GridTensor | None, place: Placement, *, wide: bool) -> tuple[NDArray[Any], Type]:
+    if grid is not None and not wide:
         groups = None if place.columns is None else place.columns[::GROUP] // GROUP  # they stay whole
         q, scale = _ordered(grid.q, place.rows, place.columns), _ordered(grid.scale, place.rows, groups)
         return pack(GridTensor(q, scale, grid.bits)).numpy(force=True), Type.Q8_0 if grid.bits == 8 else Type.Q4_0
+    values = _ordered(weight.rows() if grid is None else dequantize(grid), place.rows, place.columns)
     if weight.role == "positions":
-        return _ordered(weight.rows(), place.rows, place.columns).float().numpy(force=True), Type.F32
-    return _floats(weight.rows(), place)
-
-
-def _floats(values: torch.Tensor, place: Placement, *, wide: bool = False) -> tuple[NDArray[Any], Type]:
-    values = _ordered(values, place.rows, place.columns)
+        return values.float().numpy(force=True), Type.F32
     if not wide and _held_by_f16(values):
         return values.to(torch.float16).contiguous().numpy(force=True), Type.F16
     if values.dtype == torch.bfloat16:

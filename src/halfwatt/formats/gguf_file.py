@@ -19,9 +19,8 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from halfwatt.core.errors import ModelError
+from halfwatt.core.errors import ModelError, first_line
 from halfwatt.models.grid import Bits, GridTensor, limits, unpack
-from halfwatt.models.tokenizer import first_line
 
 GRIDS: dict[Type, Bits] = {Type.Q8_0: 8, Type.Q4_0: 4}  # stored types that are ours
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

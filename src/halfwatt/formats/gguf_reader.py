@@ -19,7 +19,7 @@ import transformers
 from gguf import GGMLQuantizationType as Type
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from halfwatt.core.errors import ModelError
+from halfwatt.core.errors import ModelError, first_line
 from halfwatt.core.files import sha256_file
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import first_faults
@@ -34,7 +34,7 @@ from halfwatt.models.chat_model import ChatModel, quiet, torch_dtype
 from halfwatt.models.grid import GridTensor
 from halfwatt.models.sampling import read_sampling
 from halfwatt.models.template_sandbox import probe
-from halfwatt.models.tokenizer import first_line, from_pretrained, read_template
+from halfwatt.models.tokenizer import from_pretrained, read_template
 from halfwatt.models.weights import weights
 
 _FLOATS = {Type.BF16: torch.bfloat16, Type.F32: torch.float32}  # all others are read as float16

@@ -17,10 +17,10 @@ from typing import Any
 from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from halfwatt.core.errors import ModelError
+from halfwatt.core.errors import ModelError, first_line
 from halfwatt.formats.gguf_tokenizer import DIGITS, EOS_KEY, NO_MERGE, Split, split_called
 from halfwatt.models.template_sandbox import check_template
-from halfwatt.models.tokenizer import ChatTokenizer, first_line
+from halfwatt.models.tokenizer import ChatTokenizer
 
 _KEY = "tokenizer.ggml."
 _SPACE = "\u2581"  # SentencePiece's

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
+from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError, first_line
 from halfwatt.core.files import new_folder, require_space
 from halfwatt.core.json_records import to_json
 from halfwatt.dialogues.dialogue import first_faults
@@ -27,7 +27,7 @@ from halfwatt.models.lineage import ORIGIN, KeptLayer, Origin, read_origin
 from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling, read_sampling
 from halfwatt.models.template_sandbox import probe
-from halfwatt.models.tokenizer import ChatTokenizer, first_line, from_pretrained, read_json, read_template
+from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained, read_json, read_template
 
 _NO_SCALING = "rope_theta", "partial_rotary_factor"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

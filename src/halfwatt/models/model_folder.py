@@ -158,10 +158,8 @@ def faults(name: str, tensor: torch.Tensor, *, may_be_zero: bool = False) -> lis
         return [f"{name} holds NaN"]
     if math.isinf(low) or math.isinf(high):
         return [f"{name} holds infinity"]
-    sound = may_be_zero or name.endswith(
-        ("bias", "norm.weight")
-    )  # there are families that add 1 to the weights of norms
-    return [f"{name} is all zero"] if low == high == 0.0 and not sound else []
+    may_be_zero |= name.endswith(("bias", "norm.weight"))  # there are families that add 1 to the weights of norms
+    return [f"{name} is all zero"] if low == high == 0.0 and not may_be_zero else []
 
 
 def fingerprint(folder: Path, files: Sequence[Path], chat_template: str | None) -> str:

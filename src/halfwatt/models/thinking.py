@@ -23,6 +23,12 @@ def opening(prompt: str) -> str:
     return end.group() if end else ""
 
 
+def left_open(prompt: str) -> str:
+    """`opening`, where what is opened is not closed again."""
+    opened = opening(prompt)
+    return "" if "</think>" in opened else opened
+
+
 def reply_begins(text: str, prompt: str, answer: str) -> int | None:
     """Where an answer stands in a dialogue's ``text`` whose template does not show the thinking that the prompt opens,
     or shows that there was none; None = this is no such template."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from halfwatt.core.errors import ModelError
+from halfwatt.core.errors import ModelError, first_line
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.template_sandbox import Declined, check_template, render
-from halfwatt.models.thinking import answer_of, opening, reply_begins
+from halfwatt.models.thinking import answer_of, left_open, reply_begins
 
 T = TypeVar("T")
 TEMPLATE_FILE = "chat_template.jinja"
@@ -149,28 +149,29 @@ class ChatTokenizer:
         if (start := reply_begins(text, prompt, answer)) is not None:
             first = next((i for i, (_, end) in enumerate(offsets) if end > start), len(ids))
             return first, start + len(answer)
-        before, content = self.encode(prompt), dialogue.messages[turn].content.strip()
-        said = content if (start := text.find(content, len(prompt))) >= 0 else answer
-        start = start if start >= 0 else text.find(answer, len(prompt))
-        return (len(before), start + len(said)) if ids[: len(before)] == before and start >= 0 else None
+        before = self.encode(prompt)
+        for said in (dialogue.messages[turn].content.strip(), answer):
+            if ids[: len(before)] == before and (at := text.find(said, len(prompt))) >= 0:
+                return len(before), at + len(said)
+        return None
 
     @property
     def opens_thinking(self) -> bool:
         """Does the template let the model think before it answers?"""
-        opened = opening(self.render(self.one_exchange("Hi").before(-1), prompt=True))
-        return bool(opened) and "</think>" not in opened
+        return bool(self._left_open())
+
+    def _left_open(self) -> str:
+        return left_open(self.render(self.one_exchange("Hi").before(-1), prompt=True))
 
     def answer_prompt_ids(self, dialogue: Dialogue) -> list[int]:
         """Token ids after which an answer comes at once: what the template opens is closed."""
         prompt = self.render(dialogue, prompt=True)
-        opened = opening(prompt)
-        return self.encode(f"{prompt}</think>\n\n" if opened and "</think>" not in opened else prompt)
+        return self.encode(f"{prompt}</think>\n\n" if left_open(prompt) else prompt)
 
     def answering_at_once(self) -> ChatTokenizer:
         """With a template that opens no <think>, for models that learn what people say: they do not think aloud."""
-        if not self.opens_thinking:
+        if not (opened := self._left_open()):
             return self
-        opened = opening(self.render(self.one_exchange("Hi").before(-1), prompt=True))
         cut = f"text[:-{len(opened)}] if add_generation_prompt and text.endswith({json.dumps(opened)}) else text"
         return ChatTokenizer(self.hf, f"{{% set text %}}{self.template}{{% endset %}}{{{{ {cut} }}}}", self.eos_ids)
 
@@ -297,7 +298,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path} does not hold a JSON object", got=type(content).__name__)
     return content
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

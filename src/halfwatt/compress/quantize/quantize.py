@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
@@ -95,10 +96,11 @@ class Quantize(Step):
         if model.grid:
             problems.append(f"it is on an integer grid already ({' -> '.join(model.lineage)})")
         every = tuple(weights(model.network))
-        problems += [f"{w.name} holds values that are not finite" for w in every if not w.parameter.isfinite().all()]
-        for w in filter(fits, every):
-            peak = float(max(w.parameter.detach().aminmax(), key=abs).abs())
-            if 0 < peak < LEAST_SCALE * limits(self._bits(w))[1]:
+        for w in every:
+            peak = float(torch.stack(w.parameter.detach().aminmax()).abs().max())
+            if not math.isfinite(peak):
+                problems.append(f"{w.name} holds values that are not finite")
+            elif fits(w) and 0 < peak < LEAST_SCALE * limits(self._bits(w))[1]:
                 problems.append(f"{w.name} is too small for 16-bit scales, none of its values exceeds {peak:.2g}")
         if unknown := sorted(set(self.int8) - {w.name for w in every} - {head_name(model.network)}):
             problems.append(f"int8 names {unknown[0]}, which is no weight of this model")
