@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 
 from halfwatt.compress.distil import Distil
@@ -190,7 +192,9 @@ def test_candidates_that_would_be_called_alike_are_refused(folders: tuple[str, .
 
 def test_the_sealed_number_is_fixed_by_the_tune_split() -> None:
     """A bound just inside its margin at n dialogues is inside it again in 90 % of draws of 3.17 n."""
-    report = QualityReport("tune", "PASS", (), 200, 0, 0, None, None)
+    exact = GateCheck("G0", "finite", "PASS", None, "exact", "")
+    bound = GateCheck("G1", "likelihood", "PASS", Estimate(0.0, -0.1, 0.1, "nats", 200), "", "", room=0.0)
+    report = QualityReport("tune", "PASS", (exact, bound), 200, 0, 0, None, None)
     assert dialogues_to_judge(report, 2000) == (634, 634)
     assert dialogues_to_judge(report, 500) == (500, 500)
     assert dialogues_to_judge(replace(report, dialogues=10), 2000) == (200, 200)
@@ -199,8 +203,23 @@ def test_the_sealed_number_is_fixed_by_the_tune_split() -> None:
 
 
 def test_what_fits_is_asked_of_more_where_it_took_more() -> None:
-    fits = GateCheck("G7", "fits", "PASS", Estimate(0.0, -0.1, 0.1, "share", 400), "", "")
-    report = QualityReport("tune", "PASS", (fits,), 100, 0, 0, None, None)
+    fits = GateCheck("G7", "fits", "PASS", Estimate(0.0, -0.1, 0.1, "share", 400), "", "", room=0.0)
+    report = QualityReport("tune", "PASS", (replace(fits, layer="G1"), fits), 100, 0, 0, None, None)
     assert dialogues_to_judge(report, 2000) == (317, 1267)
     assert dialogues_to_judge(report, 1000) == (317, 1000)
     assert dialogues_to_judge(replace(report, dialogues=500), 2000) == (1584, 1584)
+
+
+@pytest.mark.parametrize("room", [0.5, 1.0, 2.0])
+def test_a_bound_well_inside_its_margin_takes_fewer_sealed_dialogues(room: float) -> None:
+    """Drawn: a true change that the tune split saw with its error, and the sealed one with its own."""
+    n = 1000
+    bound = GateCheck("G1", "likelihood", "PASS", Estimate(0.0, -0.1, 0.1, "nats", n), "", "", room=room)
+    report = QualityReport("tune", "PASS", (bound,), n, 0, 0, None, None)
+    answered, _ = dialogues_to_judge(report, 10**6)
+    assert answered < 3.17 * n
+    draw, standard_errors = np.random.default_rng(0), 1.645 * (1 + room)  # of the tune split, from mean to margin
+    truth = draw.standard_normal(200_000)  # as far from what the tune split saw as its error lets it be
+    error = math.sqrt(n / answered)
+    sealed = truth + error * draw.standard_normal(len(truth))
+    assert np.mean(sealed + 1.645 * error < standard_errors) == pytest.approx(0.9, abs=0.005)

@@ -38,6 +38,7 @@ from halfwatt.meters.discover import Instruments
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.serving_process import RunCounts, ServingProcess, ServingSpec
 
+_CONTEXT_BLOCKS = 3  # two give no interval worth the name: t is 12.7 there, 4.3 here
 _WARM_S = 10.0  # of work before the first window
 _SHORTEST_S = 0.5  # 50 ticks of the kernel's clock a core, by which foreign load is told
 
@@ -45,7 +46,8 @@ _SHORTEST_S = 0.5  # 50 ticks of the kernel's clock a core, by which foreign loa
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One thing to measure: a name and what its worker loads. context: nothing is decided by it, so it takes part in
-    the least number of blocks only, and its interval is as wide as it is then."""
+    the least number of blocks only, in fewer (`_CONTEXT_BLOCKS` at least) where those took longer than the limit, and
+    its interval is as wide as it is then."""
 
     name: str
     spec: ServingSpec
@@ -90,10 +92,11 @@ def measure(
         replies = min(recorder.window_s / recorder.warm_up(dialogues, sampling), others)
         chunks = cycle(balanced_chunks(prompts, replies, random.Random(workload.seed)))
         recorder.idle("loaded_idle")
-        start_s, decisive = time.monotonic(), [arm.name for arm in arms if not arm.context]
+        start_s, decisive, late = time.monotonic(), [arm.name for arm in arms if not arm.context], False
         for block in range(plan.max_blocks):
             block_start_s = time.monotonic()
-            names = [arm.name for arm in arms] if block < plan.min_blocks else decisive
+            context = block < (min(_CONTEXT_BLOCKS, plan.min_blocks) if late else plan.min_blocks)
+            names = [arm.name for arm in arms] if context else decisive
             recorder.block(block, names, (next(chunks), next(chunks)), sampling)
             now_s = time.monotonic()
             late = now_s - start_s + (now_s - block_start_s) > plan.limit_s  # another as long would end too late
@@ -132,7 +135,7 @@ class _Recorder:
         paces = []
         for name, worker in self.workers.items():
             self.progress(f"warming up {name}")
-            pace = _until_flat(partial(worker.run, few, sampling))
+            pace = _until_flat(partial(worker.run, sampling=sampling), few)
             first, last = pace[0], pace[-1]
             self.events.append(f"{name}: warm-up of {len(pace)} passes, first {first:.3f}, last {last:.3f} s/reply")
             paces.append(last)
@@ -219,12 +222,13 @@ class _Recorder:
         return readings
 
 
-def _until_flat(once: Callable[[], RunCounts]) -> list[float]:
+def _until_flat(run: Callable[[Sequence[Dialogue]], RunCounts], prompts: Sequence[Dialogue]) -> list[float]:
     """Seconds per reply of each pass, until the slope over the last five is below 1 % a pass, twelve were made, or some
-    that took long: what warms up, clocks and caches, has done so within seconds of work."""
+    that took long: what warms up, clocks and caches, has done so within seconds of work. The first is of one reply,
+    which may take a minute."""
     pace, spent_s = list[float](), 0.0
     while len(pace) < 12 and spent_s < _WARM_S:
-        counts = once()
+        counts = run(prompts if pace else prompts[:1])
         pass_s = (counts.usage[1] - counts.usage[0]).wall_s
         pace.append(pass_s / counts.replies)
         spent_s += pass_s

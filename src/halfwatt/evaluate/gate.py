@@ -228,7 +228,9 @@ def _length_beside_people(pairs: Sequence[Pairs], margins: Margins, check: GateC
         f"people need {people.mean:.2f}x the original's characters, the candidate takes {tokens.mean:.2f}x its tokens"
     )
     verdict, missed = overall_verdict([own.verdict, other.verdict]), max(own.missed, other.missed)
-    return replace(own, verdict=verdict, missed=missed, detail="; ".join(filter(None, (own.detail, detail))))
+    room = min((side.room for side in (own, other) if side.room is not None), default=None)
+    detail = "; ".join(filter(None, (own.detail, detail)))
+    return replace(own, verdict=verdict, missed=missed, room=room, detail=detail)
 
 
 def _mean_ratio(pairs: Sequence[Pairs], figure: Callable[[ScoredReply, ScoredReply], float]) -> Clustered:
@@ -352,4 +354,5 @@ def _check(
         detail = f"needs about {needed} dialogues" if needed else "the estimate itself lies beyond the margin"
     equal = 1.0 if unit == "x" else 0.0
     missed = max(0.0, (low - figure.lo) / (equal - low or 1.0), (figure.hi - high) / (high - equal or 1.0))
-    return GateCheck(layer, name, verdict, figure.estimate(unit), rule, detail, needed, missed)
+    room = min(figure.lo - low, high - figure.hi) / figure.half if figure.half else None
+    return GateCheck(layer, name, verdict, figure.estimate(unit), rule, detail, needed, missed, room)

@@ -167,6 +167,7 @@ class GateCheck:
     detail: str
     n_needed: int | None = None  # for INCONCLUSIVE: dialogues it would take
     missed: float = 0.0  # by which the bound lies beyond the margin, as a share of what the margin allows
+    room: float | None = None  # from the bound on to the margin, in distances of the bound from the mean; None = exact
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.claim import make_claim
 from halfwatt.evaluate.energy_protocol import Run
-from halfwatt.evaluate.records import Claim, Measurement, Outside, QualityInputs, QualityReport
+from halfwatt.evaluate.records import Claim, GateCheck, Measurement, Outside, QualityInputs, QualityReport
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.gguf_given import is_gguf
 from halfwatt.meters.cost import Cost
@@ -194,18 +194,36 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
 
 
 def dialogues_to_judge(tuned: QualityReport | None, most: int) -> tuple[int, int]:
-    """Of the sealed split, fixed before any of it is looked at: as many as a bound needs that was just in its margin
-    on the tune split, (M - m) / se = z_95 there, to be inside it here in 90 % of runs: n ((z_95 + z_90) / z_95)^2.
+    """Of the sealed split, fixed before any of it is looked at: see `_more`.
 
     tuned: the verdict on the tune split; None = the champion is the reference itself. most: there are
     Returns: dialogues that the reference answers too, and all of which G7 asks.
     """
     if tuned is None or tuned.verdict != "PASS":
         return most, most
-    fit = max((c.estimate.n for c in tuned.checks if c.layer == "G7" and c.estimate), default=0)
-    more = ((Z_95 + Z_90) / Z_95) ** 2
-    answered, fitted = (min(most, max(MIN_JUDGED, math.ceil(n * more))) for n in (tuned.dialogues, fit))
+    about_fit = [c for c in tuned.checks if c.layer == "G7"]
+    others = [c for c in tuned.checks if c.layer != "G7"]
+    fit = max((c.estimate.n for c in about_fit if c.estimate), default=0)
+    counts = tuned.dialogues * _more(others), fit * _more(about_fit)
+    answered, fitted = (min(most, max(MIN_JUDGED, math.ceil(count))) for count in counts)
     return answered, max(answered, fitted)
+
+
+def _more(checks: Sequence[GateCheck]) -> float:
+    """Times the tune split's dialogues by which the worst of ``checks`` holds on the sealed split in 90 % of runs.
+
+    A bound that was z standard errors inside its margin there holds on r times as many where
+    z >= z_95 / sqrt(r) + z_90 sqrt(1 + 1 / r): both splits' errors count (the predictive power of Spiegelhalter and
+    Freedman 1986). Of one that was just inside, (M - m) / se = z_95, that asks for any number: then, as if it were the
+    truth, ((z_95 + z_90) / z_95)^2.
+    """
+    rooms = [check.room for check in checks if check.room is not None]
+    if not rooms:
+        return 0.0
+    z = Z_95 * (1 + min(rooms))
+    a = Z_95**2 - Z_90**2
+    root = (z * Z_95 - math.sqrt(z**2 * Z_95**2 - a * (z**2 - Z_90**2))) / a  # 1 / sqrt(r)
+    return min(1 / root**2, ((Z_95 + Z_90) / Z_95) ** 2)
 
 
 def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Outside, ...]:
