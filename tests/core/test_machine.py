@@ -28,7 +28,7 @@ def test_a_containers_quota_bounds_the_cores(
 
 @pytest.mark.parametrize(
     ("limit", "used", "left"),
-    [("max", "5", None), ("1000", "400", 600), ("999999999999999", "0", None), (None, "", None)],
+    [("max", "5", None), ("1000", "400", 675), ("999999999999999", "0", None), (None, "", None)],
 )
 def test_a_containers_limit_bounds_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, used: str, left: int | None
@@ -38,6 +38,7 @@ def test_a_containers_limit_bounds_the_memory(
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
         (tmp_path / "memory.current").write_text(used)
+        (tmp_path / "memory.stat").write_text("anon 325\nfile 75\ninactive_file 50\nactive_file 25\n")
     assert free_memory_b(memory=tmp_path) == (left or 10**9)
 
 

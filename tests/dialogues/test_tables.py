@@ -33,6 +33,10 @@ def parquet(into: Path) -> Path:
     return into / "chats.parquet"
 
 
+def shouted(into: Path) -> Path:
+    return parquet(into).rename(into / "CHATS.PARQUET")
+
+
 def saved(into: Path) -> Path:
     table().save_to_disk(into / "saved")
     return into / "saved"
@@ -50,7 +54,7 @@ def repository(into: Path) -> Path:
     return into / "repository"
 
 
-@pytest.mark.parametrize("make", [parquet, saved, saved_splits, repository])
+@pytest.mark.parametrize("make", [parquet, shouted, saved, saved_splits, repository])
 def test_a_table_is_read_as_its_lines_are(make: Callable[[Path], Path], tmp_path: Path) -> None:
     lines = tmp_path / "chats.jsonl"
     lines.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -65,6 +69,20 @@ def test_of_several_splits_one_is_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(DialogueError, match=r"several splits.*train, test.*splits/train"):
         read_dialogues(tmp_path / "splits")
     assert len(read_dialogues(tmp_path / "splits" / "test")) == 3
+
+
+@pytest.mark.parametrize("aside", ["more.jsonl", "data/chats.json", "chats.csv.gz"])
+def test_a_folder_of_which_only_some_would_be_read_is_refused(aside: str, tmp_path: Path) -> None:
+    """By its name one file is the train split; the library reads that and says nothing of the others."""
+    for name in ("train.jsonl", aside):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "old.jsonl").write_text("{}")
+    with pytest.raises(DialogueError, match=rf"only train.jsonl would be read \(found: {aside}\)"):
+        read_dialogues(tmp_path)
+    (tmp_path / aside).unlink()
+    assert len(read_dialogues(tmp_path)) == 3
 
 
 def test_a_faulty_row_is_named(tmp_path: Path) -> None:

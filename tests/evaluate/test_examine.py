@@ -20,6 +20,7 @@ from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
 from halfwatt.formats.artifact import Parity
 from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import ServingSpec
@@ -132,3 +133,13 @@ def test_a_candidate_must_read_and_stop_as_the_reference_does(
     assert replace(record, problems=()) == replace(FAITHFUL, **changed)  # type: ignore[arg-type]
     assert len(record.problems) == (problem is not None)
     assert problem is None or problem in record.problems[0]
+
+
+def test_who_learned_to_answer_at_once_reads_as_its_original_does(workload: Workload, tmp_path: Path) -> None:
+    """People's replies hold no thinking, so who learns from them is asked with a template that opens none."""
+    asked, opens = "{% if add_generation_prompt %}<|im_start|>assistant\n", "<think>\n"
+    chat = workload.tokenizer
+    assert asked in chat.template
+    thinking = ChatTokenizer(chat.hf, chat.template.replace(asked, asked + opens), chat.eos_ids)
+    thinking.answering_at_once().save(tmp_path)
+    assert reference_parity(FAITHFUL, replace(workload, tokenizer=thinking), tmp_path) == FAITHFUL

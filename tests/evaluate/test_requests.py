@@ -63,15 +63,15 @@ def test_more_than_odd_ones_are_a_fault_of_the_template(chat_format: ChatFormat)
         make_workload(tune(*(dialogue(f"d{n}") for n in range(9)), *two), chat_format, RequestSettings())
 
 
-def test_a_reply_may_take_four_times_what_people_write_between_the_least_and_half_the_context(
+def test_a_reply_may_take_twice_what_people_write_between_the_least_and_half_the_context(
     chat_format: ChatFormat,
 ) -> None:
     dialogues = tune(dialogue("a"), dialogue("b"))
     reply = len(chat_format.tokenizer.encode(dialogues.dialogues[0].messages[1].content))
-    for least, context, cap in ((1, 10_000, 4 * reply), (300, 10_000, 300), (300, 400, 200)):
+    for least, context, cap in ((1, 10_000, 2 * reply), (300, 10_000, 300), (300, 400, 200)):
         workload = make_workload(dialogues, replace(chat_format, context=context), RequestSettings(min_cap=least))
         assert workload.cap == workload.greedy.max_new_tokens == cap
-        assert workload.brief().greedy.max_new_tokens == cap // 4, "about what people take at most"
+        assert workload.brief().greedy.max_new_tokens == cap // 2, "about what people take at most"
 
 
 def test_what_does_not_fit_the_context_is_cut_or_left_out_and_said(chat_format: ChatFormat) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from halfwatt.formats.artifact import Artifact
 from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.models import chat_model
 from halfwatt.models.architectures.registry import architecture_of
-from halfwatt.models.sampling import Sampling, read_sampling
+from halfwatt.models.sampling import ONLY_TRANSFORMERS, Sampling, read_sampling
 from halfwatt.models.weights import weights_read
 from halfwatt.runtimes.base import OperatingPoint, Reply
 from halfwatt.runtimes.transformers_eager import (
@@ -103,6 +104,7 @@ def test_the_models_own_settings_hold_alone_and_in_a_batch(setting: str, tmp_pat
             theirs.append(reply[0, ids.shape[1] :].tolist())
         alone = [list(opened.reply([prompt], GREEDY)[0].token_ids) for prompt in prompts()]
         streamed = [drain(opened.stream(prompt, GREEDY))[1] for prompt in prompts()]
+        opened.tokenizer.pad_id = tiny.END  # what fills up a row may be a stop token
         together = opened.reply(prompts(), GREEDY)
     assert alone == theirs == [list(reply.token_ids) for reply in streamed]
     assert alone != plain
@@ -110,6 +112,57 @@ def test_the_models_own_settings_hold_alone_and_in_a_batch(setting: str, tmp_pat
         assert [list(reply.token_ids) for reply in together] == alone
     if setting == "stop_strings":
         assert any(reply.stopped and reply.token_ids[-1] not in (tiny.END, tiny.TEXT_END) for reply in together)
+        assert [reply.stopped for reply in together] == [reply.stopped for reply in streamed]
+
+
+OFF: dict[str, Any] = {name: [] for name in ONLY_TRANSFORMERS} | {
+    "sequence_bias": {},
+    "stop_strings": "",
+    "num_beams": 1,
+    "min_length": 0,
+    "guidance_scale": 1.0,
+    "encoder_repetition_penalty": 1,
+}
+
+
+def test_what_is_off_however_it_is_written_is_off(tmp_path: Path) -> None:
+    """transformers itself refuses some of these: an empty list of banned words, say."""
+    settings = OFF | {"typical_p": 1.0, "do_sample": False, "length_penalty": 1.0, "top_h": None}
+    folder = tiny.folder(tmp_path, "llama", generation=settings)
+    assert read_sampling(folder).only_transformers == ()
+    with session(folder) as opened, session(tiny.folder(tmp_path / "plain", "llama")) as plain:
+        assert opened.reply(prompts(), GREEDY) == plain.reply(prompts(), GREEDY)
+
+
+@pytest.mark.parametrize("setting", ["guidance_scale", "forced_eos_token_id"])
+def test_a_zero_that_does_something_is_told(setting: str, tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, "llama", generation={setting: 0})
+    assert read_sampling(folder).only_transformers == (f"{setting} = 0",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("do_sample", "false"),
+        ("do_sample", 1),
+        ("max_new_tokens", True),
+        ("max_new_tokens", 20.5),
+        ("repetition_penalty", "1.1"),
+        ("num_beams", "4"),
+        ("min_length", -1),
+        ("bad_words_ids", [7]),
+        ("suppress_tokens", [[7]]),
+        ("sequence_bias", "much"),
+        ("stop_strings", [7]),
+        ("exponential_decay_length_penalty", ["a", 1.5]),
+        ("early_stopping", 1),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(setting: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({setting: value}))
+    with pytest.raises(ModelError, match=rf"value that cannot be \(found: {setting} = ") as caught:
+        read_sampling(tmp_path)
+    assert repr(value) in str(caught.value)
 
 
 def test_a_way_of_generating_that_transformers_has_no_more_is_refused(tmp_path: Path) -> None:

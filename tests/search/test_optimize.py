@@ -22,6 +22,7 @@ from halfwatt.core.json_records import from_json
 from halfwatt.core.settings import Budget, SearchSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
+from halfwatt.evaluate.gate import likelihood_check
 from halfwatt.evaluate.records import GateCheck, QualityReport, Verdict
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.discover import Instruments
@@ -95,6 +96,9 @@ def test_what_was_made_for_one_traffic_is_shown_on_others(tmp_path: Path) -> Non
     assert losses[0].quality.dialogues == 4
     assert losses[0].quality.split == "outside: thermostats"
     assert (losses[0].quality.kl_mean or 0) > 0
+    assert losses[0].quality.verdict == "FAIL"
+    assert (losses[0].quality.replies, losses[0].inputs.replies_ref) == (0, ()), "its likelihood says enough"
+    assert likelihood_check(losses[0].quality.checks) is not None
     again = ScriptedStore(tmp_path / "stages", {"judge": lambda _: pytest.fail("written down when it was finished")})
     assert lost_outside(job, again, Selection(b1, b1, (), trial_of(cut))) == losses
     assert lost_outside(job, store, Selection(b1, b1, (), trial_of(rounded))) == ()

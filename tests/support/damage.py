@@ -275,7 +275,7 @@ def itself(bench: Bench) -> QualityReport:
 
 def in_float32(bench: Bench) -> QualityReport:
     """No damage either: the same weights served in float32, which only rounds otherwise."""
-    with patch.object(gguf, "_held_by_f16", lambda _: False):
+    with patch.object(gguf, "held_by_f16", lambda _: False):
         return bench.judged(bench.of_weights("float32", lambda _: None))
 
 

@@ -40,18 +40,21 @@ def machine() -> dict[str, str]:
 
 
 def free_memory_b(device: str = "cpu", memory: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that can still be had on a device; of a container's ``memory`` what its limit leaves."""
+    """Bytes that can still be had on a device; of a container's ``memory`` what its limit leaves, and what pages of
+    files take, which give way."""
     if device.startswith("cuda"):
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     import psutil
 
     available = int(psutil.virtual_memory().available)
     try:
         limit, used = (int((memory / name).read_text()) for name in ("memory.max", "memory.current"))
-        return min(available, limit - used)
-    except (OSError, ValueError):  # no container, or one without a limit
+        kinds = dict(line.split() for line in (memory / "memory.stat").read_text().splitlines())
+        return min(available, limit - used + int(kinds["inactive_file"]) + int(kinds["active_file"]))
+    except (OSError, ValueError, LookupError):  # no container, or one without a limit
         return available
 
 

@@ -46,7 +46,7 @@ class RequestSettings:
         100  # dialogues of the tune split that a candidate is judged on; doubled until the gate can tell
     )
     compared: int = 200  # dialogues on which `compare` judges, drawn by the seed
-    min_cap: int = 256  # tokens that a reply may take at least; else 4 times the 99th percentile of the human replies
+    min_cap: int = 256  # tokens that a reply may take at least; else twice the 99th percentile of the human replies
     fit_dialogues: int = 1200  # that G7 asks its judge about, at most, one reply each
     fit_tokens: int = 48  # of a reply that the judge reads, its first ones
 

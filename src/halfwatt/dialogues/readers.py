@@ -76,7 +76,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise DialogueError(
             f"there is no file {path}", hint="give a .jsonl, .jsonl.gz, .json or .parquet file of dialogues"
         )
-    if is_folder or path.suffix == PARQUET:
+    if is_folder or path.suffix.lower() == PARQUET:
         yield from table_rows(path)
         return
     opener: Callable[[Path, str], IO[bytes]] = gzip.open if path.suffix == ".gz" else open  # type: ignore[assignment]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from halfwatt.core.errors import DialogueError, EnvironmentFault, first_line
+from halfwatt.dialogues.dialogue import first_faults
 
 PARQUET = ".parquet"
+_DATA = {".arrow", ".csv", ".json", ".jsonl", PARQUET, ".tsv"}  # what files of rows are called, compressed or not
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"  # what `save_to_disk` leaves in a folder
 
 
@@ -27,7 +29,9 @@ def table_rows(path: Path) -> Iterator[tuple[str, Any]]:
         if (path / _SAVED).exists() or (path / _SAVED_SPLITS).exists():
             table = datasets.load_from_disk(str(path))
         elif path.is_dir():
-            table = datasets.load_dataset(str(path), streaming=True)
+            builder = datasets.load_dataset_builder(str(path))
+            _require_all_read(path, builder.config.data_files or {})
+            table = builder.as_streaming_dataset()
         else:
             table = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
         if isinstance(table, dict):
@@ -38,6 +42,17 @@ def table_rows(path: Path) -> Iterator[tuple[str, Any]]:
     except Exception as error:  # a stranger's file can trip the library anywhere
         hint = "give a file of JSON lines or Parquet, or the folder of a dataset"
         raise DialogueError(f"{path} is no table that can be read", got=first_line(error), hint=hint) from error
+
+
+def _require_all_read(path: Path, splits: Mapping[str, Sequence[str]]) -> None:
+    """By their names the library takes some files of a folder for splits, and leaves the others without a word."""
+    read = {Path(file).resolve() for files in splits.values() for file in files}
+    inside = (file for file in sorted(path.rglob("*")) if _DATA & set(file.suffixes) and file.is_file())
+    visible = (file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    if aside := [str(file.relative_to(path)) for file in visible if file.resolve() not in read]:
+        some = ", ".join(str(file.relative_to(path.resolve())) for file in sorted(read)[:3])
+        what = f"of the folder {path} only {some} would be read"
+        raise DialogueError(what, got=first_faults(aside, 3), hint="give one file, or put those to be read in a folder")
 
 
 def _only_split(path: Path, splits: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,6 +123,13 @@ def examine(
     return QualityInputs(own, scores, yardstick.replies, replies, facts_of(workload.dialogues), fit)
 
 
+def examine_likelihood(candidate: ServingSpec, workload: Workload, scores: tuple[TeacherScore, ...]) -> QualityInputs:
+    """What is known before anybody replies."""
+    assert candidate.artifact.parity is not None, "what is judged was proved"
+    own = reference_parity(candidate.artifact.parity, workload, candidate.artifact.path)
+    return QualityInputs(own, scores, (), ())
+
+
 def examine_fit(
     judge: ServingSpec, candidate: ServingSpec, workload: Workload, known: tuple[Fit, ...], progress: Progress
 ) -> QualityInputs:
@@ -151,7 +158,8 @@ def reference_parity(own: Parity, workload: Workload, folder: Path) -> Parity:
     alike = operator.eq if vocabulary is None else vocabulary.allows
     pairs = ((d.id, _rendered_ids(reference, d), _rendered_ids(candidate, d)) for d in workload.dialogues)
     differing = next((name for name, theirs, ours in pairs if not alike(theirs, ours)), None)
-    same_template, same_stops = candidate.template == reference.template, set(stops) == set(reference.eos_ids)
+    same_template = candidate.template == reference.template or candidate.template == _at_once(reference)
+    same_stops = set(stops) == set(reference.eos_ids)
     problems = {
         "the chat template is not the reference's": not same_template,
         f"stop tokens {sorted(candidate.eos_ids)} are not the reference's {sorted(reference.eos_ids)}": not same_stops,
@@ -164,6 +172,13 @@ def reference_parity(own: Parity, workload: Workload, folder: Path) -> Parity:
         token_ids_equal=own.token_ids_equal and differing is None,
         problems=(*own.problems, *(problem for problem, present in problems.items() if present)),
     )
+
+
+def _at_once(reference: ChatTokenizer) -> str | None:
+    """The template of who learned from people what the reference thinks about first."""
+    with suppress(ModelError):
+        return reference.answering_at_once().template
+    return None
 
 
 def _rendered_ids(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[int]:

@@ -116,7 +116,9 @@ def integrity_checks(parity: Parity, margins: Margins) -> list[GateCheck]:
 def statistical_checks(
     inputs: QualityInputs, margins: Margins, special: Sequence[str], edition: int = EDITION
 ) -> list[GateCheck]:
-    """G1 to G7; `judge` asks for them once G0 holds."""
+    """G1 to G7; `judge` asks for them once G0 holds. Who fails by likelihood may have been asked nothing else."""
+    if len(inputs.teacher) >= 2 and not inputs.replies_ref and unlikely(inputs.teacher, margins):
+        return teacher_checks(inputs.teacher, margins)
     if len(inputs.teacher) < 2 or len(inputs.replies_ref) < 2:
         return [GateCheck("G1", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
     pairs = _paired(inputs.replies_ref, inputs.replies_cand)
@@ -175,6 +177,11 @@ def teacher_checks(scores: Sequence[TeacherScore], margins: Margins) -> list[Gat
         _check(("G2", "stopping at true ends", "nats"), ends, at_ends, low=-margins.eos_nats),
         stopping,
     ]
+
+
+def unlikely(scores: Sequence[TeacherScore], margins: Margins) -> bool:
+    """Whether G1 or G2 fails, whatever the replies say."""
+    return any(check.verdict == "FAIL" for check in teacher_checks(scores, margins))
 
 
 def _further_from_human_ends(s: TeacherScore) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from halfwatt.models.chat_model import ChatModel
 
 
-CAP_OVER_HUMAN = 4  # of the cap on a reply over the 99th percentile of the human ones
+CAP_OVER_HUMAN = 2  # of the cap on a reply over the 99th percentile of the human ones
 
 
 @dataclass(frozen=True, slots=True)

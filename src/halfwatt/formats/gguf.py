@@ -28,6 +28,7 @@ from halfwatt.core.files import new_folder, require_space, sha256_file
 from halfwatt.core.settings import Access, RuntimeName
 from halfwatt.formats.artifact import DRAFT_FILE, GGUF_FILE, Artifact, Part, write_artifact
 from halfwatt.formats.base import require_writable
+from halfwatt.formats.gguf_file import held_by_f16
 from halfwatt.formats.gguf_reader import places, read_gguf
 from halfwatt.formats.gguf_tokenizer import vocabulary, write_tokenizer
 from halfwatt.models import ngram_table
@@ -39,8 +40,6 @@ from halfwatt.models.tokenizer import read_json
 from halfwatt.models.weights import Weight, weights
 
 F16_MAX = 65504.0
-_BF16_ROUNDING = 2.0**-9  # relative; f16 rounds eight times finer until it runs out of range at either end
-_AT_ONCE = 1 << 22  # numbers that are float32 at a time
 _OF_PHI3 = {"</s>", "<unk>", "<s>", "<|endoftext|>"}  # llama.cpp loads no file that is named after it and has not these
 PRECISIONS = {Type.Q4_0: "int4", Type.Q8_0: "int8", Type.F16: "f16", Type.BF16: "bf16", Type.F32: "f32"}
 _VALUE_TYPES = {
@@ -251,21 +250,11 @@ def _matrix(weight: Weight, grid: GridTensor | None, place: Placement, *, wide: 
     values = _ordered(weight.rows() if grid is None else dequantize(grid), place.rows, place.columns)
     if weight.role == "positions":
         return values.float().numpy(force=True), Type.F32
-    if not wide and _held_by_f16(values):
+    if not wide and held_by_f16(values):
         return values.to(torch.float16).contiguous().numpy(force=True), Type.F16
     if values.dtype == torch.bfloat16:
         return values.contiguous().view(torch.uint8).numpy(force=True), Type.BF16
     return values.float().contiguous().numpy(force=True), Type.F32
-
-
-def _held_by_f16(values: torch.Tensor) -> bool:
-    """Does f16 lose no more of a matrix, in its norm, than bf16's own rounding would?"""
-    error = whole = 0.0
-    for part in torch.split(values, max(1, _AT_ONCE // values.shape[1])):
-        exact = part.float()
-        error += float((exact - part.to(torch.float16)).square().sum())
-        whole += float(exact.square().sum())
-    return error <= _BF16_ROUNDING**2 * whole  # false where a value becomes infinite
 
 
 def _kept(model: ChatModel, tensors: tuple[Tensor, ...], wide: Collection[str]) -> Iterator[KeptLayer]:

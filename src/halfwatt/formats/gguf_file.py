@@ -27,7 +27,8 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
 _MOST_DIMENSIONS = 4
-_CHUNK = 1 << 22  # numbers dequantized at a time
+_CHUNK = 1 << 22  # numbers that are float32 at a time
+_BF16_ROUNDING = 2.0**-9  # relative; f16 rounds eight times finer until it runs out of range at either end
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +173,13 @@ def _tensor(data: NDArray[np.uint8], name: str, shape: tuple[int, ...], kind: Ty
     if odd or not rows or not row_b or start + rows * row_b > len(data):
         raise ValueError(f"{name} of {' x '.join(map(str, shape))} {kind.name} does not lie inside the file")
     return StoredTensor(shape, kind, data[start : start + rows * row_b].reshape(rows, row_b))
+
+
+def held_by_f16(values: torch.Tensor) -> bool:
+    """Does f16 lose no more of a tensor, in its norm, than bf16's own rounding would?"""
+    error = whole = 0.0
+    for part in torch.split(values, max(1, _CHUNK // values[0].numel())):
+        exact = part.float()
+        error += float((exact - part.to(torch.float16)).square().sum())
+        whole += float(exact.square().sum())
+    return error <= _BF16_ROUNDING**2 * whole  # false where a value becomes infinite

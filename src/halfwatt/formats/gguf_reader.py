@@ -24,7 +24,7 @@ from halfwatt.core.files import sha256_file
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import first_faults
 from halfwatt.formats.artifact import ARTIFACT, read_artifact
-from halfwatt.formats.gguf_file import GRIDS, GgufFile
+from halfwatt.formats.gguf_file import GRIDS, GgufFile, held_by_f16
 from halfwatt.formats.gguf_vocabulary import read_tokenizer
 from halfwatt.models import model_folder
 from halfwatt.models.architectures.base import Architecture, Placement
@@ -37,7 +37,7 @@ from halfwatt.models.template_sandbox import probe
 from halfwatt.models.tokenizer import from_pretrained, read_template
 from halfwatt.models.weights import weights
 
-_FLOATS = {Type.BF16: torch.bfloat16, Type.F32: torch.float32}  # all others are read as float16
+_FLOATS = {Type.BF16: torch.bfloat16, Type.F32: torch.float32}
 
 
 class Unopenable(ModelError):
@@ -200,9 +200,13 @@ def _alike(stored: torch.Tensor, computed: torch.Tensor) -> bool:
 
 
 def _dtype(file: GgufFile) -> torch.dtype:
-    """As the matrices are stored, and float16 where they are rounded: its 11 bits are finer than any steps."""
-    kinds = {tensor.kind for tensor in file.stored.values() if len(tensor.shape) > 1}
-    return _FLOATS.get(kinds.pop(), torch.float16) if len(kinds) == 1 else torch.float16
+    """As the matrices are stored; float16 where they are rounded, its 11 bits being finer than any steps, or where what
+    is stored wider fits it as well, float32 else."""
+    kinds = [t.kind for n, t in file.stored.items() if len(t.shape) > 1 and not n.startswith("position_embd.")]
+    if len(set(kinds)) == 1 and kinds[0] in _FLOATS:
+        return _FLOATS[kinds[0]]
+    wider = (tensor.values() for tensor in file.stored.values() if tensor.kind in _FLOATS)
+    return torch.float16 if all(map(held_by_f16, wider)) else torch.float32
 
 
 def _in_our_order(values: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 
+OPENING, CLOSING = "<think>", "</think>"
 _OPENED = re.compile(r"<think>\s*(</think>\s*)?$")  # what a prompt may end with
 _EMPTY = re.compile(r"\s*(<think>\s*</think>)?\s*")
 
 
 def answer_of(text: str, *, opened: bool = False) -> str:
     """What a reply says when it has thought; nothing, where it never came to an end of it. opened: by its prompt."""
-    before, closed, answer = text.rpartition("</think>")
+    _, closed, answer = text.rpartition(CLOSING)
     if closed:
         return answer.lstrip()
-    before, opened_here, _ = text.partition("<think>")
-    return before if opened_here else "" if opened else text
+    return "" if opened or text.lstrip().startswith(OPENING) else text
 
 
 def opening(prompt: str) -> str:
@@ -26,14 +26,15 @@ def opening(prompt: str) -> str:
 def left_open(prompt: str) -> str:
     """`opening`, where what is opened is not closed again."""
     opened = opening(prompt)
-    return "" if "</think>" in opened else opened
+    return "" if CLOSING in opened else opened
 
 
 def reply_begins(text: str, prompt: str, answer: str) -> int | None:
-    """Where an answer stands in a dialogue's ``text`` whose template does not show the thinking that the prompt opens,
-    or shows that there was none; None = this is no such template."""
+    """Where an answer stands in a dialogue's ``text`` whose template shows there that nothing was thought, or does not
+    show the thinking that the prompt opens; None = this is no such template."""
     before = prompt.removesuffix(opening(prompt))
     at = text.find(answer, len(before))
-    if before == prompt or at < 0 or not text.startswith(before):
+    if at < 0 or not text.startswith(before):
         return None
-    return at if _EMPTY.fullmatch(text, len(before), at) else None
+    shown = _EMPTY.fullmatch(text, len(before), at)
+    return at if shown and (before != prompt or shown[1]) else None

@@ -11,13 +11,14 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 from halfwatt.core.errors import ModelError, first_line
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.template_sandbox import Declined, check_template, render
-from halfwatt.models.thinking import answer_of, left_open, reply_begins
+from halfwatt.models.thinking import CLOSING, OPENING, answer_of, left_open, opening, reply_begins
 
 T = TypeVar("T")
 TEMPLATE_FILE = "chat_template.jinja"
@@ -37,6 +38,7 @@ class ScoredTokens:
 
 
 MOST_ASIDE = 0.01  # share of the dialogues that may be left out so
+_LAST_LINE_BREAK = re.compile(r"(\r\n|\r|\n)\Z")  # which Jinja leaves out
 _TOKENS = "bos_token", "eos_token", "unk_token", "pad_token"
 
 
@@ -47,7 +49,7 @@ class ChatTokenizer:
     eos_ids:         the whole list of generation_config.json, in its order (else of config.json, else the tokenizer's)
     pad_id:          fills up the shorter rows of a batch
     vocab_size:      the number of token ids, added tokens included
-    special_tokens:  their texts: what a reply must never show
+    special_tokens:  their texts: what a reply must never show; it may think
     """
 
     def __init__(self, hf: Any, template: str, eos_ids: tuple[int, ...]) -> None:
@@ -59,7 +61,9 @@ class ChatTokenizer:
         self._backend.no_truncation()  # tokenizer.json may carry both, and neither belongs to a chat
         self._backend.no_padding()
         special = {str(t) for t in hf.added_tokens_decoder.values() if t.special}
-        self.special_tokens: tuple[str, ...] = tuple(sorted((special | set(hf.all_special_tokens)) - {""}))
+        special = special | set(hf.all_special_tokens)
+        self._tags = {hf.convert_tokens_to_ids(tag): tag for tag in (OPENING, CLOSING) if tag in special}
+        self.special_tokens: tuple[str, ...] = tuple(sorted(special - {"", OPENING, CLOSING}))
         self._special = re.compile("|".join(map(re.escape, self.special_tokens)) or "(?!)")
 
     @classmethod
@@ -158,26 +162,43 @@ class ChatTokenizer:
     @property
     def opens_thinking(self) -> bool:
         """Does the template let the model think before it answers?"""
-        return bool(self._left_open())
-
-    def _left_open(self) -> str:
-        return left_open(self.render(self.one_exchange("Hi").before(-1), prompt=True))
+        return bool(left_open(self.render(self.one_exchange("Hi").before(-1), prompt=True)))
 
     def answer_prompt_ids(self, dialogue: Dialogue) -> list[int]:
         """Token ids after which an answer comes at once: what the template opens is closed."""
         prompt = self.render(dialogue, prompt=True)
-        return self.encode(f"{prompt}</think>\n\n" if left_open(prompt) else prompt)
+        return self.encode(f"{prompt}{CLOSING}\n\n" if left_open(prompt) else prompt)
 
     def answering_at_once(self) -> ChatTokenizer:
-        """With a template that opens no <think>, for models that learn what people say: they do not think aloud."""
-        if not (opened := self._left_open()):
+        """With prompts that end where replies begin in a dialogue, for models that learn what people say: where the
+        template opens <think>, they do not think aloud; where it shows an empty one, they need not write that.
+
+        Raises:
+            ModelError: the template cannot be told so.
+        """
+        exchange = self.one_exchange("Hi")
+        whole, prompt = self.render(exchange, prompt=False), self.render(exchange.before(-1), prompt=True)
+        end, begins = opening(prompt), reply_begins(whole, prompt, "Hi")
+        before = prompt.removesuffix(end)
+        if (begun := before if begins is None else whole[:begins]) == prompt:
             return self
-        cut = f"text[:-{len(opened)}] if add_generation_prompt and text.endswith({json.dumps(opened)}) else text"
-        return ChatTokenizer(self.hf, f"{{% set text %}}{self.template}{{% endset %}}{{{{ {cut} }}}}", self.eos_ids)
+        ended = f"text[:{-len(end)}]" if end else "text"  # [:-0] would be nothing
+        asked = f"add_generation_prompt and text.endswith({json.dumps(end)})"
+        answered = f"{ended} ~ {json.dumps(begun[len(before) :])} if {asked} else text"
+        # A block that captures text loses the line breaks beside its tags, a template of its own but the last one.
+        inside = f"{{{{ '' }}}}{_LAST_LINE_BREAK.sub('', self.template)}{{{{ '' }}}}"
+        template = f"{{% set text %}}{inside}{{% endset %}}{{{{ {answered} }}}}"
+        plain = ChatTokenizer(self.hf, template, self.eos_ids)
+        texts = plain.render(exchange, prompt=False), plain.render(exchange.before(-1), prompt=True)
+        if texts != (whole, begun):
+            what = "the chat template cannot be told to open no <think>, and people's replies hold none"
+            raise ModelError(what, hint="pass --chat-template FILE with a template that does not think")
+        return plain
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids`` without special tokens."""
-        return str(self.hf.decode(list(ids), skip_special_tokens=True))
+        """Text of ``ids`` without special tokens, but for those that enclose what is thought."""
+        runs = ((tag, list(run)) for tag, run in groupby(ids, self._tags.get))
+        return "".join(tag * len(run) if tag else self.hf.decode(run, skip_special_tokens=True) for tag, run in runs)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer as it is used, the template (to both places that readers look in) and the stop tokens.

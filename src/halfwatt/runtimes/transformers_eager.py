@@ -8,6 +8,7 @@ says).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,13 +31,10 @@ from halfwatt.formats.artifact import Artifact
 from halfwatt.models import model_folder
 from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.chat_model import quiet, torch_device, torch_dtype
-from halfwatt.models.sampling import AND_DRAWN, ONLY_TRANSFORMERS, Sampling
+from halfwatt.models.sampling import AND_DRAWN, Sampling, own_settings
 from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained
 from halfwatt.models.weights import weights_read
 from halfwatt.runtimes.base import OperatingPoint, Reply, one_by_one, require_room, stream_text
-
-_OF_BEAMS = "early_stopping", "length_penalty"
-_OWN = (*ONLY_TRANSFORMERS, *AND_DRAWN, *_OF_BEAMS)  # settings that B0 takes from the model's generation_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +83,9 @@ class TransformersSession:
                 AutoModelForCausalLM, artifact.path, dtype=dtype or "auto", use_safetensors=True
             )
         self.network = network.to(device).eval()  # type: ignore[arg-type]
-        own = self.network.generation_config
-        self._own = {name: value for name in _OWN if (value := getattr(own, name, None)) is not None}
+        self._own = own_settings(artifact.path)
+        stops = self._own.get("stop_strings", [])
+        self._stop_strings = [stops] if isinstance(stops, str) else stops
         self._beams = int(self._own.get("num_beams", 1))
         # What is not asked for is off: ``generate`` fills in what a request leaves open from here.
         self.network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
@@ -103,7 +102,7 @@ class TransformersSession:
         """
         prompts = [self.tokenizer.prompt_ids(dialogue) for dialogue in batch]
         rows = self._generate(prompts, sampling)
-        return [self._as_reply(prompt, row, sampling) for prompt, row in zip(prompts, rows, strict=True)]
+        return [self._as_reply(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
 
     def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
         """Prompts of about one length together where nothing is drawn: draws would hang on who else is asked."""
@@ -135,7 +134,7 @@ class TransformersSession:
         finally:
             tap.closed.set()
             thread.join()
-        return self._as_reply(prompt, ids, sampling)
+        return self._as_reply(prompt, ids)
 
     def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
         """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
@@ -197,14 +196,19 @@ class TransformersSession:
         return [self._cut(row) for row in new]
 
     def _cut(self, row: list[int]) -> list[int]:
-        """The row up to its first stop token, that included; ``generate`` fills up what follows with padding."""
+        """The row up to its first stop, that included; ``generate`` fills up what follows with padding, which may be a
+        stop token."""
+        first = bisect_left(range(len(row)), x=True, key=lambda last: self._says_stop(row[: last + 1]))
         ends = [i + 1 for i, token in enumerate(row) if token in self.tokenizer.eos_ids]
         ends += [max((i + 1 for i, token in enumerate(row) if token != self.tokenizer.pad_id), default=0)]
-        return row[: ends[0]]
+        return row[: min(ends[0], first + 1)]
 
-    def _as_reply(self, prompt: list[int], ids: list[int], sampling: Sampling) -> Reply:
-        room = min(sampling.max_new_tokens, self._longest - len(prompt))
-        stopped = bool(ids) and (ids[-1] in self.tokenizer.eos_ids or ("stop_strings" in self._own and len(ids) < room))
+    def _says_stop(self, ids: list[int]) -> bool:
+        text = self.tokenizer.hf.decode(ids) if self._stop_strings else ""
+        return any(stop in text for stop in self._stop_strings)
+
+    def _as_reply(self, prompt: list[int], ids: list[int]) -> Reply:
+        stopped = bool(ids) and (ids[-1] in self.tokenizer.eos_ids or self._says_stop(ids))
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), 0, stopped)
 
 

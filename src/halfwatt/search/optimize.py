@@ -240,7 +240,7 @@ def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Out
         except BadInput as error:  # none of them fits the model: the run's own verdict does not hang on it
             job.settings.progress(f"left out: {error}")
             return None
-        judgement = lab.run(judge, JudgeOrder(reference, champion, job.settings.margins))
+        judgement = lab.run(judge, JudgeOrder(reference, champion, job.settings.margins, if_likely=True))
         return Outside(kind, judgement.report, judgement.inputs)
 
     return tuple(filter(None, map(loss, job.outside)))

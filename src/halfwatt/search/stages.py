@@ -25,7 +25,7 @@ from halfwatt.core.machine import cores
 from halfwatt.core.settings import Margins, MeasurePlan
 from halfwatt.evaluate import energy_analysis, energy_protocol, gate
 from halfwatt.evaluate.energy_protocol import Arm, Run
-from halfwatt.evaluate.examine import Yardstick, examine, examine_fit, teacher_scores
+from halfwatt.evaluate.examine import Yardstick, examine, examine_fit, examine_likelihood, teacher_scores
 from halfwatt.evaluate.fit import fit_of_people, fit_of_reference
 from halfwatt.evaluate.records import (
     Fit,
@@ -166,8 +166,7 @@ def _first_look(lab: Lab, order: ScreenOrder) -> Screening:
 
 def _reads_too_much(order: ScreenOrder) -> str | None:
     """Why the bytes alone rule a candidate out, in words. What rounds or cuts weights saves a token about as many times
-    as it reads fewer bytes; more by faster products of the prompt, never `_BEYOND_BYTES` times as much.
-    """
+    as it reads fewer bytes; more by faster products of the prompt, never `_BEYOND_BYTES` times as much."""
     fewer = order.reference.artifact.weights_read_b / order.candidate.artifact.weights_read_b
     if order.best is None or not order.as_long or order.hope * _BEYOND_BYTES * fewer >= order.best.lo:
         return None
@@ -179,10 +178,9 @@ def _likelihood_checks(lab: Lab, order: ScreenOrder) -> list[GateCheck]:
     scores: tuple[TeacherScore, ...] = ()
     for part in lab.parts():
         scores += likelihoods(part, order.reference, order.candidate)
-        checks = gate.teacher_checks(scores, order.margins)
-        if gate.overall_verdict([check.verdict for check in checks]) != "INCONCLUSIVE":
+        if gate.overall_verdict([c.verdict for c in gate.teacher_checks(scores, order.margins)]) != "INCONCLUSIVE":
             break
-    return checks
+    return gate.teacher_checks(scores, order.margins)
 
 
 def _in_words(e: Estimate) -> str:
@@ -304,6 +302,7 @@ class JudgeOrder:
     margins: Margins
     screened: bool = False  # its likelihoods were read by the screen already
     answered: int | None = None  # dialogues that the reference answers too, the first ones; of the others G7 is asked
+    if_likely: bool = False  # who fails by likelihood is asked for no replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,10 +334,11 @@ def _read(lab: Lab, order: JudgeOrder, answered: int | None) -> QualityInputs:
     """All that the gate asks of the first ``answered`` dialogues (None = of all); of the others what G7 asks, with
     people as its measure: it needs the most dialogues, and what the reference says there would cost the most."""
     judged_by, count, inputs = _judge_of(lab, order.reference), len(lab.workload.dialogues), None
-    first = count if answered is None else min(answered, count)
-    if first:
+    if first := count if answered is None else min(answered, count):
         part = lab if first == count else lab.part(0, first)
-        scores = likelihoods(part, order.reference, order.candidate) if order.screened else ()
+        scores = likelihoods(part, order.reference, order.candidate) if order.screened or order.if_likely else ()
+        if order.if_likely and gate.unlikely(scores, order.margins):
+            return examine_likelihood(lab.spec(order.candidate), part.workload, scores)
         speaker = _speaker(lab, order.reference)
         replies = part.run(reference_replies, speaker)
         fit = part.run(reference_fit, FitOrder(speaker, judged_by))
@@ -364,8 +364,8 @@ def _speaker(lab: Lab, reference: Contender) -> Contender:
 
 def reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]:
     """The reference's own replies to the lab's workload."""
-    what = f"original's replies, {lab.split} split"
-    return generate_replies(lab.spec(reference), lab.workload.requests(), lab.say, what)
+    label = f"original's replies, {lab.split} split"
+    return generate_replies(lab.spec(reference), lab.workload.requests(), lab.say, label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +394,6 @@ def judge_artifact(lab: Lab, model: str) -> Artifact:
 
 def _judge_of(lab: Lab, reference: Contender) -> Contender:
     """Who tells what fits: the model that the user names, or the original."""
-    model = lab.job.settings.judge
-    if model is None:
+    if (model := lab.job.settings.judge) is None:
         return reference.for_likelihood()
     return Contender("judge", lab.run(judge_artifact, model), OperatingPoint())

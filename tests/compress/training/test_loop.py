@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -106,10 +107,12 @@ class Cramped:
         return nats
 
 
+MPS = RuntimeError("MPS backend out of memory (MPS allocated: 8.90 GB)")
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 FULL = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to")
 
 
-@pytest.mark.parametrize("error", [FULL, torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+@pytest.mark.parametrize("error", [FULL, torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), MPS, CUBLAS])
 def test_where_the_memory_is_full_a_step_is_made_in_parts(error: Exception) -> None:
     """Of the same gradients: it ends with the same weights."""
     told, module, whole = list[str](), network(), network()
@@ -132,6 +135,10 @@ def test_where_not_one_dialogue_fits_it_says_so(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(weights(module), before)
     with pytest.raises(RuntimeError, match="another fault"):
         train(network(), Cramped(0, RuntimeError("another fault")), example_rows(), SETTINGS, FP32)
+    with monkeypatch.context() as moments:
+        moments.setattr(torch.optim.AdamW, "step", Mock(side_effect=MPS))
+        with pytest.raises(EnvironmentFault, match=r"does not fit the memory \(found: MPS backend"):
+            train(network(), learn_labels, example_rows(), SETTINGS, FP32)
     monkeypatch.setattr("halfwatt.compress.training.loop.free_memory_b", lambda _: 1000)
     with pytest.raises(EnvironmentFault, match=r"0.0 GiB free"):
         train(network(), learn_labels, example_rows(), SETTINGS, FP32)

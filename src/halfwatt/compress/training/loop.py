@@ -28,12 +28,13 @@ from halfwatt.compress.training import checkpoints
 from halfwatt.compress.training.batches import Batch, Row, collate, plan
 from halfwatt.compress.training.losses import label_nll
 from halfwatt.compress.training.team import team
-from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError
+from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError, first_line
 from halfwatt.core.machine import free_memory_b
 from halfwatt.core.settings import Precision
 from halfwatt.meters.cost import Cost, CostMeter
 
 _STATE_B = 12  # of a number that is trained, beside itself: its gradient, and AdamW's two moments
+_FULL = "teaching this model does not fit the memory"
 _BYTES_A_STEP = 10  # float32 passes over the weights: forward, backward, gradient; AdamW reads 4 tensors and writes 3
 
 
@@ -153,19 +154,24 @@ def train(
     _require_memory([p for group in groups for p in group.parameters], context.device)
     schedule = _Schedule(rows, settings, context.settings.seed)
     with _accelerator(context.device, context.settings.precision) as accelerator:
-        return _Run(module, objective, schedule, groups, context, accelerator).run()
+        try:
+            return _Run(module, objective, schedule, groups, context, accelerator).run()
+        except (RuntimeError, MemoryError) as error:  # as of the moments, which the first step takes room for
+            if not _memory_is_full(error):
+                raise
+            raise EnvironmentFault(_FULL, got=first_line(error), hint="teach a smaller model") from error
 
 
 def _require_memory(parameters: Sequence[nn.Parameter], device: str) -> None:
     need_b, free_b = _STATE_B * sum(p.numel() for p in parameters), free_memory_b(device)
     if need_b > free_b:
         got = f"{need_b / 2**30:.1f} GiB for gradients and moments, {free_b / 2**30:.1f} GiB free"
-        raise EnvironmentFault("teaching this model does not fit the memory", got=got, hint="teach a smaller one")
+        raise EnvironmentFault(_FULL, got=got, hint="teach a smaller one")
 
 
 def _memory_is_full(error: BaseException) -> bool:
-    """torch has a class for it on GPUs and none on processors."""
-    words = "can't allocate memory", "not enough memory", "bad_alloc"
+    """torch has a class for it on some devices and none on others."""
+    words = "can't allocate memory", "not enough memory", "bad_alloc", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED"
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
