@@ -1,7 +1,7 @@
 """Public chat models on narrow traffic: searched for an hour or two, then beside every peer that answers as well.
 
     python -m benchmarks.real run NAME --model MODEL --dialogues FILE --budget 60m --out OUT
-        [--original "SmolLM2-135M-Instruct"] [--chat-template FILE] [--run-only] [--alone]
+        [--original "SmolLM2-135M-Instruct"] [--chat-template FILE] [--run-only] [--alone] [--judge MODEL]
     python -m benchmarks.real tuned NAME --model MODEL --dialogues FILE --out OUT --minutes 40
     python -m benchmarks.real show                                                              the README's table
     python -m benchmarks.real replies NAME --model MODEL --dialogues FILE --out OUT             side by side, Markdown
@@ -61,6 +61,7 @@ def main() -> None:
         one.add_argument("--out", type=Path, required=True)
         one.add_argument("--chat-template", type=Path)
         one.add_argument("--run-only", action="store_true", help="keep a GGUF file shut, as of a family nobody opens")
+        one.add_argument("--judge", help="tells what fits (G7); the original if not given")
         one.add_argument("--budget", default="60m")
         one.add_argument("--minutes", type=float, default=40.0)
         one.add_argument("--alone", action="store_true", help="no peers: the winner beside B1")
@@ -154,6 +155,7 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
         "original": args.original or Path(args.model).stem,
         "traffic": args.dialogues.name,
         "budget_s": budget.seconds,
+        "judge": args.judge and Path(args.judge).stem,
         "verdict": result.claim.verdict,
         "winner": result.claim.about,
         "plan": [] if result.plan is None else result.plan.lines,
@@ -229,7 +231,8 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _settings(args: argparse.Namespace) -> RunSettings:
-    return replace(RunSettings(), access=Access(chat_template=args.chat_template, run_only=args.run_only), progress=say)
+    access = Access(chat_template=args.chat_template, run_only=args.run_only)
+    return replace(RunSettings(), access=access, judge=args.judge, progress=say)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,39 @@ def test_splits_are_as_large_as_asked_and_do_not_depend_on_the_files_order() -> 
     assert {split: len(part) for split, part in numbers.items()} == {"train": 5, "tune": 10, "test": 20}
 
 
+def greeting(*further: str, about: str = "") -> tuple[Message, ...]:
+    """People say hello, and then what they want."""
+    talk = [Message("user", "Hello"), Message("assistant", "How can I help?")]
+    for text in further:
+        talk += [Message("user", text), Message("assistant", "ok")]
+    return ((Message("system", about),) if about else ()) + tuple(talk)
+
+
+@pytest.mark.parametrize("told", ["by the second turn", "by the system message", "by the third turn"])
+def test_where_all_open_alike_what_follows_tells_them_apart(told: str) -> None:
+    """One split would have held them all, and the others none."""
+    talks = {
+        "by the second turn": [greeting(f"question {n // 2}", f"more {n}") for n in range(60)],
+        "by the system message": [greeting(f"more {n}", about=f"page {n // 2}") for n in range(60)],
+        "by the third turn": [greeting("My order.", f"number {n // 2}") for n in range(60)],
+    }[told]
+    whole = DialogueSet.of((Dialogue(f"{n:02}", talk) for n, talk in enumerate(talks)), split="train", licence="")
+    parts = split_set(whole, {"train": 0.3, "tune": 0.3, "test": 0.4})
+    assert {split: len(part) for split, part in parts.items()} == {"train": 18, "tune": 18, "test": 24}
+    for part in parts.values():  # who go on alike stay together
+        ids = {int(d.id) for d in part.dialogues}
+        assert {n ^ 1 for n in ids} == ids
+
+
+def test_what_is_said_twice_word_for_word_is_never_on_both_sides() -> None:
+    talks = [greeting("My order.", "number 7")] * 20 + [greeting("A lamp.", f"number {n}") for n in range(20)]
+    whole = DialogueSet.of((Dialogue(f"{n:02}", talk) for n, talk in enumerate(talks)), split="train", licence="")
+    parts = split_set(whole, {"train": 0.6, "tune": 0.2, "test": 0.2})
+    assert {d.id for d in parts["train"].dialogues} >= {f"{n:02}" for n in range(20)}
+    with pytest.raises(DialogueError, match="20 dialogues with 1 different beginnings cannot fill"):
+        split_set(whole.subset(whole.dialogues[:20]), {"train": 0.6, "tune": 0.2, "test": 0.2})
+
+
 def test_case_and_spaces_do_not_make_another_first_turn() -> None:
     same = asking(["Turn on\tthe  LIGHT", "turn on the light ", " turn ON the light", "a", "b", "c"])
     assert [d.opening for d in same.dialogues[:3]] == ["turn on the light"] * 3
@@ -70,7 +103,7 @@ def test_a_group_that_does_not_fit_stays_in_train() -> None:
 
 
 def test_too_few_openings_to_split() -> None:
-    with pytest.raises(DialogueError, match="1 different first user turns cannot fill the test split"):
+    with pytest.raises(DialogueError, match="1 different beginnings cannot fill the test split"):
         split_set(asking(["same"] * 50), {"tune": 0, "test": 0.3})
 
 

@@ -127,6 +127,23 @@ def test_who_stops_as_people_do_passes_beside_a_reference_that_rambles() -> None
     assert {c.layer for c in old.checks} == {"G0", "G1", "G2", "G3", "G4", "G5"}
 
 
+def test_beside_a_reference_that_never_stops_what_ends_is_to_be_sound() -> None:
+    """All of its replies fail; so a candidate that says nothing half of the time would fail no more often."""
+    inputs = replies.inputs(MANY)
+    endless = tuple(replace(r, stopped=False, tokens=r.cap) for r in inputs.replies_ref)
+    mute = tuple(replace(r, text="") if n % 2 else r for n, r in enumerate(inputs.replies_cand))
+
+    def asked(cand: tuple[ScoredReply, ...], edition: int) -> list[tuple[str, str]]:
+        about = replace(inputs, replies_ref=endless, replies_cand=cand)
+        report = judge(about, split="test", margins=Margins(), special=(), seed=0, edition=edition)
+        return [(c.name, c.verdict) for c in report.checks if c.layer == "G3"]
+
+    assert asked(mute, 2) == [("failures", "PASS")]
+    assert asked(mute, 3) == [("running on", "PASS"), ("failures", "FAIL")]
+    assert asked(inputs.replies_cand, 3) == [("running on", "PASS"), ("failures", "PASS")]
+    assert asked(endless, 3) == [("running on", "PASS"), ("failures", "PASS")], "who does as it does"
+
+
 def test_shorter_than_people_is_too_short_whatever_the_reference_does() -> None:
     inputs = rambling(replies.inputs(MANY))
     curt = tuple(replace(r, text=r.text[: len(r.text) // 2], tokens=r.tokens // 2) for r in inputs.replies_cand)

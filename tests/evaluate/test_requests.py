@@ -71,7 +71,7 @@ def test_a_reply_may_take_twice_what_people_write_between_the_least_and_half_the
     for least, context, cap in ((1, 10_000, 2 * reply), (300, 10_000, 300), (300, 400, 200)):
         workload = make_workload(dialogues, replace(chat_format, context=context), RequestSettings(min_cap=least))
         assert workload.cap == workload.greedy.max_new_tokens == cap
-        assert workload.brief().greedy.max_new_tokens == cap // 2, "about what people take at most"
+        assert workload.brief().greedy.max_new_tokens == min(64, cap)
 
 
 def test_what_does_not_fit_the_context_is_cut_or_left_out_and_said(chat_format: ChatFormat) -> None:

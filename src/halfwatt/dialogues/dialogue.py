@@ -20,6 +20,11 @@ class Message:
     content: str
     counts: bool = True
 
+    @property
+    def levelled(self) -> str:
+        """Its text without differences of case and white space."""
+        return " ".join(self.content.casefold().split())
+
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
@@ -41,8 +46,7 @@ class Dialogue:
     @property
     def opening(self) -> str:
         """The first user turn, case and white space levelled: what splits must not share."""
-        first = next(m.content for m in self.messages if m.role == "user")
-        return " ".join(first.casefold().split())
+        return next(m.levelled for m in self.messages if m.role == "user")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -24,7 +24,8 @@ def split_set(whole: DialogueSet, sizes: Mapping[Split, float | int], *, seed: i
     """Divide a set into train, tune and test, disjoint by first user turn.
 
     Dialogues with the same opening stay together, and a hash of seed and opening gives their order, so the division
-    does not depend on the order of the file.
+    does not depend on the order of the file. Where more open alike than a quarter of the smallest split that is
+    sealed or chosen on, as with "Hello", what is said before their first reply counts, then before their second.
 
     Args:
         sizes: split -> share of all dialogues (float) or most dialogues (int). Test is filled first, then tune, each
@@ -36,17 +37,43 @@ def split_set(whole: DialogueSet, sizes: Mapping[Split, float | int], *, seed: i
     most: dict[Split, int] = {s: n if isinstance(n, int) else round(n * len(whole)) for s, n in sizes.items()}
     train = most["train"] if isinstance(sizes.get("train"), int) else len(whole)
     room: dict[Split, int] = {"test": most.get("test", 0), "tune": most.get("tune", 0), "train": train}
-    groups: dict[str, list[Dialogue]] = {}
-    for dialogue in whole.dialogues:
-        groups.setdefault(dialogue.opening, []).append(dialogue)
+    groups = dict(_alike(whole.dialogues, min(filter(None, (room["test"], room["tune"])), default=len(whole)) // 4))
     parts: dict[Split, list[Dialogue]] = {"train": [], "tune": [], "test": []}
     for _, group in sorted(groups.items(), key=lambda item: hashlib.sha256(f"{seed}\0{item[0]}".encode()).digest()):
         if fitting := next((split for split in room if len(parts[split]) + len(group) <= room[split]), None):
             parts[fitting] += group
     if empty := [f"the {split} split" for split, part in parts.items() if sizes.get(split) and not part]:
-        given = f"{len(whole)} dialogues with {len(groups)} different first user turns"
+        given = f"{len(whole)} dialogues with {len(groups)} different beginnings"
         raise DialogueError(f"{given} cannot fill {' and '.join(empty)}", hint="give more dialogues")
     return {split: whole.subset(part, split) for split, part in parts.items()}
+
+
+def _alike(dialogues: Sequence[Dialogue], most: int) -> Iterator[tuple[str, list[Dialogue]]]:
+    """Dialogues that open alike, by what they open with."""
+    for opening, group in _grouped(dialogues, attrgetter("opening")).items():
+        yield from _told_apart(opening, group, most, 0)
+
+
+def _told_apart(key: str, group: list[Dialogue], most: int, replies: int) -> Iterator[tuple[str, list[Dialogue]]]:
+    """A group of more than ``most`` by what is said before the reply of that number, as far as that parts it."""
+    if len(group) <= most or replies >= max(len(d.assistant_turns) for d in group):
+        yield key, group
+        return
+
+    def said(dialogue: Dialogue) -> str:
+        turns = dialogue.assistant_turns
+        before = dialogue.before(turns[min(replies, len(turns) - 1)])
+        return "\0".join(f"{message.role}: {message.levelled}" for message in before.messages)
+
+    for longer, some in _grouped(group, said).items():
+        yield from _told_apart(longer, some, most, replies + 1)
+
+
+def _grouped(dialogues: Sequence[Dialogue], key: Callable[[Dialogue], str]) -> dict[str, list[Dialogue]]:
+    groups: dict[str, list[Dialogue]] = {}
+    for dialogue in dialogues:
+        groups.setdefault(key(dialogue), []).append(dialogue)
+    return groups
 
 
 def by_source(whole: DialogueSet, most: int) -> dict[str, DialogueSet]:

@@ -6,7 +6,7 @@ PASS means that every layer rejects it at 5 %, one-sided, so no correction for s
     G0 integrity    exact; any miss fails, and nothing else is looked at
     G1 likelihood   change of nats per assistant token
     G2 stopping     log P(EOS) where turns end, P(EOS) where they do not
-    G3 failures     empty, endless, looping, leaking replies
+    G3 failures     replies that run to the cap; that end, and are empty, looping, leaking
     G4 length       tokens per reply: energy, not only style
     G5 content      chrF to the human reply, diversity of words
     G6 facts        values before a reply that people repeat in it
@@ -44,7 +44,7 @@ from halfwatt.evaluate.records import (
 from halfwatt.formats.artifact import Parity
 
 Pairs = Sequence[tuple[ScoredReply, ScoredReply]]
-EDITION = 2  # of the rules
+EDITION = 3  # of the rules
 NOT_PASSED = 0.05  # of a margin: the least that counts as missed, such as by an exact check
 
 
@@ -56,7 +56,8 @@ def judge(
     Args:
         special: the template's special tokens, which must not show in a reply.
         seed: of the generation, for the record.
-        edition: 1 = G0 to G5, the reference alone the measure, as results of schema 1 were judged.
+        edition: 1 = G0 to G5, the reference alone the measure, as results of schema 1 were judged; 2 = G3 with one
+            check of all failures.
 
     Raises:
         BadInput: replies or scores that are not paired, or not finite.
@@ -122,7 +123,7 @@ def statistical_checks(
     if len(inputs.teacher) < 2 or len(inputs.replies_ref) < 2:
         return [GateCheck("G1", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
     pairs = _paired(inputs.replies_ref, inputs.replies_cand)
-    checks = [*teacher_checks(inputs.teacher, margins), _failures(pairs, margins, special)]
+    checks = [*teacher_checks(inputs.teacher, margins), *_failures(pairs, margins, special, edition)]
     if edition == 1:
         return [replace(c, missed=0.0) for c in (*checks, _length(pairs, margins), *_content(pairs, margins))]
     length = _length_beside_people(pairs, margins, _length(pairs, margins))
@@ -191,19 +192,40 @@ def _further_from_human_ends(s: TeacherScore) -> float:
     return s.log_p_eos_ref - s.log_p_eos_cand + s.stay_cand - s.stay_ref
 
 
-def _failures(pairs: Sequence[Pairs], margins: Margins, special: Sequence[str]) -> GateCheck:
+def _failures(pairs: Sequence[Pairs], margins: Margins, special: Sequence[str], edition: int) -> list[GateCheck]:
+    """Beside an original that hardly ever stops any failure would be no more of them: what ends is held against what
+    ends."""
+    if edition < 3:
+        return [_more_often("failures", bool, pairs, margins, special)]
+
+    def broken(faults: Sequence[str]) -> bool:
+        return bool(faults) and reply_metrics.RUNS_ON not in faults
+
+    return [
+        _more_often("running on", lambda faults: reply_metrics.RUNS_ON in faults, pairs, margins, special),
+        _more_often("failures", broken, pairs, margins, special),
+    ]
+
+
+def _more_often(
+    name: str,
+    fails: Callable[[Sequence[str]], bool],
+    pairs: Sequence[Pairs],
+    margins: Margins,
+    special: Sequence[str],
+) -> GateCheck:
     kinds: Counter[str] = Counter()
     counts = np.zeros((len(pairs), 3))  # failures of the reference, of the candidate, replies
     for row, group in zip(counts, pairs, strict=True):
         for ref, cand in group:
             faults = reply_metrics.flags(cand, special)
-            row += (bool(reply_metrics.flags(ref, special)), bool(faults), 1)
-            kinds.update(faults)
+            row += (fails(reply_metrics.flags(ref, special)), fails(faults), 1)
+            kinds.update(faults if fails(faults) else ())
     listed = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items())) or "none"
     ref, cand, replies = counts.sum(axis=0)
     detail = f"reference {ref:.0f}, candidate {cand:.0f} of {replies:.0f} replies ({listed})"
     rule = f"upper bound of the difference in failure rate < {margins.failures:.0%}"
-    check = _check(("G3", "failures", "share"), rate_difference(*counts.T), rule, high=margins.failures)
+    check = _check(("G3", name, "share"), rate_difference(*counts.T), rule, high=margins.failures)
     return replace(check, detail=detail)
 
 

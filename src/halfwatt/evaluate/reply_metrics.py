@@ -25,6 +25,9 @@ _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _SENTENCE_END = re.compile("[.!?\n\u3002\uff01\uff1f]+")
 
 
+RUNS_ON = "runs to the cap"
+
+
 def words(text: str) -> list[str]:
     """In order.
 
@@ -39,7 +42,7 @@ def flags(reply: ScoredReply, special: Sequence[str]) -> tuple[str, ...]:
     text = reply.text
     faults = {
         "empty": not text.strip(),
-        "runs to the cap": not reply.stopped,
+        RUNS_ON: not reply.stopped,
         "repeats itself": repetition(words(text)) > 0.5,
         "same sentence three times": _sentence_repeats(text) >= 3,
         "template tokens leaked": reply.leaked > 0 or any(token in text for token in special),

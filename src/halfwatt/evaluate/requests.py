@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 CAP_OVER_HUMAN = 2  # of the cap on a reply over the 99th percentile of the human ones
+_BRIEF = 64  # tokens of a reply that tell ways of serving one model apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ class Workload:
         return Sampling(max_new_tokens=self.cap, repetition_penalty=self.generation.repetition_penalty)
 
     def brief(self) -> Workload:
-        """With replies cut where nearly all human ones have ended: enough to tell ways of serving one model apart."""
-        return replace(self, cap=max(1, self.cap // CAP_OVER_HUMAN))
+        """With replies cut early: an original that never stops would spend minutes on each way of serving it."""
+        return replace(self, cap=min(self.cap, _BRIEF))
 
     def part(self, start: int, stop: int) -> Workload:
         """Some of the dialogues."""
