@@ -171,9 +171,8 @@ def test_trimmed_content_still_counts(tmp_path: Path) -> None:
 
 def test_a_template_that_rewrites_earlier_turns(tmp_path: Path) -> None:
     tokenizer = ChatTokenizer.load(save(tmp_path, template=THINKING))
-    runs = scored_texts(tokenizer, tiny.dialogues()[2])
-    last = "<think>\n\n</think>\n\nYou're welcome.<|im_end|>"
-    assert runs == ["Sure! At what time?<|im_end|>", "Your table is booked.<|im_end|>", last]
+    runs = scored_texts(tokenizer, tiny.dialogues()[2])  # of the last, what the template shows empty is no part
+    assert runs == ["Sure! At what time?<|im_end|>", "Your table is booked.<|im_end|>", "You're welcome.<|im_end|>"]
 
 
 def test_turns_whose_prompt_changes_later_are_left_out(tmp_path: Path) -> None:
