@@ -10,10 +10,8 @@ family, in each shape of the contract suite, that `save` wrote. Prints a row a f
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
-import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -24,10 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-import tests.models.architectures
+from benchmarks.converter import families
 from benchmarks.ladder import markdown
 from halfwatt.models.chat_model import ChatModel, load
-from tests.contracts.architectures import ArchitectureContract
 from tests.support import tiny_models as tiny
 
 IDS = list(range(5, 105))
@@ -69,13 +66,10 @@ def main() -> int:
 
 def saved(into: Path) -> Iterator[tuple[str, ChatModel]]:
     """Every family in every shape, as it was saved: its source is the folder."""
-    for module in pkgutil.iter_modules(tests.models.architectures.__path__, "tests.models.architectures."):
-        importlib.import_module(module.name)
-    for family in sorted(ArchitectureContract.__subclasses__(), key=lambda family: family.arch):
+    for family in families():
         for number, shape in enumerate(({}, *family.shapes)):
-            config = family.config | shape
-            where = into / f"{family.arch}-{number}"
-            model = load(tiny.folder(where / "given", family.arch, width=128, tied=False, config=config))
+            where = into / f"{family.__name__}-{number}"
+            model = load(tiny.folder(where / "given", family.arch, tied=False, config=family.config | shape))
             model.save(where / "saved")
             yield f"{family.arch} {json.dumps(shape) if shape else ''}".strip(), load(where / "saved")
 

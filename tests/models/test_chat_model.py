@@ -172,6 +172,42 @@ def test_saved_folders_carry_both_names_of_the_angles_of_positions(tmp_path: Pat
             assert torch.equal(again(input_ids=ids).logits, expected), keys
 
 
+LONG = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+IN_WORDS_OF_BOTH: dict[tiny.Arch, tuple[dict[str, Any], dict[str, Any]]] = {
+    "granitemoehybrid": (
+        {
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "layer_types": ["full_attention"] * 2,
+            "shared_intermediate_size": 192,
+            "mamba_n_heads": 4,
+        },
+        {"layer_types": ["attention"] * 2},
+    ),
+    "phi3": (
+        {
+            "rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, **LONG},
+            "original_max_position_embeddings": 128,
+        },
+        {"rope_scaling": {"type": "longrope", **LONG}},
+    ),
+}
+
+
+@pytest.mark.parametrize("arch", IN_WORDS_OF_BOTH)
+def test_what_transformers_4_calls_otherwise_is_saved_in_its_words(tmp_path: Path, arch: tiny.Arch) -> None:
+    """Which refuses 5's; python -m benchmarks.older_transformers lets it read them."""
+    config, older = IN_WORDS_OF_BOTH[arch]
+    model = chat_model.load(tiny.folder(tmp_path, arch, config=config))
+    model.save(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert {key: saved[key] for key in older} == older
+    ids = torch.arange(4, 200)[None]
+    again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).logits, model.network(input_ids=ids).logits)
+
+
 def test_a_config_that_warns_is_saved_back(tmp_path: Path) -> None:
     """Published models set a temperature without do_sample; that must not stop a save."""
     model = chat_model.load(tiny.folder(tmp_path, generation={"temperature": 0.6, "top_p": 0.9}))

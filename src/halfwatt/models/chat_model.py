@@ -145,7 +145,7 @@ def write(model: ChatModel, folder: Path) -> None:
     """The files of `ChatModel.save`, into a folder that exists."""
     with quiet():
         model.network.save_pretrained(folder)
-    _for_transformers_4(folder / "config.json")
+    _for_transformers_4(folder / "config.json", model.architecture)
     path = folder / "generation_config.json"
     entries = read_json(path) if path.exists() else {}
     entries |= {"eos_token_id": list(model.tokenizer.eos_ids), "pad_token_id": model.tokenizer.pad_id}
@@ -154,9 +154,9 @@ def write(model: ChatModel, folder: Path) -> None:
     (folder / ORIGIN).write_text(to_json(Origin(model.lineage, model.spent)), encoding="utf-8")
 
 
-def _for_transformers_4(path: Path) -> None:
+def _for_transformers_4(path: Path, architecture: Architecture) -> None:
     """Beside transformers 5's names for the angles of positions those that 4 reads, which takes a base of 10,000 where
-    it finds none, and says nothing."""
+    it finds none, and says nothing; and what the family says."""
     config = read_json(path)
     for entries in (config, config.get("text_config")):
         if isinstance(entries, dict) and (rope := entries.get("rope_parameters")):
@@ -167,6 +167,7 @@ def _for_transformers_4(path: Path) -> None:
                 entries["rope_scaling"] = scaling
             if near:
                 entries["rope_local_base_freq"] = near["rope_theta"]
+    config |= architecture.entries_for_4(config)
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

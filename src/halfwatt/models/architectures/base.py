@@ -119,6 +119,10 @@ class Architecture(ABC):
         """``sizes``, entries of the config, with what has to change beside them."""
         return sizes
 
+    def entries_for_4(self, config: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - some families need it
+        """What transformers 4 reads otherwise of a ``config`` that 5 wrote, in words that both know."""
+        return {}
+
     def may_be_zero(self, parameter: str) -> bool:
         """Is it a matrix that writes into the residual stream? A block that was added to change nothing has zeros
         there; elsewhere they are those of a file that was never written."""

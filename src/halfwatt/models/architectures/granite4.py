@@ -6,6 +6,7 @@ computes it as "granite".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,10 @@ class Granite4(Granite):
         """The config wants Mamba's sizes to go with the width, though there are no such blocks."""
         width = sizes.get("hidden_size")
         return sizes | ({} if width is None else {"mamba_expand": 1, "mamba_n_heads": 1, "mamba_d_head": width})
+
+    def entries_for_4(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """5 calls a block "full_attention", and reads the name of before as well."""
+        return {"layer_types": ["attention"] * config["num_hidden_layers"]}
 
     def gguf_settings(self, config: Any) -> dict[str, GgufValue]:
         return super().gguf_settings(config) | {"rope.scaling.finetuned": config.position_embedding_type == "rope"}

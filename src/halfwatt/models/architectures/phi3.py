@@ -7,6 +7,7 @@ its factors are the short ones under both names. It ends with the sliding window
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from halfwatt.models.architectures.base import GgufValue
 from halfwatt.models.architectures.llama import LlamaLike
 
+_KINDS = "short", "long"  # of factors
 _WIDTH = "Phi-3's {} cannot be pruned: llama.cpp takes the size of its heads from the width"
 
 
@@ -28,6 +30,13 @@ class Phi3(LlamaLike):
         if factors and 2 * len(factors) != int(size * rope.get("partial_rotary_factor", 1.0)):
             problems.append(f"longrope's {len(factors)} factors are not for heads of {size}")
         return problems
+
+    def entries_for_4(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """There are three entries of longrope's there, no more."""
+        rope = config["rope_parameters"]
+        if rope.get("rope_type") != "longrope":
+            return {}
+        return {"rope_scaling": {"type": "longrope"} | {f"{kind}_factor": rope[f"{kind}_factor"] for kind in _KINDS}}
 
     def context_length(self, config: Any) -> int:
         limits = [super().context_length(config), config.sliding_window]
@@ -49,7 +58,7 @@ class Phi3(LlamaLike):
         if not self._longrope(config):
             return {}
         factors = torch.tensor(config.rope_parameters["short_factor"])
-        return {f"rope_factors_{kind}.weight": factors for kind in ("short", "long")}
+        return {f"rope_factors_{kind}.weight": factors for kind in _KINDS}
 
     def _longrope(self, config: Any) -> bool:
         return bool(config.rope_parameters.get("rope_type") == "longrope")
