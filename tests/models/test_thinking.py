@@ -70,6 +70,13 @@ def test_replies_are_told_apart_without_what_was_thought(template: str, tmp_path
     assert replies(chat, replace(talk, messages=(*talk.messages[:-1], thought))) == said
 
 
+def test_an_answer_may_stand_in_its_own_thought(tmp_path: Path) -> None:
+    """It is looked for as a whole first: else it would be found too early, and no stop token comes after it."""
+    thought = "<think>\nSo: It is on.\n</think>\n\nIt is on."
+    talk = Dialogue("d", (Message("user", "Is it?"), Message("assistant", thought)))
+    assert replies(tokenizer(tmp_path, tiny.CHATML), talk) == [f"{thought}<|im_end|>"]
+
+
 def test_something_else_between_prompt_and_reply_is_no_thinking(tmp_path: Path) -> None:
     noted = R1.replace("<|im_start|>assistant:{{ c }}", "<|im_start|>assistant: (after a while) {{ c }}")
     with pytest.raises(ModelError, match="do not begin those of the whole"):
