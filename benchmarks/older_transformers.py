@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,14 @@ def main() -> int:
 
 
 def saved(into: Path) -> Iterator[tuple[str, ChatModel]]:
-    """Every family in every shape, as it was saved: its source is the folder."""
+    """Every family in every shape, as it was before it was saved into the folder that is its source."""
     for family in families():
         for number, shape in enumerate(({}, *family.shapes)):
             where = into / f"{family.__name__}-{number}"
             model = load(tiny.folder(where / "given", family.arch, tied=False, config=family.config | shape))
             model.save(where / "saved")
-            yield f"{family.arch} {json.dumps(shape) if shape else ''}".strip(), load(where / "saved")
+            name = f"{family.arch} {json.dumps(shape) if shape else ''}".strip()
+            yield name, replace(model, source=where / "saved")
 
 
 def read(other: Path, models: list[tuple[str, ChatModel]]) -> Iterator[str]:

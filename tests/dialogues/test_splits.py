@@ -55,20 +55,19 @@ def test_splits_are_as_large_as_asked_and_do_not_depend_on_the_files_order() -> 
     assert {split: len(part) for split, part in numbers.items()} == {"train": 5, "tune": 10, "test": 20}
 
 
-def greeting(*further: str, about: str = "") -> tuple[Message, ...]:
+def greeting(*further: str) -> tuple[Message, ...]:
     """People say hello, and then what they want."""
     talk = [Message("user", "Hello"), Message("assistant", "How can I help?")]
     for text in further:
         talk += [Message("user", text), Message("assistant", "ok")]
-    return ((Message("system", about),) if about else ()) + tuple(talk)
+    return tuple(talk)
 
 
-@pytest.mark.parametrize("told", ["by the second turn", "by the system message", "by the third turn"])
+@pytest.mark.parametrize("told", ["by the second turn", "by the third turn"])
 def test_where_all_open_alike_what_follows_tells_them_apart(told: str) -> None:
     """One split would have held them all, and the others none."""
     talks = {
         "by the second turn": [greeting(f"question {n // 2}", f"more {n}") for n in range(60)],
-        "by the system message": [greeting(f"more {n}", about=f"page {n // 2}") for n in range(60)],
         "by the third turn": [greeting("My order.", f"number {n // 2}") for n in range(60)],
     }[told]
     whole = DialogueSet.of((Dialogue(f"{n:02}", talk) for n, talk in enumerate(talks)), split="train", licence="")
@@ -86,6 +85,25 @@ def test_what_is_said_twice_word_for_word_is_never_on_both_sides() -> None:
     assert {d.id for d in parts["train"].dialogues} >= {f"{n:02}" for n in range(20)}
     with pytest.raises(DialogueError, match="20 dialogues with 1 different beginnings cannot fill"):
         split_set(whole.subset(whole.dialogues[:20]), {"train": 0.6, "tune": 0.2, "test": 0.2})
+
+
+def test_a_clock_in_the_system_message_makes_no_other_question() -> None:
+    """Nor does what the assistant said: the same question would be learnt and judged."""
+    asked = [(f"It is 10:{n:02}.", "Turn on the light", f"Done, {n}.") for n in range(50)]
+    asked += [("It is 11:00.", f"question {n}", "ok") for n in range(50)]
+    talks = [(Message("system", a), Message("user", b), Message("assistant", c)) for a, b, c in asked]
+    whole = DialogueSet.of((Dialogue(f"{n:02}", talk) for n, talk in enumerate(talks)), split="train", licence="")
+    parts = split_set(whole, {"train": 0.6, "tune": 0.2, "test": 0.2})
+    assert {d.id for d in parts["train"].dialogues} >= {f"{n:02}" for n in range(50)}
+    assert sum(map(len, parts.values())) == 100
+
+
+def test_no_dialogue_is_lost_whatever_it_says() -> None:
+    """Texts that look like what the division itself writes down."""
+    talks = [greeting(f"question {n}") for n in range(60)]
+    talks += [(Message("user", text), Message("assistant", "ok")) for text in ("user: hello", "hello\0question 1")]
+    whole = DialogueSet.of((Dialogue(f"{n:02}", talk) for n, talk in enumerate(talks)), split="train", licence="")
+    assert sum(map(len, split_set(whole, {"train": 0.3, "tune": 0.3, "test": 0.4}).values())) == 62
 
 
 def test_case_and_spaces_do_not_make_another_first_turn() -> None:

@@ -71,7 +71,7 @@ def test_of_several_splits_one_is_to_be_named(tmp_path: Path) -> None:
     assert len(read_dialogues(tmp_path / "splits" / "test")) == 3
 
 
-@pytest.mark.parametrize("aside", ["more.jsonl", "data/chats.json", "chats.csv.gz"])
+@pytest.mark.parametrize("aside", ["more.jsonl", "data/chats.json", "chats.csv.gz", "MORE.PARQUET", "more.ndjson"])
 def test_a_folder_of_which_only_some_would_be_read_is_refused(aside: str, tmp_path: Path) -> None:
     """By its name one file is the train split; the library reads that and says nothing of the others."""
     for name in ("train.jsonl", aside):
@@ -81,7 +81,11 @@ def test_a_folder_of_which_only_some_would_be_read_is_refused(aside: str, tmp_pa
     (tmp_path / ".cache" / "old.jsonl").write_text("{}")
     with pytest.raises(DialogueError, match=rf"only train.jsonl would be read \(found: {aside}\)"):
         read_dialogues(tmp_path)
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n")
+    assert len(read_dialogues(tmp_path)) == 3, "as it says"
+    (tmp_path / "README.md").unlink()
     (tmp_path / aside).unlink()
+    (tmp_path / "dataset_infos.json").write_text("{}")
     assert len(read_dialogues(tmp_path)) == 3
 
 

@@ -40,6 +40,9 @@ def spec(tmp_path: object = None) -> ServingSpec:
     return ServingSpec(Artifact(Path("nowhere"), "none", "f16", 1, 1, 1, "", ()), OperatingPoint())
 
 
+SLOW = 400
+
+
 class ScriptedWorker:
     """Answers at once and says what it would have used: ``cpu_s`` a reply."""
 
@@ -252,13 +255,24 @@ def test_what_is_there_for_comparison_leaves_after_the_least_number_of_blocks(qu
     assert last == {"B0": 2, "B1": 5, "winner": 5}
 
 
-def test_what_is_there_for_comparison_takes_part_three_times_where_it_takes_long(quiet: object) -> None:
-    """An original whose replies take a minute each would keep the final run for an hour; three give an interval."""
-    plan = MeasurePlan(7, 9, limit_s=0.0, half_width=-1.0, prefill=False)
-    arms = [replace(arm("B0", 40), context=True), arm("B1", 40), arm("winner", 20)]
-    run = measure(arms, asking(), plan, modelled())
-    blocks = {name: {w.block for w in run.windows if w.arm == name} for name in ("B0", "B1", "winner")}
-    assert blocks == {"B0": {0, 1, 2}, "B1": set(range(7)), "winner": set(range(7))}
+@pytest.mark.parametrize(("limit_s", "blocks"), [(200.0, 3), (330.0, 7)])
+def test_what_is_there_for_comparison_takes_part_three_times_where_it_takes_long(
+    limit_s: float, blocks: int, quiet: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven blocks of 44 s; a short block without it does not call it back."""
+    clock, run = [0.0], ScriptedWorker.run
+
+    def taking_time(self: ScriptedWorker, *given: Any, **more: Any) -> RunCounts:
+        clock[0] += 20.0 if self.cpu_s == SLOW / 1000 else 1.0
+        return run(self, *given, **more)
+
+    monkeypatch.setattr(ScriptedWorker, "run", taking_time)
+    monkeypatch.setattr("halfwatt.evaluate.energy_protocol.time.monotonic", lambda: clock[0])
+    plan = MeasurePlan(7, 9, limit_s=limit_s, half_width=-1.0, prefill=False)
+    arms = [replace(arm("B0", SLOW), context=True), arm("B1", 40), arm("winner", 20)]
+    windows = measure(arms, asking(), plan, modelled()).windows
+    assert {w.block for w in windows if w.arm == "B0"} == set(range(blocks))
+    assert {w.block for w in windows if w.arm == "B1"} >= set(range(7))
 
 
 def test_no_block_of_the_least_number_asks_what_another_asked(quiet: object, monkeypatch: pytest.MonkeyPatch) -> None:

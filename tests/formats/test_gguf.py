@@ -65,7 +65,8 @@ def test_a_norm_may_be_large_and_the_matrices_behind_it_small(power: int, kind: 
     assert {stored[f"blk.{n}.attn_{part}.weight"].tensor_type.name for n in (0, 1) for part in "qkv"} == {kind}
     back = dict(Gguf().read(tmp_path / "out", Access()).network.named_parameters())
     for name, parameter in made.network.named_parameters():  # those that are F16 were written to the nearest
-        torch.testing.assert_close(back[name].float(), parameter.float(), rtol=2.0**-9, atol=2.0**-24)
+        lost = (back[name].double() - parameter.double()).norm() / parameter.double().norm()
+        assert lost < (2.0**-9 if kind == "F16" else 1e-6), name
     if power == 24:
         assert "model.layers.0.self_attn.q_proj.weight is too small for 16-bit" in " ".join(Quantize(8).problems(made))
     elif power == 0:

@@ -208,6 +208,17 @@ def test_what_transformers_4_calls_otherwise_is_saved_in_its_words(tmp_path: Pat
         assert torch.equal(again(input_ids=ids).logits, model.network(input_ids=ids).logits)
 
 
+def test_what_transformers_4_cannot_be_told_is_left_to_5(tmp_path: Path) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "attention_factor": 1.7, **LONG}
+    config = {"rope_parameters": rope, "original_max_position_embeddings": 128}
+    model = chat_model.load(tiny.folder(tmp_path, "phi3", config=config))
+    model.save(tmp_path / "saved")
+    ids = torch.arange(4, 200)[None]
+    again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).logits, model.network(input_ids=ids).logits)
+
+
 def test_a_config_that_warns_is_saved_back(tmp_path: Path) -> None:
     """Published models set a temperature without do_sample; that must not stop a save."""
     model = chat_model.load(tiny.folder(tmp_path, generation={"temperature": 0.6, "top_p": 0.9}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,18 @@ def test_what_is_off_however_it_is_written_is_off(tmp_path: Path) -> None:
         assert opened.reply(prompts(), GREEDY) == plain.reply(prompts(), GREEDY)
 
 
+def test_a_stop_string_may_begin_in_the_prompt(tmp_path: Path) -> None:
+    """As the last line break of the template and the first of a reply."""
+    with session(tiny.folder(tmp_path / "plain", "llama")) as opened:
+        first = opened.reply([prompts()[0]], GREEDY)[0].token_ids[0]
+        said = opened.tokenizer.decode([first])
+    folder = tiny.folder(tmp_path, "llama", generation={"stop_strings": [f"assistant\n{said}"]})
+    with session(folder) as opened:
+        opened.tokenizer.pad_id = tiny.END
+        alone, together = opened.reply([prompts()[0]], GREEDY)[0], opened.reply(prompts(), GREEDY)[0]
+    assert (alone.token_ids, alone.stopped) == (together.token_ids, together.stopped) == ((first,), True)
+
+
 @pytest.mark.parametrize("setting", ["guidance_scale", "forced_eos_token_id"])
 def test_a_zero_that_does_something_is_told(setting: str, tmp_path: Path) -> None:
     folder = tiny.folder(tmp_path, "llama", generation={setting: 0})
@@ -156,6 +169,12 @@ def test_a_zero_that_does_something_is_told(setting: str, tmp_path: Path) -> Non
         ("stop_strings", [7]),
         ("exponential_decay_length_penalty", ["a", 1.5]),
         ("early_stopping", 1),
+        ("max_new_tokens", math.inf),
+        ("guidance_scale", math.nan),
+        ("num_beams", 0),
+        ("exponential_decay_length_penalty", [20]),
+        ("sequence_bias", [[[5], 1.0], [5]]),
+        ("stop_strings", [""]),
     ],
 )
 def test_a_value_that_cannot_be_is_named(setting: str, value: object, tmp_path: Path) -> None:

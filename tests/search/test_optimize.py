@@ -214,16 +214,24 @@ def test_what_fits_is_asked_of_more_where_it_took_more() -> None:
     assert dialogues_to_judge(replace(report, dialogues=500), 2000) == (1584, 1584)
 
 
-@pytest.mark.parametrize("room", [0.5, 1.0, 2.0])
-def test_a_bound_well_inside_its_margin_takes_fewer_sealed_dialogues(room: float) -> None:
-    """Drawn: a true change that the tune split saw with its error, and the sealed one with its own."""
+@pytest.mark.parametrize("rooms", [(0.5,), (1.0,), (2.0,), (1.0, 1.5, 3.0)])
+def test_bounds_well_inside_their_margins_take_fewer_sealed_dialogues(rooms: tuple[float, ...]) -> None:
+    """Drawn: true changes that the tune split saw with its error, and the sealed one with its own."""
     n = 1000
-    bound = GateCheck("G1", "likelihood", "PASS", Estimate(0.0, -0.1, 0.1, "nats", n), "", "", room=room)
-    report = QualityReport("tune", "PASS", (bound,), n, 0, 0, None, None)
+    bound = GateCheck("G1", "likelihood", "PASS", Estimate(0.0, -0.1, 0.1, "nats", n), "", "")
+    report = QualityReport("tune", "PASS", tuple(replace(bound, room=room) for room in rooms), n, 0, 0, None, None)
     answered, _ = dialogues_to_judge(report, 10**6)
     assert answered < 3.17 * n
-    draw, standard_errors = np.random.default_rng(0), 1.645 * (1 + room)  # of the tune split, from mean to margin
-    truth = draw.standard_normal(200_000)  # as far from what the tune split saw as its error lets it be
+    draw, inside = np.random.default_rng(0), 1.645 * (1 + np.array(rooms))  # standard errors from mean to margin
+    truth = draw.standard_normal((200_000, len(rooms)))  # as far from what was seen as its error lets it be
     error = math.sqrt(n / answered)
-    sealed = truth + error * draw.standard_normal(len(truth))
-    assert np.mean(sealed + 1.645 * error < standard_errors) == pytest.approx(0.9, abs=0.005)
+    sealed = truth + error * draw.standard_normal(truth.shape)
+    assert 0.895 < np.mean((sealed + 1.645 * error < inside).all(axis=1)) < 0.93
+
+
+def test_what_fits_beside_the_original_alone_is_asked_of_the_original() -> None:
+    """People are a measure of any further dialogue, the original of those that it answers."""
+    plain = GateCheck("G1", "likelihood", "PASS", Estimate(0.0, -0.1, 0.1, "nats", 400), "", "", room=9.0)
+    fits = GateCheck("G7", "fits", "PASS", Estimate(0.0, -0.1, 0.1, "share", 400), "", "")
+    report = QualityReport("tune", "PASS", (plain, fits), 400, 0, 0, None, None)
+    assert dialogues_to_judge(report, 2000) == (1267, 1267)

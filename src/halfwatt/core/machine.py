@@ -52,10 +52,13 @@ def free_memory_b(device: str = "cpu", memory: Path = Path("/sys/fs/cgroup")) ->
     available = int(psutil.virtual_memory().available)
     try:
         limit, used = (int((memory / name).read_text()) for name in ("memory.max", "memory.current"))
-        kinds = dict(line.split() for line in (memory / "memory.stat").read_text().splitlines())
-        return min(available, limit - used + int(kinds["inactive_file"]) + int(kinds["active_file"]))
-    except (OSError, ValueError, LookupError):  # no container, or one without a limit
+    except (OSError, ValueError):  # no container, or one without a limit
         return available
+    kinds: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        kinds = dict(line.split() for line in (memory / "memory.stat").read_text().splitlines())
+    pages = sum(int(kinds.get(name, 0)) for name in ("inactive_file", "active_file"))
+    return min(available, limit - used + pages)
 
 
 def halfwatt_version() -> str:

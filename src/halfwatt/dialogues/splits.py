@@ -1,14 +1,15 @@
 """Sets of dialogues divided: train, tune and a sealed test, disjoint by first user turn.
 
 Two dialogues that open alike are nearly the same question, so a split that holds one of them must hold both: else what
-is judged was also learnt from. The test split is sealed, for a set that judges many candidates chooses among them.
+is judged was also learnt from. Where very many open alike, with "Hello" say, what users say next is the question. The
+test split is sealed, for a set that judges many candidates chooses among them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -19,13 +20,15 @@ from halfwatt.core.errors import BadInput, DialogueError
 from halfwatt.core.files import write_atomic
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Split
 
+_FEW = 8  # dialogues that may always open alike
+
 
 def split_set(whole: DialogueSet, sizes: Mapping[Split, float | int], *, seed: int = 0) -> dict[Split, DialogueSet]:
-    """Divide a set into train, tune and test, disjoint by first user turn.
+    """Divide a set into train, tune and test, disjoint by first user turn, or by the first few where many open alike.
 
     Dialogues with the same opening stay together, and a hash of seed and opening gives their order, so the division
-    does not depend on the order of the file. Where more open alike than a quarter of the smallest split that is
-    sealed or chosen on, as with "Hello", what is said before their first reply counts, then before their second.
+    does not depend on the order of the file. Where more open alike than a quarter of the tune or test split
+    (and `_FEW`), the second user turn counts too, then the third. System messages do not: they may hold a clock.
 
     Args:
         sizes: split -> share of all dialogues (float) or most dialogues (int). Test is filled first, then tune, each
@@ -37,9 +40,10 @@ def split_set(whole: DialogueSet, sizes: Mapping[Split, float | int], *, seed: i
     most: dict[Split, int] = {s: n if isinstance(n, int) else round(n * len(whole)) for s, n in sizes.items()}
     train = most["train"] if isinstance(sizes.get("train"), int) else len(whole)
     room: dict[Split, int] = {"test": most.get("test", 0), "tune": most.get("tune", 0), "train": train}
-    groups = dict(_alike(whole.dialogues, min(filter(None, (room["test"], room["tune"])), default=len(whole)) // 4))
+    most_alike = max(_FEW, min(filter(None, (room["test"], room["tune"])), default=len(whole)) // 4)
+    groups = dict(_told_apart((), whole.dialogues, most_alike))
     parts: dict[Split, list[Dialogue]] = {"train": [], "tune": [], "test": []}
-    for _, group in sorted(groups.items(), key=lambda item: hashlib.sha256(f"{seed}\0{item[0]}".encode()).digest()):
+    for _, group in sorted(groups.items(), key=lambda item: _place(seed, item[0])):
         if fitting := next((split for split in room if len(parts[split]) + len(group) <= room[split]), None):
             parts[fitting] += group
     if empty := [f"the {split} split" for split, part in parts.items() if sizes.get(split) and not part]:
@@ -48,32 +52,26 @@ def split_set(whole: DialogueSet, sizes: Mapping[Split, float | int], *, seed: i
     return {split: whole.subset(part, split) for split, part in parts.items()}
 
 
-def _alike(dialogues: Sequence[Dialogue], most: int) -> Iterator[tuple[str, list[Dialogue]]]:
-    """Dialogues that open alike, by what they open with."""
-    for opening, group in _grouped(dialogues, attrgetter("opening")).items():
-        yield from _told_apart(opening, group, most, 0)
+def _place(seed: int, said: tuple[str, ...]) -> bytes:
+    return hashlib.sha256("\0".join((str(seed), *said)).encode()).digest()
 
 
-def _told_apart(key: str, group: list[Dialogue], most: int, replies: int) -> Iterator[tuple[str, list[Dialogue]]]:
-    """A group of more than ``most`` by what is said before the reply of that number, as far as that parts it."""
-    if len(group) <= most or replies >= max(len(d.assistant_turns) for d in group):
-        yield key, group
+def _told_apart(
+    said: tuple[str, ...], group: Sequence[Dialogue], most: int
+) -> Iterator[tuple[tuple[str, ...], list[Dialogue]]]:
+    """By their first user turn; where more than ``most`` say the same, by the next one, as long as somebody goes on."""
+    turns = {d.id: [m.levelled for m in d.messages if m.role == "user"] for d in group}
+    if said and (len(group) <= most or all(len(own) <= len(said) for own in turns.values())):
+        yield said, list(group)
         return
-
-    def said(dialogue: Dialogue) -> str:
-        turns = dialogue.assistant_turns
-        before = dialogue.before(turns[min(replies, len(turns) - 1)])
-        return "\0".join(f"{message.role}: {message.levelled}" for message in before.messages)
-
-    for longer, some in _grouped(group, said).items():
-        yield from _told_apart(longer, some, most, replies + 1)
-
-
-def _grouped(dialogues: Sequence[Dialogue], key: Callable[[Dialogue], str]) -> dict[str, list[Dialogue]]:
-    groups: dict[str, list[Dialogue]] = {}
-    for dialogue in dialogues:
-        groups.setdefault(key(dialogue), []).append(dialogue)
-    return groups
+    groups: dict[tuple[str, ...], list[Dialogue]] = {}
+    for dialogue in group:
+        groups.setdefault((*said, *turns[dialogue.id][len(said) : len(said) + 1]), []).append(dialogue)
+    for longer, some in groups.items():
+        if longer == said:  # who said no more
+            yield longer, some
+        else:
+            yield from _told_apart(longer, some, most)
 
 
 def by_source(whole: DialogueSet, most: int) -> dict[str, DialogueSet]:

@@ -10,7 +10,8 @@ from halfwatt.core.errors import DialogueError, EnvironmentFault, first_line
 from halfwatt.dialogues.dialogue import first_faults
 
 PARQUET = ".parquet"
-_DATA = {".arrow", ".csv", ".json", ".jsonl", PARQUET, ".tsv"}  # what files of rows are called, compressed or not
+_DATA = {".arrow", ".csv", ".json", ".jsonl", ".ndjson", PARQUET, ".tsv"}  # names of files of rows, compressed or not
+_ABOUT_DATA = {"config.json", "dataset_info.json", "dataset_infos.json"}  # which hold none
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"  # what `save_to_disk` leaves in a folder
 
 
@@ -47,10 +48,14 @@ def table_rows(path: Path) -> Iterator[tuple[str, Any]]:
 def _require_all_read(path: Path, splits: Mapping[str, Sequence[str]]) -> None:
     """By their names the library takes some files of a folder for splits, and leaves the others without a word."""
     read = {Path(file).resolve() for files in splits.values() for file in files}
-    inside = (file for file in sorted(path.rglob("*")) if _DATA & set(file.suffixes) and file.is_file())
+    card = path / "README.md"
+    if card.exists() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
+        return  # it says which
+    rows = (file for file in sorted(path.rglob("*")) if _DATA & {suffix.lower() for suffix in file.suffixes})
+    inside = [file for file in rows if file.is_file() and file.name not in _ABOUT_DATA]
     visible = (file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts))
     if aside := [str(file.relative_to(path)) for file in visible if file.resolve() not in read]:
-        some = ", ".join(str(file.relative_to(path.resolve())) for file in sorted(read)[:3])
+        some = first_faults([str(file.relative_to(path)) for file in inside if file.resolve() in read], 3)
         what = f"of the folder {path} only {some} would be read"
         raise DialogueError(what, got=first_faults(aside, 3), hint="give one file, or put those to be read in a folder")
 

@@ -46,8 +46,8 @@ _SHORTEST_S = 0.5  # 50 ticks of the kernel's clock a core, by which foreign loa
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One thing to measure: a name and what its worker loads. context: nothing is decided by it, so it takes part in
-    the least number of blocks only, in fewer (`_CONTEXT_BLOCKS` at least) where those took longer than the limit, and
-    its interval is as wide as it is then."""
+    the least number of blocks only, in `_CONTEXT_BLOCKS` where those would take longer than the limit, and its
+    interval is as wide as it is then."""
 
     name: str
     spec: ServingSpec
@@ -92,13 +92,15 @@ def measure(
         replies = min(recorder.window_s / recorder.warm_up(dialogues, sampling), others)
         chunks = cycle(balanced_chunks(prompts, replies, random.Random(workload.seed)))
         recorder.idle("loaded_idle")
-        start_s, decisive, late = time.monotonic(), [arm.name for arm in arms if not arm.context], False
+        start_s, decisive, longest_s = time.monotonic(), [arm.name for arm in arms if not arm.context], 0.0
         for block in range(plan.max_blocks):
             block_start_s = time.monotonic()
-            context = block < (min(_CONTEXT_BLOCKS, plan.min_blocks) if late else plan.min_blocks)
+            slow = longest_s * plan.min_blocks > plan.limit_s
+            context = block < (min(_CONTEXT_BLOCKS, plan.min_blocks) if slow else plan.min_blocks)
             names = [arm.name for arm in arms] if context else decisive
             recorder.block(block, names, (next(chunks), next(chunks)), sampling)
             now_s = time.monotonic()
+            longest_s = max(longest_s, now_s - block_start_s)
             late = now_s - start_s + (now_s - block_start_s) > plan.limit_s  # another as long would end too late
             if block + 1 >= plan.min_blocks and (late or recorder.narrow_enough(decisive)):
                 break

@@ -6,7 +6,7 @@ PASS means that every layer rejects it at 5 %, one-sided, so no correction for s
     G0 integrity    exact; any miss fails, and nothing else is looked at
     G1 likelihood   change of nats per assistant token
     G2 stopping     log P(EOS) where turns end, P(EOS) where they do not
-    G3 failures     replies that run to the cap; that end, and are empty, looping, leaking
+    G3 failures     empty, endless, looping, leaking replies
     G4 length       tokens per reply: energy, not only style
     G5 content      chrF to the human reply, diversity of words
     G6 facts        values before a reply that people repeat in it
@@ -118,7 +118,7 @@ def statistical_checks(
     inputs: QualityInputs, margins: Margins, special: Sequence[str], edition: int = EDITION
 ) -> list[GateCheck]:
     """G1 to G7; `judge` asks for them once G0 holds. Who fails by likelihood may have been asked nothing else."""
-    if len(inputs.teacher) >= 2 and not inputs.replies_ref and unlikely(inputs.teacher, margins):
+    if not inputs.replies_ref and unlikely(inputs.teacher, margins):
         return teacher_checks(inputs.teacher, margins)
     if len(inputs.teacher) < 2 or len(inputs.replies_ref) < 2:
         return [GateCheck("G1", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
@@ -182,7 +182,7 @@ def teacher_checks(scores: Sequence[TeacherScore], margins: Margins) -> list[Gat
 
 def unlikely(scores: Sequence[TeacherScore], margins: Margins) -> bool:
     """Whether G1 or G2 fails, whatever the replies say."""
-    return any(check.verdict == "FAIL" for check in teacher_checks(scores, margins))
+    return len(scores) > 1 and any(check.verdict == "FAIL" for check in teacher_checks(scores, margins))
 
 
 def _further_from_human_ends(s: TeacherScore) -> float:
@@ -193,18 +193,17 @@ def _further_from_human_ends(s: TeacherScore) -> float:
 
 
 def _failures(pairs: Sequence[Pairs], margins: Margins, special: Sequence[str], edition: int) -> list[GateCheck]:
-    """Beside an original that hardly ever stops any failure would be no more of them: what ends is held against what
-    ends."""
-    if edition < 3:
-        return [_more_often("failures", bool, pairs, margins, special)]
+    """Of all kinds, and without those that an original which hardly ever stops would hide: running on, and the loops
+    that it runs on in."""
 
-    def broken(faults: Sequence[str]) -> bool:
-        return bool(faults) and reply_metrics.RUNS_ON not in faults
+    def otherwise(faults: Sequence[str]) -> bool:
+        hidden = (reply_metrics.RUNS_ON, *reply_metrics.LOOPS) if reply_metrics.RUNS_ON in faults else ()
+        return bool(set(faults) - set(hidden))
 
-    return [
-        _more_often("running on", lambda faults: reply_metrics.RUNS_ON in faults, pairs, margins, special),
-        _more_often("failures", broken, pairs, margins, special),
-    ]
+    checks = [_more_often("failures", bool, pairs, margins, special)]
+    if edition >= 3:
+        checks.append(_more_often("failures beside running on", otherwise, pairs, margins, special))
+    return checks
 
 
 def _more_often(
@@ -347,7 +346,8 @@ def _fit(known: Sequence[Fit], margins: Margins) -> list[GateCheck]:
 
 def _beside_the_worse(name: str, shares: Sequence[Floats], asked: NDArray[np.bool_], margin: float) -> GateCheck:
     """A judge favours its own words, so people are as good a measure as the original: whichever is worse. Of two tests
-    one must hold, so each has half of the 5 %. shares: of the candidate, the original where ``asked``, people."""
+    one must hold, so each has half of the 5 %. shares: of the candidate, the original where ``asked``, people.
+    The room is that beside people, of whom more can be asked for nothing; None = it holds beside the original alone."""
     own, ref, people = shares
     rule = f"upper bound of the difference to the original's, or to people's, < {margin:.0%} of replies"
     rises = [rate_difference(other, mine, np.ones(len(mine))) for other, mine in ((ref, own[asked]), (people, own))]
@@ -361,7 +361,8 @@ def _beside_the_worse(name: str, shares: Sequence[Floats], asked: NDArray[np.boo
     figures = f"candidate {own.mean():.1%}, original {ref.mean():.1%}, people {people.mean():.1%} of {len(own)} replies"
     if not asked.all():
         figures += f", the original's of {len(ref)}"
-    return replace(nearer, verdict=verdict, detail="; ".join(filter(None, (nearer.detail, figures))))
+    room = tests[1].room if tests[1].verdict == "PASS" else None
+    return replace(nearer, verdict=verdict, room=room, detail="; ".join(filter(None, (nearer.detail, figures))))
 
 
 def _check(

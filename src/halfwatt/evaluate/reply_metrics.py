@@ -25,7 +25,7 @@ _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _SENTENCE_END = re.compile("[.!?\n\u3002\uff01\uff1f]+")
 
 
-RUNS_ON = "runs to the cap"
+RUNS_ON, LOOPS = "runs to the cap", ("repeats itself", "same sentence three times")
 
 
 def words(text: str) -> list[str]:
@@ -43,8 +43,8 @@ def flags(reply: ScoredReply, special: Sequence[str]) -> tuple[str, ...]:
     faults = {
         "empty": not text.strip(),
         RUNS_ON: not reply.stopped,
-        "repeats itself": repetition(words(text)) > 0.5,
-        "same sentence three times": _sentence_repeats(text) >= 3,
+        LOOPS[0]: repetition(words(text)) > 0.5,
+        LOOPS[1]: _sentence_repeats(text) >= 3,
         "template tokens leaked": reply.leaked > 0 or any(token in text for token in special),
         "broken characters": "\ufffd" in text,
     }

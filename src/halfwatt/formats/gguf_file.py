@@ -176,10 +176,10 @@ def _tensor(data: NDArray[np.uint8], name: str, shape: tuple[int, ...], kind: Ty
 
 
 def held_by_f16(values: torch.Tensor) -> bool:
-    """Does f16 lose no more of a tensor, in its norm, than bf16's own rounding would?"""
+    """Does f16 lose no more of a matrix, in its norm, than bf16's own rounding would?"""
     error = whole = 0.0
     for part in torch.split(values, max(1, _CHUNK // values[0].numel())):
-        exact = part.float()
+        exact = part.double()  # whose squares stay within range
         error += float((exact - part.to(torch.float16)).square().sum())
         whole += float(exact.square().sum())
     return error <= _BF16_ROUNDING**2 * whole  # false where a value becomes infinite

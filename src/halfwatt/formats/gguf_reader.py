@@ -206,7 +206,8 @@ def _dtype(file: GgufFile) -> torch.dtype:
     if len(set(kinds)) == 1 and kinds[0] in _FLOATS:
         return _FLOATS[kinds[0]]
     wider = (tensor.values() for tensor in file.stored.values() if tensor.kind in _FLOATS)
-    return torch.float16 if all(map(held_by_f16, wider)) else torch.float32
+    held = (held_by_f16(v) if v.ndim > 1 else bool(v.to(torch.float16).isfinite().all()) for v in wider)
+    return torch.float16 if all(held) else torch.float32
 
 
 def _in_our_order(values: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,12 @@ def _count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
+def _some(value: Any) -> bool:
+    return _count(value) and value > 0
+
+
 def _number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _listed(entry: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -30,7 +35,15 @@ def _either(*kinds: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and bool(value)
+
+
+def _decay(value: Any) -> bool:
+    return _listed(_number)(value) and len(value) == 2
+
+
+def _bias(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and _listed(_count)(value[0]) and _number(value[1])
 
 
 def _flag(value: Any) -> bool:
@@ -44,15 +57,15 @@ ONLY_TRANSFORMERS: dict[str, Kind] = {  # settings that change greedy replies to
     "begin_suppress_tokens": (None, _TOKENS),
     "encoder_no_repeat_ngram_size": (0, _count),
     "encoder_repetition_penalty": (1, _number),
-    "exponential_decay_length_penalty": (None, _listed(_number)),
+    "exponential_decay_length_penalty": (None, _decay),
     "forced_bos_token_id": (None, _count),
     "forced_eos_token_id": (None, _either(_count, _TOKENS)),
     "guidance_scale": (1, _number),
     "min_length": (0, _count),
     "min_new_tokens": (0, _count),
     "no_repeat_ngram_size": (0, _count),
-    "num_beams": (1, _count),
-    "sequence_bias": (None, _listed(_listed(_either(_number, _TOKENS)))),
+    "num_beams": (1, _some),
+    "sequence_bias": (None, _listed(_bias)),
     "stop_strings": (None, _either(_text, _listed(_text))),
     "suppress_tokens": (None, _TOKENS),
 }

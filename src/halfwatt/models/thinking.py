@@ -33,8 +33,7 @@ def reply_begins(text: str, prompt: str, answer: str) -> int | None:
     """Where an answer stands in a dialogue's ``text`` whose template shows there that nothing was thought, or does not
     show the thinking that the prompt opens; None = this is no such template."""
     before = prompt.removesuffix(opening(prompt))
-    at = text.find(answer, len(before))
-    if at < 0 or not text.startswith(before):
+    shown = _EMPTY.match(text, len(before)) if text.startswith(before) else None
+    if shown is None or not text.startswith(answer, shown.end()):
         return None
-    shown = _EMPTY.fullmatch(text, len(before), at)
-    return at if shown and (before != prompt or shown[1]) else None
+    return shown.end() if before != prompt or shown[1] else None

@@ -193,22 +193,26 @@ class TransformersSession:
         new = rows[:, longest:].tolist()
         rows_read = len(prompts) * self._beams
         self._bytes += bytes_read(self._weights_b, self._kv_b, rows_read, longest, len(new[0]))
-        return [self._cut(row) for row in new]
+        return [self._cut(prompt, row) for prompt, row in zip(prompts, new, strict=True)]
 
-    def _cut(self, row: list[int]) -> list[int]:
+    def _cut(self, prompt: list[int], row: list[int]) -> list[int]:
         """The row up to its first stop, that included; ``generate`` fills up what follows with padding, which may be a
         stop token."""
-        first = bisect_left(range(len(row)), x=True, key=lambda last: self._says_stop(row[: last + 1]))
+        first = bisect_left(range(len(row)), x=True, key=lambda last: self._says_stop(prompt, row[: last + 1]))
         ends = [i + 1 for i, token in enumerate(row) if token in self.tokenizer.eos_ids]
         ends += [max((i + 1 for i, token in enumerate(row) if token != self.tokenizer.pad_id), default=0)]
         return row[: min(ends[0], first + 1)]
 
-    def _says_stop(self, ids: list[int]) -> bool:
-        text = self.tokenizer.hf.decode(ids) if self._stop_strings else ""
-        return any(stop in text for stop in self._stop_strings)
+    def _says_stop(self, prompt: list[int], ids: list[int]) -> bool:
+        """Does one of the stop strings end in the reply? It may begin in the prompt."""
+        if not self._stop_strings:
+            return False
+        tail = prompt[-max(map(len, self._stop_strings)) :]
+        before, text = (len(self.tokenizer.hf.decode(tail)), self.tokenizer.hf.decode(tail + ids))
+        return any(stop in text[max(0, before - len(stop) + 1) :] for stop in self._stop_strings)
 
     def _as_reply(self, prompt: list[int], ids: list[int]) -> Reply:
-        stopped = bool(ids) and (ids[-1] in self.tokenizer.eos_ids or self._says_stop(ids))
+        stopped = bool(ids) and (ids[-1] in self.tokenizer.eos_ids or self._says_stop(prompt, ids))
         return Reply(self.tokenizer.decode(ids), tuple(ids), len(prompt), 0, stopped)
 
 

@@ -32,9 +32,9 @@ class Phi3(LlamaLike):
         return problems
 
     def entries_for_4(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """There are three entries of longrope's there, no more."""
+        """There are three entries of longrope's there, and none for the scale of the attention."""
         rope = config["rope_parameters"]
-        if rope.get("rope_type") != "longrope":
+        if rope.get("rope_type") != "longrope" or "factor" in rope or "attention_factor" in rope:
             return {}
         return {"rope_scaling": {"type": "longrope"} | {f"{kind}_factor": rope[f"{kind}_factor"] for kind in _KINDS}}
 
