@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 from halfwatt.core.errors import ModelError, first_line
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.models.stored_tokenizer import StoredTokenizer
 from halfwatt.models.template_sandbox import Declined, check_template, render
 from halfwatt.models.thinking import CLOSING, OPENING, answer_of, left_open, opening, reply_begins
 
@@ -248,15 +247,13 @@ def from_pretrained(factory: Any, folder: Path | None, **options: Any) -> Any:
 
 
 def _hf_tokenizer(folder: Path) -> Any:
+    import transformers
+
     if not (folder / "tokenizer_config.json").exists() and not (folder / "tokenizer.json").exists():
         raise ModelError(f"{folder} has no tokenizer", hint="a model folder holds tokenizer.json beside its weights")
     stored, configured = (folder / "tokenizer.json").exists(), (folder / "config.json").exists()
     by_class = configured and not stored  # which imports torch
     try:
-        if not configured and (plain := StoredTokenizer.read(folder)) is not None:
-            return plain
-        import transformers
-
         hf = from_pretrained(transformers.AutoTokenizer if by_class else transformers.PreTrainedTokenizerFast, folder)
         if stored and configured and (unnamed := [name for name in _TOKENS if getattr(hf, name) is None]):
             theirs = from_pretrained(transformers.AutoTokenizer, folder)
