@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("version", nargs="?", default="4.57.6")
     version: str = parser.parse_args().version
     with tempfile.TemporaryDirectory() as scratch:
-        other = Path(scratch) / "transformers"
+        other = Path(scratch) / version
         install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(other), f"transformers=={version}"]
         subprocess.run(install, check=True)
         models = list(saved(Path(scratch)))
@@ -83,7 +83,9 @@ def read(other: Path, models: list[tuple[str, ChatModel]]) -> Iterator[str]:
     environment = os.environ | {"PYTHONPATH": str(other)}
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     for line, (_, model) in zip(output.splitlines(), models, strict=True):
-        yield verdict(json.loads(line), model, text)
+        said = json.loads(line)
+        assert said["version"] == other.name, "it is this version that has read them"
+        yield verdict(said, model, text)
 
 
 @torch.inference_mode()

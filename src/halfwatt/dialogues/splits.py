@@ -41,7 +41,8 @@ def split_set(whole: DialogueSet, sizes: Mapping[Split, float | int], *, seed: i
     train = most["train"] if isinstance(sizes.get("train"), int) else len(whole)
     room: dict[Split, int] = {"test": most.get("test", 0), "tune": most.get("tune", 0), "train": train}
     most_alike = max(_FEW, min(filter(None, (room["test"], room["tune"])), default=len(whole)) // 4)
-    groups = dict(_told_apart((), whole.dialogues, most_alike))
+    turns = [tuple(m.levelled for m in d.messages if m.role == "user") for d in whole.dialogues]
+    groups = dict(_told_apart((), list(zip(turns, whole.dialogues, strict=True)), most_alike))
     parts: dict[Split, list[Dialogue]] = {"train": [], "tune": [], "test": []}
     for _, group in sorted(groups.items(), key=lambda item: _place(seed, item[0])):
         if fitting := next((split for split in room if len(parts[split]) + len(group) <= room[split]), None):
@@ -57,21 +58,20 @@ def _place(seed: int, said: tuple[str, ...]) -> bytes:
 
 
 def _told_apart(
-    said: tuple[str, ...], group: Sequence[Dialogue], most: int
+    said: tuple[str, ...], group: Sequence[tuple[tuple[str, ...], Dialogue]], most: int
 ) -> Iterator[tuple[tuple[str, ...], list[Dialogue]]]:
-    """By their first user turn; where more than ``most`` say the same, by the next one, as long as somebody goes on."""
-    turns = {d.id: [m.levelled for m in d.messages if m.role == "user"] for d in group}
-    if said and (len(group) <= most or all(len(own) <= len(said) for own in turns.values())):
-        yield said, list(group)
+    """By their first user turn; where more than ``most`` say the same, by the next one, as long as somebody goes on.
+
+    group: dialogues that begin with ``said``, each with what its user says
+    """
+    if said and (len(group) <= most or all(turns == said for turns, _ in group)):
+        yield said, [dialogue for _, dialogue in group]
         return
-    groups: dict[tuple[str, ...], list[Dialogue]] = {}
-    for dialogue in group:
-        groups.setdefault((*said, *turns[dialogue.id][len(said) : len(said) + 1]), []).append(dialogue)
+    groups: dict[tuple[str, ...], list[tuple[tuple[str, ...], Dialogue]]] = {}
+    for turns, dialogue in group:
+        groups.setdefault(turns[: len(said) + 1], []).append((turns, dialogue))
     for longer, some in groups.items():
-        if longer == said:  # who said no more
-            yield longer, some
-        else:
-            yield from _told_apart(longer, some, most)
+        yield from _told_apart(longer, some, most)
 
 
 def by_source(whole: DialogueSet, most: int) -> dict[str, DialogueSet]:

@@ -47,10 +47,10 @@ def table_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _require_all_read(path: Path, splits: Mapping[str, Sequence[str]]) -> None:
     """By their names the library takes some files of a folder for splits, and leaves the others without a word."""
-    read = {Path(file).resolve() for files in splits.values() for file in files}
     card = path / "README.md"
     if card.exists() and "data_files:" in card.read_text(encoding="utf-8", errors="replace"):
         return  # it says which
+    read = {Path(file).resolve() for files in splits.values() for file in files}
     rows = (file for file in sorted(path.rglob("*")) if _DATA & {suffix.lower() for suffix in file.suffixes})
     inside = [file for file in rows if file.is_file() and file.name not in _ABOUT_DATA]
     visible = (file for file in inside if not any(part.startswith(".") for part in file.relative_to(path).parts))

@@ -80,6 +80,7 @@ _GONE: dict[str, Kind] = dict.fromkeys(("constraints", "dola_layers", "force_wor
     "num_beam_groups": (1, _number),
     "penalty_alpha": (0, _number),
 }
+_OWN = ONLY_TRANSFORMERS | AND_DRAWN | _OF_BEAMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def read_sampling(folder: Path) -> Sampling:
     odd = {n: entries[n] for n, value in defaults.items() if not _fits(entries.get(n, value), value)}
     if odd or not _flag(drawn):
         name, value = next(iter((odd or {"do_sample": drawn}).items()))
-        raise ModelError(f"{path} holds a value that cannot be", got=f"{name} = {repr(value)[:_LONGEST]}")
+        raise _cannot_be(path, name, value)
     sampling = Sampling(**{name: type(value)(entries.get(name, value)) for name, value in defaults.items()})
     sound = sampling.temperature >= 0 and sampling.top_k >= 0 and 0 < sampling.top_p <= 1 and 0 <= sampling.min_p <= 1
     if not (sound and sampling.repetition_penalty > 0 and sampling.max_new_tokens > 0):
@@ -124,7 +125,7 @@ def read_sampling(folder: Path) -> Sampling:
     if gone := _asked_for(path, entries, _GONE):
         raise ModelError(f"{path} asks for what transformers 5 does not do", got=_in_words(gone)[0], hint="take it out")
     acting = ONLY_TRANSFORMERS | (AND_DRAWN if sampling.temperature > 0 else {})
-    beyond = {name: value for name, value in own_settings(folder).items() if name in acting}
+    beyond = {name: value for name, value in _asked_for(path, entries, _OWN).items() if name in acting}
     return replace(sampling, only_transformers=_in_words(beyond))
 
 
@@ -134,8 +135,7 @@ def own_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: a value that cannot be.
     """
-    path = folder / "generation_config.json"
-    return _asked_for(path, _entries(folder), ONLY_TRANSFORMERS | AND_DRAWN | _OF_BEAMS)
+    return _asked_for(folder / "generation_config.json", _entries(folder), _OWN)
 
 
 def _entries(folder: Path) -> dict[str, Any]:
@@ -152,9 +152,12 @@ def _asked_for(path: Path, entries: dict[str, Any], settings: dict[str, Kind]) -
     """Those of ``settings`` that are not off."""
     asked = {n: v for n in settings if (v := entries.get(n)) is not None and v not in ([], {}, "")}
     if odd := [name for name, value in asked.items() if not settings[name][1](value)]:
-        got = f"{odd[0]} = {repr(asked[odd[0]])[:_LONGEST]}"
-        raise ModelError(f"{path} holds a value that cannot be", got=got)
+        raise _cannot_be(path, odd[0], asked[odd[0]])
     return {name: value for name, value in asked.items() if value != settings[name][0]}
+
+
+def _cannot_be(path: Path, name: str, value: Any) -> ModelError:
+    return ModelError(f"{path} holds a value that cannot be", got=f"{name} = {repr(value)[:_LONGEST]}")
 
 
 def _in_words(asked: dict[str, Any]) -> tuple[str, ...]:

@@ -60,8 +60,7 @@ class ChatTokenizer:
         self._backend = hf.backend_tokenizer
         self._backend.no_truncation()  # tokenizer.json may carry both, and neither belongs to a chat
         self._backend.no_padding()
-        special = {str(t) for t in hf.added_tokens_decoder.values() if t.special}
-        special = special | set(hf.all_special_tokens)
+        special = {str(t) for t in hf.added_tokens_decoder.values() if t.special} | set(hf.all_special_tokens)
         self._tags = {hf.convert_tokens_to_ids(tag): tag for tag in (OPENING, CLOSING) if tag in special}
         self.special_tokens: tuple[str, ...] = tuple(sorted(special - {"", OPENING, CLOSING}))
         self._special = re.compile("|".join(map(re.escape, self.special_tokens)) or "(?!)")

@@ -208,7 +208,7 @@ class TransformersSession:
         if not self._stop_strings:
             return False
         tail = prompt[-max(map(len, self._stop_strings)) :]
-        before, text = (len(self.tokenizer.hf.decode(tail)), self.tokenizer.hf.decode(tail + ids))
+        before, text = len(self.tokenizer.hf.decode(tail)), self.tokenizer.hf.decode(tail + ids)
         return any(stop in text[max(0, before - len(stop) + 1) :] for stop in self._stop_strings)
 
     def _as_reply(self, prompt: list[int], ids: list[int]) -> Reply:

@@ -208,13 +208,12 @@ def dialogues_to_judge(tuned: QualityReport | None, most: int) -> tuple[int, int
         return most, most
     about_fit = [c for c in tuned.checks if c.layer == "G7"]
     fit = max((c.estimate.n for c in about_fit if c.estimate), default=0)
-    counts = [
-        tuned.dialogues * _more([c for c in tuned.checks if c.layer != "G7"]),
-        fit * (_more(about_fit) if all(c.room is not None for c in about_fit) else _MOST_MORE),
-    ]
-    answered, fitted = (min(most, max(MIN_JUDGED, math.ceil(count))) for count in counts)
     beside_original = any(c.room is None for c in about_fit)  # alone: then it has to answer all that are asked
-    return max(answered, fitted) if beside_original else answered, max(answered, fitted)
+    more = _more([c for c in tuned.checks if c.layer != "G7"]), _MOST_MORE if beside_original else _more(about_fit)
+    counts = zip((tuned.dialogues, fit), more, strict=True)
+    answered, fitted = (min(most, max(MIN_JUDGED, math.ceil(n * times))) for n, times in counts)
+    fitted = max(answered, fitted)
+    return fitted if beside_original else answered, fitted
 
 
 def _more(checks: Sequence[GateCheck]) -> float:

@@ -178,9 +178,10 @@ def _likelihood_checks(lab: Lab, order: ScreenOrder) -> list[GateCheck]:
     scores: tuple[TeacherScore, ...] = ()
     for part in lab.parts():
         scores += likelihoods(part, order.reference, order.candidate)
-        if gate.overall_verdict([c.verdict for c in gate.teacher_checks(scores, order.margins)]) != "INCONCLUSIVE":
+        checks = gate.teacher_checks(scores, order.margins)
+        if gate.overall_verdict([check.verdict for check in checks]) != "INCONCLUSIVE":
             break
-    return gate.teacher_checks(scores, order.margins)
+    return checks
 
 
 def _in_words(e: Estimate) -> str:
