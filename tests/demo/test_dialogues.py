@@ -11,11 +11,12 @@ import pytest
 from halfwatt import demo
 from halfwatt.dialogues.dialogue import Split
 from scripts.demo_model import prepare
+from tests.support.dialogues import opening
 
 
 def test_the_shipped_splits_share_no_opening_and_are_large_enough() -> None:
     splits: tuple[Split, ...] = ("train", "tune", "test")
-    openings = {split: {d.opening for d in demo.dialogues(split).dialogues} for split in splits}
+    openings = {split: {opening(d) for d in demo.dialogues(split).dialogues} for split in splits}
     assert not openings["train"] & openings["tune"]
     assert not openings["train"] & openings["test"]
     assert not openings["tune"] & openings["test"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from halfwatt.core.errors import BadInput, DialogueError
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Message
 from halfwatt.dialogues.splits import SealedSplit, by_source, split_set
+from tests.support.dialogues import opening
 
 
 def asking(openings: list[str]) -> DialogueSet:
@@ -34,7 +35,7 @@ def test_splits_share_no_first_turn_and_lose_nothing(openings: list[str], seed: 
         parts = split_set(whole, {"train": 0.4, "tune": 0.3, "test": 0.3}, seed=seed)
     except DialogueError:
         return
-    first = {split: {d.opening for d in part.dialogues} for split, part in parts.items()}
+    first = {split: {opening(d) for d in part.dialogues} for split, part in parts.items()}
     assert not first["train"] & first["test"]
     assert not first["tune"] & (first["train"] | first["test"])
     assert sorted(d.id for part in parts.values() for d in part.dialogues) == sorted(d.id for d in whole.dialogues)
@@ -48,9 +49,9 @@ def test_splits_are_as_large_as_asked_and_do_not_depend_on_the_files_order() -> 
     assert all(part.split == split and part.licence == "MIT" for split, part in parts.items())
     random.Random(0).shuffle(openings)
     again = split_set(asking(openings), sizes, seed=1)
-    assert {d.opening for d in again["test"].dialogues} == {d.opening for d in parts["test"].dialogues}
+    assert {opening(d) for d in again["test"].dialogues} == {opening(d) for d in parts["test"].dialogues}
     other = split_set(asking(openings), sizes, seed=2)
-    assert {d.opening for d in other["test"].dialogues} != {d.opening for d in parts["test"].dialogues}
+    assert {opening(d) for d in other["test"].dialogues} != {opening(d) for d in parts["test"].dialogues}
     numbers = split_set(asking(openings), {"train": 5, "tune": 10, "test": 20})
     assert {split: len(part) for split, part in numbers.items()} == {"train": 5, "tune": 10, "test": 20}
 
@@ -108,16 +109,16 @@ def test_no_dialogue_is_lost_whatever_it_says() -> None:
 
 def test_case_and_spaces_do_not_make_another_first_turn() -> None:
     same = asking(["Turn on\tthe  LIGHT", "turn on the light ", " turn ON the light", "a", "b", "c"])
-    assert [d.opening for d in same.dialogues[:3]] == ["turn on the light"] * 3
+    assert [opening(d) for d in same.dialogues[:3]] == ["turn on the light"] * 3
     for seed in range(8):
         parts = split_set(same, {"train": 0.5, "test": 0.5}, seed=seed)
-        assert sum(d.opening == "turn on the light" for d in parts["test"].dialogues) in (0, 3)
+        assert sum(opening(d) == "turn on the light" for d in parts["test"].dialogues) in (0, 3)
 
 
 def test_a_group_that_does_not_fit_stays_in_train() -> None:
     parts = split_set(asking(["same"] * 10 + ["a", "b", "c", "d"]), {"test": 0.2})
     assert len(parts["test"]) == 3
-    assert "same" not in {d.opening for d in parts["test"].dialogues}
+    assert "same" not in {opening(d) for d in parts["test"].dialogues}
 
 
 def test_too_few_openings_to_split() -> None:

@@ -55,7 +55,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return finished("llama", tmp_path_factory.mktemp("llama"))
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2", "qwen2"])
+@pytest.fixture(scope="module", params=["llama", "gpt2"])  # the others: tests/contracts/architectures.py
 def home(request: pytest.FixtureRequest, llama: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     return llama if request.param == "llama" else finished(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -104,7 +104,7 @@ def test_killed_at_any_stage_it_goes_on_and_ends_the_same(llama: Home, tmp_path:
     """Killed as soon as the how manieth outcome of a kind is on disk: in a tuning, a measurement, a judgement, a build.
     Recipes of the list are not screened; where a screen is interrupted is tested in tests/search/test_candidate.py."""
     out = tmp_path / "out"
-    for kind, count in (("build", 1), ("build", 3), ("tune", 3), ("reference_replies", 1), ("candidate", 1)):
+    for kind, count in (("build", 1), ("tune", 3), ("reference_replies", 1), ("candidate", 1)):
         kill_after(llama, out, kind, count)
         assert not (out / "result.json").exists()
     written = {p.name: p.stat().st_mtime_ns for p in (out / "stages").glob("*.json")}

@@ -472,8 +472,17 @@ def test_more_tokens_than_embeddings(tmp_path: Path) -> None:
     refused(path, "384 tokens", "380 embeddings")
 
 
-def test_a_stop_token_beyond_the_vocabulary(tmp_path: Path) -> None:
-    refused(tiny.folder(tmp_path, generation={"eos_token_id": [2, 9999]}), "9999")
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"eos_token_id": [2, 9999]},
+        {"eos_token_id": 2, "forced_eos_token_id": 9999},
+        {"eos_token_id": 2, "forced_eos_token_id": [9999]},
+        {"eos_token_id": 2, "forced_bos_token_id": 9999},
+    ],
+)
+def test_a_stop_token_beyond_the_vocabulary(entries: dict[str, Any], tmp_path: Path) -> None:
+    refused(tiny.folder(tmp_path, generation=entries), "outside the vocabulary", "9999")
 
 
 def test_no_template(tmp_path: Path) -> None:

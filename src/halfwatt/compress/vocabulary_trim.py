@@ -230,7 +230,7 @@ class Trim(Step):
         texts, hf = _texts(model.tokenizer, dialogues), model.tokenizer.hf
         counts = Counter(i for _, text in texts for i in model.tokenizer.encode(text))
         named = chain.from_iterable([v] if isinstance(v, str) else v for v in hf.special_tokens_map.values())
-        always = (*model.tokenizer.eos_ids, model.tokenizer.pad_id, *hf.convert_tokens_to_ids(list(named)))
+        always = (*model.tokenizer.eos_ids, model.tokenizer.pad_id, *map(hf.convert_tokens_to_ids, named))
         return trim(_spec(model.tokenizer), counts, self.coverage, always), sum(counts.values())
 
 

@@ -43,11 +43,6 @@ class Dialogue:
         """Indices of the assistant's messages that count."""
         return tuple(i for i, m in enumerate(self.messages) if m.role == "assistant" and m.counts)
 
-    @property
-    def opening(self) -> str:
-        """The first user turn, case and white space levelled: what splits must not share."""
-        return next(m.levelled for m in self.messages if m.role == "user")
-
 
 @dataclass(frozen=True, slots=True)
 class DialogueSet:

@@ -25,7 +25,7 @@ from halfwatt.models.architectures.registry import architecture_of
 from halfwatt.models.grid import GridTensor
 from halfwatt.models.lineage import ORIGIN, KeptLayer, Origin, read_origin
 from halfwatt.models.ngram_table import NgramTable
-from halfwatt.models.sampling import Sampling, read_sampling
+from halfwatt.models.sampling import Sampling, own_settings, read_sampling
 from halfwatt.models.template_sandbox import probe
 from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained, read_json, read_template
 
@@ -136,7 +136,7 @@ def _assemble(
     generation = read_sampling(folder)
     origin = read_origin(folder) or Origin((f"loaded from {name if isinstance(name, str) else folder.name}",))
     network = build()
-    _check_vocabulary(network, tokenizer)
+    _check_vocabulary(network, tokenizer, own_settings(folder))
     sha256 = model_folder.fingerprint(folder, files, text)
     return ChatModel(network, tokenizer, generation, origin.lineage, folder.absolute(), sha256, spent=origin.spent)
 
@@ -268,7 +268,7 @@ def _check_complete(folder: Path, info: dict[str, Any]) -> None:
             raise ModelError(f"the weights of {folder} {fault}", got=got, hint="fetch them again")
 
 
-def _check_vocabulary(network: PreTrainedModel, tokenizer: ChatTokenizer) -> None:
+def _check_vocabulary(network: PreTrainedModel, tokenizer: ChatTokenizer, own: dict[str, Any]) -> None:
     embedding: Any = network.get_input_embeddings()
     rows = embedding.num_embeddings
     if rows < tokenizer.vocab_size:
@@ -277,5 +277,8 @@ def _check_vocabulary(network: PreTrainedModel, tokenizer: ChatTokenizer) -> Non
             got=f"{tokenizer.vocab_size} tokens, {rows} embeddings",
             hint="use the tokenizer that the model was trained with",
         )
-    if beyond := [i for i in tokenizer.eos_ids if i >= rows]:
-        raise ModelError("a stop token lies outside the vocabulary", got=f"{beyond[0]}, {rows} embeddings")
+    forced = (own.get(name, []) for name in ("forced_bos_token_id", "forced_eos_token_id"))
+    always = [i for ids in forced for i in (ids if isinstance(ids, list) else [ids])]
+    for kind, ids in (("stop", tokenizer.eos_ids), ("forced", always)):
+        if beyond := [i for i in ids if i >= rows]:
+            raise ModelError(f"a {kind} token lies outside the vocabulary", got=f"{beyond[0]}, {rows} embeddings")

@@ -1,5 +1,5 @@
-"""A chat template is a stranger's program: rendered in transformers' immutable sandbox, its text and what it makes
-capped, and probed first in a process of its own with a limit on time and memory."""
+"""A chat template is a stranger's program: rendered in jinja2's immutable sandbox, its text and what it makes capped,
+and probed first in a process of its own with a limit on time and memory."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ class Declined(ModelError):
 
 
 def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str, Any]) -> str:
-    """Render ``template`` in transformers' sandbox. ``tokens`` are the special tokens that it may name.
+    """Render ``template``. ``tokens`` are the special tokens that it may name.
 
     Raises:
         ModelError: see `ChatTokenizer.render`.
     """
     from jinja2.exceptions import SecurityError, TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
 
-    messages = [{"role": m.role, "content": m.content} for m in dialogue.messages]
+    from halfwatt.models.template_language import compiled
+
+    given = {"tools": None, "documents": None, "add_generation_prompt": prompt, **tokens}
+    given["messages"] = [{"role": m.role, "content": m.content} for m in dialogue.messages]
     try:
-        texts: Any = render_jinja_template([messages], chat_template=template, add_generation_prompt=prompt, **tokens)
+        text = compiled(template).render(given)
     except SecurityError as error:
         raise ModelError("the chat template tries to leave its sandbox", got=str(error)) from error
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
         what = f"the chat template does not render dialogue {dialogue.id or '(unnamed)'}"
         hint = "pass another one with --chat-template FILE, or change the dialogue"
         raise Declined(what, got=f"{type(error).__name__}: {error}"[:300], hint=hint) from error
-    text: str = texts[0][0]
     allowed = MAX_OVERHEAD + 4 * sum(len(m.content) for m in dialogue.messages)
     if len(text) > allowed:
         raise ModelError("the chat template makes too much text", got=f"{len(text)}, at most {allowed} characters")
@@ -79,7 +80,7 @@ def _probe_child() -> None:
     import resource
 
     order = json.load(sys.stdin)
-    import transformers.utils.chat_template_utils  # noqa: F401 - its import is not the template's time
+    import halfwatt.models.template_language  # noqa: F401 - its import is not the template's time
 
     spent = resource.getrusage(resource.RUSAGE_SELF)
     limit_s = int(spent.ru_utime + spent.ru_stime) + 1 + order["limit_s"]

@@ -72,6 +72,8 @@ class ChatTokenizer:
         Raises:
             ModelError: no tokenizer, no stop token, or no chat template and none given (names the option for it).
         """
+        import halfwatt.models.template_language  # noqa: F401 - now, not in the first reply that is measured
+
         hf = _hf_tokenizer(folder)
         template = stored_template(folder, hf) if chat_template is None else chat_template
         if template is None:
@@ -246,13 +248,18 @@ def from_pretrained(factory: Any, folder: Path | None, **options: Any) -> Any:
 
 
 def _hf_tokenizer(folder: Path) -> Any:
-    import transformers
-
     if not (folder / "tokenizer_config.json").exists() and not (folder / "tokenizer.json").exists():
         raise ModelError(f"{folder} has no tokenizer", hint="a model folder holds tokenizer.json beside its weights")
     stored, configured = (folder / "tokenizer.json").exists(), (folder / "config.json").exists()
     by_class = configured and not stored  # which imports torch
     try:
+        if not configured:
+            from halfwatt.models.stored_tokenizer import StoredTokenizer
+
+            if (plain := StoredTokenizer.read(folder)) is not None:
+                return plain
+        import transformers
+
         hf = from_pretrained(transformers.AutoTokenizer if by_class else transformers.PreTrainedTokenizerFast, folder)
         if stored and configured and (unnamed := [name for name in _TOKENS if getattr(hf, name) is None]):
             theirs = from_pretrained(transformers.AutoTokenizer, folder)

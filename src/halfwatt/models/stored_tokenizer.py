@@ -1,0 +1,115 @@
+"""A tokenizer as its files say it, without transformers, which takes a second to import: a search starts a hundred
+serving processes, and each reads one.
+
+Only what transformers 5 saves for its own fast tokenizer is read so; there is nothing in such files that a class of its
+would add (tests compare both).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+CONFIG, FILE = "tokenizer_config.json", "tokenizer.json"
+_NAMED = "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
+_MORE = "extra_special_tokens", "additional_special_tokens"
+_CHANGES_NOTHING = (
+    "backend",
+    "chat_template",
+    "clean_up_tokenization_spaces",
+    "model_max_length",
+    "padding_side",
+    "tokenizer_class",
+    "truncation_side",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTokenizer:
+    """What `ChatTokenizer` asks of a transformers tokenizer, by the same names.
+
+    special_tokens_map: ``bos_token`` and the others that there are; config: all that tokenizer_config.json holds
+    """
+
+    backend_tokenizer: Tokenizer
+    special_tokens_map: Mapping[str, str]
+    config: Mapping[str, Any]
+    is_fast: bool = True
+
+    @classmethod
+    def read(cls, folder: Path) -> StoredTokenizer | None:
+        """None where the files hold what only transformers would know how to honour. Raises what tokenizers raises for
+        a file that is none."""
+        if not ((folder / CONFIG).exists() and (folder / FILE).exists()):
+            return None
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        named = {name: config[name] for name in _NAMED if config.get(name) is not None}
+        plain = (
+            config.get("tokenizer_class") == "PreTrainedTokenizerFast"
+            and not config.get("clean_up_tokenization_spaces")
+            and config.keys() <= {*_NAMED, *_MORE, *_CHANGES_NOTHING}
+            and all(isinstance(token, str) for token in (*named.values(), *_further(config)))
+        )
+        return cls(Tokenizer.from_file(str(folder / FILE)), named, config) if plain else None
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        return list(dict.fromkeys((*self.special_tokens_map.values(), *_further(self.config))))
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
+        return dict(self.backend_tokenizer.get_added_tokens_decoder())
+
+    @property
+    def chat_template(self) -> Any:
+        return self.config.get("chat_template")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self._id_of("eos_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self._id_of("pad_token")
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._id_of("bos_token")
+
+    @property
+    def unk_token_id(self) -> int | None:
+        return self._id_of("unk_token")
+
+    def _id_of(self, name: str) -> int | None:
+        token = self.special_tokens_map.get(name)
+        return None if token is None else self.convert_tokens_to_ids(token)
+
+    def get_vocab(self) -> dict[str, int]:
+        return dict(self.backend_tokenizer.get_vocab(with_added_tokens=True))
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        number: int | None = self.backend_tokenizer.token_to_id(token)
+        return number
+
+    def convert_ids_to_tokens(self, number: int) -> str | None:
+        token: str | None = self.backend_tokenizer.id_to_token(number)
+        return token
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        return str(self.backend_tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def save_pretrained(self, folder: Path) -> None:
+        """The files that it was read from."""
+        self.backend_tokenizer.save(str(folder / FILE))
+        (folder / CONFIG).write_text(json.dumps(self.config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _further(config: Mapping[str, Any]) -> Any:
+    """The special tokens that have no name; [None], which is no text, where they are written otherwise."""
+    further = config.get(_MORE[0]) or config.get(_MORE[1]) or []
+    return further if isinstance(further, list) else [None]
