@@ -43,7 +43,7 @@ from halfwatt.search.hardware import TABLE, find
 from halfwatt.search.job import Job
 from halfwatt.search.optimize import optimize as run_search
 from halfwatt.search.predict import PredictionTable
-from halfwatt.search.served import proved, served
+from halfwatt.search.served import judging, proved, served, with_own_template
 
 __all__ = ["compare", "load", "measure", "optimize", "plan", "quantize"]
 
@@ -168,11 +168,15 @@ def compare(
     with workplace(settings) as (settings, cache, tools):
         traffic = dialogues_to_ask(names[0], dialogues, settings)
         a = served(names[0], settings, cache / "a", runtime, traffic.dialogues)
-        b = servable(names[1], settings.access, cache / "b", runtime)
+        b = with_own_template(settings, lambda own: servable(names[1], own.access, cache / "b", runtime))
         workload = _workload(traffic, a, settings)
         plan = settings.protocol.compare
         run = run_protocol([Arm("A", a), Arm("B", b)], workload, plan, tools, settings.progress)
-        judged_by = served(settings.judge or names[0], settings, cache / "judge", "llamacpp", traffic.dialogues)
+        judged_by = (
+            judging(settings.judge, settings, cache / "judge", traffic.dialogues)
+            if settings.judge
+            else served(names[0], settings, cache / "judge", "llamacpp", traffic.dialogues)
+        )
         judged = workload.shuffled().part(0, settings.requests.compared)
         b = proved(names[1], b, settings, judged.dialogues)  # whether it is equal, the gate says
         yardstick = Yardstick.of(a, judged_by, judged, settings.progress, "A's replies")

@@ -31,7 +31,7 @@ class Access:
     offline: bool = False
     """Never ask the network."""
     chat_template: Path | None = None
-    """For a model that has none."""
+    """The model's own, where its folder has none or another is wanted; a judge keeps its own."""
     run_only: bool = False
     """Only run it, a GGUF file, though its network could be opened: students learn from its answers."""
 

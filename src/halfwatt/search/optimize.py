@@ -45,6 +45,7 @@ from halfwatt.search.stages import (
     TuneOrder,
     build,
     judge,
+    judge_named,
     measure,
     saving_of,
     tune,
@@ -95,6 +96,7 @@ def optimize(job: Job) -> Outcome:
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():
+        judge_named(lab)  # now: it may be no model, and is asked hours later
         if job.model.run_only:
             lab.say(
                 f"{job.model.source.name} can only be run: no step opens its network, students learn from its answers"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
+from halfwatt.core.errors import ModelError
 from halfwatt.core.settings import RunSettings, RuntimeChoice
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate.examine import prove, prove_given, require_equal
@@ -15,6 +17,8 @@ from halfwatt.models import chat_model
 from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import ServingSpec
 from halfwatt.search.build import prove_export
+
+T = TypeVar("T")
 
 
 def served(
@@ -32,13 +36,29 @@ def served(
     return spec
 
 
+def with_own_template(settings: RunSettings, serve: Callable[[RunSettings], T]) -> T:
+    """What ``serve`` makes of another model than the original: the chat template that is given is the original's, so it
+    is for this one only where it has none."""
+    try:
+        return serve(replace(settings, access=replace(settings.access, chat_template=None)))
+    except ModelError:
+        if settings.access.chat_template is None:
+            raise
+        return serve(settings)
+
+
+def judging(name: str, settings: RunSettings, cache: Path, proof: Sequence[Dialogue]) -> ServingSpec:
+    """Who tells what fits, in llama.cpp. Raises as `served`."""
+    return with_own_template(settings, lambda own: served(name, own, cache, "llamacpp", proof))
+
+
 def proved(name: str, spec: ServingSpec, settings: RunSettings, proof: Sequence[Dialogue]) -> ServingSpec:
     """With a parity record, where ``name`` was written to be served and has none yet."""
     if spec.artifact.parity is not None:
         return spec
     settings.progress(f"proving {name} in its own runtime")
     exported, some = spec.artifact.runtime == "llamacpp", proof[: settings.protocol.parity_dialogues]
-    model = load_model(name, settings.access) if exported else chat_model.load(spec.artifact.path)
+    model = load_model(name, spec.access) if exported else chat_model.load(spec.artifact.path)
     if exported and is_gguf(model):
         return replace(spec, artifact=prove_given(spec, some))
     return replace(spec, artifact=(prove_export if exported else prove)(model, spec, some))

@@ -47,7 +47,7 @@ from halfwatt.search.build import AS_GIVEN, build_artifact, build_given
 from halfwatt.search.build_process import BuildRequest, build_in_process
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS, by_batches, by_caches, by_guesses, by_threads
-from halfwatt.search.served import served
+from halfwatt.search.served import judging
 from halfwatt.search.trial import Served
 
 AS_COMMONLY_RUN = "transformers_folder"
@@ -334,7 +334,7 @@ def judge(lab: Lab, order: JudgeOrder) -> Judgement:
 def _read(lab: Lab, order: JudgeOrder, answered: int | None) -> QualityInputs:
     """All that the gate asks of the first ``answered`` dialogues (None = of all); of the others what G7 asks, with
     people as its measure: it needs the most dialogues, and what the reference says there would cost the most."""
-    judged_by, count, inputs = _judge_of(lab, order.reference), len(lab.workload.dialogues), None
+    judged_by, count, inputs = judge_named(lab) or order.reference.for_likelihood(), len(lab.workload.dialogues), None
     if first := count if answered is None else min(answered, count):
         part = lab if first == count else lab.part(0, first)
         scores = likelihoods(part, order.reference, order.candidate) if order.screened or order.if_likely else ()
@@ -388,13 +388,12 @@ def people_fit(lab: Lab, judge: Contender) -> tuple[Fit, ...]:
     return fit_of_people(lab.spec(judge), lab.workload, lab.say)
 
 
-def judge_artifact(lab: Lab, model: str) -> Artifact:
-    """The model that the user names to tell what fits, in llama.cpp."""
-    return served(model, lab.job.settings, lab.job.out / "judge", "llamacpp", lab.workload.dialogues).artifact
+def judge_named(lab: Lab) -> Contender | None:
+    """The model that the user names to tell what fits; None = nobody but the original."""
+    if (name := lab.job.settings.judge) is None:
+        return None
 
+    def served_once() -> Artifact:
+        return judging(name, lab.job.settings, lab.job.out / "judge", lab.workload.dialogues).artifact
 
-def _judge_of(lab: Lab, reference: Contender) -> Contender:
-    """Who tells what fits: the model that the user names, or the original."""
-    if (model := lab.job.settings.judge) is None:
-        return reference.for_likelihood()
-    return Contender("judge", lab.run(judge_artifact, model), OperatingPoint())
+    return Contender("judge", lab.store.run("judge_named", name, Artifact, served_once), OperatingPoint())
