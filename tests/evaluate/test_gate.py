@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -145,6 +145,35 @@ def test_beside_a_reference_that_never_stops_what_ends_is_to_be_sound() -> None:
     assert asked(leaking, 3) == list(zip(twice, ("PASS", "FAIL"), strict=True))
     for sound in (inputs.replies_cand, endless):  # or does as the original does
         assert asked(sound, 3) == list(zip(twice, ("PASS", "PASS"), strict=True))
+
+
+def diversity_of(inputs: QualityInputs, edition: int) -> dict[str, str]:
+    report = judge(inputs, split="test", margins=Margins(), special=(), seed=0, edition=edition)
+    return {c.name: c.verdict for c in report.checks if c.name in ("distinct-2", "bigram entropy")}
+
+
+def test_diversity_is_compared_at_equal_length() -> None:
+    """More words are followed by more different ones; and fewer of a loop's are new, which hides any dullness."""
+    inputs, rng = replies.inputs(MANY), np.random.default_rng(5)
+
+    def beside(says: Sequence[str], answers: Sequence[str]) -> QualityInputs:
+        pairs = zip(inputs.replies_ref, says, inputs.replies_cand, answers, strict=True)
+        both = [(replace(ref, text=a), replace(cand, text=b)) for ref, a, cand, b in pairs]
+        return replace(inputs, replies_ref=tuple(ref for ref, _ in both), replies_cand=tuple(cand for _, cand in both))
+
+    def drawn(words: int, of: int) -> list[str]:
+        return [" ".join(f"{of}-{n}" for n in row) for row in rng.integers(0, of, (len(inputs.replies_ref), words))]
+
+    said = [reply.text for reply in inputs.replies_ref]
+    going_on = beside([f"{text} {more}" for text, more in zip(said, drawn(72, 100), strict=True)], said)
+    assert diversity_of(going_on, 3) == {"distinct-2": "PASS", "bigram entropy": "FAIL"}
+    assert diversity_of(going_on, 4) == {"distinct-2": "PASS", "bigram entropy": "PASS"}
+    rich = drawn(12, 3000)
+    dull = beside([" ".join([text] * 4) for text in rich], [rich[0], *rich[1::2], *rich[1::2]][: len(rich)])
+    assert diversity_of(dull, 3)["distinct-2"] == "PASS"
+    assert diversity_of(dull, 4)["distinct-2"] == "FAIL"
+    brief = beside(said, [text.split()[0] for text in said])
+    assert diversity_of(brief, 4)["distinct-2"] == "FAIL", "one word for everything"
 
 
 def test_shorter_than_people_is_too_short_whatever_the_reference_does() -> None:

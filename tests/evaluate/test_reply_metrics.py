@@ -53,11 +53,19 @@ def test_diversity_and_its_leave_one_out_values_by_brute_force() -> None:
         entropy = -sum(c / total * np.log(c / heads[first]) for (first, _), c in pairs.items())
         return len(pairs) / total, float(entropy)
 
-    (distinct, distinct_without), (entropy, entropy_without) = reply_metrics.diversity(texts)
+    (distinct, distinct_without), (entropy, entropy_without) = reply_metrics.diversity(
+        [[text.split() for text in d] for d in texts]
+    )
     assert (distinct, entropy) == pytest.approx(direct(texts))
     for left_out in range(len(texts)):
         rest = direct(texts[:left_out] + texts[left_out + 1 :])
         assert (distinct_without[left_out], entropy_without[left_out]) == pytest.approx(rest)
+
+
+def test_texts_are_cut_to_the_shorter_ones_words() -> None:
+    assert reply_metrics.equally_long("A b c", "d e f g") == (["a", "b", "c"], ["d", "e", "f"])
+    assert reply_metrics.equally_long("好的。", "Go on then") == (["好", "的", "。"], ["go", "on", "then"])
+    assert reply_metrics.equally_long("", "d e f") == ([], ["d", "e"]), "who says nothing takes nothing from the other"
 
 
 UNSPACED = {"Chinese": "好的我已经打开了。", "Japanese": "はい、わかりました。", "Thai": "เปิดไฟแล้ว "}
@@ -79,4 +87,5 @@ def test_words_are_what_spaces_part_and_characters_where_there_are_none() -> Non
     english = "Hi — it's 7:30 pm,\n naïve \u00a0 x_y!"
     assert reply_metrics.words(english) == english.split()
     assert reply_metrics.words("第3盏 LED灯") == ["第", "3", "盏", "LED", "灯"]
-    assert reply_metrics.diversity([["好的好的"], ["我不知道"]])[0][0] == pytest.approx(5 / 6)
+    said = [[reply_metrics.words(text)] for text in ("好的好的", "我不知道")]
+    assert reply_metrics.diversity(said)[0][0] == pytest.approx(5 / 6)

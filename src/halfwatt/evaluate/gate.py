@@ -44,7 +44,7 @@ from halfwatt.evaluate.records import (
 from halfwatt.formats.artifact import Parity
 
 Pairs = Sequence[tuple[ScoredReply, ScoredReply]]
-EDITION = 3  # of the rules
+EDITION = 4  # of the rules
 NOT_PASSED = 0.05  # of a margin: the least that counts as missed, such as by an exact check
 
 
@@ -57,7 +57,7 @@ def judge(
         special: the template's special tokens, which must not show in a reply.
         seed: of the generation, for the record.
         edition: 1 = G0 to G5, the reference alone the measure, as results of schema 1 were judged; 2 = G3 with one
-            check of all failures.
+            check of all failures; 3 = G5's diversity of whole replies, however long.
 
     Raises:
         BadInput: replies or scores that are not paired, or not finite.
@@ -125,12 +125,12 @@ def statistical_checks(
     pairs = _paired(inputs.replies_ref, inputs.replies_cand)
     checks = [*teacher_checks(inputs.teacher, margins), *_failures(pairs, margins, special, edition)]
     if edition == 1:
-        return [replace(c, missed=0.0) for c in (*checks, _length(pairs, margins), *_content(pairs, margins))]
+        return [replace(c, missed=0.0) for c in (*checks, _length(pairs, margins), *_content(pairs, margins, edition))]
     length = _length_beside_people(pairs, margins, _length(pairs, margins))
     return [
         *checks,
         length,
-        *_content(pairs, margins),
+        *_content(pairs, margins, edition),
         _facts(pairs, inputs.facts, margins),
         *_fit(inputs.fit, margins),
     ]
@@ -276,14 +276,15 @@ def _tokens(reply: ScoredReply) -> int:
     return max(1, reply.tokens if reply.stopped else reply.cap)
 
 
-def _content(pairs: Sequence[Pairs], margins: Margins) -> list[GateCheck]:
+def _content(pairs: Sequence[Pairs], margins: Margins, edition: int) -> list[GateCheck]:
     greedy = [[pair for pair in group if pair[0].seed is None] for group in pairs]
     own, other = (
         np.array([sum(reply_metrics.chrf(pair[k].text, pair[k].reference) for pair in group) for group in greedy])
         for k in (0, 1)
     )
     changes = [("chrF to the human reply", clustered_ratio(other - own, own), margins.chrf)]
-    ref, cand = (reply_metrics.diversity([[pair[k].text for pair in group] for group in pairs]) for k in (0, 1))
+    said = [[_said(ref.text, cand.text, edition) for ref, cand in group] for group in pairs]
+    ref, cand = (reply_metrics.diversity([[both[k] for both in group] for group in said]) for k in (0, 1))
     for name, (r, r_without), (c, c_without) in zip(("distinct-2", "bigram entropy"), ref, cand, strict=True):
         if r > 0 and (r_without > 0).all():
             changes.append((name, jackknife(c / r - 1, c_without / r_without - 1), margins.diversity))
@@ -295,6 +296,13 @@ def _content(pairs: Sequence[Pairs], margins: Margins) -> list[GateCheck]:
         alike = "the original's replies are of one word, or all alike: there is no diversity to lose"
         checks.append(GateCheck("G5", "diversity", "PASS", None, "where replies have several words", alike))
     return checks
+
+
+def _said(ref: str, cand: str, edition: int) -> tuple[list[str], list[str]]:
+    """The words that are counted of both."""
+    if edition >= 4:
+        return reply_metrics.equally_long(ref, cand)
+    return reply_metrics.words(ref.casefold()), reply_metrics.words(cand.casefold())
 
 
 def _facts(pairs: Sequence[Pairs], known: Sequence[Facts], margins: Margins) -> GateCheck:

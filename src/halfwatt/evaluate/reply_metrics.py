@@ -70,24 +70,32 @@ def chrf(text: str, reference: str) -> float:
     return float(sentence_chrf(text, [reference]).score)
 
 
-def diversity(texts: Sequence[Sequence[str]]) -> tuple[tuple[float, Floats], tuple[float, Floats]]:
+def equally_long(text: str, other: str) -> tuple[list[str], list[str]]:
+    """The words of both, in small letters, as many as the shorter has, and two where there are so many.
+
+    Of a longer text fewer bigrams are new, and more different words follow each (Liu et al., 2022, for distinct-n).
+    """
+    said, others = words(text.casefold()), words(other.casefold())
+    count = max(2, min(len(said), len(others)))
+    return said[:count], others[:count]
+
+
+def diversity(said: Sequence[Sequence[Sequence[str]]]) -> tuple[tuple[float, Floats], tuple[float, Floats]]:
     """Distinct-2 (Li et al., 2016) and conditional bigram entropy of all replies, with and without each dialogue.
 
         distinct-2 = different bigrams / bigrams,   H(w2 | w1) = (sum c1 log c1 - sum c12 log c12) / N   [nats]
 
     c12 counts a bigram, c1 its first word. Without a dialogue only the terms of its own bigrams change.
 
-    texts: per dialogue, its replies. Returns ((distinct-2, [dialogues]), (entropy, [dialogues])).
+    said: per dialogue, the words of each reply. Returns ((distinct-2, [dialogues]), (entropy, [dialogues])).
     """
-    by_dialogue = [
-        Counter(pair for reply in replies for pair in pairwise(words(reply.casefold()))) for replies in texts
-    ]
+    by_dialogue = [Counter(pair for reply in replies for pair in pairwise(reply)) for replies in said]
     pairs: Counter[tuple[str, str]] = Counter()
     for own in by_dialogue:
         pairs.update(own)
     heads, n = _heads(pairs), pairs.total()
     pair_sum, head_sum = (sum(c * np.log(c) for c in counts.values()) for counts in (pairs, heads))
-    distinct, entropy = np.empty(len(texts)), np.empty(len(texts))
+    distinct, entropy = np.empty(len(said)), np.empty(len(said))
     for d, own in enumerate(by_dialogue):
         left = max(1, n - own.total())
         distinct[d] = (len(pairs) - sum(pairs[pair] == count for pair, count in own.items())) / left
