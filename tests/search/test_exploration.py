@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from binascii import crc32
 from pathlib import Path
 from typing import Any, ClassVar
@@ -168,3 +169,20 @@ def test_what_was_interrupted_is_tried_again(tmp_path: Path, error: BaseExceptio
         explore(store, space.recipe, interrupted, Budget(trials=1))
     explore(TrialStore(tmp_path / "journal", "a"), space.recipe, assess, Budget(trials=1))
     assert tried == [(Quantize(4, 8),)]
+
+
+def test_what_was_begun_within_the_budget_is_ended_after_it(tmp_path: Path) -> None:
+    """Killed while its best candidate was judged, a search would else go without it."""
+    assessed: list[str] = []
+
+    def too_long(recipe: Recipe) -> TrialOutcome:
+        assessed.append(recipe.name)
+        time.sleep(0.3)
+        raise KeyboardInterrupt
+
+    budget = Budget(seconds=0.2)
+    with pytest.raises(KeyboardInterrupt):
+        explore(TrialStore(tmp_path / "journal", "a"), Space().recipe, too_long, budget)
+    again = explore(TrialStore(tmp_path / "journal", "a"), Space().recipe, planted, budget)
+    assert [recipe.name for recipe in again] == assessed
+    assert explore(TrialStore(tmp_path / "journal", "a"), Space().recipe, planted, budget) == again, "and no more"

@@ -38,13 +38,14 @@ def explore(
     joules: Callable[[], float | None] = lambda: None,
     go_on: Callable[[], bool] = lambda: True,
 ) -> list[Recipe]:
-    """Try recipes until the budget is spent or nothing new comes; all that were finished, earlier sittings' too.
+    """Try recipes until the budget is spent or nothing new comes; all that were finished, earlier sittings' too. What
+    an earlier sitting began within the budget is ended whatever it takes, as it would have been then.
 
     propose: a recipe from the decisions of a trial; assess: what it comes to. A fault there fails the trial and ends
     the search, as ``go_on`` does before a trial. joules: a cumulative counter; None where none measures.
     """
     repeats = 0
-    while not is_spent(budget, store) and repeats < REPEATS and go_on():
+    while repeats < REPEATS and ((not is_spent(budget, store) and go_on()) or store.was_interrupted()):
         with store.trial() as trial:
             recipe, before = propose(trial), joules()
             known = store.outcome_of_recipe(recipe.name)

@@ -115,6 +115,11 @@ class TrialStore:
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return [_as_asked_for(trial) for trial in trials]
 
+    def was_interrupted(self) -> bool:
+        """Does a trial wait that was begun before?"""
+        self._recover()
+        return any(_AGAIN in trial.user_attrs for trial in self.waiting())
+
     def note_ahead(self, recipes: Sequence[str], seconds: float) -> None:
         """Part of what these recipes' trials take was done before them, in so many seconds together."""
         each = {recipe: seconds / len(recipes) for recipe in recipes}
