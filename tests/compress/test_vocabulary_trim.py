@@ -248,3 +248,17 @@ def test_every_place_that_holds_an_id_is_renumbered(name: str, tmp_path: Path) -
     assert smaller.tokenizer.decode(settled.bad_words_ids[0]) == " light"
     settings.sequence_bias = {(start,): -10.0}
     assert Trim().problems(base) == ["sequence_bias of its generation settings holds ids"]
+
+
+def test_special_tokens_in_reserve_that_go_are_listed_no_more(llama: ChatModel, tmp_path: Path) -> None:
+    """Else whoever reads the saved folder adds them again, beyond the last row."""
+    hf = tiny.tokenizer()
+    hf.add_special_tokens({"additional_special_tokens": ["<|reserved_0|>", "<|tool|>"]})
+    chat = ChatTokenizer(hf, tiny.CHATML, llama.tokenizer.eos_ids)
+    base = replace(llama, tokenizer=chat, network=tiny.network("llama", vocab_size=chat.vocab_size))
+    smaller = Trim().apply(base, CONTEXT)
+    smaller.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert again.tokenizer.vocab_size == smaller.tokenizer.vocab_size <= smaller.network.config.vocab_size
+    assert "<|tool|>" in again.tokenizer.special_tokens
+    assert "<|reserved_0|>" not in again.tokenizer.special_tokens

@@ -165,7 +165,7 @@ def test_diversity_is_compared_at_equal_length() -> None:
         return [" ".join(f"{of}-{n}" for n in row) for row in rng.integers(0, of, (len(inputs.replies_ref), words))]
 
     said = [reply.text for reply in inputs.replies_ref]
-    going_on = beside([f"{text} {more}" for text, more in zip(said, drawn(72, 100), strict=True)], said)
+    going_on = beside(drawn(84, 400), drawn(12, 400))
     assert diversity_of(going_on, 3) == {"distinct-2": "PASS", "bigram entropy": "FAIL"}
     assert diversity_of(going_on, 4) == {"distinct-2": "PASS", "bigram entropy": "PASS"}
     rich = drawn(12, 3000)
@@ -174,6 +174,11 @@ def test_diversity_is_compared_at_equal_length() -> None:
     assert diversity_of(dull, 4)["distinct-2"] == "FAIL"
     brief = beside(said, [text.split()[0] for text in said])
     assert diversity_of(brief, 4)["distinct-2"] == "FAIL", "one word for everything"
+    polite = "i can help you with that ."
+    phrase = beside([f"{polite} {more}" for more in drawn(30, 3000)], [polite] * len(said))
+    assert set(diversity_of(phrase, 4).values()) == {"FAIL"}, "and only what the original begins with"
+    alike = beside([polite, *["yes it is"] * (len(said) - 1)], said)
+    assert "bigram entropy" not in diversity_of(alike, 4), "nothing is divided by what should be 0"
 
 
 def test_shorter_than_people_is_too_short_whatever_the_reference_does() -> None:

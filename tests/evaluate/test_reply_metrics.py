@@ -62,10 +62,13 @@ def test_diversity_and_its_leave_one_out_values_by_brute_force() -> None:
         assert (distinct_without[left_out], entropy_without[left_out]) == pytest.approx(rest)
 
 
-def test_texts_are_cut_to_the_shorter_ones_words() -> None:
-    assert reply_metrics.equally_long("A b c", "d e f g") == (["a", "b", "c"], ["d", "e", "f"])
-    assert reply_metrics.equally_long("好的。", "Go on then") == (["好", "的", "。"], ["go", "on", "then"])
-    assert reply_metrics.equally_long("", "d e f") == ([], ["d", "e"]), "who says nothing takes nothing from the other"
+def test_the_longer_text_is_cut_to_the_shorter_ones_words_somewhere_in_it() -> None:
+    cut = reply_metrics.equally_long
+    for place, said in ((0, "d e f"), (0.49, "d e f"), (0.5, "e f g"), (0.99, "e f g")):
+        assert cut("A b c", "d e f g", place) == (["a", "b", "c"], said.split())
+    assert cut("好的。", "Go on then", 0) == (["好", "的", "。"], ["go", "on", "then"])
+    assert cut("d e f", "", 0.99) == (["e", "f"], []), "who says nothing takes nothing from the other"
+    assert cut("yes", "yes sure", 0) == (["yes"], ["yes"]), "and who says more loses nothing by it"
 
 
 UNSPACED = {"Chinese": "好的我已经打开了。", "Japanese": "はい、わかりました。", "Thai": "เปิดไฟแล้ว "}

@@ -86,6 +86,23 @@ def test_what_only_transformers_would_honour_is_left_to_it(tmp_path: Path) -> No
         assert ChatTokenizer.load(tmp_path, chat_template=tiny.CHATML).encode("hi")
 
 
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "added_tokens.json"])
+def test_older_files_beside_it_are_left_to_transformers(name: str, tmp_path: Path) -> None:
+    chatml(tmp_path)
+    (tmp_path / name).write_text("{}")
+    assert StoredTokenizer.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "entry", [{"eos_token": "light"}, {"eos_token": "<|new|>"}, {"extra_special_tokens": ["<|x|>"]}]
+)
+def test_a_token_that_would_be_added_is_left_to_transformers(entry: dict[str, object], tmp_path: Path) -> None:
+    chatml(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    assert StoredTokenizer.read(tmp_path) is None
+
+
 def test_it_is_saved_back_as_it_was(tmp_path: Path) -> None:
     more_special(tmp_path)
     (tmp_path / "again").mkdir()

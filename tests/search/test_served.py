@@ -38,6 +38,15 @@ def test_a_judge_has_its_own_template_where_it_has_one(
     assert ChatTokenizer.load(spec.artifact.path).template == used
 
 
+def test_a_template_that_does_not_fit_its_own_model_is_refused_though_another_is_given(
+    given: RunSettings, tmp_path: Path
+) -> None:
+    """It would be asked by prompts that it never saw."""
+    odd = tiny.folder(tmp_path / "odd", generation={"eos_token_id": tiny.TEXT_END})
+    with pytest.raises(ModelError, match="no assistant turn of the template ends in one of the stop tokens"):
+        judging(str(odd), given, tmp_path / "cache", taught.dialogues()[:2])
+
+
 def test_what_is_compared_with_the_original_has_its_own_template_too(
     given: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,14 +169,14 @@ def compare(
         traffic = dialogues_to_ask(names[0], dialogues, settings)
         a = served(names[0], settings, cache / "a", runtime, traffic.dialogues)
         b = with_own_template(settings, lambda own: servable(names[1], own.access, cache / "b", runtime))
-        workload = _workload(traffic, a, settings)
-        plan = settings.protocol.compare
-        run = run_protocol([Arm("A", a), Arm("B", b)], workload, plan, tools, settings.progress)
         judged_by = (
             judging(settings.judge, settings, cache / "judge", traffic.dialogues)
             if settings.judge
             else served(names[0], settings, cache / "judge", "llamacpp", traffic.dialogues)
         )
+        workload = _workload(traffic, a, settings)
+        plan = settings.protocol.compare
+        run = run_protocol([Arm("A", a), Arm("B", b)], workload, plan, tools, settings.progress)
         judged = workload.shuffled().part(0, settings.requests.compared)
         b = proved(names[1], b, settings, judged.dialogues)  # whether it is equal, the gate says
         yardstick = Yardstick.of(a, judged_by, judged, settings.progress, "A's replies")

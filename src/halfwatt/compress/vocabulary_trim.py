@@ -253,6 +253,10 @@ def _tokenizer(old: ChatTokenizer, cut: Cut) -> ChatTokenizer:
         (folder / "tokenizer.json").write_text(json.dumps(cut.spec, ensure_ascii=False), encoding="utf-8")
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         config.pop("added_tokens_decoder", None)  # by old ids; tokenizer.json holds the new ones
+        stay = {token["content"] for token in cut.spec["added_tokens"]}
+        for name in ("extra_special_tokens", "additional_special_tokens"):
+            if isinstance(further := config.get(name), list):  # else what was cut would be added again
+                config[name] = [token for token in further if token in stay]
         (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
         return ChatTokenizer.load(folder)
 

@@ -37,6 +37,10 @@ class ModelError(BadInput):
     """A model folder is faulty, unsafe or unsupported."""
 
 
+class NoTemplate(ModelError):
+    """A model has no chat template, and none was given."""
+
+
 class RunLocked(BadInput):
     """Another process is at work in the output folder."""
 

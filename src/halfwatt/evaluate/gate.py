@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Margins
-from halfwatt.core.statistics import ALPHA, Clustered, Floats, clustered_ratio, jackknife, rate_difference
+from halfwatt.core.statistics import ALPHA, Clustered, Floats, clustered_ratio, rate_difference
 from halfwatt.evaluate import facts, fit, reply_metrics
 from halfwatt.evaluate.records import (
     Facts,
@@ -283,11 +283,8 @@ def _content(pairs: Sequence[Pairs], margins: Margins, edition: int) -> list[Gat
         for k in (0, 1)
     )
     changes = [("chrF to the human reply", clustered_ratio(other - own, own), margins.chrf)]
-    said = [[_said(ref.text, cand.text, edition) for ref, cand in group] for group in pairs]
-    ref, cand = (reply_metrics.diversity([[both[k] for both in group] for group in said]) for k in (0, 1))
-    for name, (r, r_without), (c, c_without) in zip(("distinct-2", "bigram entropy"), ref, cand, strict=True):
-        if r > 0 and (r_without > 0).all():
-            changes.append((name, jackknife(c / r - 1, c_without / r_without - 1), margins.diversity))
+    diversity = reply_metrics.diversity_changes(pairs, at_equal_length=edition >= 4)
+    changes += [(name, change, margins.diversity) for name, change in diversity.items()]
     checks = [
         _check(("G5", name, "share"), change, f"lower bound of the relative change > -{margin:.0%}", low=-margin)
         for name, change, margin in changes
@@ -296,13 +293,6 @@ def _content(pairs: Sequence[Pairs], margins: Margins, edition: int) -> list[Gat
         alike = "the original's replies are of one word, or all alike: there is no diversity to lose"
         checks.append(GateCheck("G5", "diversity", "PASS", None, "where replies have several words", alike))
     return checks
-
-
-def _said(ref: str, cand: str, edition: int) -> tuple[list[str], list[str]]:
-    """The words that are counted of both."""
-    if edition >= 4:
-        return reply_metrics.equally_long(ref, cand)
-    return reply_metrics.words(ref.casefold()), reply_metrics.words(cand.casefold())
 
 
 def _facts(pairs: Sequence[Pairs], known: Sequence[Facts], margins: Margins) -> GateCheck:

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
-from halfwatt.core.statistics import Floats
+from halfwatt.core.statistics import Clustered, Floats, jackknife
 from halfwatt.evaluate.records import ScoredReply
 
 # Thai, Lao, Tibetan, Burmese; Khmer; kana; Chinese characters, also those of Japanese, with the iteration mark
@@ -24,7 +25,7 @@ _UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3005\u3041-\u30ff\u3400-\u4dbf\u4e00-\u
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _SENTENCE_END = re.compile("[.!?\n\u3002\uff01\uff1f]+")
 
-
+_NO_DIVERSITY = 1e-9  # sums of logarithms that cancel leave a rest
 RUNS_ON, LOOPS = "runs to the cap", ("repeats itself", "same sentence three times")
 
 
@@ -70,14 +71,48 @@ def chrf(text: str, reference: str) -> float:
     return float(sentence_chrf(text, [reference]).score)
 
 
-def equally_long(text: str, other: str) -> tuple[list[str], list[str]]:
-    """The words of both, in small letters, as many as the shorter has, and two where there are so many.
+def equally_long(reference: str, candidate: str, place: float) -> tuple[list[str], list[str]]:
+    """As many words of both, in small letters; of the longer a stretch, ``place`` of the way (0 to 1) into it.
 
-    Of a longer text fewer bigrams are new, and more different words follow each (Liu et al., 2022, for distinct-n).
+    Of a longer text fewer bigrams are new, and more different words follow each (Liu et al., 2022, for distinct-n); how
+    it begins is often but a phrase. Two words of the reference at least: who says one, or none, loses something.
     """
-    said, others = words(text.casefold()), words(other.casefold())
-    count = max(2, min(len(said), len(others)))
-    return said[:count], others[:count]
+    ref, cand = words(reference.casefold()), words(candidate.casefold())
+    return _stretch(ref, max(2, len(cand)), place), _stretch(cand, len(ref), place)
+
+
+def _stretch(said: list[str], count: int, place: float) -> list[str]:
+    start = int(place * (1 + max(0, len(said) - count)))
+    return said[start : start + count]
+
+
+def diversity_changes(
+    pairs: Sequence[Sequence[tuple[ScoredReply, ScoredReply]]], *, at_equal_length: bool
+) -> dict[str, Clustered]:
+    """Relative changes of distinct-2 and bigram entropy from reference to candidate, where the reference has any.
+
+    at_equal_length: of `equally_long` replies; of whole ones where those are too short to show any
+    """
+    whole = [[(words(ref.text.casefold()), words(cand.text.casefold())) for ref, cand in group] for group in pairs]
+    changes = _changes(whole)
+    if at_equal_length:
+        alike = [[equally_long(ref.text, cand.text, _place(ref)) for ref, cand in group] for group in pairs]
+        changes |= _changes(alike)
+    return changes
+
+
+def _place(reply: ScoredReply) -> float:
+    """Drawn once and for all for each request."""
+    return crc32(f"{reply.dialogue} {reply.turn} {reply.seed}".encode()) / 2**32
+
+
+def _changes(said: Sequence[Sequence[tuple[list[str], list[str]]]]) -> dict[str, Clustered]:
+    ref, cand = (diversity([[both[k] for both in replies] for replies in said]) for k in (0, 1))
+    return {
+        name: jackknife(c / r - 1, c_without / r_without - 1)
+        for name, (r, r_without), (c, c_without) in zip(("distinct-2", "bigram entropy"), ref, cand, strict=True)
+        if min(r, *r_without) > _NO_DIVERSITY
+    }
 
 
 def diversity(said: Sequence[Sequence[Sequence[str]]]) -> tuple[tuple[float, Floats], tuple[float, Floats]]:

@@ -17,7 +17,7 @@ from typing import Any
 from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from halfwatt.core.errors import ModelError, first_line
+from halfwatt.core.errors import ModelError, NoTemplate, first_line
 from halfwatt.formats.gguf_tokenizer import DIGITS, EOS_KEY, NO_MERGE, Split, split_called
 from halfwatt.models.template_sandbox import check_template
 from halfwatt.models.tokenizer import ChatTokenizer
@@ -35,7 +35,7 @@ def read_tokenizer(entries: Mapping[str, Any], path: Path, template: str | None)
     template = entries.get("tokenizer.chat_template") if template is None else template
     if not template:
         hint = "pass --chat-template FILE with the Jinja template that it was trained with"
-        raise ModelError(f"{path} has no chat template, so its prompts cannot be built", hint=hint)
+        raise NoTemplate(f"{path} has no chat template, so its prompts cannot be built", hint=hint)
     check_template(template)
     try:
         hf = _hf_tokenizer({key.removeprefix(_KEY): value for key, value in entries.items()})

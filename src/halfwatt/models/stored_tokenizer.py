@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer
 CONFIG, FILE = "tokenizer_config.json", "tokenizer.json"
 _NAMED = "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
 _MORE = "extra_special_tokens", "additional_special_tokens"
+_LEGACY = "special_tokens_map.json", "added_tokens.json"
 _CHANGES_NOTHING = (
     "backend",
     "chat_template",
@@ -48,14 +49,21 @@ class StoredTokenizer:
         if not ((folder / CONFIG).exists() and (folder / FILE).exists()):
             return None
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        named = {name: config[name] for name in _NAMED if config.get(name) is not None}
         plain = (
             config.get("tokenizer_class") == "PreTrainedTokenizerFast"
             and not config.get("clean_up_tokenization_spaces")
+            and isinstance(config.get("chat_template", ""), str)
             and config.keys() <= {*_NAMED, *_MORE, *_CHANGES_NOTHING}
-            and all(isinstance(token, str) for token in (*named.values(), *_further(config)))
+            and not any((folder / name).exists() for name in _LEGACY)
         )
-        return cls(Tokenizer.from_file(str(folder / FILE)), named, config) if plain else None
+        if not plain:
+            return None
+        backend = Tokenizer.from_file(str(folder / FILE))
+        named = {name: config[name] for name in _NAMED if config.get(name) is not None}
+        special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        tokens = (*named.values(), *_further(config))
+        known = all(isinstance(token, str) for token in tokens) and special.issuperset(tokens)  # else they are added
+        return cls(backend, named, config) if known and backend.padding is None else None
 
     @property
     def all_special_tokens(self) -> list[str]:

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from halfwatt.core.errors import ModelError, first_line
+from halfwatt.core.errors import ModelError, NoTemplate, first_line
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.template_sandbox import Declined, check_template, render
 from halfwatt.models.thinking import CLOSING, OPENING, answer_of, left_open, opening, reply_begins
@@ -78,7 +78,7 @@ class ChatTokenizer:
         template = stored_template(folder, hf) if chat_template is None else chat_template
         if template is None:
             hint = "pass --chat-template FILE with the Jinja template that it was trained with"
-            raise ModelError(f"{folder} has no chat template, so its prompts cannot be built", hint=hint)
+            raise NoTemplate(f"{folder} has no chat template, so its prompts cannot be built", hint=hint)
         check_template(template)
         return cls(hf, template, _eos_ids(folder, hf))
 

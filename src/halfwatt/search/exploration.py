@@ -45,7 +45,7 @@ def explore(
     the search, as ``go_on`` does before a trial. joules: a cumulative counter; None where none measures.
     """
     repeats = 0
-    while repeats < REPEATS and ((not is_spent(budget, store) and go_on()) or store.was_interrupted()):
+    while repeats < REPEATS and (store.was_interrupted() if is_spent(budget, store) else go_on()):
         with store.trial() as trial:
             recipe, before = propose(trial), joules()
             known = store.outcome_of_recipe(recipe.name)

@@ -15,6 +15,7 @@ from halfwatt.core.machine import cores, halfwatt_version, versions
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
+from halfwatt.evaluate.gate import EDITION
 from halfwatt.meters.discover import Instruments
 from halfwatt.models.chat_model import ChatModel
 
@@ -62,6 +63,7 @@ class Job:
             "test": self.test.sha256,
             "outside": " ".join(other.sha256 for other in self.outside.values()),
             "margins": repr(settings.margins),
+            "gate": f"edition {EDITION}",
             "halfwatt": halfwatt_version(),
             "llama.cpp": versions().get("llama-cpp-python", "none"),
             "precision": settings.precision,

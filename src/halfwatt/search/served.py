@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from halfwatt.core.errors import ModelError
+from halfwatt.core.errors import NoTemplate
 from halfwatt.core.settings import RunSettings, RuntimeChoice
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate.examine import prove, prove_given, require_equal
@@ -41,7 +41,7 @@ def with_own_template(settings: RunSettings, serve: Callable[[RunSettings], T]) 
     is for this one only where it has none."""
     try:
         return serve(replace(settings, access=replace(settings.access, chat_template=None)))
-    except ModelError:
+    except NoTemplate:
         if settings.access.chat_template is None:
             raise
         return serve(settings)

@@ -116,9 +116,9 @@ class TrialStore:
         return [_as_asked_for(trial) for trial in trials]
 
     def was_interrupted(self) -> bool:
-        """Does a trial wait that was begun before?"""
+        """Does a trial wait that was begun before, `MOST_AGAIN` times at most?"""
         self._recover()
-        return any(_AGAIN in trial.user_attrs for trial in self.waiting())
+        return any(0 < trial.user_attrs.get(_AGAIN, 0) <= MOST_AGAIN for trial in self.waiting())
 
     def note_ahead(self, recipes: Sequence[str], seconds: float) -> None:
         """Part of what these recipes' trials take was done before them, in so many seconds together."""
