@@ -63,7 +63,10 @@ def test_diversity_and_its_leave_one_out_values_by_brute_force() -> None:
 
 
 def test_the_longer_text_is_cut_to_the_shorter_ones_words_somewhere_in_it() -> None:
-    cut = reply_metrics.equally_long
+    def cut(text: str, other: str, place: float) -> tuple[list[str], list[str]]:
+        said, others = (reply_metrics.words(t.casefold()) for t in (text, other))
+        return reply_metrics.equally_long(said, others, place)
+
     for place, said in ((0, "d e f"), (0.49, "d e f"), (0.5, "e f g"), (0.99, "e f g")):
         assert cut("A b c", "d e f g", place) == (["a", "b", "c"], said.split())
     assert cut("好的。", "Go on then", 0) == (["好", "的", "。"], ["go", "on", "then"])

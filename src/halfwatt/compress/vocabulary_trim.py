@@ -31,6 +31,7 @@ from halfwatt.compress.search_ranges import OneOf
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.models.chat_model import ChatModel
+from halfwatt.models.stored_tokenizer import FURTHER
 from halfwatt.models.surgery import rebuilt, resized
 from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 
@@ -254,7 +255,7 @@ def _tokenizer(old: ChatTokenizer, cut: Cut) -> ChatTokenizer:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         config.pop("added_tokens_decoder", None)  # by old ids; tokenizer.json holds the new ones
         stay = {token["content"] for token in cut.spec["added_tokens"]}
-        for name in ("extra_special_tokens", "additional_special_tokens"):
+        for name in FURTHER:
             if isinstance(further := config.get(name), list):  # else what was cut would be added again
                 config[name] = [token for token in further if token in stay]
         (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")

@@ -25,6 +25,7 @@ _UNSPACED = "\u0e00-\u109f\u1780-\u17ff\u3005\u3041-\u30ff\u3400-\u4dbf\u4e00-\u
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _SENTENCE_END = re.compile("[.!?\n\u3002\uff01\uff1f]+")
 
+_NAMES = "distinct-2", "bigram entropy"
 _NO_DIVERSITY = 1e-9  # sums of logarithms that cancel leave a rest
 RUNS_ON, LOOPS = "runs to the cap", ("repeats itself", "same sentence three times")
 
@@ -71,13 +72,12 @@ def chrf(text: str, reference: str) -> float:
     return float(sentence_chrf(text, [reference]).score)
 
 
-def equally_long(reference: str, candidate: str, place: float) -> tuple[list[str], list[str]]:
-    """As many words of both, in small letters; of the longer a stretch, ``place`` of the way (0 to 1) into it.
+def equally_long(ref: list[str], cand: list[str], place: float) -> tuple[list[str], list[str]]:
+    """As many words of both; of the longer a stretch, ``place`` of the way (0 to 1) into it.
 
     Of a longer text fewer bigrams are new, and more different words follow each (Liu et al., 2022, for distinct-n); how
     it begins is often but a phrase. Two words of the reference at least: who says one, or none, loses something.
     """
-    ref, cand = words(reference.casefold()), words(candidate.casefold())
     return _stretch(ref, max(2, len(cand)), place), _stretch(cand, len(ref), place)
 
 
@@ -94,11 +94,14 @@ def diversity_changes(
     at_equal_length: of `equally_long` replies; of whole ones where those are too short to show any
     """
     whole = [[(words(ref.text.casefold()), words(cand.text.casefold())) for ref, cand in group] for group in pairs]
-    changes = _changes(whole)
-    if at_equal_length:
-        alike = [[equally_long(ref.text, cand.text, _place(ref)) for ref, cand in group] for group in pairs]
-        changes |= _changes(alike)
-    return changes
+    if not at_equal_length:
+        return _changes(whole)
+    alike = [
+        [equally_long(*said, _place(ref)) for said, (ref, _) in zip(replies, group, strict=True)]
+        for replies, group in zip(whole, pairs, strict=True)
+    ]
+    changes = _changes(alike)
+    return changes if len(changes) == len(_NAMES) else _changes(whole) | changes
 
 
 def _place(reply: ScoredReply) -> float:
@@ -110,7 +113,7 @@ def _changes(said: Sequence[Sequence[tuple[list[str], list[str]]]]) -> dict[str,
     ref, cand = (diversity([[both[k] for both in replies] for replies in said]) for k in (0, 1))
     return {
         name: jackknife(c / r - 1, c_without / r_without - 1)
-        for name, (r, r_without), (c, c_without) in zip(("distinct-2", "bigram entropy"), ref, cand, strict=True)
+        for name, (r, r_without), (c, c_without) in zip(_NAMES, ref, cand, strict=True)
         if min(r, *r_without) > _NO_DIVERSITY
     }
 

@@ -17,10 +17,10 @@ from typing import Any
 from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from halfwatt.core.errors import ModelError, NoTemplate, first_line
+from halfwatt.core.errors import ModelError, first_line
 from halfwatt.formats.gguf_tokenizer import DIGITS, EOS_KEY, NO_MERGE, Split, split_called
 from halfwatt.models.template_sandbox import check_template
-from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.models.tokenizer import ChatTokenizer, no_template
 
 _KEY = "tokenizer.ggml."
 _SPACE = "\u2581"  # SentencePiece's
@@ -34,8 +34,7 @@ def read_tokenizer(entries: Mapping[str, Any], path: Path, template: str | None)
     """
     template = entries.get("tokenizer.chat_template") if template is None else template
     if not template:
-        hint = "pass --chat-template FILE with the Jinja template that it was trained with"
-        raise NoTemplate(f"{path} has no chat template, so its prompts cannot be built", hint=hint)
+        raise no_template(path)
     check_template(template)
     try:
         hf = _hf_tokenizer({key.removeprefix(_KEY): value for key, value in entries.items()})

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer
 
 CONFIG, FILE = "tokenizer_config.json", "tokenizer.json"
 _NAMED = "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
-_MORE = "extra_special_tokens", "additional_special_tokens"
+FURTHER = "extra_special_tokens", "additional_special_tokens"  # special tokens that have no name, as 5 and 4 call them
 _LEGACY = "special_tokens_map.json", "added_tokens.json"
 _CHANGES_NOTHING = (
     "backend",
@@ -39,6 +39,7 @@ class StoredTokenizer:
 
     backend_tokenizer: Tokenizer
     special_tokens_map: Mapping[str, str]
+    all_special_tokens: tuple[str, ...]
     config: Mapping[str, Any]
     is_fast: bool = True
 
@@ -49,11 +50,13 @@ class StoredTokenizer:
         if not ((folder / CONFIG).exists() and (folder / FILE).exists()):
             return None
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        further: Any = next(filter(None, map(config.get, FURTHER)), [])
         plain = (
             config.get("tokenizer_class") == "PreTrainedTokenizerFast"
             and not config.get("clean_up_tokenization_spaces")
             and isinstance(config.get("chat_template", ""), str)
-            and config.keys() <= {*_NAMED, *_MORE, *_CHANGES_NOTHING}
+            and config.keys() <= {*_NAMED, *FURTHER, *_CHANGES_NOTHING}
+            and isinstance(further, list)
             and not any((folder / name).exists() for name in _LEGACY)
         )
         if not plain:
@@ -61,13 +64,9 @@ class StoredTokenizer:
         backend = Tokenizer.from_file(str(folder / FILE))
         named = {name: config[name] for name in _NAMED if config.get(name) is not None}
         special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
-        tokens = (*named.values(), *_further(config))
+        tokens = (*named.values(), *further)
         known = all(isinstance(token, str) for token in tokens) and special.issuperset(tokens)  # else they are added
-        return cls(backend, named, config) if known and backend.padding is None else None
-
-    @property
-    def all_special_tokens(self) -> list[str]:
-        return list(dict.fromkeys((*self.special_tokens_map.values(), *_further(self.config))))
+        return cls(backend, named, tokens, config) if known and backend.padding is None else None
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
@@ -115,9 +114,3 @@ class StoredTokenizer:
         """The files that it was read from."""
         self.backend_tokenizer.save(str(folder / FILE))
         (folder / CONFIG).write_text(json.dumps(self.config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _further(config: Mapping[str, Any]) -> Any:
-    """The special tokens that have no name; [None], which is no text, where they are written otherwise."""
-    further = config.get(_MORE[0]) or config.get(_MORE[1]) or []
-    return further if isinstance(further, list) else [None]

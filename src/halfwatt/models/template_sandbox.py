@@ -37,10 +37,10 @@ def render(template: str, dialogue: Dialogue, *, prompt: bool, tokens: dict[str,
 
     from halfwatt.models.template_language import compiled
 
-    given = {"tools": None, "documents": None, "add_generation_prompt": prompt, **tokens}
-    given["messages"] = [{"role": m.role, "content": m.content} for m in dialogue.messages]
+    messages = [{"role": m.role, "content": m.content} for m in dialogue.messages]
+    given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
     try:
-        text = compiled(template).render(given)
+        text = compiled(template).render(tokens | given)
     except SecurityError as error:
         raise ModelError("the chat template tries to leave its sandbox", got=str(error)) from error
     except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:

@@ -77,8 +77,7 @@ class ChatTokenizer:
         hf = _hf_tokenizer(folder)
         template = stored_template(folder, hf) if chat_template is None else chat_template
         if template is None:
-            hint = "pass --chat-template FILE with the Jinja template that it was trained with"
-            raise NoTemplate(f"{folder} has no chat template, so its prompts cannot be built", hint=hint)
+            raise no_template(folder)
         check_template(template)
         return cls(hf, template, _eos_ids(folder, hf))
 
@@ -283,6 +282,12 @@ def stored_template(folder: Path, hf: Any) -> str | None:
         return read_template(folder / TEMPLATE_FILE)
     stored = hf.chat_template
     return (stored.get("default") if isinstance(stored, dict) else stored) or None
+
+
+def no_template(path: Path) -> NoTemplate:
+    """Of a model's folder or file: the error to raise."""
+    hint = "pass --chat-template FILE with the Jinja template that it was trained with"
+    return NoTemplate(f"{path} has no chat template, so its prompts cannot be built", hint=hint)
 
 
 def read_template(path: Path) -> str:
