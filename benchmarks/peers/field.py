@@ -36,6 +36,7 @@ from halfwatt.search.stages import (
     FitOrder,
     MeasureOrder,
     TuneOrder,
+    judge_named,
     likelihood,
     measure,
     reference_fit,
@@ -43,6 +44,7 @@ from halfwatt.search.stages import (
     tune,
 )
 
+DEFAULTS = RunSettings()
 FIRST_LOOK = 60  # dialogues: what loses 0.06 nats where 0.02 are allowed is beyond doubt on so many
 
 
@@ -81,12 +83,20 @@ class Field:
         return replace(contender, at=self.lab.run(tune, TuneOrder(contender, plan)).best)
 
 
-def lab_of(model: ChatModel, dialogues: DialogueSet, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Lab:
+def lab_of(
+    model: ChatModel,
+    dialogues: DialogueSet,
+    out: Path,
+    tools: Instruments,
+    shops: Sequence[Workshop],
+    settings: RunSettings = DEFAULTS,
+) -> Lab:
     """The dialogues that are measured, and the workers that serve the toolkits' models."""
     serve = {shop.toolkit.module: shop.serves for shop in shops}
     sealed = SealedSplit(demo.dialogues("test"), out / "unused.json")
-    job = Job(model, demo.dialogues("tune"), sealed, out, tools, RunSettings(commands=serve, progress=say))
-    return Lab.of(job, StageStore(out / "stages", {"model": model.sha256}), dialogues, "test")
+    job = Job(model, demo.dialogues("tune"), sealed, out, tools, replace(settings, commands=serve, progress=say))
+    identity = {"model": model.sha256, "judge": settings.judge or ""}
+    return Lab.of(job, StageStore(out / "stages", identity), dialogues, "test")
 
 
 def original(lab: Lab) -> Contender:
@@ -199,11 +209,17 @@ def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
     first = teacher_checks(scores, margins)
     if any(check.verdict == "FAIL" for check in first):
         return first
-    inputs = whole.store.once(f"quality-{stage}", QualityInputs, lambda: _inputs(field, whole, candidate, scores))
-    return statistical_checks(inputs, margins, whole.job.model.tokenizer.special_tokens)
+    return statistical_checks(read(field, candidate, scores), margins, whole.job.model.tokenizer.special_tokens)
 
 
-def _where_asked(inputs: QualityInputs) -> tuple[Fit, ...]:
+def read(field: Field, candidate: Contender, looked: tuple[TeacherScore, ...] = ()) -> QualityInputs:
+    """What the gate reads of a candidate beside the original, once. looked: what is known of the first dialogues."""
+    lab = field.lab.part(0, field.judged)
+    stage = f"quality-{_stage(candidate)}"
+    return lab.store.once(stage, QualityInputs, lambda: _inputs(field, lab, candidate, looked))
+
+
+def where_asked(inputs: QualityInputs) -> tuple[Fit, ...]:
     """Of the dialogues that the reference answered, which are the first ones."""
     return tuple(fit for fit in inputs.fit if fit.reference)
 
@@ -211,7 +227,7 @@ def _where_asked(inputs: QualityInputs) -> tuple[Fit, ...]:
 def _inputs(field: Field, lab: Lab, candidate: Contender, looked: tuple[TeacherScore, ...]) -> QualityInputs:
     """Of the lab's dialogues. looked: the likelihoods of the first ones."""
     reference, ours = field.reference, lab.spec(candidate)
-    judge, proof = reference.for_likelihood(), reference.artifact.parity
+    judge, proof = judge_named(lab) or reference.for_likelihood(), reference.artifact.parity
     assert proof is not None  # the original's own: G1 to G7 do not look at it
     threads = candidate.at.threads or 1  # AutoRound's kernels take five times as long on one
     replies = generate_replies(ours, lab.workload.requests(), say, f"{candidate.name}: replies", threads=threads)
@@ -219,6 +235,6 @@ def _inputs(field: Field, lab: Lab, candidate: Contender, looked: tuple[TeacherS
     if rest.workload.dialogues:
         scores += likelihood(rest, (reference, candidate))
     theirs = lab.run(reference_replies, reference) if field.asked is None else field.asked.replies_ref
-    known = lab.run(reference_fit, FitOrder(reference, judge)) if field.asked is None else _where_asked(field.asked)
+    known = lab.run(reference_fit, FitOrder(reference, judge)) if field.asked is None else where_asked(field.asked)
     fit = fit_of_candidate(lab.spec(judge), lab.workload, known, replies, say)
     return QualityInputs(proof, scores, theirs, replies, facts_of(lab.workload.dialogues), fit)

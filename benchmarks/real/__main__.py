@@ -95,9 +95,8 @@ def beside_peers(args: argparse.Namespace, settings: RunSettings, result: Result
     with locked(args.out), turn("cpu", say), closing(instruments("cpu")) as tools:
         model = load_model(args.model, settings.access)
         shops = workshops([name for name in args.toolkits.split(",") if name], args.out / "environments", say)
-        lab = lab_of(model, traffic["test"], args.out, tools, shops)
-        winner = args.out / "search" / result.winner_path
-        served = Contender("winner", read_artifact(winner), read_operating_point(winner))
+        lab = lab_of(model, traffic["test"], args.out, tools, shops, settings)
+        served = winner_of(args, result)
         train, folder = traffic["train"].dialogues, folder_of(model, args.out)
         about = result.winner == result.claim.about  # else B1 was delivered, and the verdict is another's
         known = {"winner": result.final_quality.checks} if about and result.final_quality else {}
@@ -113,10 +112,18 @@ def fine_tuned(args: argparse.Namespace) -> dict[str, Any]:
     traffic = splits(args.model, args.dialogues, settings)
     with locked(args.out), turn("cpu", say), closing(instruments("cpu")) as tools:
         model = load_model(args.model, settings.access)
-        lab = lab_of(model, traffic["test"], args.out, tools, ())
+        result = parse((args.out / "search" / "result.json").read_bytes())
+        lab = lab_of(model, traffic["test"], args.out, tools, (), settings)
         own = tuned.fine_tune(model, traffic["train"].dialogues, args.minutes, args.out / "tuned", lab)
-        lab = lab.part(0, judged_on(parse((args.out / "search" / "result.json").read_bytes())))
-        return {"fine_tuned": tuned.judged(lab, original(lab), own, args.out / "search" / "winner")}
+        how = (PLAN, judged_on(result), (), args.out)
+        field = Field(lab, original(lab), winner_of(args, result), *how, asked=result.raw.quality_inputs)
+        return {"fine_tuned": tuned.judged(field, own)}
+
+
+def winner_of(args: argparse.Namespace, result: Result) -> Contender:
+    """What the search delivered, as it serves it."""
+    folder = args.out / "search" / result.winner_path
+    return Contender("winner", read_artifact(folder), read_operating_point(folder))
 
 
 def replies(args: argparse.Namespace) -> Iterator[str]:

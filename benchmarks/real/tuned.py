@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ladder import plain
+from benchmarks.peers.field import Field, proof_of, read, where_asked
 from halfwatt.compress.base import TrainingBudget
 from halfwatt.compress.recipe import Recipe
 from halfwatt.compress.training.batches import Predictor, encode_rows
 from halfwatt.compress.training.loop import TrainingSettings, learn_labels, train
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.evaluate.records import QualityReport
-from halfwatt.formats.artifact import read_artifact
+from halfwatt.evaluate.gate import overall_verdict, statistical_checks
+from halfwatt.evaluate.records import GateCheck, QualityInputs, TeacherScore
 from halfwatt.models.chat_model import ChatModel, load
-from halfwatt.runtimes.base import OperatingPoint
-from halfwatt.runtimes.servable import read_operating_point
 from halfwatt.search.build import build_artifact
-from halfwatt.search.lab import Contender, Lab
-from halfwatt.search.stages import JudgeOrder, MeasureOrder, judge, measure, saving_of
+from halfwatt.search.lab import Lab
+from halfwatt.search.stages import MeasureOrder, likelihood, measure, saving_of
 
 RANK, ALPHA, RATE = 16, 32, 2e-4  # Hu et al., arXiv 2106.09685; the rate that peft's examples take for LoRA
 
@@ -42,26 +41,39 @@ def fine_tune(model: ChatModel, dialogues: Sequence[Dialogue], minutes: float, f
     return load(folder)
 
 
-def judged(lab: Lab, original: Contender, own: ChatModel, winner: Path) -> dict[str, Any]:
-    """The fine-tuned original against the original, and the search's winner against the fine-tuned one."""
-    proof = lab.workload.dialogues[: lab.job.settings.protocol.parity_dialogues]
-    artifact = build_artifact(own, Recipe("tuned"), proof, lab.job.out / "artifacts")
-    tuned = Contender("fine-tuned", artifact, OperatingPoint())
-    student = Contender("winner", read_artifact(winner), read_operating_point(winner))
-    margins = lab.job.settings.margins
-    verdicts = {
-        "against_the_original": lab.run(judge, JudgeOrder(original, tuned, margins)).report,
-        "winner_against_it": lab.run(judge, JudgeOrder(tuned, student, margins)).report,
-    }
-    run = lab.run(measure, MeasureOrder((tuned, student), lab.job.settings.protocol.paired))
+def judged(field: Field, own: ChatModel) -> dict[str, Any]:
+    """The fine-tuned original against the original, and the search's winner against the fine-tuned one, on dialogues
+    of which the search's reading is known."""
+    lab, search = field.lab, field.asked
+    assert search is not None, "a search ends with a verdict"
+    artifact = build_artifact(own, Recipe("tuned"), proof_of(lab), lab.job.out / "artifacts")
+    tuned = field.serve("fine-tuned", artifact)
+    theirs = read(field, tuned)
+    scores = lab.part(0, field.judged).run(likelihood, (tuned.for_likelihood(), field.winner.for_likelihood()))
+    verdicts = {"against_the_original": theirs, "winner_against_it": beside(theirs, search, scores)}
+    special, margins = lab.job.model.tokenizer.special_tokens, lab.job.settings.margins
+    run = lab.run(measure, MeasureOrder((tuned, field.winner), lab.job.settings.protocol.paired))
     return {
         "wall_s": own.spent[-1].wall_s,
         "cpu_s": own.spent[-1].cpu_s,
-        "cpu_s_ratio_it_over_winner": plain(saving_of("fine-tuned", "winner", run)),
-        **{name: _in_short(report) for name, report in verdicts.items()},
+        "cpu_s_ratio_it_over_winner": plain(saving_of(tuned.name, field.winner.name, run)),
+        **{name: _in_short(statistical_checks(inputs, margins, special)) for name, inputs in verdicts.items()},
     }
 
 
-def _in_short(report: QualityReport) -> dict[str, Any]:
-    missed = [f"{check.layer} {check.name}" for check in report.checks if check.verdict != "PASS"]
-    return {"verdict": report.verdict, "not_passed": missed}
+def beside(tuned: QualityInputs, winner: QualityInputs, scores: tuple[TeacherScore, ...]) -> QualityInputs:
+    """Both were read beside the original, on the same dialogues; now the second beside the first, as a judge saw them.
+
+    scores: of the first's and the second's likelihoods
+    """
+    pairs = zip(where_asked(tuned), where_asked(winner), strict=True)
+    fit = tuple(replace(one, reference=one.candidate, candidate=other.candidate) for one, other in pairs)
+    return replace(winner, teacher=scores, replies_ref=tuned.replies_cand, fit=fit)
+
+
+def _in_short(checks: Sequence[GateCheck]) -> dict[str, Any]:
+    return {
+        "verdict": overall_verdict([check.verdict for check in checks]),
+        "not_passed": [f"{check.layer} {check.name}" for check in checks if check.verdict != "PASS"],
+        "gate": [[check.layer, check.name, check.verdict, check.detail] for check in checks],
+    }

@@ -30,7 +30,11 @@ def test_a_bad_line(name: str, tmp_path: Path, model: Path) -> None:
     path.write_bytes(GOOD + b"\r\n" + bad + b"\n" + GOOD + b"\n")
     refused("measure", model, "-d", path, says=("1 of 3 rows", "d.jsonl:2: ", why), within=tmp_path)
     refused("measure", model, "-d", path, "--skip-bad", says=("at most 1%",), within=tmp_path)
-    path.write_bytes(GOOD + b"\r\n" + bad + b"\n" + (GOOD + b"\n") * 99)
+
+
+def test_few_are_left_out_and_counted(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b"".join(bad + b"\n" + (GOOD + b"\r\n") * 99 for bad, _ in LINES.values()))
     done = halfwatt("measure", model, "-d", path, "--skip-bad", base=SETTINGS)
     assert done.returncode == 0, done.stderr
-    assert "1 faulty row was left out" in done.stdout + done.stderr
+    assert f"{len(LINES)} faulty rows were left out" in done.stdout + done.stderr

@@ -114,6 +114,50 @@ def test_it_is_saved_back_as_it_was(tmp_path: Path) -> None:
     assert again.prompt_ids(tiny.dialogues()[0].before(1)) == chat.prompt_ids(tiny.dialogues()[0].before(1))
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"add_prefix_space": False, "add_bos_token": True, "legacy": False, "model_max_length": 2048},
+        {"additional_special_tokens": ["<|tool|>"], "tokenizer_class": "GPT2Tokenizer", "errors": "replace"},
+    ],
+)
+def test_what_only_informs_is_left_out_of_an_artifact(entries: dict[str, object], tmp_path: Path) -> None:
+    """A model's folder as others publish it, written as an artifact's tokenizer: read as before, and without
+    transformers."""
+    plain = tiny.tokenizer()
+    plain.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    given = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    (tmp_path / "artifact").mkdir()
+    chat = ChatTokenizer(given, tiny.CHATML, (tiny.END,))
+    chat.save(tmp_path / "artifact", plain=True)
+    again = ChatTokenizer.load(tmp_path / "artifact")
+    assert isinstance(again.hf, StoredTokenizer)
+    assert (again.special_tokens, again.eos_ids, again.pad_id) == (chat.special_tokens, chat.eos_ids, chat.pad_id)
+    assert (again.vocab_size, again.template) == (chat.vocab_size, chat.template)
+    for text in TEXTS:
+        assert again.encode(text) == chat.encode(text)
+        assert again.decode(again.encode(text)) == chat.decode(chat.encode(text))
+
+
+@pytest.mark.parametrize(
+    "entry", [{"clean_up_tokenization_spaces": True}, {"extra_special_tokens": {"image_token": "<|image|>"}}]
+)
+def test_an_artifact_keeps_what_only_transformers_honours(entry: dict[str, object], tmp_path: Path) -> None:
+    plain = tiny.tokenizer()
+    plain.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    (tmp_path / "artifact").mkdir()
+    chat = ChatTokenizer(PreTrainedTokenizerFast.from_pretrained(tmp_path), tiny.CHATML, (tiny.END,))
+    chat.save(tmp_path / "artifact", plain=True)
+    again, ids = ChatTokenizer.load(tmp_path / "artifact"), chat.encode("Well , that is it .")
+    assert not isinstance(again.hf, StoredTokenizer)
+    assert dict(again.hf.special_tokens_map) == dict(chat.hf.special_tokens_map)
+    assert again.decode(ids) == chat.decode(ids)
+
+
 def test_transformers_is_not_imported_for_it(tmp_path: Path) -> None:
     chatml(tmp_path)
     code = f"""

@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from typing import IO, Any, Self
 
 from halfwatt.core.errors import EnvironmentFault, HalfwattError
+from halfwatt.core.json_records import adapter
 
 _GRACE_S = 2.0
 
@@ -62,10 +63,8 @@ class ChildProcess:
         Raises:
             ChildDied: it is gone.
         """
-        from pydantic import TypeAdapter
-
         try:
-            self._orders.write(TypeAdapter(type(order)).dump_json(order).decode() + "\n")
+            self._orders.write(adapter(type(order)).dump_json(order).decode() + "\n")
             self._orders.flush()
         except BrokenPipeError:
             raise self._died() from None

@@ -204,7 +204,7 @@ def write_companions(model: ChatModel, folder: Path) -> None:
     path = model.source / "generation_config.json"
     generation = (read_json(path) if path.exists() else {}) | {"eos_token_id": list(model.tokenizer.eos_ids)}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), encoding="utf-8")
-    model.tokenizer.save(folder)
+    model.tokenizer.save(folder, plain=True)
 
 
 def precision(model: ChatModel) -> str:

@@ -61,11 +61,33 @@ class StoredTokenizer:
         )
         if not plain:
             return None
-        backend = Tokenizer.from_file(str(folder / FILE))
         named = {name: config[name] for name in _NAMED if config.get(name) is not None}
+        return cls._of_known(Tokenizer.from_file(str(folder / FILE)), named, further, config)
+
+    @classmethod
+    def of(cls, hf: Any) -> StoredTokenizer | None:
+        """A transformers tokenizer in such files' terms, whatever it was read from: its backend is what reads texts.
+
+        Entries of its configuration that changed the backend are in that by now; those that only inform are left out.
+        None where it does to texts what the backend does not.
+        """
+        if isinstance(hf, cls):
+            return hf
+        if hf.clean_up_tokenization_spaces:
+            return None
+        named = dict(hf.special_tokens_map)
+        further = [token for token in map(str, hf.all_special_tokens) if token not in named.values()]
+        config = named | ({FURTHER[0]: further} if further else {})
+        return cls._of_known(hf.backend_tokenizer, named, further, config) if named.keys() <= {*_NAMED} else None
+
+    @classmethod
+    def _of_known(
+        cls, backend: Tokenizer, named: Mapping[str, Any], further: Sequence[Any], config: Mapping[str, Any]
+    ) -> StoredTokenizer | None:
+        """None where transformers would add tokens to the backend, or where that pads."""
         special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         tokens = (*named.values(), *further)
-        known = all(isinstance(token, str) for token in tokens) and special.issuperset(tokens)  # else they are added
+        known = all(isinstance(token, str) for token in tokens) and special.issuperset(tokens)
         return cls(backend, named, tokens, config) if known and backend.padding is None else None
 
     @property

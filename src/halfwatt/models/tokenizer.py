@@ -200,12 +200,15 @@ class ChatTokenizer:
         runs = ((tag, list(run)) for tag, run in groupby(ids, self._tags.get))
         return "".join(tag * len(run) if tag else self.hf.decode(run, skip_special_tokens=True) for tag, run in runs)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, plain: bool = False) -> None:
         """Write the tokenizer as it is used, the template (to both places that readers look in) and the stop tokens.
 
         ``folder`` must exist; generation_config.json is written when there is none.
+        plain: without what only informs readers, so that it is read back without transformers where it can be
         """
-        self.hf.save_pretrained(folder)
+        from halfwatt.models.stored_tokenizer import StoredTokenizer
+
+        ((StoredTokenizer.of(self.hf) if plain else None) or self.hf).save_pretrained(folder)
         (folder / TEMPLATE_FILE).write_bytes(self.template.encode())
         path = folder / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from halfwatt.core.child_process import ChildProcess, error_record, module_command, orders, protocol_stream
+from halfwatt.core.json_records import adapter
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
@@ -123,10 +124,8 @@ class ServingProcess(ChildProcess):
             return cast("NDArray[np.float32]", np.load(file))
 
     def _ask(self, order: _Order, answer: type[T]) -> T:
-        from pydantic import TypeAdapter
-
         self.send(order)
-        return TypeAdapter(answer).validate_python(self.receive(self._timeout_s)["ok"])
+        return adapter(answer).validate_python(self.receive(self._timeout_s)["ok"])
 
 
 def open_session(spec: ServingSpec) -> AbstractContextManager[Session]:
@@ -138,9 +137,7 @@ def open_session(spec: ServingSpec) -> AbstractContextManager[Session]:
 
 def main(opening: Callable[[ServingSpec], AbstractContextManager[Session]] = open_session) -> None:
     """Serve orders from stdin until it ends."""
-    from pydantic import TypeAdapter
-
-    out, reader, lines = protocol_stream(), TypeAdapter(_Order), orders(sys.stdin)
+    out, reader, lines = protocol_stream(), adapter(_Order), orders(sys.stdin)
     if (first := next(lines, None)) is None:
         return
     spec = reader.validate_json(first).spec
@@ -158,9 +155,7 @@ def main(opening: Callable[[ServingSpec], AbstractContextManager[Session]] = ope
 
 
 def _answer(out: IO[str], record: Any) -> None:
-    from pydantic import TypeAdapter
-
-    print(json.dumps({"ok": TypeAdapter(type(record)).dump_python(record, mode="json")}), file=out)
+    print(json.dumps({"ok": adapter(type(record)).dump_python(record, mode="json")}), file=out)
 
 
 def in_batches(prompts: Sequence[Dialogue], batch: int) -> list[list[Dialogue]]:

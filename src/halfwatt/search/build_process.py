@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import TypeAdapter
-
 from halfwatt.core.child_process import ChildDied, ChildProcess, error_record, module_command, orders, protocol_stream
 from halfwatt.core.errors import EnvironmentFault, HalfwattError
+from halfwatt.core.json_records import adapter
 from halfwatt.core.settings import Access, Precision, RunSettings
 from halfwatt.core.types import Progress
 from halfwatt.dialogues.dialogue import Dialogue
@@ -50,16 +49,16 @@ def build_in_process(request: BuildRequest, progress: Progress) -> Artifact:
         process.send(request)
         while "doing" in (answer := process.receive()):
             progress(answer["doing"])
-        return TypeAdapter(Artifact).validate_python(answer["artifact"])
+        return adapter(Artifact).validate_python(answer["artifact"])
 
 
 def main() -> None:
     """The builder's end: build what stdin asks for."""
     out = protocol_stream()
-    request = TypeAdapter(BuildRequest).validate_json(next(orders(sys.stdin)))
+    request = adapter(BuildRequest).validate_json(next(orders(sys.stdin)))
     try:
         artifact = _build(request, lambda text: _answer(out, {"doing": text}))
-        _answer(out, {"artifact": TypeAdapter(Artifact).dump_python(artifact, mode="json")})
+        _answer(out, {"artifact": adapter(Artifact).dump_python(artifact, mode="json")})
     except Exception as error:  # noqa: BLE001 - the process boundary: every error travels to the search
         # What is no error of ours, running out of memory for one, ends the candidate as if the process had died.
         died = {} if isinstance(error, HalfwattError) else {"kind": ChildDied.__name__}
