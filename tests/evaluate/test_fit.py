@@ -75,3 +75,5 @@ def test_every_party_is_scored_after_its_own_dialogue_first(monkeypatch: pytest.
     swapped = [replace(r, text="none") for r in replies]
     judged = fit.fit_of_candidate(spec, work, known, swapped, lambda _: None)
     assert all(f.candidate == (0.0,) * 8 and f.people == k.people for f, k in zip(judged, known, strict=True))
+    with pytest.raises(ValueError, match="other turns"):
+        fit.fit_of_candidate(spec, work, known[::-1], swapped, lambda _: None)

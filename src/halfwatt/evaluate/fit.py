@@ -62,8 +62,15 @@ def fit_requests(workload: Workload) -> list[list[ReplyRequest]]:
 def fit_of_candidate(
     judge: ServingSpec, workload: Workload, known: Sequence[Fit], replies: Sequence[ScoredReply], progress: Progress
 ) -> tuple[Fit, ...]:
-    """``known``, of the reference or of people alone, with the candidate's replies scored beside the same dialogues."""
-    scores = _scores(judge, workload, draw_blocks(workload), (_greedy_texts(replies),), progress)
+    """``known``, of the reference or of people alone, with the candidate's replies scored beside the same dialogues.
+
+    Raises:
+        ValueError: it was read of other turns than the workload draws.
+    """
+    blocks = draw_blocks(workload)
+    if [(fit.dialogue, fit.turn) for fit in known] != _turns(blocks):
+        raise ValueError("what is known was read of other turns than this workload draws")
+    scores = _scores(judge, workload, blocks, (_greedy_texts(replies),), progress)
     return tuple(replace(fit, candidate=own) for fit, (own,) in zip(known, scores, strict=True))
 
 
