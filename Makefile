@@ -3,7 +3,9 @@ VENV   := .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 
-.PHONY: demo smollm2 test lint types clean
+.PHONY: install demo smollm2 test lint types clean
+
+install: $(VENV)/.ready
 
 demo: $(VENV)/.ready
 	$(BIN)/halfwatt optimize demo --budget 2m -o out/demo

@@ -95,7 +95,7 @@ def lab_of(
     serve = {shop.toolkit.module: shop.serves for shop in shops}
     sealed = SealedSplit(demo.dialogues("test"), out / "unused.json")
     job = Job(model, demo.dialogues("tune"), sealed, out, tools, replace(settings, commands=serve, progress=say))
-    identity = {"model": model.sha256, "judge": settings.judge or ""}
+    identity = {"model": model.sha256, "dialogues": dialogues.sha256, "judge": settings.judge or "the original"}
     return Lab.of(job, StageStore(out / "stages", identity), dialogues, "test")
 
 
@@ -186,8 +186,8 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
 def explained(field: Field, contender: Contender, run: Run) -> SavingExplained | None:
     """What the winner saves over a peer whose replies the gate has read, as `evaluate.saving_explained` tells it of B1;
     None where they were not."""
-    stage = f"quality-{_stage(contender)}"
-    if field.asked is None or not field.lab.store.has(stage):
+    stage = _quality(field, contender)
+    if field.asked is None or "winner" not in field.known or not field.lab.store.has(stage):
         return None
     theirs = from_json((field.lab.store.folder / f"{stage}.json").read_bytes(), QualityInputs).replies_cand
     inputs = replace(field.asked, replies_ref=theirs)
@@ -197,6 +197,10 @@ def explained(field: Field, contender: Contender, run: Run) -> SavingExplained |
 def _stage(candidate: Contender) -> str:
     """The same weights, eager and compiled, are judged once."""
     return f"{Recipe(candidate.name.removesuffix(torchao.COMPILED)).slug}-{candidate.artifact.sha256[:12]}"
+
+
+def _quality(field: Field, candidate: Contender) -> str:
+    return f"quality-{_stage(candidate)}-{field.judged}"
 
 
 def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
@@ -215,8 +219,7 @@ def gate_checks(field: Field, candidate: Contender) -> list[GateCheck]:
 def read(field: Field, candidate: Contender, looked: tuple[TeacherScore, ...] = ()) -> QualityInputs:
     """What the gate reads of a candidate beside the original, once. looked: what is known of the first dialogues."""
     lab = field.lab.part(0, field.judged)
-    stage = f"quality-{_stage(candidate)}"
-    return lab.store.once(stage, QualityInputs, lambda: _inputs(field, lab, candidate, looked))
+    return lab.store.once(_quality(field, candidate), QualityInputs, lambda: _inputs(field, lab, candidate, looked))
 
 
 def where_asked(inputs: QualityInputs) -> tuple[Fit, ...]:

@@ -9,7 +9,7 @@
 ``run`` searches (OUT/search), makes the peers of benchmarks.peers, and measures B1, winner and peers in one interleaved
 run on the sealed split, each judged by the whole gate. ``tuned`` is the yardstick that a public model deserves: it has
 not seen the dialogues, so it learns them too, by LoRA (``peft``, installed for it: pip install -c constraints.txt
-peft), as long as the student did; it is judged like a candidate, and the student against it. Interrupted, the same
+peft), as long as the student did; it is judged as a peer is, and the student against it. Interrupted, the same
 command goes on. Writes benchmarks/real/result.json: {"rows": [...]}, one row a NAME.
 """
 
@@ -113,6 +113,7 @@ def fine_tuned(args: argparse.Namespace) -> dict[str, Any]:
     with locked(args.out), turn("cpu", say), closing(instruments("cpu")) as tools:
         model = load_model(args.model, settings.access)
         result = parse((args.out / "search" / "result.json").read_bytes())
+        assert result.winner == result.claim.about, "nothing passed, B1 was delivered: there is no student to compare"
         lab = lab_of(model, traffic["test"], args.out, tools, (), settings)
         own = tuned.fine_tune(model, traffic["train"].dialogues, args.minutes, args.out / "tuned", lab)
         how = (PLAN, judged_on(result), (), args.out)

@@ -15,6 +15,7 @@ from halfwatt.compress.recipe import Recipe
 from halfwatt.compress.training.batches import Predictor, encode_rows
 from halfwatt.compress.training.loop import TrainingSettings, learn_labels, train
 from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.evaluate.examine import require_equal
 from halfwatt.evaluate.gate import overall_verdict, statistical_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs, TeacherScore
 from halfwatt.models.chat_model import ChatModel, load
@@ -35,7 +36,7 @@ def fine_tune(model: ChatModel, dialogues: Sequence[Dialogue], minutes: float, f
         rows = encode_rows(dialogues, model.tokenizer, 512)
         context = replace(lab.job.step_context(), budget=TrainingBudget(minutes=minutes))
         history = train(Predictor(network), learn_labels, rows, TrainingSettings(RATE, epochs=100.0), context)
-        merged = lora.merge_and_unload().eval()
+        merged: Any = lora.merge_and_unload().eval()
         lineage = (*model.lineage, f"fine-tuned by LoRA of rank {RANK} for {history.steps} steps")
         replace(model, network=merged, lineage=lineage, spent=(*model.spent, history.spent)).save(folder)
     return load(folder)
@@ -47,6 +48,7 @@ def judged(field: Field, own: ChatModel) -> dict[str, Any]:
     lab, search = field.lab, field.asked
     assert search is not None, "a search ends with a verdict"
     artifact = build_artifact(own, Recipe("tuned"), proof_of(lab), lab.job.out / "artifacts")
+    require_equal(artifact, lab.job.settings.margins)
     tuned = field.serve("fine-tuned", artifact)
     theirs = read(field, tuned)
     scores = lab.part(0, field.judged).run(likelihood, (tuned.for_likelihood(), field.winner.for_likelihood()))
@@ -66,7 +68,8 @@ def beside(tuned: QualityInputs, winner: QualityInputs, scores: tuple[TeacherSco
 
     scores: of the first's and the second's likelihoods
     """
-    pairs = zip(where_asked(tuned), where_asked(winner), strict=True)
+    pairs = list(zip(where_asked(tuned), where_asked(winner), strict=True))
+    assert all((one.dialogue, one.turn) == (other.dialogue, other.turn) for one, other in pairs)
     fit = tuple(replace(one, reference=one.candidate, candidate=other.candidate) for one, other in pairs)
     return replace(winner, teacher=scores, replies_ref=tuned.replies_cand, fit=fit)
 

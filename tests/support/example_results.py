@@ -67,7 +67,7 @@ RAPL = MeterInfo(
 )
 UNAVAILABLE = (
     Finding("rapl:package-0", "cpu package 0", "B", "CPU package", False, "no /sys/class/powercap here: a guest"),
-    Finding("nvml", "gpu board", "B", "GPU board", False, "no NVIDIA driver; pip install 'halfwatt[nvidia]' on one"),
+    Finding("nvml", "gpu board", "B", "GPU board", False, "no NVIDIA driver; pip install nvidia-ml-py on one"),
     Finding("battery", "whole system", "A", "whole system", False, "no battery in /sys/class/power_supply"),
 )
 # CPU-s/reply, s/reply, tokens/reply, CPU-s of the prefill, W while working

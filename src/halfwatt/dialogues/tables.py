@@ -24,7 +24,7 @@ def table_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         import datasets
     except ImportError as error:
-        hint = "pip install 'halfwatt[datasets]', or give JSON lines"
+        hint = "pip install datasets, or give JSON lines"
         raise EnvironmentFault(f"{path} is read by the library datasets, which is not here", hint=hint) from error
     try:
         if (path / _SAVED).exists() or (path / _SAVED_SPLITS).exists():

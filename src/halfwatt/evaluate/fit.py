@@ -7,7 +7,8 @@ Their difference is the pointwise mutual information of reply and dialogue with 
 (2016, arXiv 1510.03055) choose replies that are no commonplace; which of several dialogues it belongs to is the test of
 next-utterance retrieval (hits@1), turned around. Style is the same on both sides, so it counts for nothing.
 
-Of each dialogue one turn is asked, greedy, drawn by seed; the eight are of one source where the dialogues name any.
+Of each dialogue one turn is asked, greedy, drawn by seed; the eight are of one source where the dialogues name any,
+but where a source's number is no multiple of eight.
 """
 
 from __future__ import annotations

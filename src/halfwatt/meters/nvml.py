@@ -240,7 +240,7 @@ def _library() -> Any:
     try:
         import pynvml
     except ImportError:
-        raise MeterError("the package nvidia-ml-py is not installed", hint="pip install 'halfwatt[nvidia]'") from None
+        raise MeterError("the package nvidia-ml-py is not installed", hint="pip install nvidia-ml-py") from None
     if not hasattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption"):
         hint = "pip uninstall pynvml; pip install nvidia-ml-py"
         raise MeterError("the package pynvml is not NVIDIA's own", hint=hint)

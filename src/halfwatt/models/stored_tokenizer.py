@@ -34,7 +34,7 @@ _CHANGES_NOTHING = (
 class StoredTokenizer:
     """What `ChatTokenizer` asks of a transformers tokenizer, by the same names.
 
-    special_tokens_map: ``bos_token`` and the others that there are; config: all that tokenizer_config.json holds
+    special_tokens_map: ``bos_token`` and the others that there are; config: what tokenizer_config.json holds, or shall
     """
 
     backend_tokenizer: Tokenizer
@@ -69,11 +69,11 @@ class StoredTokenizer:
         """A transformers tokenizer in such files' terms, whatever it was read from: its backend is what reads texts.
 
         Entries of its configuration that changed the backend are in that by now; those that only inform are left out.
-        None where it does to texts what the backend does not.
+        None where it does to texts what the backend does not, or the backend what its file does not say.
         """
         if isinstance(hf, cls):
             return hf
-        if hf.clean_up_tokenization_spaces:
+        if _tidies(hf) or hf.backend_tokenizer.encode_special_tokens:
             return None
         named = dict(hf.special_tokens_map)
         further = [token for token in map(str, hf.all_special_tokens) if token not in named.values()]
@@ -133,6 +133,17 @@ class StoredTokenizer:
         return str(self.backend_tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def save_pretrained(self, folder: Path) -> None:
-        """The files that it was read from."""
+        """The two files that it is read from."""
         self.backend_tokenizer.save(str(folder / FILE))
         (folder / CONFIG).write_text(json.dumps(self.config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _tidies(hf: Any) -> bool:
+    """Is a text that transformers decodes another than the backend's? Blanks before punctuation are taken out unless
+    the model is BPE (transformers 5); a class may have a way of its own."""
+    from transformers import PreTrainedTokenizerFast
+
+    byte_pairs = type(hf.backend_tokenizer.model).__name__ == "BPE"
+    forced = getattr(hf, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
+    cleans = hf.clean_up_tokenization_spaces and (forced or not byte_pairs)
+    return bool(cleans) or type(hf)._decode is not PreTrainedTokenizerFast._decode
