@@ -30,7 +30,7 @@ from benchmarks.peers.toolkits import TOOLKITS, Workshop, workshops
 from halfwatt import demo
 from halfwatt.compress.recipe import default_recipes
 from halfwatt.core.files import locked, turn, write_atomic
-from halfwatt.core.settings import MeasurePlan
+from halfwatt.core.settings import MeasurePlan, RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.formats.artifact import read_artifact
 from halfwatt.meters.discover import Instruments, instruments
@@ -77,7 +77,7 @@ def main() -> None:
 
 def on_demo(folder: Path, out: Path, tools: Instruments, shops: Sequence[Workshop]) -> Field:
     """The demo model, the winner that a search of it delivered, and the test split."""
-    lab = lab_of(load(demo.path()), demo.dialogues("test"), out, tools, shops)
+    lab = lab_of(load(demo.path()), demo.dialogues("test"), out, tools, shops, RunSettings())
     winner = Contender("winner", read_artifact(folder), read_operating_point(folder))
     train = demo.dialogues("train").dialogues
     return Field(lab, original(lab), winner, PLAN, judged=len(lab.workload.dialogues), train=train, folder=demo.path())
@@ -89,7 +89,7 @@ def of_shape(args: argparse.Namespace, tools: Instruments, shops: Sequence[Works
     model = load(shapes.random_model(args.shape, out / "model"))
     test = demo.dialogues("test")
     few = DialogueSet.of(test.dialogues[:: len(test) // shapes.DIALOGUES], split="test", licence=test.licence)
-    lab = lab_of(model, few, out, tools, shops)
+    lab = lab_of(model, few, out, tools, shops, RunSettings())
     lab = replace(lab, workload=replace(lab.workload, cap=shapes.LONGEST[args.shape]))
     int4 = next(recipe for recipe in default_recipes() if recipe.name == "int4")
     own = build_artifact(model, int4, proof_of(lab), out / "artifacts")

@@ -12,7 +12,6 @@ from benchmarks.peers import llamacpp, torchao
 from benchmarks.peers.toolkits import Workshop, write_texts
 from halfwatt import demo
 from halfwatt.compress.recipe import Recipe
-from halfwatt.core.json_records import from_json
 from halfwatt.core.settings import MeasurePlan, RunSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet
 from halfwatt.dialogues.splits import SealedSplit
@@ -44,7 +43,6 @@ from halfwatt.search.stages import (
     tune,
 )
 
-DEFAULTS = RunSettings()
 FIRST_LOOK = 60  # dialogues: what loses 0.06 nats where 0.02 are allowed is beyond doubt on so many
 
 
@@ -89,7 +87,7 @@ def lab_of(
     out: Path,
     tools: Instruments,
     shops: Sequence[Workshop],
-    settings: RunSettings = DEFAULTS,
+    settings: RunSettings,
 ) -> Lab:
     """The dialogues that are measured, and the workers that serve the toolkits' models."""
     serve = {shop.toolkit.module: shop.serves for shop in shops}
@@ -172,7 +170,7 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
         "weights_read_b": artifact.weights_read_b,
         "threads": contender.at.threads,
         "verdict": verdict,
-        "not_passed": [f"{c.layer} {c.name}" for c in checks if c.verdict != "PASS"],
+        "not_passed": not_passed(checks),
         "nll_change": plain(None if change is None else change.estimate),
         "cpu_s_per_reply": plain(cost.cpu_s_per_reply),
         "cpu_s_ratio": None if itself else plain(energy_analysis.ratio(*vs, figure)),
@@ -183,14 +181,17 @@ def row(field: Field, contender: Contender, run: Run) -> dict[str, Any]:
     }
 
 
+def not_passed(checks: Sequence[GateCheck]) -> list[str]:
+    """Which checks a verdict hangs on, where it is no PASS."""
+    return [f"{check.layer} {check.name}" for check in checks if check.verdict != "PASS"]
+
+
 def explained(field: Field, contender: Contender, run: Run) -> SavingExplained | None:
     """What the winner saves over a peer whose replies the gate has read, as `evaluate.saving_explained` tells it of B1;
-    None where they were not."""
-    stage = _quality(field, contender)
-    if field.asked is None or "winner" not in field.known or not field.lab.store.has(stage):
+    None where they were not, or what it asked was not the winner."""
+    if field.asked is None or "winner" not in field.known or not field.lab.store.has(_quality(field, contender)):
         return None
-    theirs = from_json((field.lab.store.folder / f"{stage}.json").read_bytes(), QualityInputs).replies_cand
-    inputs = replace(field.asked, replies_ref=theirs)
+    inputs = replace(field.asked, replies_ref=read(field, contender).replies_cand)
     return explain_saving(contender.name, field.winner.name, run.windows, inputs)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ladder import plain
-from benchmarks.peers.field import Field, proof_of, read, where_asked
+from benchmarks.peers.field import Field, not_passed, proof_of, read, where_asked
 from halfwatt.compress.base import TrainingBudget
 from halfwatt.compress.recipe import Recipe
 from halfwatt.compress.training.batches import Predictor, encode_rows
@@ -77,6 +77,6 @@ def beside(tuned: QualityInputs, winner: QualityInputs, scores: tuple[TeacherSco
 def _in_short(checks: Sequence[GateCheck]) -> dict[str, Any]:
     return {
         "verdict": overall_verdict([check.verdict for check in checks]),
-        "not_passed": [f"{check.layer} {check.name}" for check in checks if check.verdict != "PASS"],
+        "not_passed": not_passed(checks),
         "gate": [[check.layer, check.name, check.verdict, check.detail] for check in checks],
     }

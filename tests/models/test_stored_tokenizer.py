@@ -42,6 +42,17 @@ def of_the_demo(into: Path) -> None:
     ChatTokenizer.load(demo.path()).save(into)
 
 
+def as_published(entries: dict[str, object], folder: Path) -> tuple[ChatTokenizer, ChatTokenizer]:
+    """A tokenizer with so many more entries in its configuration, and what an artifact of it is read as."""
+    tiny.tokenizer().save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    chat = ChatTokenizer(PreTrainedTokenizerFast.from_pretrained(folder), tiny.CHATML, (tiny.END,))
+    (folder / "artifact").mkdir()
+    chat.save(folder / "artifact", plain=True)
+    return chat, ChatTokenizer.load(folder / "artifact")
+
+
 TEXTS = [
     "Turn on the light.",
     " two  blanks\n\n",
@@ -123,17 +134,7 @@ def test_it_is_saved_back_as_it_was(tmp_path: Path) -> None:
     ],
 )
 def test_what_only_informs_is_left_out_of_an_artifact(entries: dict[str, object], tmp_path: Path) -> None:
-    """A model's folder as others publish it, written as an artifact's tokenizer: read as before, and without
-    transformers."""
-    plain = tiny.tokenizer()
-    plain.save_pretrained(tmp_path)
-    path = tmp_path / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
-    given = PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    (tmp_path / "artifact").mkdir()
-    chat = ChatTokenizer(given, tiny.CHATML, (tiny.END,))
-    chat.save(tmp_path / "artifact", plain=True)
-    again = ChatTokenizer.load(tmp_path / "artifact")
+    chat, again = as_published(entries, tmp_path)
     assert isinstance(again.hf, StoredTokenizer)
     assert (again.special_tokens, again.eos_ids, again.pad_id) == (chat.special_tokens, chat.eos_ids, chat.pad_id)
     assert (again.vocab_size, again.template) == (chat.vocab_size, chat.template)
@@ -154,14 +155,8 @@ def test_what_only_informs_is_left_out_of_an_artifact(entries: dict[str, object]
     ],
 )
 def test_an_artifact_keeps_what_only_transformers_honours(entry: dict[str, object], tmp_path: Path) -> None:
-    plain = tiny.tokenizer()
-    plain.save_pretrained(tmp_path)
-    path = tmp_path / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
-    (tmp_path / "artifact").mkdir()
-    chat = ChatTokenizer(PreTrainedTokenizerFast.from_pretrained(tmp_path), tiny.CHATML, (tiny.END,))
-    chat.save(tmp_path / "artifact", plain=True)
-    again, ids = ChatTokenizer.load(tmp_path / "artifact"), chat.encode("Well , that is it .")
+    chat, again = as_published(entry, tmp_path)
+    ids = chat.encode("Well , that is it .")
     assert not isinstance(again.hf, StoredTokenizer)
     assert again.encode(TEXTS[3]) == chat.encode(TEXTS[3])
     assert dict(again.hf.special_tokens_map) == dict(chat.hf.special_tokens_map)

@@ -23,13 +23,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from halfwatt.compress.base import Stage, Step
 from halfwatt.compress.quantize.mixed_precision import Mixed
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.registry import STEPS
 from halfwatt.core.errors import BadInput, suggestion
+from halfwatt.core.json_records import adapter
 from halfwatt.core.machine import halfwatt_version
 
 
@@ -139,7 +140,7 @@ def _parse_step(row: dict[str, Any]) -> tuple[Step | None, list[str]]:
     known = [f.name for f in fields(STEPS[use])]  # type: ignore[arg-type]
     faults = [f"{use} has no '{key}'; {suggestion(key, known, 'it has')}" for key in values.keys() - set(known)]
     try:
-        step = TypeAdapter(STEPS[use]).validate_python({k: v for k, v in values.items() if k in known})
+        step = adapter(STEPS[use]).validate_python({k: v for k, v in values.items() if k in known})
     except ValidationError as error:
         return None, faults + [f"{use}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     return step, faults

@@ -208,7 +208,8 @@ class ChatTokenizer:
         """
         from halfwatt.models.stored_tokenizer import StoredTokenizer
 
-        ((StoredTokenizer.of(self.hf) if plain else None) or self.hf).save_pretrained(folder)
+        hf = (plain and StoredTokenizer.of(self.hf)) or self.hf
+        hf.save_pretrained(folder)
         (folder / TEMPLATE_FILE).write_bytes(self.template.encode())
         path = folder / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
