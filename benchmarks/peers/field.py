@@ -29,19 +29,10 @@ from halfwatt.models.chat_model import ChatModel
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.build import build_artifact
 from halfwatt.search.job import Job
+from halfwatt.search.judgement import FitOrder, all_reference_replies, judge_named, reference_fit
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.stage_store import StageStore
-from halfwatt.search.stages import (
-    FitOrder,
-    MeasureOrder,
-    TuneOrder,
-    judge_named,
-    likelihood,
-    measure,
-    reference_fit,
-    reference_replies,
-    tune,
-)
+from halfwatt.search.stages import MeasureOrder, TuneOrder, likelihood, measure, tune
 
 FIRST_LOOK = 60  # dialogues: what loses 0.06 nats where 0.02 are allowed is beyond doubt on so many
 
@@ -238,7 +229,7 @@ def _inputs(field: Field, lab: Lab, candidate: Contender, looked: tuple[TeacherS
     scores, rest = looked, lab.part(len(looked), field.judged)
     if rest.workload.dialogues:
         scores += likelihood(rest, (reference, candidate))
-    theirs = lab.run(reference_replies, reference) if field.asked is None else field.asked.replies_ref
+    theirs = all_reference_replies(lab, reference) if field.asked is None else field.asked.replies_ref
     known = lab.run(reference_fit, FitOrder(reference, judge)) if field.asked is None else where_asked(field.asked)
     fit = fit_of_candidate(lab.spec(judge), lab.workload, known, replies, say)
     return QualityInputs(proof, scores, theirs, replies, facts_of(lab.workload.dialogues), fit)

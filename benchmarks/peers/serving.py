@@ -95,9 +95,10 @@ class PeerSession(ABC):
         yield answer.text
         return answer
 
-    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
+    def logits(self, dialogue: Dialogue, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Row i predicts token i+1 of the rendered dialogue."""
-        return self.all_logits(self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False)))
+        logits = self.all_logits(self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False)))
+        return logits if rows is None else logits[list(rows)]
 
     def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
         """The gate's judge is the original in llama.cpp."""

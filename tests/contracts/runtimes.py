@@ -126,6 +126,8 @@ def gives_logits_of_every_token(row: RuntimeRow) -> None:
             assert logits.shape == (tokens, row.model.network.config.vocab_size)
             assert logits.dtype == np.float32
             assert np.isfinite(logits).all()
+            some = session.logits(dialogue, [1, tokens - 1])
+            assert some == pytest.approx(logits[[1, tokens - 1]], abs=0.02)
         assert session.bytes_moved() == 0
         prompt = len(row.model.tokenizer.prompt_ids(FIRST))
         assert session.reply([FIRST], GREEDY)[0].token_ids[0] == int(session.logits(TALK)[prompt - 1].argmax())

@@ -14,7 +14,7 @@ from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import likelihood
-from halfwatt.evaluate.likelihood import TokenLogits, kl_rows, teacher_score, token_scores
+from halfwatt.evaluate.likelihood import TokenLogits, kl_rows, predicting, teacher_score, token_scores
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.tokenizer import ScoredTokens
 from halfwatt.models.vocabulary_map import VocabularyMap
@@ -27,14 +27,15 @@ TOKENS = ScoredTokens(
 )
 
 
-def side(logits: NDArray[np.float32]) -> TokenLogits:
-    return TokenLogits(TOKENS, logits, (2,))
+def side(logits: NDArray[np.float32], stops: tuple[int, ...] = (2,)) -> TokenLogits:
+    """Of the logits after every token those before the assistant's."""
+    return TokenLogits(TOKENS, logits[predicting(TOKENS)], stops)
 
 
 def test_scores_are_those_of_torch() -> None:
     draw = torch.Generator().manual_seed(0)
     ref, cand = (torch.randn(8, 12, generator=draw) * 3 for _ in range(2))
-    score = teacher_score("d", TokenLogits(TOKENS, ref.numpy(), (2, 3)), TokenLogits(TOKENS, cand.numpy(), (2, 3)))
+    score = teacher_score("d", side(ref.numpy(), (2, 3)), side(cand.numpy(), (2, 3)))
     p, q = ref.double().log_softmax(-1), cand.double().log_softmax(-1)
     rows = [1, 2, 3, 5, 6]
     targets = [TOKENS.ids[r + 1] for r in rows]
@@ -61,7 +62,9 @@ def test_a_model_against_itself_has_no_divergence() -> None:
 def test_logits_that_do_not_belong_together_raise() -> None:
     logits = np.zeros((8, 12), np.float32)
     with pytest.raises(BadInput, match="belong together"):
-        teacher_score("d", side(logits), side(logits[:7]))
+        teacher_score("d", side(logits), side(logits[:, :7]))
+    with pytest.raises(BadInput, match="8 for 5 tokens"):
+        token_scores("d", TokenLogits(TOKENS, logits, (2,)))
     with pytest.raises(BadInput, match="not finite"):
         teacher_score("d", side(logits), side(np.full_like(logits, np.nan)))
 
@@ -107,7 +110,7 @@ def of_model(model: ChatModel, dialogue: Dialogue) -> TokenLogits:
     tokens = model.tokenizer.scored(dialogue)
     with torch.no_grad():
         logits = model.network(input_ids=torch.tensor([tokens.ids])).logits[0].numpy()
-    return TokenLogits(tokens, logits, model.tokenizer.eos_ids)
+    return TokenLogits(tokens, logits[predicting(tokens)], model.tokenizer.eos_ids)
 
 
 def test_a_model_that_only_lost_unused_words_scores_no_worse(whole: ChatModel, trimmed: ChatModel) -> None:

@@ -18,16 +18,9 @@ from halfwatt.core.estimate import Estimate
 from halfwatt.core.settings import RunSettings
 from halfwatt.runtimes.base import OperatingPoint, Speculation
 from halfwatt.search.candidate import CandidateResult, Rivals, try_candidate
+from halfwatt.search.judgement import Judgement, JudgeOrder, judge
 from halfwatt.search.lab import Lab
-from halfwatt.search.stages import (
-    BuildOutcome,
-    Judgement,
-    JudgeOrder,
-    MeasureOrder,
-    TuneOrder,
-    Tuning,
-    judge,
-)
+from halfwatt.search.stages import BuildOutcome, MeasureOrder, TuneOrder, Tuning
 from halfwatt.search.trial import Served
 from tests.search.conftest import PLAIN, Ground, as_it_is
 from tests.support.hasty_optimize import SETTINGS

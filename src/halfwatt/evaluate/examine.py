@@ -24,7 +24,7 @@ from halfwatt.evaluate import parity
 from halfwatt.evaluate.facts import facts_of
 from halfwatt.evaluate.fit import fit_of_candidate, fit_of_reference, fit_requests
 from halfwatt.evaluate.gate import integrity_checks
-from halfwatt.evaluate.likelihood import TokenLogits, teacher_score
+from halfwatt.evaluate.likelihood import TokenLogits, predicting, teacher_score
 from halfwatt.evaluate.records import Fit, QualityInputs, ScoredReply, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import Workload
@@ -195,16 +195,18 @@ def teacher_scores(
     scores = []
     with _open_logits(reference) as ref, _open_logits(candidate) as cand:
         for count, dialogue in enumerate(workload.dialogues, start=1):
-            tokens = theirs.scored(dialogue)
-            whole = TokenLogits(tokens, ref.logits(dialogue), theirs.eos_ids)
-            if vocabulary is None:  # the ids are the reference's, or G0 has failed it
-                own = TokenLogits(tokens, cand.logits(dialogue), theirs.eos_ids)
-            else:
-                own = TokenLogits(ours.scored(dialogue), cand.logits(dialogue), ours.eos_ids)
+            whole = _token_logits(ref, theirs, dialogue)
+            # without a vocabulary of its own the ids are the reference's, or G0 has failed it
+            own = _token_logits(cand, theirs if vocabulary is None else ours, dialogue)
             scores.append(teacher_score(dialogue.id, whole, own, vocabulary))
             if count % 50 == 0:
                 progress(f"likelihoods: {count / len(workload.dialogues):.0%}")
     return tuple(scores)
+
+
+def _token_logits(model: Session | ServingProcess, chat: ChatTokenizer, dialogue: Dialogue) -> TokenLogits:
+    tokens = chat.scored(dialogue)
+    return TokenLogits(tokens, model.logits(dialogue, predicting(tokens).tolist()), chat.eos_ids)
 
 
 def _open_logits(spec: ServingSpec) -> AbstractContextManager[Session] | AbstractContextManager[ServingProcess]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from halfwatt.core.errors import BadInput, ModelError
 from halfwatt.core.statistics import Floats
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.evaluate.likelihood import kl_rows
+from halfwatt.evaluate.likelihood import kl_rows, predicting
 from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.formats.gguf_tokenizer import EOS_KEY
 from halfwatt.models.chat_model import ChatModel
@@ -136,14 +136,14 @@ def _compare_logits(
         scored = model.tokenizer.scored(dialogue)
         if not _same_ids(stored, dialogue, scored.ids):
             continue
-        rows = np.flatnonzero(scored.reply[1:])  # row i predicts token i + 1
+        rows = predicting(scored)
         with torch.inference_mode():
             ids = torch.tensor([scored.ids], device=device)
             wanted = torch.tensor(rows, device=device)  # the head is a third of the work
             reference = (
                 network(input_ids=ids, use_cache=False, logits_to_keep=wanted).logits[0].float().numpy(force=True)
             )
-        served = session.logits(dialogue)[rows]
+        served = session.logits(dialogue, rows.tolist())
         if np.isfinite(served).all() and np.isfinite(reference).all():
             kl.append(kl_rows(reference, served))
             same.append(same_choice(reference, served))

@@ -64,8 +64,11 @@ class Session(Protocol):
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue piece by piece; the generator's return value is the whole `Reply`."""
 
-    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
-        """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
+    def logits(self, dialogue: Dialogue, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt).
+
+        rows: those that are wanted, ascending, the head being most of a small model's work; None = all
+        """
 
     def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
         """Summed log p, in nats, of the first ``longest`` tokens of each text as the reply to ``dialogue``.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -109,17 +109,18 @@ class LlamaCppSession:
         ids = yield from stream_text(one_by_one, self.tokenizer.decode)
         return self._as_reply(prompt, cached, ids)
 
-    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
-        """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue. Forgets the cached prefix."""
-        return self.logits_after(self.tokenizer.scored(dialogue).ids)
+    def logits(self, dialogue: Dialogue, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """See `halfwatt.runtimes.base.Session`. Forgets the cached prefix."""
+        return self.logits_after(self.tokenizer.scored(dialogue).ids, rows)
 
-    def logits_after(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """``[tokens, vocabulary]`` after each of these ids. Forgets the cached prefix."""
-        ids = list(tokens)
+    def logits_after(self, tokens: Sequence[int], rows: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """``[tokens, vocabulary]`` after each of these ids, or after those in ``rows``. Forgets the cached prefix."""
+        ids, wanted = list(tokens), range(len(tokens)) if rows is None else frozenset(rows)
         require_room(len(ids), self.longest, reply=0)
         self._make_room(len(ids))
         self.reset()
-        parts = self._in_thread(lambda: [self._all_logits(ids, at) for at in range(0, len(ids), _LOGITS_AT_ONCE)])
+        starts = range(0, len(ids), _LOGITS_AT_ONCE)
+        parts = self._in_thread(lambda: [self._logits_of(ids, at, wanted) for at in starts])
         self.reset()
         return np.concatenate(parts)
 
@@ -225,7 +226,7 @@ class LlamaCppSession:
                     self._keep(0, len(self._held[0]) - (len(drafted) - right))
                 drafted = [] if drafter is None else drafter.guess(min(self._draft_tokens, cap - count))
                 right = row = 0
-                self._pass([(0, [token, *drafted])], every=True)
+                self._pass([(0, [token, *drafted])], [True] * (1 + len(drafted)))
         finally:
             if chain is not None:
                 llama.llama_sampler_free(chain)
@@ -259,17 +260,17 @@ class LlamaCppSession:
         del self._held[slot][count:]
         return bool(llama.llama_memory_seq_rm(llama.llama_get_memory(self._context), slot, count, -1))
 
-    def _pass(self, parts: Sequence[tuple[int, list[int]]], *, every: bool = False) -> None:
+    def _pass(self, parts: Sequence[tuple[int, list[int]]], wanted: Sequence[bool] | None = None) -> None:
         """Decode some tokens of each sequence: (its number, their ids).
 
-        The logits after the last token of each, or after ``every`` one, can be read, in order.
+        The logits after the ``wanted`` tokens of all (None = after the last one of each) can be read, in order.
         """
         batch, row = self._batch, 0
         for slot, ids in parts:
             start = len(self._held[slot])
             for n, token in enumerate(ids):
                 batch.token[row], batch.pos[row], batch.seq_id[row][0] = token, start + n, slot
-                batch.logits[row] = every or n == len(ids) - 1
+                batch.logits[row] = n == len(ids) - 1 if wanted is None else wanted[row]
                 row += 1
         batch.n_tokens = row
         if (code := llama.llama_decode(self._context, batch)) != 0:
@@ -281,14 +282,17 @@ class LlamaCppSession:
         a = self._artifact
         self._bytes += a.weights_read_b + read * a.kv_b_per_token * _KV_SHARE[self._at.kv_bits]
 
-    def _all_logits(self, ids: list[int], start: int) -> NDArray[np.float32]:
-        """Decode a batch and copy the logits of all its tokens, [tokens, vocabulary]."""
+    def _logits_of(self, ids: list[int], start: int, rows: Container[int]) -> NDArray[np.float32]:
+        """Decode a batch and copy the logits of those of its tokens that are in ``rows``, [rows, vocabulary]."""
         part = ids[start : start + _LOGITS_AT_ONCE]
+        wanted = [start + n in rows for n in range(len(part))]
         before = self._bytes
-        self._pass([(0, part)], every=True)
+        self._pass([(0, part)], wanted)
         self._bytes = before  # not a reply
-        rows = llama.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(rows, shape=(len(part), llama.llama_vocab_n_tokens(self._vocabulary))).copy()
+        shape = sum(wanted), llama.llama_vocab_n_tokens(self._vocabulary)
+        if not shape[0]:
+            return np.empty(shape, np.float32)
+        return np.ctypeslib.as_array(llama.llama_get_logits(self._context), shape=shape).copy()
 
     def _make_room(self, tokens: int) -> None:
         """A context of at least this many tokens. A new one is twice as large as it must be, and empty."""

@@ -81,6 +81,7 @@ class _Order:
     samplings: tuple[Sampling, ...] = ()
     min_s: float = 0.0
     file: Path | None = None
+    rows: tuple[int, ...] | None = None
     texts: tuple[str, ...] = ()
     longest: int = 0
 
@@ -114,13 +115,14 @@ class ServingProcess(ChildProcess):
         """What llama.cpp's own tokenizer makes of rendered text."""
         return self._ask(_Order("tokenize", texts=(text,)), list[int])
 
-    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
+    def logits(self, dialogue: Dialogue, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
         """See `halfwatt.runtimes.base.Session.logits`."""
         import numpy as np
 
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "logits.npy"
-            self._ask(_Order("logits", prompts=(dialogue,), file=file), type(None))
+            wanted = None if rows is None else tuple(map(int, rows))
+            self._ask(_Order("logits", prompts=(dialogue,), rows=wanted, file=file), type(None))
             return cast("NDArray[np.float32]", np.load(file))
 
     def _ask(self, order: _Order, answer: type[T]) -> T:
@@ -188,7 +190,7 @@ class _CountedSession:
         import numpy as np
 
         assert order.file is not None, "the order says where to"
-        return np.save(order.file, self._session.logits(order.prompts[0]))
+        return np.save(order.file, self._session.logits(order.prompts[0], order.rows))
 
     def _usage(self) -> Usage:
         return Usage(time.process_time(), self._wall_s, self._session.bytes_moved())

@@ -136,25 +136,29 @@ class TransformersSession:
             thread.join()
         return self._as_reply(prompt, ids)
 
-    def logits(self, dialogue: Dialogue) -> NDArray[np.float32]:
-        """``[tokens, vocabulary]``: row i predicts token i+1 of the rendered dialogue (no generation prompt)."""
-        return self._logits(self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False)))
+    def logits(self, dialogue: Dialogue, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """See `halfwatt.runtimes.base.Session`."""
+        ids = self.tokenizer.encode(self.tokenizer.render(dialogue, prompt=False))
+        return self._logits(ids, range(len(ids)) if rows is None else rows)
 
     def continuations(self, dialogue: Dialogue, texts: Sequence[str], longest: int) -> list[float]:
         """Summed log p of each text's first tokens as the reply to ``dialogue``; the prompt is read for each again."""
         prompt, sums = self.tokenizer.answer_prompt_ids(dialogue), []
         for text in texts:
             ids = self.tokenizer.encode(text)[:longest]
-            log_p = log_softmax(self._logits(prompt + ids)[len(prompt) - 1 : -1].astype(float), axis=1)
+            rows = self._logits(prompt + ids, range(len(prompt) - 1, len(prompt) + len(ids) - 1))
+            log_p = log_softmax(rows.astype(float), axis=1)
             sums.append(float(log_p[range(len(ids)), ids].sum()))
         return sums
 
-    def _logits(self, ids: list[int]) -> NDArray[np.float32]:
+    def _logits(self, ids: list[int], rows: Sequence[int]) -> NDArray[np.float32]:
         require_room(len(ids), self._longest, reply=0)
+        device = self.network.device
         with torch.inference_mode():
-            output = self.network(input_ids=torch.tensor([ids], device=self.network.device), use_cache=False)
-        rows: NDArray[np.float32] = output.logits[0].float().numpy(force=True)
-        return rows
+            wanted = torch.tensor(rows, dtype=torch.long, device=device)
+            output = self.network(input_ids=torch.tensor([ids], device=device), use_cache=False, logits_to_keep=wanted)
+        logits: NDArray[np.float32] = output.logits[0].float().numpy(force=True)
+        return logits
 
     def reset(self) -> None:
         """Nothing is kept between replies."""

@@ -20,9 +20,10 @@ from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate import energy_analysis, gate
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search import stages
+from halfwatt.search.judgement import JudgeOrder, judge
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS
-from halfwatt.search.stages import BuildOrder, JudgeOrder, MeasureOrder, ScreenOrder, TuneOrder
+from halfwatt.search.stages import BuildOrder, MeasureOrder, ScreenOrder, TuneOrder
 from halfwatt.search.trial import Trial, TrialReadings
 from halfwatt.search.trial_store import TrialOutcome
 
@@ -121,7 +122,7 @@ def _measure_and_judge(lab: Lab, trial: Trial, rivals: Rivals) -> CandidateResul
     lab.say(f"{trial.name}: measuring against {reference.name}")
     run = lab.run(stages.measure, MeasureOrder((reference, contender), settings.protocol.paired))
     order = JudgeOrder(reference, contender, settings.margins, screened=rivals.searching)
-    judgement, names, windows = lab.run(stages.judge, order), (reference.name, trial.name), run.windows
+    judgement, names, windows = lab.run(judge, order), (reference.name, trial.name), run.windows
     judged = replace(
         trial,
         energy=energy_analysis.measurement(trial.name, windows, run.meter),

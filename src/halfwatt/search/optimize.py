@@ -35,21 +35,11 @@ from halfwatt.search.build import AS_GIVEN
 from halfwatt.search.candidate import CandidateResult, Rivals, order_of, try_candidate
 from halfwatt.search.exploration import BEST_SO_FAR, search_recipes
 from halfwatt.search.job import Job
+from halfwatt.search.judgement import JudgeOrder, judge, judge_named
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stage_store import StageStore
-from halfwatt.search.stages import (
-    AS_COMMONLY_RUN,
-    JudgeOrder,
-    MeasureOrder,
-    TuneOrder,
-    build,
-    judge,
-    judge_named,
-    measure,
-    saving_of,
-    tune,
-)
+from halfwatt.search.stages import AS_COMMONLY_RUN, MeasureOrder, TuneOrder, build, measure, saving_of, tune
 from halfwatt.search.student_plan import TeachingPlan
 from halfwatt.search.teaching import teaching_plan
 from halfwatt.search.trial import Trial

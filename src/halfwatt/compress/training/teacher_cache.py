@@ -36,13 +36,13 @@ _BATCH_TOKENS = 4096
 class RuntimeTeacher:
     """An original that only its runtime computes, as a `Predictor`.
 
-    logits:     float32 [tokens, the original's vocabulary] after each of these ids
+    logits:     float32 [rows, the original's vocabulary] after those of these ids
     kept:       the original's ids of its student's, which may have fewer
     name:       of its file
     weights_b:  that a pass reads
     """
 
-    logits: Callable[[Sequence[int]], NDArray[np.float32]]
+    logits: Callable[[Sequence[int], Sequence[int]], NDArray[np.float32]]
     kept: Sequence[int]
     name: str
     weights_b: int
@@ -54,7 +54,7 @@ class RuntimeTeacher:
             at = learned.nonzero()[:, 0]
             if len(at):  # padding comes after the last position that is learned
                 asked = [columns[i] for i in row[: int(at[-1]) + 1]]
-                parts.append(torch.from_numpy(self.logits(asked)[at.numpy()][:, columns]))
+                parts.append(torch.from_numpy(self.logits(asked, at.tolist())[:, columns]))
         return torch.cat(parts)
 
 

@@ -1,0 +1,148 @@
+"""The last stage of a candidate: the gate's report on it, beside a reference that answered the same dialogues.
+
+the original's replies           a part of the dialogues at a time, once for all candidates of a split
+how they and people's fit        the same
+judge    a candidate, a reference -> what the gate read, and what it says of it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+
+from halfwatt.core.settings import Margins
+from halfwatt.evaluate import gate
+from halfwatt.evaluate.examine import Yardstick, examine, examine_fit, examine_likelihood
+from halfwatt.evaluate.fit import fit_of_people, fit_of_reference
+from halfwatt.evaluate.records import Fit, QualityInputs, QualityReport, ScoredReply
+from halfwatt.evaluate.replies import generate_replies
+from halfwatt.formats.artifact import Artifact
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.search.lab import Contender, Lab
+from halfwatt.search.served import judging
+from halfwatt.search.stages import AS_COMMONLY_RUN, BuildOrder, build, likelihoods
+
+_PART = 256  # dialogues whose replies are kept together: a public model that never stops takes a quarter of an hour
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeOrder:
+    """A candidate against the reference."""
+
+    reference: Contender
+    candidate: Contender
+    margins: Margins
+    screened: bool = False  # its likelihoods were read by the screen already
+    answered: int | None = None  # dialogues that the reference answers too, the first ones; of the others G7 is asked
+    if_likely: bool = False  # who fails by likelihood is asked for no replies
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the gate read, and what it says of it."""
+
+    inputs: QualityInputs
+    report: QualityReport
+
+
+def judge(lab: Lab, order: JudgeOrder) -> Judgement:
+    """The gate's report: likelihoods and replies in the runtime that will serve the candidate."""
+    special, seed = lab.job.model.tokenizer.special_tokens, lab.job.settings.seed
+    inputs: QualityInputs | None = None
+    report: QualityReport | None = None
+    for part in lab.parts():
+        only_fit = report is not None and all(c.verdict == "PASS" for c in report.checks if c.layer != "G7")
+        more = _read(part, order, 0 if only_fit else order.answered)
+        inputs = more if inputs is None else inputs.and_more(more)
+        report = gate.judge(inputs, split=lab.split, margins=order.margins, special=special, seed=seed)
+        if report.verdict != "INCONCLUSIVE":
+            break
+    assert inputs is not None, "a workload has dialogues"
+    assert report is not None
+    return Judgement(inputs, report)
+
+
+def _read(lab: Lab, order: JudgeOrder, answered: int | None) -> QualityInputs:
+    """All that the gate asks of the first ``answered`` dialogues (None = of all); of the others what G7 asks, with
+    people as its measure: it needs the most dialogues, and what the reference says there would cost the most."""
+    judged_by, count, inputs = judge_named(lab) or order.reference.for_likelihood(), len(lab.workload.dialogues), None
+    if first := count if answered is None else min(answered, count):
+        part = lab if first == count else lab.part(0, first)
+        scores = likelihoods(part, order.reference, order.candidate) if order.screened or order.if_likely else ()
+        if order.if_likely and gate.unlikely(scores, order.margins):
+            return examine_likelihood(lab.spec(order.candidate), part.workload, scores)
+        speaker = _speaker(lab, order.reference)
+        replies = all_reference_replies(part, speaker)
+        fit = part.run(reference_fit, FitOrder(speaker, judged_by))
+        yardstick = Yardstick(lab.spec(order.reference), lab.spec(judged_by), replies, fit)
+        inputs = examine(yardstick, lab.spec(order.candidate), part.workload, lab.say, scores)
+        if first == count or not inputs.teacher:  # what fails G0 is asked nothing else
+            return inputs
+    rest = lab.part(first, count) if first else lab
+    known = rest.run(people_fit, judged_by)
+    more = examine_fit(lab.spec(judged_by), lab.spec(order.candidate), rest.workload, known, lab.say)
+    return more if inputs is None else inputs.and_more(more)
+
+
+def _speaker(lab: Lab, reference: Contender) -> Contender:
+    """Who gives the original's replies: B0 where its settings ask for what only that does, and users see."""
+    model = lab.job.model
+    if model.run_only or not model.generation.only_transformers:
+        return reference
+    b0 = lab.run(build, BuildOrder("B0", "", model.sha256, format=AS_COMMONLY_RUN)).artifact
+    assert b0 is not None, "it was measured"
+    return Contender("B0", b0, OperatingPoint(reuse_prefix=False))
+
+
+@dataclass(frozen=True, slots=True)
+class RepliesOrder:
+    """Who is to answer which of the lab's dialogues."""
+
+    reference: Contender
+    start: int
+    stop: int
+
+
+def reference_replies(lab: Lab, order: RepliesOrder) -> tuple[ScoredReply, ...]:
+    """The reference's own replies to some of the lab's dialogues."""
+    label = f"original's replies, {lab.split} split, from {order.start} on"
+    return generate_replies(
+        lab.spec(order.reference), lab.workload.requests()[order.start : order.stop], lab.say, label
+    )
+
+
+def all_reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]:
+    """To all of them; each part is kept as soon as it is there."""
+    starts = range(0, len(lab.workload.dialogues), _PART)
+    parts = (lab.run(reference_replies, RepliesOrder(reference, start, start + _PART)) for start in starts)
+    return tuple(chain.from_iterable(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class FitOrder:
+    """Whose replies a judge reads first, beside people's."""
+
+    reference: Contender
+    judge: Contender
+
+
+def reference_fit(lab: Lab, order: FitOrder) -> tuple[Fit, ...]:
+    """How the reference's replies and people's fit what was asked, for all candidates of the split."""
+    replies = all_reference_replies(lab, order.reference)
+    return fit_of_reference(lab.spec(order.judge), lab.workload, replies, lab.say)
+
+
+def people_fit(lab: Lab, judge: Contender) -> tuple[Fit, ...]:
+    """How people's replies fit what was asked, where the reference is not asked."""
+    return fit_of_people(lab.spec(judge), lab.workload, lab.say)
+
+
+def judge_named(lab: Lab) -> Contender | None:
+    """The model that the user names to tell what fits; None = nobody but the original."""
+    if (name := lab.job.settings.judge) is None:
+        return None
+
+    def served_once() -> Artifact:
+        return judging(name, lab.job.settings, lab.job.out / "judge", lab.workload.dialogues).artifact
+
+    return Contender("judge", lab.store.run("judge_named", name, Artifact, served_once), OperatingPoint())
