@@ -21,7 +21,7 @@ from halfwatt.evaluate.records import Facts, GateCheck, ScoredReply, TeacherScor
 
 M = Margins()
 Draw = Callable[[np.random.Generator, int], GateCheck]
-SIZES = (100, 200, 400)
+SIZES = (100, 150, 200, 400)
 
 
 @dataclass(frozen=True)

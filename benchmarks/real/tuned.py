@@ -15,13 +15,14 @@ from halfwatt.compress.recipe import Recipe
 from halfwatt.compress.training.batches import Predictor, encode_rows
 from halfwatt.compress.training.loop import TrainingSettings, learn_labels, train
 from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.evaluate.energy_analysis import cpu_s_per_reply, ratio
 from halfwatt.evaluate.examine import require_equal
 from halfwatt.evaluate.gate import overall_verdict, statistical_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs, TeacherScore
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.search.build import build_artifact
 from halfwatt.search.lab import Lab
-from halfwatt.search.stages import MeasureOrder, likelihood, measure, saving_of
+from halfwatt.search.stages import MeasureOrder, likelihood, measure
 
 RANK, ALPHA, RATE = 16, 32, 2e-4  # Hu et al., arXiv 2106.09685; the rate that peft's examples take for LoRA
 
@@ -58,7 +59,7 @@ def judged(field: Field, own: ChatModel) -> dict[str, Any]:
     return {
         "wall_s": own.spent[-1].wall_s,
         "cpu_s": own.spent[-1].cpu_s,
-        "cpu_s_ratio_it_over_winner": plain(saving_of(tuned.name, field.winner.name, run)),
+        "cpu_s_ratio_it_over_winner": plain(ratio(tuned.name, field.winner.name, run.windows, cpu_s_per_reply)),
         **{name: _in_short(statistical_checks(inputs, margins, special)) for name, inputs in verdicts.items()},
     }
 

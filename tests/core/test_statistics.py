@@ -117,6 +117,13 @@ def test_no_failure_at_all_still_depends_on_how_many_were_seen(n: int) -> None:
     assert exact * 0.85 <= found.hi <= 1.6 * exact
 
 
+def test_where_no_pair_disagrees_a_stricter_bound_is_further_away() -> None:
+    """144 dialogues: 1.8 % may be so in one run of twenty, 2.6 % in one of forty."""
+    none = np.zeros(144)
+    bounds = [rate_difference(none, none, np.ones(144), alpha).hi for alpha in (0.05, 0.025)]
+    assert bounds == pytest.approx([1.645**2 / (144 + 1.645**2), 1.96**2 / (144 + 1.96**2)], abs=1e-3)
+
+
 def test_a_rate_at_the_margin_is_rarely_passed() -> None:
     rng, margin, n, runs = RNG(3), 0.02, 400, 2000
     passed = 0

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.gate_simulation import CASES, Case, passes
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Margins
-from halfwatt.evaluate.gate import NOT_PASSED, judge, missed, teacher_checks
+from halfwatt.evaluate.gate import NOT_PASSED, judge, missed, statistical_checks, teacher_checks
 from halfwatt.evaluate.records import QualityInputs, QualityReport, ScoredReply
 from halfwatt.formats.artifact import Parity
 from tests.support import example_replies as replies
@@ -203,6 +203,16 @@ def test_fewer_stops_where_people_go_on_are_no_loss() -> None:
     assert "stopping, as people do" in {c.name for c in report.checks}
 
 
+def test_an_original_that_says_nothing_that_people_say_has_no_nearness_to_lose() -> None:
+    """As one that answers in another script, or that never ends thinking."""
+    inputs = replies.inputs(MANY)
+    mute = tuple(replace(r, text="") for r in inputs.replies_ref)
+    checks = replies.report(replace(inputs, replies_ref=mute)).checks
+    check = next(c for c in checks if c.name.startswith("chrF"))
+    assert (check.layer, check.verdict, check.estimate) == ("G5", "PASS", None)
+    assert "no nearness to lose" in check.detail
+
+
 def test_without_values_there_is_nothing_to_carry() -> None:
     inputs = replies.inputs(MANY)
     report = replies.report(replace(inputs, facts=tuple(replace(f, values=()) for f in inputs.facts)))
@@ -242,6 +252,16 @@ def test_the_worse_of_original_and_people_is_the_measure_of_what_fits() -> None:
     assert replies.report(replace(inputs, fit=alike)).verdict == "PASS"
     alone = tuple(replace(f, candidate=turned(f.candidate, n)) for n, f in enumerate(inputs.fit))
     assert failed(replies.report(replace(inputs, fit=alone))) == {"G7"}
+
+
+def test_half_of_the_five_percent_is_half_where_no_two_replies_differ() -> None:
+    """Since edition 5; of 144 replies none is plainly another's, of anybody."""
+    inputs = replies.inputs(144)
+    verdicts = []
+    for edition in (4, 5):
+        checks = statistical_checks(inputs, Margins(), (), edition)
+        verdicts.append(next(c.verdict for c in checks if c.name == "plainly another dialogue's"))
+    assert verdicts == ["PASS", "INCONCLUSIVE"]
 
 
 def test_where_the_original_was_not_asked_people_are_the_measure() -> None:

@@ -50,12 +50,18 @@ def test_a_run_adds_up_its_sittings_without_what_is_aside(tmp_path: Path) -> Non
     first = RunCost(tmp_path, SteppingMeter())  # looks once
     first.note()
     assert first.total().joules == 10.0
-    with first.aside(), first.aside():  # two looks, of which ten joules do not count; once, though it is twice aside
-        pass
+    with first.training() as trained, first.training():  # two looks; once, though it is twice aside
+        trained += [Cost(joules=6.0)] * 2  # as of a teacher that two students heard
     first.note()
-    assert first.total().joules == 30.0
+    assert first.total().joules == 34.0
+    with first.training():  # that came to nothing
+        pass
+    with first.training() as trained:
+        trained.append(Cost(joules=1000.0))  # most of it in an earlier sitting
+    first.note()
+    assert first.total().joules == 74.0
     second = RunCost(tmp_path)
     second.note()
     total = second.total()
-    assert (total.joules, total.meter) == (30.0, "rapl")
+    assert (total.joules, total.meter) == (74.0, "rapl")
     assert total.wall_s == pytest.approx(0.0, abs=5.0)

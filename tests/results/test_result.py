@@ -23,7 +23,7 @@ def test_a_result_survives_json(modelled: Result) -> None:
 
 def test_the_file_keeps_its_contract(modelled: Result) -> None:
     record = json.loads(to_json(modelled))
-    assert record["schema"] == 4
+    assert record["schema"] == 5
     assert set(record["baselines"]) == {"B0", "B1"}
     assert {t["name"] for t in record["trials"]} >= {"int8", "int4 + int8 head", "int4"}
     assert record["winner"] == "int4"
@@ -44,7 +44,7 @@ def test_other_files_are_refused(modelled: Result) -> None:
         result.parse("[1, 2]")
     with pytest.raises(BadInput, match="not a result"):
         result.parse("{")
-    with pytest.raises(BadInput, match="schema 1 to 4"):
+    with pytest.raises(BadInput, match="schema 1 to 5"):
         result.parse(json.dumps(text | {"schema": 99}))
     with pytest.raises(BadInput, match="damaged at winner"):
         result.parse(json.dumps(text | {"winner": 7}))

@@ -78,6 +78,25 @@ def test_a_likelihood_that_fails_the_gate_is_not_asked_for_replies(ground: Groun
     assert again == result, "written down when it was finished"
 
 
+def test_what_does_not_say_what_its_original_says_is_no_matter_of_likelihood(ground: Ground, tmp_path: Path) -> None:
+    parity = ground.b1.artifact.parity
+    assert parity is not None
+    other = replace(ground.b1.artifact, parity=replace(parity, template_equal=False, problems=("another template",)))
+    script: Script = {"build": lambda _: BuildOutcome(other), "measure": saves(9.0), "likelihood": never, "tune": never}
+    result = try_candidate(ground.lab(tmp_path, script), INT8, rivals(ground))
+    assert (result.trial.status, result.trial.reason) == ("rejected", "G0: another template")
+    assert result.outcome.violation > 0
+
+
+def test_candidates_whose_names_differ_in_signs_alone_are_two(ground: Ground, tmp_path: Path) -> None:
+    """Such as students from folders v1.5 and v1-5."""
+    script: Script = {"build": lambda order: BuildOutcome(None, f"{order.name} failed")}
+    lab = ground.lab(tmp_path, script)
+    names = "v1.5, int8", "v1-5, int8", "学生, int8", "老师, int8"
+    results = [try_candidate(lab, replace(INT8, name=name), rivals(ground)) for name in names]
+    assert [result.trial.reason for result in results] == [f"{name} failed" for name in names]
+
+
 def test_what_would_save_too_little_is_not_taught(ground: Ground, tmp_path: Path) -> None:
     student = Recipe("student", (Prune(drop=1), Distil(epochs=1), Quantize(8)))
     recipes: list[str] = []

@@ -86,6 +86,15 @@ def test_what_was_tried_is_not_assessed_again_not_even_by_another_sitting(tmp_pa
     assert all(isinstance(step, Quantize) and step.method == "rtn" for r in every for step in r.steps)
 
 
+def test_what_could_not_be_made_is_told_too_and_is_a_trial(tmp_path: Path) -> None:
+    """A search whose students all ran out of memory says so; it does not end as if it had tried nothing."""
+    space = Space(trims=False, learned=False)
+    study = TrialStore(tmp_path / "journal", "a")
+    tried = explore(study, space.recipe, lambda _: TrialOutcome(None), Budget(trials=2))
+    assert len(tried) == 2
+    assert study.best() is None
+
+
 def test_first_come_the_decisions_that_were_asked_for(tmp_path: Path) -> None:
     study = TrialStore(tmp_path / "journal", "a")
     wanted = {"numbers": "int4", "quantize.head_bits": 8}

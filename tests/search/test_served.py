@@ -13,8 +13,10 @@ from halfwatt.api import verbs
 from halfwatt.core.errors import ModelError
 from halfwatt.core.settings import Access, RunSettings
 from halfwatt.evaluate.energy_protocol import Arm
+from halfwatt.formats.gguf import Gguf
+from halfwatt.formats.registry import load_model
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.search.served import judging
+from halfwatt.search.served import judging, served
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
 from tests.support.command_line import halfwatt
@@ -36,6 +38,17 @@ def test_a_judge_has_its_own_template_where_it_has_one(
     model = tiny.folder(tmp_path / "judge", template=own)
     spec = judging(str(model), given, tmp_path / "cache", taught.dialogues()[:2])
     assert ChatTokenizer.load(spec.artifact.path).template == used
+
+
+def test_what_is_written_anew_of_a_file_is_proved_and_the_file_itself_need_not_be(tmp_path: Path) -> None:
+    """The judge of a GGUF file is its 16-bit form: an export like any other."""
+    folder = tiny.folder(tmp_path / "model")
+    file = Gguf().write(load_model(str(folder), Access()), tmp_path / "f16").path / "model.gguf"
+    given = file.rename(tmp_path / "given.gguf")
+    for runtime, compared in (("llamacpp", True), ("auto", False)):
+        spec = served(str(given), SETTINGS, tmp_path / runtime, runtime, tiny.dialogues())
+        assert spec.artifact.parity is not None
+        assert (spec.artifact.parity.kl_max > 0) == compared
 
 
 def test_a_template_that_does_not_fit_its_own_model_is_refused_though_another_is_given(

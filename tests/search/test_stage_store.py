@@ -13,7 +13,7 @@ import pytest
 from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
 from halfwatt.formats.artifact import Artifact
-from halfwatt.meters.cost import RunCost
+from halfwatt.meters.cost import Cost, RunCost
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.lab import Contender
 from halfwatt.search.stage_store import StageStore, hash_of
@@ -55,11 +55,12 @@ def test_the_tally_adds_sittings_counts_children_and_leaves_trainings_aside(tmp_
     burn = "import time\nwhile time.process_time() < {}: pass"
     first = RunCost(tmp_path)
     subprocess.run([sys.executable, "-c", burn.format(0.3)], check=True)
-    with first.aside():
-        subprocess.run([sys.executable, "-c", burn.format(0.6)], check=True)
+    with first.training() as trained:
+        subprocess.run([sys.executable, "-c", burn.format(0.8)], check=True)
+        trained.append(Cost(cpu_s=0.7))
     first.note()
     alone = first.total()
-    assert 0.25 < alone.cpu_s < 0.6, "the child counts, what was aside does not"
+    assert 0.35 < alone.cpu_s < 0.7, "the child counts, what it says that it learned for does not"
     assert alone.joules is None, "there is no meter"
     second = RunCost(tmp_path)
     second.note()

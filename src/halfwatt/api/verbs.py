@@ -175,10 +175,10 @@ def compare(
             else served(names[0], settings, cache / "judge", "llamacpp", traffic.dialogues)
         )
         workload = _workload(traffic, a, settings)
+        judged = workload.shuffled().part(0, settings.requests.compared)
+        b = proved(names[1], b, settings, judged.dialogues)  # whether it is equal, the gate says; may write it anew
         plan = settings.protocol.compare
         run = run_protocol([Arm("A", a), Arm("B", b)], workload, plan, tools, settings.progress)
-        judged = workload.shuffled().part(0, settings.requests.compared)
-        b = proved(names[1], b, settings, judged.dialogues)  # whether it is equal, the gate says
         yardstick = Yardstick.of(a, judged_by, judged, settings.progress, "A's replies")
         inputs = examine(yardstick, b, judged, settings.progress)
     margins, special = settings.margins.with_max_loss(max_loss), workload.tokenizer.special_tokens

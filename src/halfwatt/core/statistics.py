@@ -19,7 +19,7 @@ from halfwatt.core.estimate import Estimate
 
 Floats = NDArray[np.float64]
 ALPHA = 0.05
-_Z, _Z_POWER = float(stats.norm.ppf(1 - ALPHA)), float(stats.norm.ppf(0.8))
+_Z_POWER = float(stats.norm.ppf(0.8))
 
 
 def mean(values: Sequence[float], unit: str) -> Estimate:
@@ -137,10 +137,10 @@ def clustered_ratio(x: Floats, size: Floats) -> Clustered:
     return Clustered(r, math.sqrt(n / (n - 1) * float(((x - r * size) ** 2).sum())) / total, n)
 
 
-def rate_difference(reference: Floats, candidate: Floats, size: Floats) -> Clustered:
+def rate_difference(reference: Floats, candidate: Floats, size: Floats, alpha: float = ALPHA) -> Clustered:
     """Paired difference of failure rates over dialogues with several replies each.
 
-    reference, candidate: failures per dialogue, [dialogues]; size: replies per dialogue.
+    reference, candidate: failures per dialogue, [dialogues]; size: replies per dialogue; alpha: of each bound.
 
     The ratio estimator alone is blind when no pair disagrees. Two pseudo-dialogues, one with a failure more and one
     with a failure less, give the adjusted Wald interval of Bonett and Price (2012); the bound is never nearer than the
@@ -149,7 +149,8 @@ def rate_difference(reference: Floats, candidate: Floats, size: Floats) -> Clust
     rise, typical = candidate - reference, float(size.mean())
     observed = clustered_ratio(rise, size)
     adjusted = clustered_ratio(np.append(rise, [typical, -typical]), np.append(size, [typical, typical]))
-    return Clustered(observed.mean, adjusted.se, observed.n, floor=_Z**2 / (observed.n + _Z**2))
+    z2 = float(stats.norm.ppf(1 - alpha)) ** 2
+    return Clustered(observed.mean, adjusted.se, observed.n, alpha=alpha, floor=z2 / (observed.n + z2))
 
 
 def jackknife(whole: float, without: Floats) -> Clustered:

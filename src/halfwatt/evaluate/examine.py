@@ -111,7 +111,7 @@ def examine(
     Raises:
         ModelError: the candidate's artifact was never checked for parity.
     """
-    own = _parity_of(candidate, workload)
+    own = parity_beside(candidate, workload)
     if own.problems or not own.finite:
         return QualityInputs(own, (), (), ())  # the gate fails it on G0 alone
     replies = generate_replies(candidate, workload.requests(), progress, "candidate's replies")
@@ -122,19 +122,19 @@ def examine(
 
 def examine_likelihood(candidate: ServingSpec, workload: Workload, scores: tuple[TeacherScore, ...]) -> QualityInputs:
     """What is known before anybody replies."""
-    return QualityInputs(_parity_of(candidate, workload), scores, (), ())
+    return QualityInputs(parity_beside(candidate, workload), scores, (), ())
 
 
 def examine_fit(
     judge: ServingSpec, candidate: ServingSpec, workload: Workload, known: tuple[Fit, ...], progress: Progress
 ) -> QualityInputs:
     """Read only how the candidate's replies fit, of dialogues that G7 alone asks about; ``known`` as for people."""
-    own = _parity_of(candidate, workload)
+    own = parity_beside(candidate, workload)
     replies = generate_replies(candidate, fit_requests(workload), progress, "candidate's further replies")
     return QualityInputs(own, (), (), (), (), fit_of_candidate(judge, workload, known, replies, progress))
 
 
-def _parity_of(candidate: ServingSpec, workload: Workload) -> Parity:
+def parity_beside(candidate: ServingSpec, workload: Workload) -> Parity:
     """Its record, joined to whether it reads and stops as the reference. Raises ModelError where it has none."""
     if candidate.artifact.parity is None:
         raise ModelError(f"{candidate.artifact.path} has no parity record", hint="build it again")

@@ -44,7 +44,7 @@ from halfwatt.evaluate.records import (
 from halfwatt.formats.artifact import Parity
 
 Pairs = Sequence[tuple[ScoredReply, ScoredReply]]
-EDITION = 4  # of the rules
+EDITION = 5  # of the rules
 NOT_PASSED = 0.05  # of a margin: the least that counts as missed, such as by an exact check
 
 
@@ -57,7 +57,8 @@ def judge(
         special: the template's special tokens, which must not show in a reply.
         seed: of the generation, for the record.
         edition: 1 = G0 to G5, the reference alone the measure, as results of schema 1 were judged; 2 = G3 with one
-            check of all failures; 3 = G5's diversity of whole replies, however long.
+            check of all failures; 3 = G5's diversity of whole replies, however long; 4 = G7's bounds, of which each
+            may be wrong in 2.5 % of runs, as near to the estimate as those of 5 % where no two replies differ.
 
     Raises:
         BadInput: replies or scores that are not paired, or not finite.
@@ -132,7 +133,7 @@ def statistical_checks(
         length,
         *_content(pairs, margins, edition),
         _facts(pairs, inputs.facts, margins),
-        *_fit(inputs.fit, margins),
+        *_fit(inputs.fit, margins, edition),
     ]
 
 
@@ -282,14 +283,18 @@ def _content(pairs: Sequence[Pairs], margins: Margins, edition: int) -> list[Gat
         np.array([sum(reply_metrics.chrf(pair[k].text, pair[k].reference) for pair in group) for group in greedy])
         for k in (0, 1)
     )
-    changes = [("chrF to the human reply", clustered_ratio(other - own, own), margins.chrf)]
+    near = "chrF to the human reply"
+    changes = [(near, clustered_ratio(other - own, own), margins.chrf)] if own.sum() > 0 else []
     diversity = reply_metrics.diversity_changes(pairs, at_equal_length=edition >= 4)
     changes += [(name, change, margins.diversity) for name, change in diversity.items()]
     checks = [
         _check(("G5", name, "share"), change, f"lower bound of the relative change > -{margin:.0%}", low=-margin)
         for name, change, margin in changes
     ]
-    if len(changes) < 3:  # an intent a reply, say
+    if not own.sum():  # in another script, or nothing at all
+        far = "the original says nothing that people say: there is no nearness to lose"
+        checks.insert(0, GateCheck("G5", near, "PASS", None, "where the original is near to people", far))
+    if len(diversity) < 2:  # an intent a reply, say
         alike = "the original's replies are of one word, or all alike: there is no diversity to lose"
         checks.append(GateCheck("G5", "diversity", "PASS", None, "where replies have several words", alike))
     return checks
@@ -328,7 +333,7 @@ def _facts(pairs: Sequence[Pairs], known: Sequence[Facts], margins: Margins) -> 
     return replace(check, detail="; ".join(filter(None, (check.detail, carried, nowhere))))
 
 
-def _fit(known: Sequence[Fit], margins: Margins) -> list[GateCheck]:
+def _fit(known: Sequence[Fit], margins: Margins, edition: int) -> list[GateCheck]:
     """How often a reply is taken for another dialogue's: on average, and plainly."""
     if sum(bool(f.reference) for f in known) < 2 or not all(f.candidate for f in known):
         return [GateCheck("G7", "data", "FAIL", None, "two or more dialogues", "no data never passes")]
@@ -337,18 +342,22 @@ def _fit(known: Sequence[Fit], margins: Margins) -> list[GateCheck]:
     shares = [1 - fit.share_of_own(log_p) for log_p in parties]
     plain = [(share > 1 - fit.PLAINLY).astype(float) for share in shares]
     return [
-        _beside_the_worse("fits another dialogue", shares, asked, margins.misfit),
-        _beside_the_worse("plainly another dialogue's", plain, asked, margins.plain_misfit),
+        _beside_the_worse("fits another dialogue", shares, asked, margins.misfit, edition),
+        _beside_the_worse("plainly another dialogue's", plain, asked, margins.plain_misfit, edition),
     ]
 
 
-def _beside_the_worse(name: str, shares: Sequence[Floats], asked: NDArray[np.bool_], margin: float) -> GateCheck:
+def _beside_the_worse(
+    name: str, shares: Sequence[Floats], asked: NDArray[np.bool_], margin: float, edition: int = EDITION
+) -> GateCheck:
     """A judge favours its own words, so people are as good a measure as the original: whichever is worse. Of two tests
     one must hold, so each has half of the 5 %. shares: of the candidate, the original where ``asked``, people.
     The room is that beside people, of whom more can be asked for nothing; None = it holds beside the original alone."""
     own, ref, people = shares
     rule = f"upper bound of the difference to the original's, or to people's, < {margin:.0%} of replies"
-    rises = [rate_difference(other, mine, np.ones(len(mine))) for other, mine in ((ref, own[asked]), (people, own))]
+    alpha = ALPHA / 2 if edition >= 5 else ALPHA
+    sides = (ref, own[asked]), (people, own)
+    rises = [rate_difference(other, mine, np.ones(len(mine)), alpha) for other, mine in sides]
     tests = [_check(("G7", name, "share"), replace(rise, alpha=ALPHA / 2), rule, high=margin) for rise in rises]
     verdicts = {test.verdict for test in tests}
     nearer = min(tests, key=lambda test: test.estimate.hi if test.estimate else math.inf)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
 from halfwatt.core.statistics import Floats, clustered_ratio, product
 from halfwatt.evaluate.energy_analysis import ratio
@@ -71,5 +72,7 @@ def _by_dialogue(replies: Sequence[ScoredReply], size: Callable[[ScoredReply], i
 
 def _times(more: Floats, fewer: Floats) -> Estimate:
     r = clustered_ratio(more, fewer)
+    if r.mean <= 0:
+        raise BadInput("nothing was said, so no reply is shorter than another")
     spread = math.exp(_Z * r.se / r.mean)  # two-sided, on the log scale as all ratios are
     return Estimate(r.mean, r.mean / spread, r.mean * spread, "x", r.n)

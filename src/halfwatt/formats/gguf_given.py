@@ -27,6 +27,11 @@ def is_gguf(model: ChatModel) -> bool:
     return model.source.is_file()
 
 
+def is_as_given(artifact: Artifact, model: ChatModel) -> bool:
+    """Is it the file that the model was read from, of which nothing was exported?"""
+    return is_gguf(model) and artifact.sha256 == sha256_file(model.source)
+
+
 def as_transformers_loads(model: ChatModel) -> ChatModel:
     """In float32, as transformers loads a file of rounded numbers by default; else the model itself."""
     if not is_gguf(model) or all(t.kind in _FLOATS for t in GgufFile.open(model.source).stored.values()):

@@ -1,4 +1,8 @@
-"""What work uses: laps of a training, and a whole run with all its sittings and child processes, trainings aside."""
+"""What work uses: laps of a training, and a whole run with all its sittings and child processes, trainings aside.
+
+A training is aside as far as its own cost says: what building its candidate took beyond it, loading, rounding, proving,
+counts for the run, and all of it where the training came to nothing.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +80,7 @@ class RunCost:
         self._folder, self._meter = folder, meter
         self._start = self._before = self._look()
         self._lock, self._aside = threading.Lock(), 0  # blocks that are open
+        self._trained = list[Cost]()  # in them
         self._file = folder / f"{time.time_ns()}.json"
 
     def note(self) -> None:
@@ -88,19 +93,27 @@ class RunCost:
         return sum((from_json(file.read_bytes(), Cost) for file in sorted(self._folder.glob("*.json"))), Cost())
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """What the block takes does not count; of blocks side by side or in each other, all of them together once."""
+    def training(self) -> Iterator[list[Cost]]:
+        """A block in which something learns: the costs that it adds to the list do not count, at most what the block
+        took: an earlier sitting may have begun it. Of blocks side by side or in each other, all of them together."""
         with self._lock:
             if not self._aside:
-                self._before = self._look()
+                self._before, self._trained = self._look(), []
             self._aside += 1
         try:
-            yield
+            yield self._trained
         finally:
             with self._lock:
                 self._aside -= 1
                 if not self._aside:
-                    self._start += self._look() - self._before
+                    trained = sum(dict.fromkeys(self._trained), Cost())  # a teacher's answers may serve several
+                    self._start += _smaller(self._look() - self._before, trained)
 
     def _look(self) -> Cost:
         return _now(sum(os.times()[:4]), self._meter)  # user, system, and both of the children that have ended
+
+
+def _smaller(block: Cost, part: Cost) -> Cost:
+    """Figure by figure; what was not measured of the part is not left out."""
+    joules = None if block.joules is None or part.joules is None else min(block.joules, part.joules)
+    return Cost(wall_s=min(block.wall_s, part.wall_s), cpu_s=min(block.cpu_s, part.cpu_s), joules=joules)

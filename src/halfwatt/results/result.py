@@ -24,7 +24,7 @@ from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.student_plan import TeachingPlan
 from halfwatt.search.trial import Trial, TrialReadings
 
-SCHEMA = 4  # its gate's rules are of the same edition
+SCHEMA = 5  # its gate's rules are of the same edition
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def parse_budget(text: str) -> Budget:
 
 def is_spent(budget: Budget, store: TrialStore) -> bool:
     """Is there nothing left?"""
-    used = ((store.seconds(), budget.seconds), (store.joules(), budget.joules), (len(store.completed()), budget.trials))
+    used = ((store.seconds(), budget.seconds), (store.joules(), budget.joules), (len(store.finished()), budget.trials))
     return any(limit is not None and have >= limit for have, limit in used)
 
 

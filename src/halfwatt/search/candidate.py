@@ -23,6 +23,7 @@ from halfwatt.search import stages
 from halfwatt.search.judgement import JudgeOrder, judge
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS
+from halfwatt.search.stage_store import hash_of
 from halfwatt.search.stages import BuildOrder, MeasureOrder, ScreenOrder, TuneOrder
 from halfwatt.search.trial import Trial, TrialReadings
 from halfwatt.search.trial_store import TrialOutcome
@@ -74,7 +75,7 @@ def try_candidate(lab: Lab, recipe: Recipe, rivals: Rivals) -> CandidateResult:
 
 def stored_name(recipe: Recipe) -> str:
     """Of a whole candidate among the finished work."""
-    return f"candidate-{recipe.slug}"
+    return f"candidate-{recipe.slug}-{hash_of(recipe.name)}"  # several names may have one slug
 
 
 def _pass_stages(lab: Lab, recipe: Recipe, rivals: Rivals) -> CandidateResult:
@@ -85,6 +86,7 @@ def _pass_stages(lab: Lab, recipe: Recipe, rivals: Rivals) -> CandidateResult:
     for form in (sketch, recipe) if sketched else (recipe,):
         built = lab.run(stages.build, order_of(lab, form))
         if built.artifact is None:
+            lab.say(f"{recipe.name}: {built.fault}")
             return CandidateResult(replace(blank, reason=built.fault), TrialReadings(recipe.name, (), None))
         contender = Contender(recipe.name, built.artifact, rivals.reference.at)
         trial = replace(blank, artifact=built.artifact, at=contender.at)

@@ -58,8 +58,9 @@ def explore(
 
 
 def finished_recipes(store: TrialStore, propose: Propose) -> list[Recipe]:
-    """All recipes that were tried, in every sitting and by every worker, each once; a trial decides as it did then."""
-    distinct = {trial.user_attrs[RECIPE]: trial for trial in store.completed()}
+    """All recipes that were tried, in every sitting and by every worker, each once, those that could not be made too; a
+    trial decides as it did then."""
+    distinct = {trial.user_attrs[RECIPE]: trial for trial in store.finished()}
     return list(map(propose, distinct.values()))
 
 

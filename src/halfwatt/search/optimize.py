@@ -235,10 +235,10 @@ def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Out
         job.settings.progress(f"what {champion.name} lost on other dialogues: {kind}")
         try:
             lab = Lab.of(job, store, job.outside[kind], f"outside: {kind}")
-        except BadInput as error:  # none of them fits the model: the run's own verdict does not hang on it
+            judgement = lab.run(judge, JudgeOrder(reference, champion, job.settings.margins, if_likely=True))
+        except BadInput as error:  # none of them fits the model, say: the run's own verdict does not hang on it
             job.settings.progress(f"left out: {error}")
             return None
-        judgement = lab.run(judge, JudgeOrder(reference, champion, job.settings.margins, if_likely=True))
         return Outside(kind, judgement.report, judgement.inputs)
 
     return tuple(filter(None, map(loss, job.outside)))

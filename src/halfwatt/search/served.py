@@ -11,7 +11,7 @@ from halfwatt.core.errors import NoTemplate
 from halfwatt.core.settings import RunSettings, RuntimeChoice
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate.examine import prove, prove_given, require_equal
-from halfwatt.formats.gguf_given import is_gguf
+from halfwatt.formats.gguf_given import is_as_given
 from halfwatt.formats.registry import load_model
 from halfwatt.models import chat_model
 from halfwatt.runtimes.servable import servable
@@ -59,6 +59,6 @@ def proved(name: str, spec: ServingSpec, settings: RunSettings, proof: Sequence[
     settings.progress(f"proving {name} in its own runtime")
     exported, some = spec.artifact.runtime == "llamacpp", proof[: settings.protocol.parity_dialogues]
     model = load_model(name, spec.access) if exported else chat_model.load(spec.artifact.path)
-    if exported and is_gguf(model):
+    if exported and is_as_given(spec.artifact, model):
         return replace(spec, artifact=prove_given(spec, some))
     return replace(spec, artifact=(prove_export if exported else prove)(model, spec, some))

@@ -42,7 +42,7 @@ def teach_side_by_side(lab: Lab, store: TrialStore, propose: Callable[[Chooser],
     if count == 1 or lab.job.name is None:
         return
     own = replace(lab, threads=cores() // count)
-    with lab.job.turn(), lab.store.cost.aside():
+    with lab.job.turn(), lab.store.cost.training():
         in_lanes([lambda r=recipe: own.run(build, order_of(own, r)) for recipe in students], count)  # type: ignore[misc]
     store.note_ahead([recipe.name for recipe in students], time.monotonic() - start_s)
 

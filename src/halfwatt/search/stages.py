@@ -12,10 +12,14 @@ nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 
+from halfwatt.compress.base import Step
+from halfwatt.compress.pretrained import Adopt
 from halfwatt.compress.recipe import Recipe, from_toml
 from halfwatt.compress.training.loop import TrainingDiverged
 from halfwatt.core.child_process import ChildDied
@@ -25,7 +29,7 @@ from halfwatt.core.machine import cores
 from halfwatt.core.settings import Margins, MeasurePlan
 from halfwatt.evaluate import energy_analysis, energy_protocol, gate
 from halfwatt.evaluate.energy_protocol import Arm, Run
-from halfwatt.evaluate.examine import teacher_scores
+from halfwatt.evaluate.examine import parity_beside, teacher_scores
 from halfwatt.evaluate.records import (
     GateCheck,
     TeacherScore,
@@ -35,10 +39,13 @@ from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
 from halfwatt.formats.gguf_given import as_transformers_loads
 from halfwatt.formats.transformers_folder import TransformersFolder
 from halfwatt.meters.base import MeterInfo
+from halfwatt.meters.cost import Cost
+from halfwatt.models.lineage import read_origin
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 from halfwatt.search.build import AS_GIVEN, build_artifact, build_given
 from halfwatt.search.build_process import BuildRequest, build_in_process
+from halfwatt.search.job import Job
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.operating_points import PLAIN_KV_BITS, by_batches, by_caches, by_guesses, by_threads
 from halfwatt.search.trial import Served
@@ -72,10 +79,19 @@ def build(lab: Lab, order: BuildOrder) -> BuildOutcome:
     lab.say(f"{order.name}: building it")
     steps = from_toml(order.recipe, "the search's recipe").steps if order.recipe else ()
     try:
-        with lab.store.cost.aside() if any(step.trains for step in steps) else nullcontext():  # it counts its own cost
-            return BuildOutcome(_build(lab, Recipe(order.name, steps), order))
+        learns = any(step.trains for step in steps)
+        with lab.store.cost.training() if learns else nullcontext(list[Cost]()) as trained:
+            artifact = _build(lab, Recipe(order.name, steps), order)
+            trained += artifact.spent[_trainings_before(lab.job, steps) :]
+            return BuildOutcome(artifact)
     except (BadInput, ChildDied, TrainingDiverged) as error:
         return BuildOutcome(None, str(error))
+
+
+def _trainings_before(job: Job, steps: Sequence[Step]) -> int:
+    """Of the original and of the models that are adopted, whose cost stands in the artifact too."""
+    adopted = [read_origin(Path(step.folder)) for step in steps if isinstance(step, Adopt)]
+    return len(job.model.spent) + sum(len(origin.spent) for origin in adopted if origin)
 
 
 def _build(lab: Lab, recipe: Recipe, order: BuildOrder) -> Artifact:
@@ -131,7 +147,7 @@ class Screening:
 
 
 def screen(lab: Lab, order: ScreenOrder) -> Screening:
-    """Give up what cannot beat the best so far, or fails the gate's G1 or G2 whatever its replies say."""
+    """Give up what cannot beat the best so far, or fails the gate's G0, G1 or G2 whatever its replies say."""
     candidate, best = order.candidate, order.best
     if (reads := _reads_too_much(order)) is not None:
         lab.say(f"{candidate.name}: {reads}")
@@ -140,11 +156,11 @@ def screen(lab: Lab, order: ScreenOrder) -> Screening:
     if best is not None and look is not None and look.saving is not None and order.hope * look.saving.hi < best.lo:
         reason, over = f"saves {_in_words(look.saving)} where the best so far saves {_in_words(best)}", gate.NOT_PASSED
     else:
-        checks = _likelihood_checks(lab, order) if order.likelihood else []
-        failed = [check for check in checks if check.verdict == "FAIL"]
+        failed = _failed_checks(lab, order) if order.likelihood else []
         if not failed:
             return look or Screening((), None)
         reason = "; ".join(f"{c.layer} {c.name} is {_in_words(c.estimate)}, {c.margin}" for c in failed if c.estimate)
+        reason = reason or f"G0: {failed[0].detail}"
         over = gate.missed(failed)
     lab.say(f"{candidate.name}: {reason}")
     return replace(look or _first_look(lab, order), reason=reason, over=over)  # a search learns from what fails too
@@ -166,15 +182,18 @@ def _reads_too_much(order: ScreenOrder) -> str | None:
     return f"reads {fewer:.3g} times fewer bytes a token where the best so far saves {_in_words(order.best)}"
 
 
-def _likelihood_checks(lab: Lab, order: ScreenOrder) -> list[GateCheck]:
-    """G1 and G2, on as many dialogues as they need."""
-    scores: tuple[TeacherScore, ...] = ()
+def _failed_checks(lab: Lab, order: ScreenOrder) -> list[GateCheck]:
+    """Of G0, without which no likelihood means anything; or of G1 and G2, on as many dialogues as they need."""
+    own = parity_beside(lab.spec(order.candidate), lab.workload)
+    checks, scores = gate.integrity_checks(own, order.margins), tuple[TeacherScore, ...]()
+    if unequal := [check for check in checks if check.verdict == "FAIL"]:
+        return unequal
     for part in lab.parts():
         scores += likelihoods(part, order.reference, order.candidate)
         checks = gate.teacher_checks(scores, order.margins)
         if gate.overall_verdict([check.verdict for check in checks]) != "INCONCLUSIVE":
             break
-    return checks
+    return [check for check in checks if check.verdict == "FAIL"]
 
 
 def _in_words(e: Estimate) -> str:

@@ -107,7 +107,7 @@ class TrialStore:
 
     def outcome_of_recipe(self, recipe: str) -> TrialOutcome | None:
         """What a recipe of this name came to, where it was tried before; disqualified ones too."""
-        kept = (t for t in self._ended() if t.user_attrs.get(RECIPE) == recipe and _JOULES in t.user_attrs)
+        kept = (trial for trial in self.finished() if trial.user_attrs.get(RECIPE) == recipe)
         return next(map(outcome_of, kept), None)
 
     def waiting(self) -> list[FixedTrial]:
@@ -128,6 +128,10 @@ class TrialStore:
     def completed(self) -> list[FrozenTrial]:
         """Trials with a cost, those that break the constraint too, in the order in which they were begun."""
         return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def finished(self) -> list[FrozenTrial]:
+        """Trials that came to their end: `completed` ones, and those that were disqualified."""
+        return [trial for trial in self._ended() if _JOULES in trial.user_attrs]
 
     def best(self) -> FrozenTrial | None:
         """The cheapest trial that keeps the constraint; None = there is none."""
