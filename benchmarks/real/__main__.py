@@ -91,6 +91,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def beside_peers(args: argparse.Namespace, settings: RunSettings, result: Result) -> list[dict[str, Any]]:
     """A row for each peer, B1 and the winner, of one interleaved run on the sealed split."""
+    b1 = result.baselines.B1.artifact
+    assert b1 is not None
+    assert "as given" not in b1.precision, "B1 is the file as given, and peers are made of its 16-bit form: --alone"
     traffic = splits(args.model, args.dialogues, settings)
     with locked(args.out), turn("cpu", say), closing(instruments("cpu")) as tools:
         model = load_model(args.model, settings.access)
@@ -166,6 +169,7 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
         "judge": args.judge and Path(args.judge).stem,
         "verdict": result.claim.verdict,
         "winner": result.claim.about,
+        "delivered": result.winner,
         "plan": [] if result.plan is None else result.plan.lines,
         "cpu_s_ratio_vs_B1": plain(result.claim.cpu_s_ratio_vs_B1),
         "cpu_s_ratio_vs_B0": plain(result.claim.cpu_s_ratio_vs_B0),
@@ -221,14 +225,15 @@ def peers_table(row: dict[str, Any]) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    peer = row["counted_vs_best_peer"]
+    peer, name = row["counted_vs_best_peer"], row["best_peer"]
+    beside = f"{number(peer, 1, 'x')} ({name})" if peer else name or "none passes"
     return [
         row["original"],
         row["traffic"],
         f"{row['budget_s'] / 60:.0f} min",
         number(row["cpu_s_ratio_vs_B1"], 1, "x"),
         *(number(row[part], 1, "x") for part in ("of_it_a_token", "of_it_by_fewer_tokens", "counted")),
-        f"{number(peer, 1, 'x')} ({row['best_peer']})" if peer else "none passes" if row["peers"] else "not asked",
+        beside if row["peers"] else "not asked",
         row["verdict"],
     ]
 

@@ -46,7 +46,7 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["optimize", "demo", "again"], "Got unexpected again"),
         (["optimize", "demo", "--budget", "soon"], "type --budget 10m"),
         (["verify", "no-such.json"], "no such file"),
-        (["measure", "demo", "-d", "no-such.jsonl"], '"no-such.jsonl" does not exist'),
+        (["measure", "demo", "-d", "no-such.jsonl"], "there is no file no-such.jsonl"),
         (["optimize", "demo", "--recipe", "no-such.toml"], '"no-such.toml" does not exist'),
     ],
 )
@@ -85,6 +85,12 @@ def test_a_few_faulty_dialogues_are_left_out_on_request(tmp_path: Path) -> None:
     refused = halfwatt("plan", "demo", "--hardware", "m2", "-d", chats)
     assert (refused.returncode, "chats.jsonl:121" in refused.stderr) == (2, True)
     assert halfwatt("plan", "demo", "--hardware", "m2", "-d", chats, "--skip-bad").returncode == 0
+
+
+def test_the_demos_dialogues_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `make smollm2` names them."""
+    assert run(["plan", "demo", "--hardware", "m2", "-d", "demo"], hasty_optimize.SETTINGS) == 0
+    assert "int4 + int8 head" in capsys.readouterr().out
 
 
 def test_flags_change_what_the_caller_settled_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

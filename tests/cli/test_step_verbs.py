@@ -122,6 +122,20 @@ def test_a_step_writes_a_folder_that_the_next_step_takes(tmp_path: Path) -> None
     assert refused.stderr.count("\n") == 1
 
 
+def test_what_another_run_left_is_not_gone_on_with(tmp_path: Path) -> None:
+    """Other flags, another teacher or other chats are another run, whose weights would be taken for this one's."""
+    model, chats = tiny.folder(tmp_path, "llama"), taught.chats(tmp_path, taught.dialogues()[:20])
+    line: list[str | Path] = ["distil", model, "-d", chats, "--epochs", "0.1", "-o", tmp_path / "out"]
+    left = tmp_path / ".out.training" / "0123456789ab"
+    left.mkdir(parents=True)
+    refused = halfwatt(*line)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "an interrupted run with other settings" in refused.stderr
+    assert left.exists()
+    left.rmdir()
+    assert halfwatt(*line).returncode == 0
+
+
 @pytest.mark.parametrize("kind", [("labels",), ("logits", "--cached", "8", "--temperature", "1")])
 def test_two_processes_teach_what_one_does(kind: tuple[str, ...], tmp_path: Path) -> None:
     """They share the rows and the teacher's questions; the first one writes, and says what both took."""

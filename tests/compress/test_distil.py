@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -139,6 +140,13 @@ def test_without_an_original_or_with_another_vocabulary_it_is_refused(teacher: C
     other = replace(teacher, network=tiny.network("llama", vocab_size=512))
     with pytest.raises(BadInput, match="same vocabulary"):
         Distil().apply(teacher, StepContext(dialogues=DIALOGUES, original=other))
+
+
+def test_a_teacher_of_other_words_is_refused_though_it_has_as_many(teacher: ChatModel, pruned: ChatModel) -> None:
+    other = SimpleNamespace(hf=SimpleNamespace(convert_ids_to_tokens=lambda token: f"word {token}"))
+    deaf = replace(teacher, tokenizer=other)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="as many tokens, but not the same"):
+        Distil().apply(pruned, StepContext(dialogues=DIALOGUES, original=deaf))
 
 
 def test_what_cannot_be_is_said_before_any_work(teacher: ChatModel) -> None:

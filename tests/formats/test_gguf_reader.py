@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.quantize.quantize import Quantize
@@ -19,8 +22,11 @@ from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.formats.gguf import Gguf
 from halfwatt.formats.gguf_file import GgufFile
+from halfwatt.formats.gguf_given import is_gguf
+from halfwatt.formats.registry import load_model
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.grid import GridTensor
+from halfwatt.models.sampling import read_sampling
 from tests.support import tiny_models as tiny
 
 SAID = tuple(
@@ -105,6 +111,47 @@ def test_types_are_read_as_they_are_stored(original: ChatModel, tmp_path: Path) 
     back = Gguf().read(written(four, tmp_path / "4"), Access(dtype="fp32"))
     state = four.network.state_dict()
     assert all(torch.equal(values, state[name]) for name, values in back.network.state_dict().items())
+
+
+def test_our_own_file_is_what_runs_and_keeps_what_gguf_has_no_room_for(tmp_path: Path) -> None:
+    """As the original of another search: B1 may be the file, its words and its settings are as they were."""
+    settings = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "no_repeat_ngram_size": 3}
+    drawn = load(tiny.folder(tmp_path / "model", generation=settings))
+    words = Split(Regex(r"\p{L}+|[^\p{L}]"), "isolated")  # which llama.cpp has no name for
+    odd = tiny.tokenizer(pre_tokenizer=Sequence([words, ByteLevel(add_prefix_space=False, use_regex=False)]))
+    odd.save_pretrained(tmp_path / "odd")
+    shutil.copy(tmp_path / "odd" / "tokenizer.json", drawn.source)
+    drawn = load(drawn.source)
+    folder = written(drawn, tmp_path / "artifact").parent
+    for name in (folder, folder / "model.gguf"):
+        back = load_model(str(name), Access())
+        assert is_gguf(back)
+        assert back.generation == drawn.generation
+        text = tiny.SENTENCES[0] + " 7:30 pm!"
+        assert back.tokenizer.encode(text) == drawn.tokenizer.encode(text)
+    back.save(tmp_path / "saved")
+    assert read_sampling(tmp_path / "saved") == drawn.generation
+
+
+def test_norms_that_are_stored_with_one_added_lose_nothing(tmp_path: Path) -> None:
+    model = load(tiny.folder(tmp_path, "gemma3_text"))
+    norm = dict(model.network.named_parameters())["model.norm.weight"]
+    with torch.no_grad():
+        norm.copy_(torch.linspace(-0.01, 0.01, len(norm)))
+    back = Gguf().read(written(model, tmp_path / "a"), Access(dtype="bf16"))
+    assert torch.allclose(back.network.state_dict()["model.norm.weight"].float(), norm, rtol=0.01, atol=1e-6)
+
+
+def test_a_factor_of_positions_without_a_kind_is_linear(original: ChatModel, tmp_path: Path) -> None:
+    """llama.cpp's default; the older key too."""
+    file = written(original, tmp_path / "a")
+    files = (
+        edited(file, tmp_path / "new.gguf", llama__rope__scaling__factor=4),
+        edited(file, tmp_path / "old.gguf", llama__rope__scale_linear=4),
+    )
+    for each in files:
+        rope = Gguf().read(each, Access()).network.config.rope_parameters
+        assert (rope["rope_type"], rope["factor"]) == ("linear", 4.0)
 
 
 def test_a_template_from_outside_names_the_stop_token(original: ChatModel, tmp_path: Path) -> None:

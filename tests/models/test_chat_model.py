@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 import halfwatt
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.quantize.quantize import Quantize
+from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue, Message
@@ -224,6 +225,11 @@ def test_a_config_that_warns_is_saved_back(tmp_path: Path) -> None:
     model = chat_model.load(tiny.folder(tmp_path, generation={"temperature": 0.6, "top_p": 0.9}))
     model.save(tmp_path / "saved")
     assert json.loads((tmp_path / "saved/generation_config.json").read_text())["eos_token_id"] == [2, 3]
+    trimmed = Trim(1.0).apply(model, StepContext(dialogues=tiny.dialogues()))
+    trimmed.save(tmp_path / "trimmed")
+    kept = json.loads((tmp_path / "trimmed/generation_config.json").read_text())
+    assert (kept["temperature"], kept["top_p"], "do_sample" in kept) == (0.6, 0.9, False)
+    assert kept["eos_token_id"] == list(trimmed.tokenizer.eos_ids)
 
 
 def test_padded_embeddings_are_fine(tmp_path: Path) -> None:

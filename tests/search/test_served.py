@@ -11,7 +11,7 @@ import pytest
 import halfwatt as hw
 from halfwatt.api import verbs
 from halfwatt.core.errors import ModelError
-from halfwatt.core.settings import Access, RunSettings
+from halfwatt.core.settings import Access, RunSettings, RuntimeChoice
 from halfwatt.evaluate.energy_protocol import Arm
 from halfwatt.formats.gguf import Gguf
 from halfwatt.formats.registry import load_model
@@ -45,7 +45,8 @@ def test_what_is_written_anew_of_a_file_is_proved_and_the_file_itself_need_not_b
     folder = tiny.folder(tmp_path / "model")
     file = Gguf().write(load_model(str(folder), Access()), tmp_path / "f16").path / "model.gguf"
     given = file.rename(tmp_path / "given.gguf")
-    for runtime, compared in (("llamacpp", True), ("auto", False)):
+    runtimes: tuple[tuple[RuntimeChoice, bool], ...] = ("llamacpp", True), ("auto", False)
+    for runtime, compared in runtimes:
         spec = served(str(given), SETTINGS, tmp_path / runtime, runtime, tiny.dialogues())
         assert spec.artifact.parity is not None
         assert (spec.artifact.parity.kl_max > 0) == compared

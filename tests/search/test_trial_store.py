@@ -168,6 +168,14 @@ def test_two_workers_share_what_they_find(where: str) -> None:
     assert len({t.number for t in done}) == len(done)
 
 
+def test_what_the_first_worker_says_holds_for_all(tmp_path: Path) -> None:
+    """Else each would plan by its own paces, and one's lessons be no lessons of the other's."""
+    first, second = (TrialStore(tmp_path / "journal", "shared") for _ in range(2))
+    assert first.agreed("plan", "one") == "one"
+    assert second.agreed("plan", "two") == "one"
+    assert first.agreed("plan", "three") == "one"
+
+
 def test_a_silent_worker_of_another_host_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = TrialStore(tmp_path / "journal", "a")
     monkeypatch.setattr(trial_store, "_me", lambda: ["elsewhere", 1])

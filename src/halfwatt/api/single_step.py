@@ -53,11 +53,14 @@ def transform(
         lessons = dialogue_set(model, dialogues, "train", settings).dialogues
         before = load_model(model, settings.access)
         original = before if teacher is None else load_model(str(teacher), settings.access)
-        after = apply_step(
-            step,
-            before,
-            replace(context, dialogues=lessons, original=original, asking=asking(original, settings.access.device)),
+        context = replace(context, dialogues=lessons, original=original)
+        about = Recipe("", (step,)).fingerprint(f"{before.sha256} {original.sha256}", context.fingerprint)
+        context = replace(
+            context,
+            checkpoints=_own(context.checkpoints, about),
+            asking=asking(original, settings.access.device),
         )
+        after = apply_step(step, before, context)
         if workers.first:
             after.save(out)
     if not workers.first:
@@ -103,6 +106,16 @@ def _quantized(
         return apply_recipe(original, Recipe("quantized", (step,)), context), proof
     require(step, original)
     return step.integers(original, context), proof
+
+
+def _own(work: Path | None, about: str) -> Path | None:
+    """Where this very run's checkpoints are. Raises BadInput where another run's are."""
+    if work is None:
+        return None
+    if any(path.is_dir() and path.name != about for path in work.glob("*")):
+        what = f"{work} holds an interrupted run with other settings, models or dialogues"
+        raise BadInput(what, hint="give the same again to go on with it, remove it, or choose another -o folder")
+    return work / about
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class SearchFlags(SearchSettings):
     budget: Annotated[Budget | None, Hidden] = None
     candidates: Annotated[tuple[Path, ...], Parameter(name="--candidate")] = ()
     recipe: ExistingFile | None = None
-    outside: ExistingFile | None = None
+    outside: Path | None = None
 
 
 @flags
@@ -135,8 +135,9 @@ class Talk(Common):
 class Reading(Common):
     """Of verbs that read dialogues."""
 
-    dialogues: Annotated[ExistingFile | None, Parameter(alias="-d")] = None
-    """Chats: messages JSONL (.gz too), ShareGPT, Alpaca or prompt and reply; docs/dialogues.md."""
+    dialogues: Annotated[Path | None, Parameter(alias="-d")] = None
+    """Chats: messages JSONL (.gz too), ShareGPT, Alpaca or prompt and reply, a dataset folder, or demo, the demo's own;
+    docs/dialogues.md."""
     skip_bad: bool = False
     """Leave out faulty dialogues, at most 1 % of all, and say which."""
     ignore: tuple[str, ...] = ()

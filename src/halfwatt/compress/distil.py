@@ -36,6 +36,7 @@ from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.meters.cost import Cost, CostMeter
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.thinking import answer_of
+from halfwatt.models.tokenizer import ChatTokenizer
 
 Kind = Literal["labels", "logits", "sequence", "on_policy", "together"]
 Divergence = Literal["forward_kl", "reverse_kl", "skewed_kl", "skewed_reverse_kl", "jsd"]
@@ -135,6 +136,16 @@ def _asked(original: ChatModel, context: StepContext) -> AbstractContextManager[
     return context.asking(original.tokenizer)
 
 
+def _require_same_words(student: ChatTokenizer, teacher: ChatTokenizer, rows: Sequence[Row]) -> None:
+    """A teacher that reads the same ids as other words would teach nonsense. Raises BadInput where it does."""
+    used = sorted({token for row in rows for token in row.ids})
+    pairs = ((student.hf.convert_ids_to_tokens(token), teacher.hf.convert_ids_to_tokens(token)) for token in used)
+    if (other := next((pair for pair in pairs if pair[0] != pair[1]), None)) is not None:
+        own, theirs = map(repr, other)
+        what = "teacher and student have as many tokens, but not the same"
+        raise BadInput(what, got=f"{own} is the teacher's {theirs}", hint="trim both by the same dialogues")
+
+
 @dataclass(frozen=True, slots=True)
 class Distil(Step):
     """Learn from the original."""
@@ -210,6 +221,7 @@ class Distil(Step):
         learner = replace(model, network=student)
         longest = min(self.longest, model.context)
         rows = encode_rows(dialogues, model.tokenizer, longest, context.settings.progress)
+        _require_same_words(model.tokenizer, original.tokenizer, rows)
         settings = TrainingSettings(self.lr, max(1.0, self.epochs), self.batch_tokens, horizon=self.horizon)
         if self.kind == "together":
             pair = _Pair(Predictor(student), Predictor(teacher.float()))

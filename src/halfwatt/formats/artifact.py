@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from halfwatt.core.errors import ModelError, first_line
 from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import from_json, to_json
 from halfwatt.meters.cost import Cost
@@ -62,13 +63,26 @@ ARTIFACT, GGUF_FILE, DRAFT_FILE = "artifact.json", "model.gguf", "draft.safetens
 """Names in an artifact's folder: its record, its weights where they are GGUF, its table of drafts."""
 
 
+def settings_folder(source: Path) -> Path:
+    """Where a model's own settings stand: in its folder, or in the artifact's that its file belongs to; beside a file
+    that a user gave there are none."""
+    return source.parent if source.name == GGUF_FILE and (source.parent / ARTIFACT).exists() else source
+
+
 def write_artifact(artifact: Artifact, folder: Path) -> None:
     """Write the record into the artifact's folder, or into the one that will become it."""
     write_atomic(folder / ARTIFACT, to_json(artifact).encode())
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """The artifact in ``folder``, wherever the folder was moved to."""
-    artifact = from_json((folder / ARTIFACT).read_bytes(), Artifact)
+    """The artifact in ``folder``, wherever the folder was moved to.
+
+    Raises:
+        ModelError: the record is damaged, or another program's.
+    """
+    try:
+        artifact = from_json((folder / ARTIFACT).read_bytes(), Artifact)
+    except ValueError as error:
+        raise ModelError(f"{folder / ARTIFACT} is not what halfwatt wrote", got=first_line(error)) from error
     holds_model = (folder / GGUF_FILE).exists() or (folder / "config.json").exists()
     return replace(artifact, path=folder) if holds_model else artifact

@@ -17,13 +17,13 @@ import gguf
 import torch
 import transformers
 from gguf import GGMLQuantizationType as Type
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from halfwatt.core.errors import ModelError, first_line
 from halfwatt.core.files import sha256_file
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import first_faults
-from halfwatt.formats.artifact import ARTIFACT, read_artifact
+from halfwatt.formats.artifact import read_artifact, settings_folder
 from halfwatt.formats.gguf_file import GRIDS, GgufFile, held_by_f16
 from halfwatt.formats.gguf_vocabulary import read_tokenizer
 from halfwatt.models import model_folder
@@ -34,7 +34,7 @@ from halfwatt.models.chat_model import ChatModel, quiet, torch_dtype
 from halfwatt.models.grid import GridTensor
 from halfwatt.models.sampling import read_sampling
 from halfwatt.models.template_sandbox import probe
-from halfwatt.models.tokenizer import from_pretrained, read_template
+from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained, read_json, read_template
 from halfwatt.models.weights import weights
 
 _FLOATS = {Type.BF16: torch.bfloat16, Type.F32: torch.float32}
@@ -106,26 +106,29 @@ def read_gguf(path: Path, access: Access) -> ChatModel:
     """
     file = GgufFile.open(path)
     text = None if access.chat_template is None else read_template(access.chat_template)
-    tokenizer = read_tokenizer(file.entries, path, text)
+    own = settings_folder(path.absolute())
+    ours = own if own.is_dir() else None  # beside our own file stands what GGUF has no room for
+    tokenizer = read_tokenizer(file.entries, path, text) if ours is None else ChatTokenizer.load(ours, text)
     probe(tokenizer.template, tokenizer.hf.special_tokens_map)
     reason, given = "", cast(Mapping[str, GridTensor], {})
     try:
         if access.run_only:
             raise Unopenable("it is to be run only")
-        own, config = family(file)
-        network, given = _network(file, own, config, torch_dtype(access.dtype) or _dtype(file))
+        network, given = _network(file, *family(file), torch_dtype(access.dtype) or _dtype(file))
     except Unopenable as error:
         reason, network = str(error), _outline(file, tokenizer.vocab_size)
     if (rows := network.config.vocab_size) < tokenizer.vocab_size:
         raise ModelError(f"{path} has more tokens than embeddings", got=f"{tokenizer.vocab_size} tokens, {rows} rows")
+    if ours is not None:
+        with quiet():
+            network.generation_config = GenerationConfig.from_dict(read_json(ours / "generation_config.json"))
     network.config.eos_token_id = network.generation_config.eos_token_id = list(tokenizer.eos_ids)
-    ours = path.parent if (path.parent / ARTIFACT).exists() else None  # then its own settings stand beside it
     return ChatModel(
         network=network,
         tokenizer=tokenizer,
         generation=read_sampling(ours or path),
         lineage=tuple(file.entries.get("halfwatt.lineage", (f"loaded from {path.name}",))),
-        source=(ours or path).absolute(),
+        source=path.absolute(),
         sha256=hashlib.sha256(f"{sha256_file(path)}{text or ''}".encode()).hexdigest(),
         spent=() if ours is None else read_artifact(ours).spent,
         given=given,
@@ -169,7 +172,9 @@ def _network(
     _check_complete(file, {where[name].tensor: shape for name, shape in shapes.items()}, own.gguf_tensors(config))
     state, faults = dict[str, torch.Tensor](), list[str]()
     for name, place in where.items():
-        values = own.values_of_gguf(name, _in_our_order(file.stored[place.tensor].values(dtype), place.placement.rows))
+        stored = file.stored[place.tensor]
+        exact = stored.values(torch.float32 if len(stored.shape) == 1 else dtype)  # a norm may be stored with 1 added
+        values = own.values_of_gguf(name, _in_our_order(exact, place.placement.rows)).to(dtype)
         faults += model_folder.faults(place.tensor, values, may_be_zero=own.may_be_zero(name))
         state[name] = values.T.contiguous() if name in transposed else values
     if faults:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from halfwatt.core.errors import BadInput, EnvironmentFault, ModelError, first_line
@@ -143,11 +143,16 @@ def _assemble(
 
 def write(model: ChatModel, folder: Path) -> None:
     """The files of `ChatModel.save`, into a folder that exists."""
-    with quiet():
-        model.network.save_pretrained(folder)
+    path, generation = folder / "generation_config.json", model.network.generation_config
+    model.network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # its own may only be read
+    try:
+        with quiet():
+            model.network.save_pretrained(folder)
+    finally:
+        model.network.generation_config = generation
+    generation.to_json_file(path, use_diff=True, keys_to_pop=["compile_config"])
     _for_transformers_4(folder / "config.json", model.architecture)
-    path = folder / "generation_config.json"
-    entries = read_json(path) if path.exists() else {}
+    entries = read_json(path)
     entries |= {"eos_token_id": list(model.tokenizer.eos_ids), "pad_token_id": model.tokenizer.pad_id}
     path.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     model.tokenizer.save(folder)

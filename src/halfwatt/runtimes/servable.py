@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from halfwatt.core.errors import ModelError, first_line
 from halfwatt.core.files import write_atomic
 from halfwatt.core.json_records import from_json, to_json
 from halfwatt.core.settings import Access, RuntimeChoice
@@ -19,9 +20,16 @@ OPERATING_POINT = "operating_point.json"
 
 
 def read_operating_point(folder: Path) -> OperatingPoint:
-    """The operating point stored beside the artifact; the runtime's defaults when there is none."""
+    """The operating point stored beside the artifact; the runtime's defaults when there is none.
+
+    Raises:
+        ModelError: it is damaged.
+    """
     path = folder / OPERATING_POINT
-    return from_json(path.read_bytes(), OperatingPoint) if path.exists() else OperatingPoint()
+    try:
+        return from_json(path.read_bytes(), OperatingPoint) if path.exists() else OperatingPoint()
+    except ValueError as error:
+        raise ModelError(f"{path} is not what halfwatt wrote", got=first_line(error)) from error
 
 
 def write_operating_point(folder: Path, at: OperatingPoint) -> None:

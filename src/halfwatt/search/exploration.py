@@ -12,7 +12,7 @@ from statistics import fmean
 from halfwatt.compress.recipe import Recipe
 from halfwatt.compress.search_ranges import Chooser
 from halfwatt.core.files import write_atomic
-from halfwatt.core.json_records import to_json
+from halfwatt.core.json_records import from_json, to_json
 from halfwatt.core.settings import Budget
 from halfwatt.search.budget import is_spent, repays
 from halfwatt.search.candidate import CandidateResult, Rivals, stored_name, try_candidate
@@ -122,15 +122,18 @@ def search_recipes(lab: Lab, reference: Contender, plan: TeachingPlan | None = N
     job, budget = lab.job, lab.job.settings.search.budget
     if budget is None:
         return []
-    assessor, curriculum = Assessor(lab, reference), Curriculum() if plan is None else plan.curriculum
-    space = Space.of(job.model, job.adopted, job.train is not None, curriculum)
-    if space.empty:
-        return []
+    assessor, own = Assessor(lab, reference), Curriculum() if plan is None else plan.curriculum
 
     def tried_here(recipe: Recipe) -> bool:
         return lab.store.has(stored_name(recipe))
 
     with closing(_open_trials(job)) as trials:
+        curriculum = from_json(trials.agreed("curriculum", to_json(own)).encode(), Curriculum)
+        if curriculum != own:
+            lab.say("students are taught by the plan of the worker that began this search")
+        space = Space.of(job.model, job.adopted, job.train is not None, curriculum)
+        if space.empty:
+            return []
         for decisions in space.first():
             trials.enqueue(decisions)
         assessor.remember([recipe for recipe in finished_recipes(trials, space.recipe) if tried_here(recipe)])

@@ -120,6 +120,12 @@ class TrialStore:
         self._recover()
         return any(0 < trial.user_attrs.get(_AGAIN, 0) <= MOST_AGAIN for trial in self.waiting())
 
+    def agreed(self, name: str, own: str) -> str:
+        """What all workers of this search go by: what the first of them said."""
+        if name not in self._study.user_attrs:
+            self._study.set_user_attr(name, own)
+        return str(self._study.user_attrs[name])
+
     def note_ahead(self, recipes: Sequence[str], seconds: float) -> None:
         """Part of what these recipes' trials take was done before them, in so many seconds together."""
         each = {recipe: seconds / len(recipes) for recipe in recipes}

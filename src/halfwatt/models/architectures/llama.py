@@ -75,13 +75,13 @@ class LlamaLike(Architecture):
             return None  # Qwen2's, see there
         if (entries := super().gguf_config(name, keys, tensors)) is None:
             return None
-        heads, rope = keys["attention.head_count"], {"rope_type": keys.get("rope.scaling.type", "default")}
+        heads, rope = keys["attention.head_count"], dict[str, Any](rope_type=_scaling_of(keys))
         size = keys.get("attention.key_length", keys["embedding_length"] // heads)
         rope["rope_theta"] = keys.get("rope.freq_base", 1e4)
         if rope["rope_type"] in ("none", "default"):
             rope["rope_type"] = "default"
         else:
-            rope["factor"] = keys["rope.scaling.factor"]
+            rope["factor"] = _factor_of(keys)
         if rope["rope_type"] == "yarn":
             rope |= _yarn_rope(keys)
         if (turned := keys.get("rope.dimension_count", size)) != size:
@@ -148,6 +148,16 @@ def _llama3_rope(divisors: torch.Tensor, theta: float) -> dict[str, Any]:
         "high_freq_factor": high,
         "original_max_position_embeddings": trained,
     }
+
+
+def _factor_of(keys: Mapping[str, Any]) -> float:
+    """By which positions are scaled; under the key of 2023 too. 1 = they are not."""
+    return float(keys.get("rope.scaling.factor") or keys.get("rope.scale_linear") or 1.0)
+
+
+def _scaling_of(keys: Mapping[str, Any]) -> str:
+    """llama.cpp's default is linear, which is none where nothing is scaled."""
+    return str(keys.get("rope.scaling.type", "default" if _factor_of(keys) == 1.0 else "linear"))
 
 
 def _yarn_problems(rope: Mapping[str, Any]) -> list[str]:
