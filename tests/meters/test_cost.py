@@ -57,7 +57,7 @@ def test_a_run_adds_up_its_sittings_without_what_is_aside(tmp_path: Path) -> Non
     with first.training():  # that came to nothing
         pass
     with first.training() as trained:
-        trained.append(Cost(joules=1000.0))  # most of it in an earlier sitting
+        trained += [Cost(joules=6.0), Cost(joules=1000.0)]  # one that is known; most of the other in another sitting
     first.note()
     assert first.total().joules == 74.0
     second = RunCost(tmp_path)

@@ -11,7 +11,9 @@ import pytest
 
 from halfwatt.evaluate import gate
 from halfwatt.evaluate.records import Fit, GateCheck, QualityInputs, QualityReport, ScoredReply, Verdict
+from halfwatt.evaluate.replies import shard_size
 from halfwatt.evaluate.requests import ReplyRequest, Workload
+from halfwatt.search import judgement
 from halfwatt.search.judgement import FitOrder, JudgeOrder, RepliesOrder, all_reference_replies, judge
 from halfwatt.search.lab import Contender, Lab
 from tests.search.conftest import Ground
@@ -130,7 +132,8 @@ def test_the_references_replies_are_kept_a_part_at_a_time(
     ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A public model that never stops takes an hour for the sealed split: a killed run goes on within it."""
-    monkeypatch.setattr("halfwatt.search.judgement._PART", 4)
+    monkeypatch.setattr("halfwatt.search.judgement.shard_size", lambda _: 2)
+    monkeypatch.setattr("halfwatt.search.judgement.cores", lambda: 2)
     asked = list[tuple[int, int]]()
 
     def answer(order: RepliesOrder) -> tuple[ScoredReply, ...]:
@@ -145,13 +148,23 @@ def test_the_references_replies_are_kept_a_part_at_a_time(
     assert asked == [(0, 4), (4, 8), (8, 12)]
 
 
+@pytest.mark.parametrize("dialogues", [5, 100, 600, 945, 2000])
+def test_parts_are_whole_shards(dialogues: int) -> None:
+    part = judgement._part(dialogues)
+    assert part == dialogues or part % shard_size(dialogues) == 0
+
+
 def test_the_parts_ask_what_the_whole_would(ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seeds of sampled replies hang on a dialogue's place in the whole, by which the candidate is asked."""
-    monkeypatch.setattr("halfwatt.search.judgement._PART", 4)
+    monkeypatch.setattr("halfwatt.search.judgement.shard_size", lambda _: 2)
+    monkeypatch.setattr("halfwatt.search.judgement.cores", lambda: 2)
     asked = list[ReplyRequest]()
 
-    def generated(_: object, requests: Sequence[Sequence[ReplyRequest]], *__: object) -> tuple[ScoredReply, ...]:
+    def generated(
+        _: object, requests: Sequence[Sequence[ReplyRequest]], *__: object, size: int
+    ) -> tuple[ScoredReply, ...]:
         asked.extend(chain.from_iterable(requests))
+        assert size == 2, "shards as of the whole, which the candidate's are"
         return ()
 
     monkeypatch.setattr("halfwatt.search.judgement.generate_replies", generated)

@@ -113,7 +113,7 @@ def _own(work: Path | None, about: str) -> Path | None:
     if work is None:
         return None
     if any(path.is_dir() and path.name != about for path in work.glob("*")):
-        what = f"{work} holds an interrupted run with other settings, models or dialogues"
+        what = f"{work} holds an interrupted run with other settings, models or dialogues, or of another version"
         raise BadInput(what, hint="give the same again to go on with it, remove it, or choose another -o folder")
     return work / about
 

@@ -28,6 +28,7 @@ from halfwatt.evaluate.energy_protocol import measure as run_protocol
 from halfwatt.evaluate.examine import Yardstick, examine
 from halfwatt.evaluate.gate import judge
 from halfwatt.evaluate.requests import ChatFormat, Workload, make_workload
+from halfwatt.formats.artifact import home_of
 from halfwatt.formats.registry import load_model
 from halfwatt.models.access import model_source
 from halfwatt.models.chat_model import ChatModel, outline
@@ -100,10 +101,11 @@ def optimize(
     Raises:
         BadInput: unusable input. RunLocked: ``out`` is in use. EnvironmentFault: nothing could be measured here.
     """
-    name = str(model.source if isinstance(model, ChatModel) else model)
+    name = str(home_of(model.source) if isinstance(model, ChatModel) else model)
     settings, folder = _for_search(name, max_loss, budget, settings or RunSettings()), Path(out)
     with locked(folder), workplace(settings) as (settings, _, tools):
         parts, search = splits(name, dialogues, settings), settings.search
+        outside = outside_dialogues(dialogues, settings)
         ladder = default_recipes() if search.budget is None else ()  # a search takes its place
         job = Job(
             model=model if isinstance(model, ChatModel) else load_model(name, settings.access),
@@ -113,7 +115,7 @@ def optimize(
             tools=tools,
             settings=settings,
             train=parts["train"],
-            outside=outside_dialogues(dialogues, settings),
+            outside=outside,
             recipes=ladder if search.recipe is None else (read_recipe(search.recipe),),
             name=None if isinstance(model, ChatModel) or search.budget is None else name,
         )

@@ -20,7 +20,7 @@ from halfwatt.runtimes.base import Reply
 from halfwatt.runtimes.serving_pool import in_processes
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 
-LEAST, MOST = 8, 128  # dialogues that a process is handed at a time: in fours, so that two or four end together
+LEAST, MOST = 8, 128  # dialogues that a process is handed at a time: a quarter, so that two or four end together
 AT_ONCE = 16  # replies that it makes together, at most
 CACHE_B = 2**30  # of their KV caches, with so many tokens each
 CACHE_TOKENS = 1024
@@ -33,19 +33,20 @@ def generate_replies(
     label: str = "replies",
     *,
     threads: int = 1,
+    size: int | None = None,
 ) -> tuple[ScoredReply, ...]:
     """Answer every request; the result is in their order, whichever process answered.
 
     Args:
         requests: per dialogue, as `Workload.requests` gives them.
         threads: of each process; one each is fastest, unless a runtime is at its worst there.
+        size: dialogues of a shard; None = `shard_size` of them all.
     """
     batch = min(AT_ONCE, max(1, CACHE_B // (CACHE_TOKENS * max(1, spec.artifact.kv_b_per_token))))
     if spec.command:  # another program's, which may answer no two at once
         batch = 1
     at = replace(spec.at, threads=threads, threads_prefill=threads, batch=batch, speculation=None)
-    fours = max(1, math.ceil(len(requests) / (4 * MOST)))
-    size = max(LEAST, math.ceil(len(requests) / (4 * fours)))
+    size = size or shard_size(len(requests))
     shards = [[request for rows in requests[i : i + size] for request in rows] for i in range(0, len(requests), size)]
     chat = ChatTokenizer.load(spec.artifact.path)
     special, opened = special_ids(chat), chat.opens_thinking
@@ -61,6 +62,15 @@ def generate_replies(
         scored += replies
         progress(f"{label}: {count / len(shards):.0%}")
     return tuple(scored)
+
+
+def shard_size(dialogues: int) -> int:
+    """Dialogues that a process is handed at a time, of so many.
+
+    >>> shard_size(20), shard_size(200), shard_size(2000)
+    (8, 50, 128)
+    """
+    return max(LEAST, min(MOST, math.ceil(dialogues / 4)))
 
 
 def special_ids(tokenizer: ChatTokenizer) -> frozenset[int]:

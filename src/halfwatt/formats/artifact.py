@@ -63,9 +63,8 @@ ARTIFACT, GGUF_FILE, DRAFT_FILE = "artifact.json", "model.gguf", "draft.safetens
 """Names in an artifact's folder: its record, its weights where they are GGUF, its table of drafts."""
 
 
-def settings_folder(source: Path) -> Path:
-    """Where a model's own settings stand: in its folder, or in the artifact's that its file belongs to; beside a file
-    that a user gave there are none."""
+def home_of(source: Path) -> Path:
+    """The artifact's folder that a file of ours belongs to, where its settings stand; else ``source`` itself."""
     return source.parent if source.name == GGUF_FILE and (source.parent / ARTIFACT).exists() else source
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from halfwatt.core.errors import ModelError
 from halfwatt.core.settings import Access, RuntimeName
-from halfwatt.formats.artifact import Artifact
+from halfwatt.formats.artifact import Artifact, home_of
 
 if TYPE_CHECKING:
     from halfwatt.models.chat_model import ChatModel
@@ -43,4 +43,4 @@ class Format(Protocol):
 def require_writable(model: ChatModel, form: Format) -> None:
     """Raise every one of the format's problems with ``model``, in one ModelError."""
     if problems := [model.run_only] if model.run_only else form.problems(model):
-        raise ModelError(f"{model.source.name} cannot be written as {form.name}: {'; '.join(problems)}")
+        raise ModelError(f"{home_of(model.source).name} cannot be written as {form.name}: {'; '.join(problems)}")

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from halfwatt.core.errors import ModelError
 from halfwatt.core.files import new_folder, require_space, sha256_file
 from halfwatt.core.settings import Access, RuntimeName
-from halfwatt.formats.artifact import DRAFT_FILE, GGUF_FILE, Artifact, Part, settings_folder, write_artifact
+from halfwatt.formats.artifact import DRAFT_FILE, GGUF_FILE, Artifact, Part, home_of, write_artifact
 from halfwatt.formats.base import require_writable
 from halfwatt.formats.gguf_file import held_by_f16
 from halfwatt.formats.gguf_reader import places, read_gguf
@@ -167,7 +167,7 @@ def write_gguf(model: ChatModel, to: Path, wide: Collection[str] = ()) -> Writte
     """
     config, own, tensors = model.network.config, model.architecture, tuple(_tensors(model, wide))
     writer = gguf.GGUFWriter(None, own.gguf_architecture(config))
-    words, name = vocabulary(model.tokenizer, config.vocab_size), settings_folder(model.source).name
+    words, name = vocabulary(model.tokenizer, config.vocab_size), home_of(model.source).name
     if not re.search("phi-?3", name.lower()) or set(words.tokens) >= _OF_PHI3:
         writer.add_name(name)
     writer.add_array("halfwatt.lineage", list(model.lineage) or ["original"])
@@ -201,8 +201,10 @@ def write_companions(model: ChatModel, folder: Path) -> None:
 
     No config.json: the GGUF file holds the settings, and with one there transformers needs torch to read a tokenizer.
     """
-    path = settings_folder(model.source) / "generation_config.json"
-    generation = (read_json(path) if path.exists() else {}) | {"eos_token_id": list(model.tokenizer.eos_ids)}
+    path = home_of(model.source) / "generation_config.json"
+    own = model.network.generation_config.to_dict()  # ids in it go by the vocabulary, which may have been trimmed
+    generation = {name: own.get(name, value) for name, value in (read_json(path) if path.exists() else {}).items()}
+    generation["eos_token_id"] = list(model.tokenizer.eos_ids)
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2), encoding="utf-8")
     model.tokenizer.save(folder, plain=True)
 

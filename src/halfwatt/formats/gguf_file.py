@@ -175,6 +175,16 @@ def _tensor(data: NDArray[np.uint8], name: str, shape: tuple[int, ...], kind: Ty
     return StoredTensor(shape, kind, data[start : start + rows * row_b].reshape(rows, row_b))
 
 
+def loaded_from(path: Path) -> tuple[str, ...]:
+    """The lineage of a stranger's file."""
+    return (f"loaded from {path.name}",)
+
+
+def lineage_of(file: GgufFile) -> tuple[str, ...]:
+    """How what it holds was made, as far as it says."""
+    return tuple(file.entries.get("halfwatt.lineage", loaded_from(file.path)))
+
+
 def held_by_f16(values: torch.Tensor) -> bool:
     """Does f16 lose no more of a matrix, in its norm, than bf16's own rounding would?"""
     error = whole = 0.0

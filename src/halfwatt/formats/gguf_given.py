@@ -16,15 +16,17 @@ from transformers import PreTrainedModel
 from halfwatt.core.files import new_folder, sha256_file
 from halfwatt.formats.artifact import GGUF_FILE, Artifact, write_artifact
 from halfwatt.formats.gguf import PRECISIONS, Gguf, Tensor, parts_of, write_companions
-from halfwatt.formats.gguf_file import GgufFile
+from halfwatt.formats.gguf_file import GgufFile, lineage_of, loaded_from
 from halfwatt.models.chat_model import ChatModel
 
 _FLOATS = (Type.F32, Type.F16, Type.BF16)
 
 
 def is_gguf(model: ChatModel) -> bool:
-    """Was it read from a file that llama.cpp serves as it is?"""
-    return model.source.is_file()
+    """Is it what a file holds that llama.cpp serves as it is? Not what a step has made of that."""
+    if not model.source.is_file() or model.lineage == loaded_from(model.source):
+        return model.source.is_file()
+    return model.lineage == lineage_of(GgufFile.open(model.source))
 
 
 def is_as_given(artifact: Artifact, model: ChatModel) -> bool:
@@ -64,6 +66,7 @@ def as_given(model: ChatModel, folder: Path) -> Artifact:
             kv_b_per_token=2 * _kv_numbers(file.settings),
             sha256=sha256_file(part / GGUF_FILE),
             lineage=model.lineage,
+            spent=model.spent,
             context=model.context,
             parts=parts,
         )

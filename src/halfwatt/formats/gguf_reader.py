@@ -23,8 +23,8 @@ from halfwatt.core.errors import ModelError, first_line
 from halfwatt.core.files import sha256_file
 from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import first_faults
-from halfwatt.formats.artifact import read_artifact, settings_folder
-from halfwatt.formats.gguf_file import GRIDS, GgufFile, held_by_f16
+from halfwatt.formats.artifact import home_of, read_artifact
+from halfwatt.formats.gguf_file import GRIDS, GgufFile, held_by_f16, lineage_of
 from halfwatt.formats.gguf_vocabulary import read_tokenizer
 from halfwatt.models import model_folder
 from halfwatt.models.architectures.base import Architecture, Placement
@@ -106,7 +106,7 @@ def read_gguf(path: Path, access: Access) -> ChatModel:
     """
     file = GgufFile.open(path)
     text = None if access.chat_template is None else read_template(access.chat_template)
-    own = settings_folder(path.absolute())
+    own = home_of(path.absolute())
     ours = own if own.is_dir() else None  # beside our own file stands what GGUF has no room for
     tokenizer = read_tokenizer(file.entries, path, text) if ours is None else ChatTokenizer.load(ours, text)
     probe(tokenizer.template, tokenizer.hf.special_tokens_map)
@@ -119,21 +119,31 @@ def read_gguf(path: Path, access: Access) -> ChatModel:
         reason, network = str(error), _outline(file, tokenizer.vocab_size)
     if (rows := network.config.vocab_size) < tokenizer.vocab_size:
         raise ModelError(f"{path} has more tokens than embeddings", got=f"{tokenizer.vocab_size} tokens, {rows} rows")
+    generation = read_sampling(ours or path)
     if ours is not None:
-        with quiet():
-            network.generation_config = GenerationConfig.from_dict(read_json(ours / "generation_config.json"))
+        network.generation_config = _generation_config(ours / "generation_config.json")
     network.config.eos_token_id = network.generation_config.eos_token_id = list(tokenizer.eos_ids)
     return ChatModel(
         network=network,
         tokenizer=tokenizer,
-        generation=read_sampling(ours or path),
-        lineage=tuple(file.entries.get("halfwatt.lineage", (f"loaded from {path.name}",))),
+        generation=generation,
+        lineage=lineage_of(file),
         source=path.absolute(),
-        sha256=hashlib.sha256(f"{sha256_file(path)}{text or ''}".encode()).hexdigest(),
+        sha256=hashlib.sha256(f"{sha256_file(path)}{text or ''}".encode()).hexdigest()
+        if ours is None
+        else model_folder.fingerprint(ours, (path,), text),
         spent=() if ours is None else read_artifact(ours).spent,
         given=given,
         run_only=reason,
     )
+
+
+def _generation_config(path: Path) -> GenerationConfig:
+    try:
+        with quiet():
+            return GenerationConfig.from_dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path} asks for what cannot be", got=first_line(error)) from error
 
 
 def family(file: GgufFile) -> tuple[Architecture, Any]:

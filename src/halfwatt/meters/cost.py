@@ -1,7 +1,8 @@
 """What work uses: laps of a training, and a whole run with all its sittings and child processes, trainings aside.
 
-A training is aside as far as its own cost says: what building its candidate took beyond it, loading, rounding, proving,
-counts for the run, and all of it where the training came to nothing.
+A training is aside as far as its own cost says, once: what building its candidate took beyond it, loading, rounding,
+proving, counts for the run, and all of it where the training came to nothing. A sitting that goes on with what another
+began, or with a teacher's answers that were kept, may leave out too much, but never more than its building took.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class RunCost:
         self._folder, self._meter = folder, meter
         self._start = self._before = self._look()
         self._lock, self._aside = threading.Lock(), 0  # blocks that are open
-        self._trained = list[Cost]()  # in them
+        self._trained, self._known = list[Cost](), set[Cost]()  # in them, and in those before
         self._file = folder / f"{time.time_ns()}.json"
 
     def note(self) -> None:
@@ -106,8 +107,9 @@ class RunCost:
             with self._lock:
                 self._aside -= 1
                 if not self._aside:
-                    trained = sum(dict.fromkeys(self._trained), Cost())  # a teacher's answers may serve several
-                    self._start += _smaller(self._look() - self._before, trained)
+                    new = set(self._trained) - self._known  # a first lesson may be the beginning of several
+                    self._known |= new
+                    self._start += _smaller(self._look() - self._before, sum(new, Cost()))
 
     def _look(self) -> Cost:
         return _now(sum(os.times()[:4]), self._meter)  # user, system, and both of the children that have ended

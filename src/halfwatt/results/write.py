@@ -11,7 +11,7 @@ from halfwatt.core.files import new_folder, write_atomic
 from halfwatt.core.json_records import to_json
 from halfwatt.evaluate.records import QualityInputs
 from halfwatt.evaluate.requests import Workload, workload_profile
-from halfwatt.formats.artifact import ARTIFACT, settings_folder
+from halfwatt.formats.artifact import ARTIFACT, home_of
 from halfwatt.meters.discover import findings
 from halfwatt.results.payback import ledger
 from halfwatt.results.provenance import Provenance
@@ -33,7 +33,7 @@ def write_results(outcome: Outcome, job: Job, provenance: Provenance) -> Result:
         BadInput: the winner's artifact is gone.
     """
     result = _make_result(outcome, job, provenance)
-    _copy_winner(outcome, job.out / WINNER, model_card(result, licence=licence_of(settings_folder(job.model.source))))
+    _copy_winner(outcome, job.out / WINNER, model_card(result, licence=licence_of(home_of(job.model.source))))
     write_atomic(job.out / "report.html", render_html(result).encode())
     write_atomic(job.out / "result.json", to_json(result).encode())  # last: its presence says that the rest is there
     return result

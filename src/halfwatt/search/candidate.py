@@ -2,7 +2,7 @@
 
     on the list      build - tune - measure - judge
     in a search      (sketch: build - screen) - build - screen - tune - measure - judge
-                     what cannot beat the best so far, or fails the gate's G1 or G2, is given up by a screen; a sketch
+                     what cannot beat the best so far, or fails the gate's G0 to G2, is given up by a screen; a sketch
                      is neither taught nor rounded with care, which changes little of what a reply takes
 
 A likelihood that fails the gate fails it whatever the replies say, so nothing is lost by not asking for them.

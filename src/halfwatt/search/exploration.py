@@ -122,18 +122,15 @@ def search_recipes(lab: Lab, reference: Contender, plan: TeachingPlan | None = N
     job, budget = lab.job, lab.job.settings.search.budget
     if budget is None:
         return []
-    assessor, own = Assessor(lab, reference), Curriculum() if plan is None else plan.curriculum
+    assessor, curriculum = Assessor(lab, reference), Curriculum() if plan is None else plan.curriculum
+    space = Space.of(job.model, job.adopted, job.train is not None, curriculum)
+    if space.empty:
+        return []
 
     def tried_here(recipe: Recipe) -> bool:
         return lab.store.has(stored_name(recipe))
 
     with closing(_open_trials(job)) as trials:
-        curriculum = from_json(trials.agreed("curriculum", to_json(own)).encode(), Curriculum)
-        if curriculum != own:
-            lab.say("students are taught by the plan of the worker that began this search")
-        space = Space.of(job.model, job.adopted, job.train is not None, curriculum)
-        if space.empty:
-            return []
         for decisions in space.first():
             trials.enqueue(decisions)
         assessor.remember([recipe for recipe in finished_recipes(trials, space.recipe) if tried_here(recipe)])
@@ -149,6 +146,17 @@ def search_recipes(lab: Lab, reference: Contender, plan: TeachingPlan | None = N
         best = trials.best()
     winner = None if best is None else best.user_attrs[RECIPE]
     return [recipe for recipe in recipes if recipe.name == winner or tried_here(recipe)]
+
+
+def agreed_plan(job: Job, plan: TeachingPlan | None) -> TeachingPlan | None:
+    """Workers that share their trials teach by one curriculum, that of the first who has one: by its time and paces."""
+    if plan is None or job.settings.search.storage is None:
+        return plan
+    with closing(_open_trials(job)) as trials:
+        agreed = from_json(trials.agreed("curriculum", to_json(plan.curriculum)).encode(), Curriculum)
+    if agreed != plan.curriculum:
+        job.settings.progress("students are taught by the plan of the worker that began this search")
+    return replace(plan, curriculum=agreed)
 
 
 def _open_trials(job: Job) -> TrialStore:

@@ -10,19 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 
+from halfwatt.core.machine import cores
 from halfwatt.core.settings import Margins
 from halfwatt.evaluate import gate
 from halfwatt.evaluate.examine import Yardstick, examine, examine_fit, examine_likelihood
 from halfwatt.evaluate.fit import fit_of_people, fit_of_reference
 from halfwatt.evaluate.records import Fit, QualityInputs, QualityReport, ScoredReply
-from halfwatt.evaluate.replies import generate_replies
+from halfwatt.evaluate.replies import generate_replies, shard_size
 from halfwatt.formats.artifact import Artifact
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.served import judging
 from halfwatt.search.stages import AS_COMMONLY_RUN, BuildOrder, build, likelihoods
-
-_PART = 256  # dialogues whose replies are kept together: a public model that never stops takes a quarter of an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +105,23 @@ class RepliesOrder:
 def reference_replies(lab: Lab, order: RepliesOrder) -> tuple[ScoredReply, ...]:
     """The reference's own replies to some of the lab's dialogues."""
     label = f"original's replies, {lab.split} split, from {order.start} on"
-    return generate_replies(
-        lab.spec(order.reference), lab.workload.requests()[order.start : order.stop], lab.say, label
-    )
+    some, size = lab.workload.requests()[order.start : order.stop], shard_size(len(lab.workload.dialogues))
+    return generate_replies(lab.spec(order.reference), some, lab.say, label, size=size)
 
 
 def all_reference_replies(lab: Lab, reference: Contender) -> tuple[ScoredReply, ...]:
-    """To all of them; each part is kept as soon as it is there."""
-    starts = range(0, len(lab.workload.dialogues), _PART)
-    parts = (lab.run(reference_replies, RepliesOrder(reference, start, start + _PART)) for start in starts)
+    """To all of them; each part is kept as soon as it is there. Parts are whole shards: the candidate's are the same,
+    and what is answered together decides on roundings."""
+    count = len(lab.workload.dialogues)
+    part = _part(count)
+    parts = (lab.run(reference_replies, RepliesOrder(reference, at, at + part)) for at in range(0, count, part))
     return tuple(chain.from_iterable(parts))
+
+
+def _part(dialogues: int) -> int:
+    """Of so many, whose replies are kept together: of a public model that never stops a quarter of an hour."""
+    size = shard_size(dialogues)
+    return size * max(2, cores()) if size < dialogues / 4 else dialogues
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@
     the winner alone meets B0 and B1 in one interleaved run and is judged on the sealed test split
 
 When nothing is proven better, the original is delivered in its best runtime form. All pass through the same stages
-(stages.py), which are kept: a run that was killed goes on with the next one and ends with the same verdicts.
+(stages.py, judgement.py), which are kept: a run that was killed goes on with the next one and ends with the same
+verdicts.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from halfwatt.evaluate.claim import make_claim
 from halfwatt.evaluate.energy_protocol import Run
 from halfwatt.evaluate.records import Claim, GateCheck, Measurement, Outside, QualityInputs, QualityReport
 from halfwatt.evaluate.requests import Workload
+from halfwatt.formats.artifact import home_of
 from halfwatt.formats.gguf_given import is_gguf
 from halfwatt.meters.cost import Cost
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.build import AS_GIVEN
 from halfwatt.search.candidate import CandidateResult, Rivals, order_of, try_candidate
-from halfwatt.search.exploration import BEST_SO_FAR, search_recipes
+from halfwatt.search.exploration import BEST_SO_FAR, agreed_plan, search_recipes
 from halfwatt.search.job import Job
 from halfwatt.search.judgement import JudgeOrder, judge, judge_named
 from halfwatt.search.lab import Contender, Lab
@@ -89,11 +91,12 @@ def optimize(job: Job) -> Outcome:
         judge_named(lab)  # now: it may be no model, and is asked hours later
         if job.model.run_only:
             lab.say(
-                f"{job.model.source.name} can only be run: no step opens its network, students learn from its answers"
+                f"{home_of(job.model.source).name} can only be run: no step opens its network, students learn from its "
+                "answers"
             )
         b0, b1 = None if job.model.run_only else baseline(lab, "B0"), best_form(lab)
     reference, budget = Contender.of(b1), job.settings.search.budget
-    plan = None if budget is None else teaching_plan(lab, budget)
+    plan = None if budget is None else agreed_plan(job, teaching_plan(lab, budget))
     job = replace(job, recipes=(*job.recipes, *search_recipes(lab, reference, plan)))
     with job.turn():
         candidates = tuple(try_candidate(lab, recipe, Rivals(reference)) for recipe in job.recipes)

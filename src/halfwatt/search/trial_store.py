@@ -121,7 +121,8 @@ class TrialStore:
         return any(0 < trial.user_attrs.get(_AGAIN, 0) <= MOST_AGAIN for trial in self.waiting())
 
     def agreed(self, name: str, own: str) -> str:
-        """What all workers of this search go by: what the first of them said."""
+        """What all workers of this search go by: what the first of them said. Two that ask within the same moment may
+        each keep their own."""
         if name not in self._study.user_attrs:
             self._study.set_user_attr(name, own)
         return str(self._study.user_attrs[name])
