@@ -166,7 +166,7 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
         "original": args.original or Path(args.model).stem,
         "traffic": args.dialogues.name,
         "budget_s": budget.seconds,
-        "judge": args.judge and Path(args.judge).stem,
+        "judge": args.judge and "/".join(Path(args.judge).parts[-2:]),  # many files are called model.gguf
         "verdict": result.claim.verdict,
         "winner": result.claim.about,
         "delivered": result.winner,
