@@ -41,6 +41,7 @@ from halfwatt.core.settings import RunSettings, SearchSettings
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Message
 from halfwatt.dialogues.splits import SealedSplit, by_source
 from halfwatt.evaluate.gate import likelihood_check
+from halfwatt.evaluate.records import GateCheck
 from halfwatt.meters.discover import instruments
 from halfwatt.models.chat_model import load
 from halfwatt.results.payback import Payback
@@ -258,6 +259,11 @@ def _row(trial: Trial, traffic: str, result: Result, paid: Payback | None) -> di
 def plain(e: Estimate | None) -> dict[str, float] | None:
     """An estimate as JSON."""
     return None if e is None else {"mean": e.mean, "lo": e.lo, "hi": e.hi}
+
+
+def gate_row(c: GateCheck) -> dict[str, Any]:
+    """A check as JSON."""
+    return {"layer": c.layer, "name": c.name, "verdict": c.verdict, "estimate": plain(c.estimate), "detail": c.detail}
 
 
 def table(some: Sequence[dict[str, Any]]) -> str:

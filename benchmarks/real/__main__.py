@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ladder import markdown, number, plain, say
+from benchmarks.ladder import gate_row, markdown, number, plain, say
 from benchmarks.peers.field import Field, lab_of, original, run_field
 from benchmarks.peers.toolkits import workshops
 from benchmarks.real import tuned
@@ -69,7 +69,8 @@ def main() -> None:
     verbs.add_parser("show")
     args = parser.parse_args()
     if args.verb == "show":
-        print("\n\n".join([table(), *(f"### {row['name']}\n\n{peers_table(row)}" for row in _rows() if row["peers"])]))
+        peers = [f"### {row['name']}\n\n{peers_table(row)}" for row in _rows() if row["peers"]]
+        print("\n\n".join([table(), tuned_table(), *peers]))
         return
     if args.verb == "replies":
         print("\n\n".join(replies(args)))
@@ -184,10 +185,7 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
         "beside_peers_vs_B1": None if b1 is None else b1["cpu_s_ratio"],
         "peers": rows,
         "dialogues": judged_on(result),
-        "gate": [
-            {"layer": c.layer, "name": c.name, "verdict": c.verdict, "estimate": plain(c.estimate), "detail": c.detail}
-            for c in (result.final_quality.checks if result.final_quality else ())
-        ],
+        "gate": [gate_row(check) for check in (result.final_quality.checks if result.final_quality else ())],
     }
 
 
@@ -207,6 +205,24 @@ def table() -> str:
     return markdown([heads, *(_cells(row) for row in _rows() if "verdict" in row)])
 
 
+def tuned_table() -> str:
+    """Markdown: the originals that learned the dialogues as long as their students did."""
+    heads = ["original, fine-tuned", "CPU-s of learning", "a token, it over the winner", "a reply"]
+    heads += ["gate, beside the original", "the winner beside it"]
+    lines = []
+    for row in _rows():
+        if (own := row.get("fine_tuned")) is not None:
+            verdicts = (own["against_the_original"], own["winner_against_it"])
+            ratios = (number(own[figure], 1, "x") for figure in ("of_it_a_token", "cpu_s_ratio_it_over_winner"))
+            lines.append([row["original"], f"{own['cpu_s']:,.0f}", *ratios, *map(_verdict, verdicts)])
+    return markdown([heads, *lines])
+
+
+def _verdict(judged: dict[str, Any]) -> str:
+    reasons = ", ".join(judged["not_passed"])
+    return f"{judged['verdict']}: {reasons}" if reasons else str(judged["verdict"])
+
+
 def peers_table(row: dict[str, Any]) -> str:
     """Markdown: who met the winner of a row, the cheapest token first."""
     heads = ["toolkit", "a token, it over the winner", "a reply", "both, counted likewise", "nats a token", "gate"]
@@ -217,7 +233,7 @@ def peers_table(row: dict[str, Any]) -> str:
             *(number(peer[figure], 1, "x") for figure in ("of_it_a_token", "cpu_s_ratio")),
             number(peer["counted"], 1, "x") if peer["counted"] else "-",
             number(peer["nll_change"], 1) if peer["nll_change"] else "-",
-            peer["verdict"] + (f": {', '.join(peer['not_passed'])}" if peer["not_passed"] else ""),
+            _verdict(peer),
         ]
         for peer in others
     ]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ladder import plain
+from benchmarks.ladder import gate_row, plain
 from benchmarks.peers.field import Field, not_passed, proof_of, read, where_asked
 from halfwatt.compress.base import TrainingBudget
 from halfwatt.compress.recipe import Recipe
@@ -19,6 +19,7 @@ from halfwatt.evaluate.energy_analysis import cpu_s_per_reply, ratio
 from halfwatt.evaluate.examine import require_equal
 from halfwatt.evaluate.gate import overall_verdict, statistical_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs, TeacherScore
+from halfwatt.evaluate.saving_explained import cpu_s_per_token
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.search.build import build_artifact
 from halfwatt.search.lab import Lab
@@ -60,6 +61,7 @@ def judged(field: Field, own: ChatModel) -> dict[str, Any]:
         "wall_s": own.spent[-1].wall_s,
         "cpu_s": own.spent[-1].cpu_s,
         "cpu_s_ratio_it_over_winner": plain(ratio(tuned.name, field.winner.name, run.windows, cpu_s_per_reply)),
+        "of_it_a_token": plain(ratio(tuned.name, field.winner.name, run.windows, cpu_s_per_token)),
         **{name: _in_short(statistical_checks(inputs, margins, special)) for name, inputs in verdicts.items()},
     }
 
@@ -79,5 +81,5 @@ def _in_short(checks: Sequence[GateCheck]) -> dict[str, Any]:
     return {
         "verdict": overall_verdict([check.verdict for check in checks]),
         "not_passed": not_passed(checks),
-        "gate": [[check.layer, check.name, check.verdict, check.detail] for check in checks],
+        "gate": [gate_row(check) for check in checks],
     }
