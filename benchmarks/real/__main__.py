@@ -168,6 +168,7 @@ def summary(args: argparse.Namespace, result: Result, rows: list[dict[str, Any]]
         "traffic": args.dialogues.name,
         "budget_s": budget.seconds,
         "judge": args.judge and "/".join(Path(args.judge).parts[-2:]),  # many files are called model.gguf
+        "edition": result.schema,
         "verdict": result.claim.verdict,
         "winner": result.claim.about,
         "delivered": result.winner,

@@ -17,7 +17,7 @@ from halfwatt.compress.training.loop import TrainingSettings, learn_labels, trai
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate.energy_analysis import cpu_s_per_reply, ratio
 from halfwatt.evaluate.examine import require_equal
-from halfwatt.evaluate.gate import overall_verdict, statistical_checks
+from halfwatt.evaluate.gate import EDITION, overall_verdict, statistical_checks
 from halfwatt.evaluate.records import GateCheck, QualityInputs, TeacherScore
 from halfwatt.evaluate.saving_explained import cpu_s_per_token
 from halfwatt.models.chat_model import ChatModel, load
@@ -58,6 +58,7 @@ def judged(field: Field, own: ChatModel) -> dict[str, Any]:
     special, margins = lab.job.model.tokenizer.special_tokens, lab.job.settings.margins
     run = lab.run(measure, MeasureOrder((tuned, field.winner), lab.job.settings.protocol.paired))
     return {
+        "edition": EDITION,
         "wall_s": own.spent[-1].wall_s,
         "cpu_s": own.spent[-1].cpu_s,
         "cpu_s_ratio_it_over_winner": plain(ratio(tuned.name, field.winner.name, run.windows, cpu_s_per_reply)),

@@ -1,4 +1,4 @@
-"""What a run is told, once: every flag, and every constant of the protocol, is a field here and nowhere else.
+"""What a run is told, once: whatever a caller may set is a field here and nowhere else.
 
 `RunSettings` is handed down whole, or as the one part that a stage needs. Light: the command line makes its flags of
 these classes before anything else is imported; a field's docstring is its flag's help.
@@ -47,7 +47,7 @@ class RequestSettings:
     )
     compared: int = 200  # dialogues on which `compare` judges, drawn by the seed
     min_cap: int = 256  # tokens that a reply may take at least; else twice the 99th percentile of the human replies
-    fit_dialogues: int = 1200  # that G7 asks its judge about, at most, one reply each
+    fit_dialogues: int = 1200  # of a part that G7 asks its judge about, at most, one reply each
     fit_tokens: int = 48  # of a reply that the judge reads, its first ones
 
 
