@@ -66,6 +66,18 @@ def test_a_coarser_cache_must_save_more_than_noise(
     assert tuned(ground, tmp_path / "c", clear, coarser=False).best.kv_bits == 16, "B1 is the reference"
 
 
+def test_a_single_way_of_serving_is_not_measured(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One core, no draft, one user, a plain cache: there is nothing to choose."""
+    monkeypatch.setattr("halfwatt.search.stages.cores", lambda: 1)
+    monkeypatch.setattr("halfwatt.search.stages.by_guesses", lambda _, at: [at])
+    store = ScriptedStore(tmp_path)
+    lab = Lab(ground.job, store, ground.lab(tmp_path).workload, "tune")
+    assert [way.at.threads for way in lab.run(tune, TuneOrder(ground.b1, PLAN)).ways] == [1]
+    assert store.computed == ["tune"]
+
+
 def test_an_operating_point_is_chosen_on_brief_replies(
     ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

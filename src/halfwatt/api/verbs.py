@@ -101,7 +101,8 @@ def optimize(
     Raises:
         BadInput: unusable input. RunLocked: ``out`` is in use. EnvironmentFault: nothing could be measured here.
     """
-    name = str(home_of(model.source) if isinstance(model, ChatModel) else model)
+    name = str(model.source if isinstance(model, ChatModel) else model)
+    name = str(home_of(Path(name))) if Path(name).is_file() else name
     settings, folder = _for_search(name, max_loss, budget, settings or RunSettings()), Path(out)
     with locked(folder), workplace(settings) as (settings, _, tools):
         parts, search = splits(name, dialogues, settings), settings.search

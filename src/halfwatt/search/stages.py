@@ -257,6 +257,8 @@ def tune(lab: Lab, order: TuneOrder) -> Tuning:
 
 def _try_points(lab: Lab, order: TuneOrder, points: list[OperatingPoint]) -> list[Served]:
     """Each with its share of the first one's cost, on brief replies: an original may ramble, and says no more so."""
+    if len(points) == 1:  # as threads where there is one core
+        return [Served(points[0], 1.0)]
     lab = replace(lab, workload=lab.workload.brief())
     contenders = tuple(Contender(str(n), order.candidate.artifact, at) for n, at in enumerate(points))
     run = lab.run(measure, MeasureOrder(contenders, order.plan))
