@@ -18,6 +18,7 @@ from halfwatt.compress.fresh_student import Student
 from halfwatt.compress.pretrained import Adopt
 from halfwatt.compress.prune import Prune
 from halfwatt.compress.recipe import from_toml, out_of_order, to_toml
+from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.settings import Budget
 from halfwatt.models.chat_model import load
 from halfwatt.search.search_space import ASKED, FRESH, ROUND, FreshSpace, Space
@@ -150,6 +151,15 @@ def test_what_is_there_already_is_tried_before_anybody_is_taught(tmp_path: Path)
     folder = str(tiny.folder(tmp_path))
     some = replace(space(), adopted=(Adopt(folder),))
     assert [decisions["base"] for decisions in some.first()][:2] == [folder, FRESH]
+
+
+def test_a_fresh_student_has_the_vocabulary_that_its_lessons_were_planned_for() -> None:
+    """On all 262,144 tokens of an original one lesson took hours where an hour was the budget."""
+    decisions = next(d for d in space().first() if d["base"] == FRESH)
+    assert "trim" not in decisions, "nothing to decide"
+    for untrimmed in ({}, {"trim": False}):
+        recipe = space().recipe(FixedTrial(decisions | untrimmed))
+        assert isinstance(recipe.steps[0], Trim)
 
 
 def test_a_fresh_student_is_trimmed_begun_taught_and_rounded() -> None:

@@ -202,7 +202,7 @@ class Space:
         students = [{"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {}) for cut in cuts]
         safe = [base | untrimmed | plain | {"numbers": "int8"} for base in begun[-1:]]
         bold = [base | untrimmed | daring for base in begun]
-        whole = trimmed | ({"trim.coverage": 0.9999} if trimmed else {})
+        whole = {"trim.coverage": 0.9999} if self.trims else {}
         fresh = [] if self.fresh is None else [{"base": FRESH} | size | whole for size in self.fresh.first()]
         guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned and bold and not fresh else []
         adopted = len(self.adopted)
@@ -219,7 +219,8 @@ class Space:
             of = choose.suggest_categorical(_OF, parents) if len(parents) > 1 else ORIGINAL
             return self.school.student(of, self._trim(of, choose), choose)
         if base == FRESH and self.fresh is not None:
-            return self.fresh.student(self._trim(ORIGINAL, choose), choose)
+            trim: list[Step] = [suggest_step(Trim, choose)] if self.trims else []  # as the plan's paces were measured
+            return self.fresh.student(trim, choose)
         steps: list[Step] = [*bases[base], *self._trim(base, choose), self._numbers(choose)]
         if self.learned and choose.suggest_categorical("draft", (True, False)):
             steps.append(suggest_step(Draft, choose))
