@@ -53,14 +53,10 @@ def transform(
         lessons = dialogue_set(model, dialogues, "train", settings).dialogues
         before = load_model(model, settings.access)
         original = before if teacher is None else load_model(str(teacher), settings.access)
-        context = replace(context, dialogues=lessons, original=original)
+        ask = asking(original, settings.access.device)
+        context = replace(context, dialogues=lessons, original=original, asking=ask)
         about = Recipe("", (step,)).fingerprint(f"{before.sha256} {original.sha256}", context.fingerprint)
-        context = replace(
-            context,
-            checkpoints=_own(context.checkpoints, about),
-            asking=asking(original, settings.access.device),
-        )
-        after = apply_step(step, before, context)
+        after = apply_step(step, before, replace(context, checkpoints=_own(context.checkpoints, about)))
         if workers.first:
             after.save(out)
     if not workers.first:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from halfwatt.core.errors import ModelError, first_line
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -37,3 +40,15 @@ def from_json(text: str | bytes, kind: type[T]) -> T:
         pydantic.ValidationError: the text is not a `kind`.
     """
     return adapter(kind).validate_json(text)
+
+
+def read_own(path: Path, kind: type[T]) -> T:
+    """A record that halfwatt wrote beside a model.
+
+    Raises:
+        ModelError: it is damaged, or another program's.
+    """
+    try:
+        return from_json(path.read_bytes(), kind)
+    except ValueError as error:
+        raise ModelError(f"{path} is not what halfwatt wrote", got=first_line(error)) from error

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from halfwatt.core.errors import ModelError, first_line
 from halfwatt.core.files import write_atomic
-from halfwatt.core.json_records import from_json, to_json
+from halfwatt.core.json_records import read_own, to_json
 from halfwatt.meters.cost import Cost
 from halfwatt.models.lineage import KeptLayer
 
@@ -79,9 +78,6 @@ def read_artifact(folder: Path) -> Artifact:
     Raises:
         ModelError: the record is damaged, or another program's.
     """
-    try:
-        artifact = from_json((folder / ARTIFACT).read_bytes(), Artifact)
-    except ValueError as error:
-        raise ModelError(f"{folder / ARTIFACT} is not what halfwatt wrote", got=first_line(error)) from error
+    artifact = read_own(folder / ARTIFACT, Artifact)
     holds_model = (folder / GGUF_FILE).exists() or (folder / "config.json").exists()
     return replace(artifact, path=folder) if holds_model else artifact

@@ -24,9 +24,8 @@ _FLOATS = (Type.F32, Type.F16, Type.BF16)
 
 def is_gguf(model: ChatModel) -> bool:
     """Is it what a file holds that llama.cpp serves as it is? Not what a step has made of that."""
-    if not model.source.is_file() or model.lineage == loaded_from(model.source):
-        return model.source.is_file()
-    return model.lineage == lineage_of(GgufFile.open(model.source))
+    source, lineage = model.source, model.lineage
+    return source.is_file() and (lineage == loaded_from(source) or lineage == lineage_of(GgufFile.open(source)))
 
 
 def is_as_given(artifact: Artifact, model: ChatModel) -> bool:

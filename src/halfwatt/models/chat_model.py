@@ -143,18 +143,17 @@ def _assemble(
 
 def write(model: ChatModel, folder: Path) -> None:
     """The files of `ChatModel.save`, into a folder that exists."""
-    path, generation = folder / "generation_config.json", model.network.generation_config
+    generation = model.network.generation_config
     model.network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # its own may only be read
     try:
         with quiet():
             model.network.save_pretrained(folder)
     finally:
         model.network.generation_config = generation
-    generation.to_json_file(path, use_diff=True, keys_to_pop=["compile_config"])
     _for_transformers_4(folder / "config.json", model.architecture)
-    entries = read_json(path)
+    entries = json.loads(generation.to_json_string(use_diff=True, keys_to_pop=["compile_config"]))
     entries |= {"eos_token_id": list(model.tokenizer.eos_ids), "pad_token_id": model.tokenizer.pad_id}
-    path.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     model.tokenizer.save(folder)
     (folder / ORIGIN).write_text(to_json(Origin(model.lineage, model.spent)), encoding="utf-8")
 

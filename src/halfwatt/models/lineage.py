@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from halfwatt.core.errors import ModelError
-from halfwatt.core.json_records import from_json
+from halfwatt.core.json_records import read_own
 from halfwatt.meters.cost import Cost
 
 
@@ -37,9 +36,4 @@ def read_origin(folder: Path) -> Origin | None:
         ModelError: the record cannot be read.
     """
     path = folder / ORIGIN
-    if not path.exists():
-        return None
-    try:
-        return from_json(path.read_bytes(), Origin)
-    except ValueError as error:
-        raise ModelError(f"{path} is not what halfwatt wrote", got=str(error).splitlines()[0]) from error
+    return read_own(path, Origin) if path.exists() else None

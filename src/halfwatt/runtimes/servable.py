@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from halfwatt.core.errors import ModelError, first_line
 from halfwatt.core.files import write_atomic
-from halfwatt.core.json_records import from_json, to_json
+from halfwatt.core.json_records import read_own, to_json
 from halfwatt.core.settings import Access, RuntimeChoice
 from halfwatt.formats import registry as formats
 from halfwatt.formats.artifact import ARTIFACT, read_artifact
@@ -26,10 +25,7 @@ def read_operating_point(folder: Path) -> OperatingPoint:
         ModelError: it is damaged.
     """
     path = folder / OPERATING_POINT
-    try:
-        return from_json(path.read_bytes(), OperatingPoint) if path.exists() else OperatingPoint()
-    except ValueError as error:
-        raise ModelError(f"{path} is not what halfwatt wrote", got=first_line(error)) from error
+    return read_own(path, OperatingPoint) if path.exists() else OperatingPoint()
 
 
 def write_operating_point(folder: Path, at: OperatingPoint) -> None:

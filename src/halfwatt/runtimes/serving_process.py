@@ -121,7 +121,7 @@ class ServingProcess(ChildProcess):
 
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "logits.npy"
-            wanted = None if rows is None else tuple(map(int, rows))
+            wanted = None if rows is None else tuple(rows)
             self._ask(_Order("logits", prompts=(dialogue,), rows=wanted, file=file), type(None))
             return cast("NDArray[np.float32]", np.load(file))
 

@@ -186,9 +186,8 @@ def _failed_checks(lab: Lab, order: ScreenOrder) -> list[GateCheck]:
     """Of G0, without which no likelihood means anything; or of G1 and G2, on as many dialogues as they need."""
     own = parity_beside(lab.spec(order.candidate), lab.workload)
     checks, scores = gate.integrity_checks(own, order.margins), tuple[TeacherScore, ...]()
-    if unequal := [check for check in checks if check.verdict == "FAIL"]:
-        return unequal
-    for part in lab.parts():
+    equal = gate.overall_verdict([check.verdict for check in checks]) == "PASS"
+    for part in lab.parts() if equal else ():
         scores += likelihoods(part, order.reference, order.candidate)
         checks = gate.teacher_checks(scores, order.margins)
         if gate.overall_verdict([check.verdict for check in checks]) != "INCONCLUSIVE":
