@@ -21,7 +21,7 @@ from halfwatt.compress.recipe import Recipe
 from halfwatt.core.errors import EnvironmentFault
 from halfwatt.core.settings import Budget
 from halfwatt.search.exploration import explore
-from halfwatt.search.search_space import Space
+from halfwatt.search.search_space import BASE, ORIGINAL, Space
 from halfwatt.search.trial_store import TrialOutcome, TrialStore
 
 
@@ -95,9 +95,19 @@ def test_what_could_not_be_made_is_told_too_and_is_a_trial(tmp_path: Path) -> No
     assert study.best() is None
 
 
+def test_what_there_is_no_time_for_is_neither_tried_nor_told(tmp_path: Path) -> None:
+    """With a quarter of an hour left a search began a lesson of three hours."""
+    space, study = Space(trims=False, learned=False), TrialStore(tmp_path / "journal", "a")
+    study.enqueue({BASE: ORIGINAL, "numbers": "int4", "quantize.head_bits": None})
+    budget = Budget(trials=1000)
+    quick = explore(study, space.recipe, planted, budget, fits=lambda trial: trial.params["numbers"] != "int4")
+    assert [recipe.steps for recipe in quick] == [(Quantize(4),), (Quantize(8),)], "what was asked for, what fits"
+    assert len(explore(study, space.recipe, planted, budget)) == 3, "with more time it is tried"
+
+
 def test_first_come_the_decisions_that_were_asked_for(tmp_path: Path) -> None:
     study = TrialStore(tmp_path / "journal", "a")
-    wanted = {"numbers": "int4", "quantize.head_bits": 8}
+    wanted = {BASE: ORIGINAL, "numbers": "int4", "quantize.head_bits": 8}
     for _ in range(2):
         study.enqueue(wanted)
     tried: list[tuple[Step, ...]] = []
@@ -124,8 +134,8 @@ def test_a_fault_fails_the_trial_and_is_not_swallowed(tmp_path: Path) -> None:
 
 def test_joules_and_seconds_end_it_too(tmp_path: Path) -> None:
     counter = iter(range(0, 10_000, 10))
-    study = TrialStore(tmp_path / "journal", "a")
-    explore(study, Space().recipe, planted, Budget(joules=35), lambda: float(next(counter)))
+    study = TrialStore(tmp_path / "journal", "a", joules=lambda: float(next(counter)))
+    explore(study, Space().recipe, planted, Budget(joules=35))
     assert study.joules() == 40, "what was begun within the budget is finished"
     assert study.seconds() > 0
     with_time = study.seconds()

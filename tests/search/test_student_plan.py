@@ -21,7 +21,7 @@ from halfwatt.compress.recipe import from_toml, out_of_order, to_toml
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.core.settings import Budget
 from halfwatt.models.chat_model import load
-from halfwatt.search.search_space import ASKED, FRESH, ROUND, FreshSpace, Space
+from halfwatt.search.search_space import ASKED, BASE, FRESH, ORIGINAL, ROUND, STUDENT, FreshSpace, Space
 from halfwatt.search.student_plan import (
     ENOUGH,
     SIZES,
@@ -34,8 +34,8 @@ from halfwatt.search.student_plan import (
     parameters,
     plan_students,
 )
-from halfwatt.search.successive_halving import RATE
-from halfwatt.search.teaching import enqueue_next_rounds
+from halfwatt.search.successive_halving import RATE, Teaching
+from halfwatt.search.teaching import enqueue_next_rounds, lesson_s
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 from tests.support import tiny_models as tiny
 
@@ -142,29 +142,43 @@ class Chosen(FixedTrial):
         return self._settled
 
 
-def space() -> Space:
+def test_lessons_that_the_sampler_proposes_take_their_time(tmp_path: Path) -> None:
+    plan = TeachingPlan(3600, PACES, Curriculum(Teaching(2.0, 2), planned(2520)))
+    store = TrialStore(tmp_path / "journal", "search")
+    for decisions in ({BASE: FRESH}, {BASE: STUDENT}, {BASE: ORIGINAL}):
+        store.enqueue(decisions, {ROUND: 1})
+    seconds = []
+    for _ in range(3):
+        with store.trial() as trial:
+            trial.suggest_categorical(BASE, (ORIGINAL, STUDENT, FRESH))
+            seconds.append(lesson_s(plan, trial))
+            store.finish(trial, TrialOutcome(None))
+    assert seconds == [pytest.approx(3 * 630), pytest.approx(6 * 700_000 * 1.35 * 1.2e-3), 0]
+
+
+def _space() -> Space:
     return Space(fresh=FreshSpace(planned(0.7 * 3600)))
 
 
 def test_what_is_there_already_is_tried_before_anybody_is_taught(tmp_path: Path) -> None:
     """The demo's own student takes a minute to try; a lesson takes what is left of a budget of minutes."""
     folder = str(tiny.folder(tmp_path))
-    some = replace(space(), adopted=(Adopt(folder),))
+    some = replace(_space(), adopted=(Adopt(folder),))
     assert [decisions["base"] for decisions in some.first()][:2] == [folder, FRESH]
 
 
 def test_a_fresh_student_has_the_vocabulary_that_its_lessons_were_planned_for() -> None:
     """On all 262,144 tokens of an original one lesson took hours where an hour was the budget."""
-    decisions = next(d for d in space().first() if d["base"] == FRESH)
+    decisions = next(d for d in _space().first() if d["base"] == FRESH)
     assert "trim" not in decisions, "nothing to decide"
     for untrimmed in ({}, {"trim": False}):
-        recipe = space().recipe(FixedTrial(decisions | untrimmed))
+        recipe = _space().recipe(FixedTrial(decisions | untrimmed))
         assert isinstance(recipe.steps[0], Trim)
 
 
 def test_a_fresh_student_is_trimmed_begun_taught_and_rounded() -> None:
-    decisions = next(d for d in space().first() if d["base"] == FRESH)
-    first, second = (space().recipe(Chosen(decisions, **{ROUND: n})) for n in range(2))
+    decisions = next(d for d in _space().first() if d["base"] == FRESH)
+    first, second = (_space().recipe(Chosen(decisions, **{ROUND: n})) for n in range(2))
     assert [type(step).__name__ for step in second.steps] == ["Trim", "Student", "Distil", "Distil", "Quantize"]
     assert second.steps[:3] == first.steps[:3], "so that the first lesson is found made"
     assert second.name != first.name
@@ -175,18 +189,20 @@ def test_a_fresh_student_is_trimmed_begun_taught_and_rounded() -> None:
     assert {lesson.kind for lesson in lessons} == {"labels"}
 
 
+@pytest.mark.parametrize("opened", [True, False], ids=["", "it can only be run"])
 @pytest.mark.parametrize("knows_more", [False, True])
-def test_the_original_is_heard_where_it_knows_more(knows_more: bool, tmp_path: Path) -> None:
+def test_the_original_is_heard_where_it_knows_more(knows_more: bool, opened: bool, tmp_path: Path) -> None:
+    space = replace(_space(), opened=opened)
     store = TrialStore(tmp_path / "journal", "search")
-    store.enqueue(next(d for d in space().first() if d["base"] == FRESH))
+    store.enqueue(next(d for d in space.first() if d["base"] == FRESH))
     with store.trial() as trial:
-        recipe = space().recipe(trial)
+        recipe = space.recipe(trial)
         trial.set_user_attr(RECIPE, recipe.name)
         store.finish(trial, TrialOutcome(-3.0, 0.2))
     curriculum = Curriculum(None, planned(0.7 * 3600), asked=0.4)
     enqueue_next_rounds(store, curriculum, Budget(seconds=3600), {recipe.name: knows_more}.__getitem__)
     with store.trial() as trial:
-        taught = space().recipe(trial)
+        taught = space.recipe(trial)
         assert trial.user_attrs[ROUND] == 1
         assert trial.user_attrs.get(ASKED, 0.0) == (0.4 if knows_more else 0.0)
     lesson = [step for step in taught.steps if isinstance(step, Distil)][-1]

@@ -9,6 +9,8 @@ from dataclasses import replace
 from os import getpid
 from statistics import fmean
 
+from optuna.trial import Trial
+
 from halfwatt.compress.recipe import Recipe
 from halfwatt.compress.search_ranges import Chooser
 from halfwatt.core.files import write_atomic
@@ -21,7 +23,7 @@ from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import Space
 from halfwatt.search.side_by_side import teach_side_by_side
 from halfwatt.search.student_plan import Curriculum, TeachingPlan
-from halfwatt.search.teaching import enqueue_next_rounds
+from halfwatt.search.teaching import enqueue_next_rounds, lesson_s
 from halfwatt.search.trial_store import RECIPE, TrialOutcome, TrialStore
 
 BEST_SO_FAR = "best-so-far.json"  # of a search that goes on or was cut off: a trial that the tune split let through
@@ -35,25 +37,28 @@ def explore(
     propose: Propose,
     assess: Callable[[Recipe], TrialOutcome],
     budget: Budget,
-    joules: Callable[[], float | None] = lambda: None,
     go_on: Callable[[], bool] = lambda: True,
+    fits: Callable[[Trial], bool] = lambda _: True,
 ) -> list[Recipe]:
     """Try recipes until the budget is spent or nothing new comes; all that were finished, earlier sittings' too. What
     an earlier sitting began within the budget is ended whatever it takes, as it would have been then.
 
     propose: a recipe from the decisions of a trial; assess: what it comes to. A fault there fails the trial and ends
-    the search, as ``go_on`` does before a trial. joules: a cumulative counter; None where none measures.
+    the search, as ``go_on`` does before a trial. fits: is there time for what the sampler proposed? What the search
+    itself asked for is tried in any case.
     """
     repeats = 0
     while repeats < REPEATS and (store.was_interrupted() if is_spent(budget, store) else go_on()):
         with store.trial() as trial:
-            recipe, before = propose(trial), joules()
+            recipe = propose(trial)
             known = store.outcome_of_recipe(recipe.name)
-            repeats = 0 if known is None else repeats + 1
+            new = known is None and (store.was_asked_for(trial) or fits(trial))
+            repeats = 0 if new else repeats + 1
+            if known is None and not new:
+                store.decline(trial)
+                continue
             trial.set_user_attr(RECIPE, recipe.name)
-            outcome = assess(recipe) if known is None else known
-            after = joules()
-            store.finish(trial, outcome, None if before is None or after is None else after - before)
+            store.finish(trial, assess(recipe) if known is None else known)
     return finished_recipes(store, propose)
 
 
@@ -134,15 +139,16 @@ def search_recipes(lab: Lab, reference: Contender, plan: TeachingPlan | None = N
         for decisions in space.first():
             trials.enqueue(decisions)
         assessor.remember([recipe for recipe in finished_recipes(trials, space.recipe) if tried_here(recipe)])
-        counter = job.tools.primary
-        joules = (lambda: None) if counter is None else (lambda: counter.read().joules)
 
         def go_on() -> bool:
             enqueue_next_rounds(trials, curriculum, budget, assessor.original_knows_more)
             teach_side_by_side(lab, trials, space.recipe)
             return assessor.repays()
 
-        recipes = explore(trials, space.recipe, assessor.assess, budget, joules, go_on)
+        def fits(trial: Trial) -> bool:
+            return plan is None or lesson_s(plan, trial) <= plan.seconds - trials.seconds()
+
+        recipes = explore(trials, space.recipe, assessor.assess, budget, go_on, fits)
         best = trials.best()
     winner = None if best is None else best.user_attrs[RECIPE]
     return [recipe for recipe in recipes if recipe.name == winner or tried_here(recipe)]
@@ -165,4 +171,6 @@ def _open_trials(job: Job) -> TrialStore:
     same = replace(job, settings=replace(job.settings, search=replace(search, budget=None)))
     name = hashlib.sha256(repr(same.identity()).encode()).hexdigest()[:12]
     where, seed = search.storage or job.out / "stages" / "search.journal", job.settings.seed
-    return TrialStore(where, name, getpid() if search.storage else seed)
+    counter = job.tools.primary
+    joules = (lambda: None) if counter is None else (lambda: counter.read().joules)
+    return TrialStore(where, name, getpid() if search.storage else seed, joules)

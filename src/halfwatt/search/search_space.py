@@ -34,6 +34,7 @@ from halfwatt.search.student_plan import Curriculum, StudentPlan
 from halfwatt.search.successive_halving import RATE, Teaching
 
 ORIGINAL, STUDENT, FRESH = "original", "student", "fresh"
+BASE = "base"  # the decision that a recipe begins with
 _OF, _SIZE = "student.of", "fresh.size"
 _HORIZON = 3.3  # passes, see `Distil`; six passes over 1,500 dialogues with 13, 3.3 and 1: 1.534, 1.345, 2.091 nats
 _CACHED = 32  # tokens of the teacher's answers, which all students of a round share
@@ -197,13 +198,13 @@ class Space:
         untrimmed = {"trim": False} if self.trims else {}
         trimmed = {"trim": True, "trim.coverage": 0.999} if self.trims else {}
         ready = [base for base in bases if base not in (STUDENT, FRESH)]
-        begun: list[dict[str, Any]] = [{"base": base} if len(bases) > 1 else {} for base in ready]
+        begun: list[dict[str, Any]] = [{BASE: base} for base in ready]
         cuts = [] if self.school is None else self.school.first()
-        students = [{"base": STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {}) for cut in cuts]
+        students = [{BASE: STUDENT} | cut | (trimmed if cut.get(_OF, ORIGINAL) == ORIGINAL else {}) for cut in cuts]
         safe = [base | untrimmed | plain | {"numbers": "int8"} for base in begun[-1:]]
         bold = [base | untrimmed | daring for base in begun]
         whole = {"trim.coverage": 0.9999} if self.trims else {}
-        fresh = [] if self.fresh is None else [{"base": FRESH} | size | whole for size in self.fresh.first()]
+        fresh = [] if self.fresh is None else [{BASE: FRESH} | size | whole for size in self.fresh.first()]
         guessing = [bold[0] | {"draft": True, "draft.order": 4}] if self.learned and bold and not fresh else []
         adopted = len(self.adopted)
         if large:
@@ -213,7 +214,7 @@ class Space:
     def recipe(self, choose: Chooser) -> Recipe:
         """One recipe; the same decisions make the same one, under the same name."""
         bases = self._bases()
-        base = choose.suggest_categorical("base", tuple(bases)) if len(bases) > 1 else next(iter(bases))
+        base = choose.suggest_categorical(BASE, tuple(bases))  # of one too: by it a student's further rounds are told
         if base == STUDENT and self.school is not None:
             parents = tuple(self.school.parents)
             of = choose.suggest_categorical(_OF, parents) if len(parents) > 1 else ORIGINAL

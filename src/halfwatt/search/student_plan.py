@@ -41,7 +41,7 @@ _KEPT = (3, 2, 4, 8)  # of the original's blocks, in order of trial: in equal ti
 COMPARABLE = 3_000_000  # in a first lesson
 _PASSES = 24.0  # over the dialogues, at most
 _A_PARAMETER = 0.75  # tokens
-_CUT_S = 1.35  # s that a cut student takes for a token that the original reads in 1 s: to learn, and to ask its part
+CUT_S = 1.35  # s that a cut student takes for a token that the original reads in 1 s: to learn, and to ask its part
 _FRESH_SHARE, _BESIDE_CUT = 0.7, 0.2  # of the budget's time
 _ASKING_SHARE = 0.15  # of the time of fresh students
 
@@ -176,7 +176,7 @@ class TeachingPlan:
     @classmethod
     def of(cls, seconds: float, paces: Paces) -> TeachingPlan:
         """Fresh students take most of the time, unless the original is read so fast that cutting it pays."""
-        cut = plan_teaching(seconds, _CUT_S * paces.asking_s, paces.tokens)
+        cut = plan_teaching(seconds, CUT_S * paces.asking_s, paces.tokens)
         share = _FRESH_SHARE if cut is None else _BESIDE_CUT
         asked = min(1.0, _ASKING_SHARE * share * seconds / (paces.tokens * paces.asking_s))
         return cls(seconds, paces, Curriculum(cut, plan_students(share * seconds, paces), float(f"{asked:.1g}")))

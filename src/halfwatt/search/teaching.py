@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
+from optuna.trial import Trial
 from torch import Tensor
 
 from halfwatt.compress.base import StepContext, TrainingBudget, problems_of
@@ -22,8 +23,8 @@ from halfwatt.models.chat_model import ChatModel
 from halfwatt.search.build import asking
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Lab
-from halfwatt.search.search_space import ASKED, FRESH, ROUND, STUDENT
-from halfwatt.search.student_plan import SIZES, Curriculum, Pace, Paces, TeachingPlan, parameters
+from halfwatt.search.search_space import ASKED, BASE, FRESH, ROUND, STUDENT
+from halfwatt.search.student_plan import CUT_S, SIZES, Curriculum, Pace, Paces, TeachingPlan, parameters
 from halfwatt.search.successive_halving import RATE, StudentRound, promote
 from halfwatt.search.trial_store import RECIPE, TrialStore, outcome_of
 
@@ -119,8 +120,18 @@ def enqueue_next_rounds(
             store.enqueue(dict(student.decisions), {ROUND: student.round + 1} | asked)
 
 
+def lesson_s(plan: TeachingPlan, trial: Trial) -> float:
+    """Seconds that a plan gives the last lesson of what a trial decided; 0 = nobody is taught."""
+    base, number = trial.params.get(BASE), int(trial.user_attrs.get(ROUND, 0))
+    if base == FRESH and plan.curriculum.fresh is not None:
+        return plan.curriculum.fresh.first_s * float(RATE**number)
+    if base == STUDENT and plan.curriculum.cut is not None:
+        return plan.curriculum.cut.epochs * float(RATE**number) * plan.paces.tokens * CUT_S * plan.paces.asking_s
+    return 0.0
+
+
 def _rounds(store: TrialStore, base: str) -> list[StudentRound]:
-    trials = [trial for trial in store.completed() if trial.params.get("base") == base]
+    trials = [trial for trial in store.completed() if trial.params.get(BASE) == base]
     return [
         StudentRound(
             t.params, t.user_attrs.get(ROUND, 0), outcome_of(t), RATE * store.lasted_s(t), t.user_attrs[RECIPE]

@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import filterfalse
@@ -47,9 +47,13 @@ class TrialOutcome:
 class TrialStore:
     """The trials of one search."""
 
-    def __init__(self, where: str | Path, name: str, seed: int = 0) -> None:
-        """Open them, or begin. Workers side by side need a seed each, or they propose the same. Raises BadInput where
-        the journal is damaged in its middle, EnvironmentFault where there is no such database or no driver for it."""
+    def __init__(
+        self, where: str | Path, name: str, seed: int = 0, joules: Callable[[], float | None] = lambda: None
+    ) -> None:
+        """Open them, or begin. Workers side by side need a seed each, or they propose the same. joules: a cumulative
+        counter; None where none measures. Raises BadInput where the journal is damaged in its middle, EnvironmentFault
+        where there is no such database or no driver for it."""
+        self._counter, self._joules_before = joules, joules()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage, sampler = _opened(where), optuna.samplers.TPESampler(seed=seed)
         self._study = optuna.create_study(storage=self._storage, study_name=name, sampler=sampler, load_if_exists=True)
@@ -74,6 +78,7 @@ class TrialStore:
         trial = self._next()
         trial.set_user_attr(_WORKER, _me())
         trial.set_user_attr(_BEAT, time.time())
+        self._joules_before = self._counter()
         over = threading.Event()
         beats = threading.Thread(target=_beat, args=(trial, over), daemon=True)
         beats.start()
@@ -98,12 +103,21 @@ class TrialStore:
             trial = self._study.ask()
         return trial
 
-    def finish(self, trial: Trial, outcome: TrialOutcome, joules: float | None = None) -> None:
-        """End a trial. joules: that it took, where they were measured."""
-        trial.set_user_attr(_JOULES, joules)
+    def finish(self, trial: Trial, outcome: TrialOutcome) -> None:
+        """End a trial, with the joules that it took, where they were measured."""
+        before, after = self._joules_before, self._counter()
+        trial.set_user_attr(_JOULES, None if before is None or after is None else after - before)
         if outcome.cost is not None:
             trial.set_constraint(_GATE, outcome.violation)
         self._study.tell(trial, outcome.cost, state=TrialState.FAIL if outcome.cost is None else None)
+
+    def decline(self, trial: Trial) -> None:
+        """End a trial that nothing came of and nothing was spent on: what was proposed is not to be tried now."""
+        self._study.tell(trial, state=TrialState.FAIL)
+
+    def was_asked_for(self, trial: Trial) -> bool:
+        """Were its decisions taken before it began? Else the sampler proposed them."""
+        return "fixed_params" in self._study.get_trials(deepcopy=False)[trial.number].system_attrs
 
     def outcome_of_recipe(self, recipe: str) -> TrialOutcome | None:
         """What a recipe of this name came to, where it was tried before; disqualified ones too."""
