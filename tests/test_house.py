@@ -25,6 +25,7 @@ PACKAGES = (
     "search",
     "results",
     "api",
+    "serve",
     "cli",
 )
 
@@ -89,7 +90,7 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
 
 
 def test_the_house_stays_small() -> None:
-    assert sum(path.read_text().count("\n") for path in modules()) <= 21_600
+    assert sum(path.read_text().count("\n") for path in modules()) <= 23_000
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from halfwatt.runtimes.llamacpp_batched import BatchedSession
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
+from tests.support.live_server import Client, serving, tiny_artifact
 
 
 @pytest.fixture
@@ -18,3 +22,27 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def chats(tmp_path: Path) -> Path:
     return taught.chats(tmp_path, taught.dialogues())
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For a server."""
+    return tiny_artifact(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def server(artifact: Path) -> Iterator[Client]:
+    with serving(artifact, reply=400) as client:
+        yield client
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass of a tiny model takes as long as one of a large model."""
+    advance = BatchedSession.advance
+
+    def slowly(session: BatchedSession) -> None:
+        time.sleep(0.01)
+        advance(session)
+
+    monkeypatch.setattr(BatchedSession, "advance", slowly)

@@ -35,6 +35,8 @@ VERBS = {
     "step_verbs:distil": "Let MODEL learn to answer as a teacher does.",
     "verbs:chat": "Talk to a model; prints joules, tokens and seconds after each reply. Ends with an empty line or "
     "Ctrl-D.",
+    "verbs:serve": "Answer the OpenAI protocol with MODEL, many at once; each reply says what it took. Ends with "
+    "Ctrl-C.",
     "verbs:doctor": "Which energy meters exist here, what each covers, and what would enable the others.",
     "verbs:verify": "Recompute every figure of a result from the raw readings in it. Exit 0 when all agree, else 1.",
 }

@@ -17,6 +17,7 @@ from cyclopts.types import ExistingFile
 from halfwatt.cli import output
 from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Access, Budget, Device, Dtype, Precision, RunSettings, RuntimeChoice, SearchSettings
+from halfwatt.serve.settings import ServeSettings
 
 T = TypeVar("T")
 Method = Literal["rtn", "hqq", "gptq", "qat"]
@@ -129,6 +130,20 @@ class Talk(Common):
     runtime: Runtime = "auto"
     access: AccessFlags = AccessFlags()
     rapl_root: RaplRoot = None
+
+
+@flags
+class Listening(ServeSettings):
+    """Where a server listens, and how much it takes."""
+
+
+@flags
+class ServeFlags(Common):
+    """Of `serve`."""
+
+    access: AccessFlags = AccessFlags()
+    rapl_root: RaplRoot = None
+    serving: Listening = Listening()
 
 
 @flags

@@ -1,8 +1,9 @@
-"""What is printed beside results: talk on stdout, progress and complaints on stderr."""
+"""What is printed beside results: talk on stdout, progress and complaints on stderr; and what the environment holds."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,6 +34,11 @@ def progress(text: str) -> None:
     """One line on a terminal, rewritten; plain lines elsewhere. Called between windows only."""
     live = sys.stderr.isatty()
     print(f"\r\x1b[2K{text[:100]}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
+
+
+def api_key() -> str | None:
+    """What clients of a server have to send; an empty one is none."""
+    return os.environ.get("HALFWATT_API_KEY") or None
 
 
 def complain(line: str) -> None:

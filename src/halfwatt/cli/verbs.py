@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from halfwatt.cli import output
-from halfwatt.cli.options import Base, Common, Comparing, Measuring, Model, Planning, RaplRoot, Search, Talk
+from halfwatt.cli.options import Base, Common, Comparing, Measuring, Model, Planning, RaplRoot, Search, ServeFlags, Talk
 
 
 def optimize(model: Model, /, *, flags: Search = Search(), base: Base) -> int:
@@ -66,6 +66,19 @@ def chat(artifact: Model, /, *, flags: Talk = Talk(), base: Base) -> int:
 
     lines = output.prompted_lines(quiet=flags.json or not sys.stdin.isatty())
     converse(artifact, lines, output.json_line if flags.json else output.stream, flags.runtime, flags.settings(base))
+    return 0
+
+
+def serve(artifact: Model, /, *, flags: ServeFlags = ServeFlags(), base: Base) -> int:
+    """Until SIGTERM or Ctrl-C."""
+    from halfwatt.serve.server import serve as run
+
+    def ready(address: str) -> None:
+        if flags.json:
+            output.json_line({"address": address})
+        output.progress(f"serving {artifact} on {address}/v1; the page is {address}/, Ctrl-C ends it")
+
+    run(artifact, flags.settings(base), flags.serving, output.api_key(), ready)
     return 0
 
 

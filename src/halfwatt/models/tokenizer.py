@@ -50,6 +50,7 @@ class ChatTokenizer:
     pad_id:          fills up the shorter rows of a batch
     vocab_size:      the number of token ids, added tokens included
     special_tokens:  their texts: what a reply must never show; it may think
+    thinking_tags:   by id, the special tokens that enclose what is thought; backend: of the `tokenizers` library
     """
 
     def __init__(self, hf: Any, template: str, eos_ids: tuple[int, ...]) -> None:
@@ -57,11 +58,13 @@ class ChatTokenizer:
         self.hf, self.template, self.eos_ids = hf, template, eos_ids
         self.pad_id: int = eos_ids[0] if hf.pad_token_id is None else hf.pad_token_id
         self.vocab_size: int = 1 + max(hf.get_vocab().values())
-        self._backend = hf.backend_tokenizer
-        self._backend.no_truncation()  # tokenizer.json may carry both, and neither belongs to a chat
-        self._backend.no_padding()
+        self.backend = hf.backend_tokenizer
+        self.backend.no_truncation()  # tokenizer.json may carry both, and neither belongs to a chat
+        self.backend.no_padding()
         special = {str(t) for t in hf.added_tokens_decoder.values() if t.special} | set(hf.all_special_tokens)
-        self._tags = {hf.convert_tokens_to_ids(tag): tag for tag in (OPENING, CLOSING) if tag in special}
+        self.thinking_tags: dict[int, str] = {
+            hf.convert_tokens_to_ids(tag): tag for tag in (OPENING, CLOSING) if tag in special
+        }
         self.special_tokens: tuple[str, ...] = tuple(sorted(special - {"", OPENING, CLOSING}))
         self._special = re.compile("|".join(map(re.escape, self.special_tokens)) or "(?!)")
 
@@ -104,7 +107,14 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` as it stands: no special token is added, those in the text are recognised."""
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def refuse_special(self, dialogue: Dialogue) -> None:
+        """Raises ModelError: a text holds a special token, which would be read as one."""
+        held = (self._special.search(message.content) for message in dialogue.messages)
+        if (special := next(filter(None, held), None)) is not None:
+            what = f"dialogue {dialogue.id}: its text holds {special[0]!r}, which is a token of the template"
+            raise ModelError(what, hint="write it otherwise, or remove the dialogue")
 
     def scored(self, dialogue: Dialogue) -> ScoredTokens:
         """Token ids of the whole dialogue, and which of them the assistant wrote.
@@ -116,12 +126,9 @@ class ChatTokenizer:
         Raises:
             ModelError: no turn counts, or a text holds a special token, which would be read as one.
         """
-        held = (self._special.search(message.content) for message in dialogue.messages)
-        if (special := next(filter(None, held), None)) is not None:
-            what = f"dialogue {dialogue.id}: its text holds {special[0]!r}, which is a token of the template"
-            raise ModelError(what, hint="write it otherwise, or remove the dialogue")
+        self.refuse_special(dialogue)
         text = self.render(dialogue, prompt=False)
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = self.backend.encode(text, add_special_tokens=False)
         ids, offsets = list(encoding.ids), encoding.offsets
         reply, end, begun = [False] * len(ids), [False] * len(ids), False
         for turn in dialogue.assistant_turns:
@@ -197,7 +204,7 @@ class ChatTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens, but for those that enclose what is thought."""
-        runs = ((tag, list(run)) for tag, run in groupby(ids, self._tags.get))
+        runs = ((tag, list(run)) for tag, run in groupby(ids, self.thinking_tags.get))
         return "".join(tag * len(run) if tag else self.hf.decode(run, skip_special_tokens=True) for tag, run in runs)
 
     def save(self, folder: Path, *, plain: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
@@ -16,8 +16,6 @@ from halfwatt.models.sampling import Sampling
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_REPLACEMENT = "\ufffd"  # what the beginning of a character decodes to
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +113,6 @@ def require_room(tokens: int, context: int, reply: int = 1) -> None:
 def one_by_one(session: Session, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
     """`Session.replies` of a runtime that answers several no cheaper."""
     return [session.reply([prompt], sampling)[0] for prompt, sampling in zip(prompts, samplings, strict=True)]
-
-
-def stream_text(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Generator[str, None, list[int]]:
-    """The text of a reply's tokens as they come, in pieces of whole characters; returns the tokens' ids."""
-    ids: list[int] = []
-    shown = ""
-    for token in tokens:
-        ids.append(token)
-        text = decode(ids)
-        if len(text) > len(shown) and text.startswith(shown) and not text.endswith(_REPLACEMENT):
-            yield text[len(shown) :]
-            shown = text
-    if rest := decode(ids)[len(shown) :]:
-        yield rest
-    return ids
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

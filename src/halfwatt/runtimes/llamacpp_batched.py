@@ -11,33 +11,48 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llama_cpp import llama_cpp as llama
 
 from halfwatt.dialogues.dialogue import Dialogue
+from halfwatt.formats.artifact import Artifact
+from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling
-from halfwatt.runtimes.base import Reply, common_prefix
+from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, require_room
 from halfwatt.runtimes.llamacpp_session import LlamaCppSession
 
 _WORTH_COPYING = 8  # tokens: fewer are decoded again in the time that copying a cache takes
 
 
-@dataclass(slots=True)
-class _Turn:
-    """A reply in the making: to prompt ``number``, in sequence ``slot``."""
+@dataclass(slots=True, eq=False)
+class Turn:
+    """A reply in the making, in sequence ``slot``."""
 
-    number: int
     slot: int
     prompt: list[int]
-    cached: int
+    cached: int  # tokens of the prompt that were in the cache
     chain: Any  # None = the largest logit wins
     most: int
     ids: list[int]
+    over: bool = False
 
 
 class BatchedSession(LlamaCppSession):
-    """A session whose operating point has a batch."""
+    """A session whose operating point has a batch.
+
+    Who brings one prompt after the other opens turns and advances all of them (`in_thread`: llama.cpp computes in the
+    session's own thread, and these are called there).
+    """
+
+    live: list[Turn]
+
+    def __init__(
+        self, artifact: Artifact, gguf: str, at: OperatingPoint, table: NgramTable | None = None, *, gpu: bool
+    ) -> None:
+        """See `LlamaCppSession`."""
+        super().__init__(artifact, gguf, at, table, gpu=gpu)
+        self.live = []
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer the dialogues, as many at once as the operating point's batch.
@@ -50,7 +65,7 @@ class BatchedSession(LlamaCppSession):
     def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
         """The same, each with its own sampling."""
         ids = [self.tokenizer.prompt_ids(prompt) for prompt in prompts]
-        turns = self._in_thread(lambda: self._generate_all(ids, samplings))
+        turns = self.in_thread(lambda: self._generate_all(ids, samplings))
         return [self._as_reply(turn.prompt, turn.cached, turn.ids) for turn in turns]
 
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
@@ -58,50 +73,83 @@ class BatchedSession(LlamaCppSession):
         self.reset()
         return (yield from super().stream(dialogue, sampling))
 
-    def _generate_all(self, prompts: Sequence[list[int]], samplings: Sequence[Sampling]) -> list[_Turn]:
-        """Those first that share most with what is held. In the order of the prompts."""
-        self._make_room_for(prompts, max(sampling.max_new_tokens for sampling in samplings))
-        held = [max(common_prefix(own, prompt) for own in self._held) for prompt in prompts]
-        waiting = deque(sorted(range(len(prompts)), key=lambda number: -held[number]))
-        live, ended = list[_Turn](), list[_Turn]()
-        try:
-            while waiting or live:
-                free = set(range(self._at.batch)) - {turn.slot for turn in live}
-                if waiting and free:
-                    number = waiting.popleft()
-                    live.append(self._begin_turn(number, prompts[number], samplings[number], free))
-                else:
-                    self._close_ranks(live)
-                    self._pass([(turn.slot, turn.ids[-1:]) for turn in live])
-                    for row, turn in enumerate(live):
-                        turn.ids.append(self._choose(turn.chain, row))
-                over = [turn for turn in live if len(turn.ids) >= turn.most or turn.ids[-1] in self._stops]
-                live, ended = [turn for turn in live if turn not in over], ended + over
-        finally:
-            for turn in (*live, *ended):
-                if turn.chain is not None:
-                    llama.llama_sampler_free(turn.chain)
-        return sorted(ended, key=lambda turn: turn.number)
+    @property
+    def slots(self) -> int:
+        """Replies that can be in the making at once."""
+        return self._at.batch
 
-    def _begin_turn(self, number: int, prompt: list[int], sampling: Sampling, free: set[int]) -> _Turn:
-        """Its prompt and the first token of its reply, in the free sequence that holds most of it."""
-        most = min(sampling.max_new_tokens, self.longest - len(prompt))
+    @property
+    def is_full(self) -> bool:
+        """Are as many replies in the making as the batch holds?"""
+        return len(self.live) == self._at.batch
+
+    def open_turn(self, prompt: list[int], sampling: Sampling) -> Turn:
+        """Read a prompt, in the free sequence that holds most of it, and choose the first token of its reply."""
+        free = set(range(self._at.batch)) - {turn.slot for turn in self.live}
+        require_room(len(prompt), self.room)
+        most = min(sampling.max_new_tokens, self.room - len(prompt))
         shared = [common_prefix(held, prompt) for held in self._held]
         slot = max(sorted(free), key=shared.__getitem__)
         source = max(range(self._at.batch), key=shared.__getitem__)
         if self._at.reuse_prefix and shared[source] - shared[slot] > _WORTH_COPYING:
             self._copy(source, slot)
         cached, chain = self._prefill(slot, prompt), self._chain(prompt, sampling)
-        return _Turn(number, slot, prompt, cached, chain, most, [self._choose(chain, -1)])
+        turn = Turn(slot, prompt, cached, chain, most, [])
+        self.live.append(turn)
+        self._add(turn, -1)
+        return turn
 
-    def _close_ranks(self, live: list[_Turn]) -> None:
+    def advance(self) -> None:
+        """One token more of every reply; those that it ends are over, and live no more."""
+        self._close_ranks()
+        turns = list(self.live)
+        self._pass([(turn.slot, turn.ids[-1:]) for turn in turns])
+        for row, turn in enumerate(turns):
+            self._add(turn, row)
+
+    def reason(self, turn: Turn) -> Literal["stop", "length"]:
+        """Why a reply ended that is over: by a stop token, or by its cap."""
+        return "stop" if turn.ids[-1] in self._stops else "length"
+
+    def close_turn(self, turn: Turn) -> None:
+        """End a reply where it is."""
+        turn.over = True
+        self.live.remove(turn)
+        if turn.chain is not None:
+            llama.llama_sampler_free(turn.chain)
+
+    def _generate_all(self, prompts: Sequence[list[int]], samplings: Sequence[Sampling]) -> list[Turn]:
+        """Those first that share most with what is held. In the order of the prompts."""
+        self._make_room_for(prompts, max(sampling.max_new_tokens for sampling in samplings))
+        held = [max(common_prefix(own, prompt) for own in self._held) for prompt in prompts]
+        waiting = deque(sorted(range(len(prompts)), key=lambda number: -held[number]))
+        turns = dict[int, Turn]()
+        try:
+            while waiting or self.live:
+                if waiting and not self.is_full:
+                    number = waiting.popleft()
+                    turns[number] = self.open_turn(prompts[number], samplings[number])
+                else:
+                    self.advance()
+        finally:
+            for turn in list(self.live):
+                self.close_turn(turn)
+        return [turns[number] for number in range(len(prompts))]
+
+    def _add(self, turn: Turn, row: int) -> None:
+        """The token that the logits in ``row`` choose."""
+        turn.ids.append(self._choose(turn.chain, row))
+        if len(turn.ids) >= turn.most or turn.ids[-1] in self._stops:
+            self.close_turn(turn)
+
+    def _close_ranks(self) -> None:
         """Only sequences whose numbers follow each other pass together: the last ones move to where others ended."""
-        gaps = set(range(len(live))) - {turn.slot for turn in live}
-        for turn in live:
-            if turn.slot >= len(live):
+        gaps = set(range(len(self.live))) - {turn.slot for turn in self.live}
+        for turn in self.live:
+            if turn.slot >= len(self.live):
                 self._copy(turn.slot, slot := gaps.pop())
                 turn.slot = slot
-        live.sort(key=lambda turn: turn.slot)
+        self.live.sort(key=lambda turn: turn.slot)
 
     def _copy(self, source: int, slot: int) -> None:
         """Let a sequence hold what another one does: all of it, as llama.cpp copies."""

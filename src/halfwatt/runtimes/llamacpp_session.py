@@ -31,9 +31,10 @@ from halfwatt.formats.artifact import Artifact
 from halfwatt.models.ngram_table import NgramTable
 from halfwatt.models.sampling import Sampling
 from halfwatt.models.tokenizer import ChatTokenizer
-from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, one_by_one, require_room, stream_text
+from halfwatt.runtimes.base import OperatingPoint, Reply, common_prefix, one_by_one, require_room
 from halfwatt.runtimes.llamacpp_continuations import ContinuationScorer
 from halfwatt.runtimes.speculation import Drafter, LookupDrafter, TableDrafter
+from halfwatt.runtimes.text_stream import stream_text
 
 _FIRST_CONTEXT = 2048  # tokens, of all sequences; grown when dialogues need more, up to what the model was trained for
 _LOGITS_AT_ONCE = 64  # tokens in a batch whose logits are all kept; bounds that buffer
@@ -94,7 +95,7 @@ class LlamaCppSession:
         Raises:
             BadInput: a prompt leaves no room for a reply in the model's context.
         """
-        return self._in_thread(lambda: [self._answer(dialogue, sampling) for dialogue in batch])
+        return self.in_thread(lambda: [self._answer(dialogue, sampling) for dialogue in batch])
 
     def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
         """Answer each with its own sampling; see `halfwatt.runtimes.base.Session`."""
@@ -103,10 +104,10 @@ class LlamaCppSession:
     def stream(self, dialogue: Dialogue, sampling: Sampling) -> Generator[str, None, Reply]:
         """Answer one dialogue in pieces of whole characters; the generator's return value is the `Reply`."""
         prompt = self.tokenizer.prompt_ids(dialogue)
-        cached = self._in_thread(lambda: self._begin(prompt, sampling))
+        cached = self.in_thread(lambda: self._begin(prompt, sampling))
         tokens = self._generate(prompt, sampling)
-        one_by_one = iter(lambda: self._in_thread(lambda: next(tokens, None)), None)
-        ids = yield from stream_text(one_by_one, self.tokenizer.decode)
+        one_by_one = iter(lambda: self.in_thread(lambda: next(tokens, None)), None)
+        ids = yield from stream_text(one_by_one, self.tokenizer)
         return self._as_reply(prompt, cached, ids)
 
     def logits(self, dialogue: Dialogue, rows: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -120,7 +121,7 @@ class LlamaCppSession:
         self._make_room(len(ids))
         self.reset()
         starts = range(0, len(ids), _LOGITS_AT_ONCE)
-        parts = self._in_thread(lambda: [self._logits_of(ids, at, wanted) for at in starts])
+        parts = self.in_thread(lambda: [self._logits_of(ids, at, wanted) for at in starts])
         self.reset()
         return np.concatenate(parts)
 
@@ -129,7 +130,20 @@ class LlamaCppSession:
         prompt = self.tokenizer.answer_prompt_ids(dialogue)
         ids = [self.tokenizer.encode(text)[:longest] for text in texts]
         require_room(len(prompt), self.longest, max(map(len, ids)))
-        return self._in_thread(lambda: self._score(prompt, ids))
+        return self.in_thread(lambda: self._score(prompt, ids))
+
+    @property
+    def room(self) -> int:
+        """Tokens that each sequence has room for now."""
+        return self._size
+
+    def reserve(self, tokens: int) -> None:
+        """Room for so many in each sequence, at least, up to what the model was trained for. More empties the cache.
+
+        Raises:
+            EnvironmentFault: there is no memory for it.
+        """
+        self._make_room(min(self.longest, tokens))
 
     def reset(self) -> None:
         """Empty the KV cache."""
@@ -172,7 +186,7 @@ class LlamaCppSession:
             llama.llama_model_free(self._model)
             self._context = None
 
-    def _in_thread(self, compute: Callable[[], T]) -> T:
+    def in_thread(self, compute: Callable[[], T]) -> T:
         """The result of ``compute``, computed in the session's own thread."""
         return self._thread.submit(compute).result()
 

@@ -34,7 +34,8 @@ from halfwatt.models.chat_model import quiet, torch_device, torch_dtype
 from halfwatt.models.sampling import AND_DRAWN, Sampling, own_settings
 from halfwatt.models.tokenizer import ChatTokenizer, from_pretrained
 from halfwatt.models.weights import weights_read
-from halfwatt.runtimes.base import OperatingPoint, Reply, one_by_one, require_room, stream_text
+from halfwatt.runtimes.base import OperatingPoint, Reply, one_by_one, require_room
+from halfwatt.runtimes.text_stream import stream_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class TransformersSession:
         thread = Thread(target=tap.run, args=(lambda: self._generate([prompt], sampling, tap),))
         thread.start()
         try:
-            ids = yield from stream_text(tap.results(), self.tokenizer.decode)
+            ids = yield from stream_text(tap.results(), self.tokenizer)
         finally:
             tap.closed.set()
             thread.join()

@@ -1,0 +1,114 @@
+"""A model that answers whoever asks, many at once, and says what each reply took: what a server stands on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from halfwatt import demo
+from halfwatt.api.inputs import workplace
+from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import RunSettings
+from halfwatt.evaluate.requests import ChatFormat
+from halfwatt.formats.artifact import Artifact
+from halfwatt.meters.base import MeterInfo
+from halfwatt.meters.shares import Shares, Spent
+from halfwatt.models.sampling import Sampling
+from halfwatt.models.tokenizer import ChatTokenizer
+from halfwatt.runtimes.live_engine import Asked, Draining, Full, LiveEngine, Step
+from halfwatt.runtimes.llamacpp_batched import BatchedSession
+from halfwatt.runtimes.serving_process import open_session
+from halfwatt.runtimes.text_stream import TextStream
+from halfwatt.search.served import served
+
+__all__ = ["Asked", "Draining", "Full", "LiveModel", "Step", "TextStream", "energy_of", "open_live"]
+
+_CACHE_B = 1 << 30  # of keys and values that all conversations together may take, where nobody says how long they get
+_LEAST, _MOST = 1024, 8192  # tokens of a conversation then
+
+
+@dataclass(frozen=True, slots=True)
+class LiveModel:
+    """What answers. own: its own way of choosing tokens; context: tokens of a conversation, reply included."""
+
+    name: str
+    artifact: Artifact
+    tokenizer: ChatTokenizer
+    own: Sampling
+    context: int
+    engine: LiveEngine
+    shares: Shares
+    meter: MeterInfo | None  # None = nothing says what joules it takes
+
+
+@contextmanager
+def open_live(
+    model: str,
+    settings: RunSettings,
+    hand_over: Callable[[Sequence[Step]], None],
+    *,
+    users: int,
+    waiting: int,
+    context: int | None,
+) -> Iterator[LiveModel]:
+    """Load a model or an artifact, proved, and let it answer ``users`` at once while the block runs.
+
+    hand_over: gets what each pass brought, in another thread; waiting: prompts, beside them; context: tokens of each
+    conversation; None = as many as the model was made for and some memory holds
+
+    Raises:
+        ModelError: it cannot be used. ExportDiffers: in llama.cpp it is another model. EnvironmentFault: no memory.
+    """
+    if users < 1 or waiting < 0:
+        raise BadInput("a server answers one user at least", got=f"{users} users, {waiting} waiting")
+    with workplace(settings) as (settings, cache, tools):
+        spec = served(model, settings, cache, "llamacpp", demo.dialogues("tune").dialogues)
+        at = replace(spec.at, batch=max(2, users), speculation=None, reuse_prefix=True)  # a table guesses for one alone
+        form = ChatFormat.of_artifact(spec.artifact)
+        with open_session(replace(spec, at=at)) as session:
+            assert isinstance(session, BatchedSession)
+            tokens = min(context or fitting(spec.artifact.kv_b_per_token * at.batch), session.longest)
+            session.in_thread(lambda: session.reserve(tokens))
+            shares = Shares(tools, session.bytes_moved)
+            engine = LiveEngine(session, shares, hand_over, waiting)
+            name = Path(model).resolve().name if Path(model).exists() else model
+            with closing(_Ending(engine)):
+                yield LiveModel(
+                    name, spec.artifact, form.tokenizer, form.generation, session.room, engine, shares, tools.info
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    engine: LiveEngine
+
+    def close(self) -> None:
+        self.engine.close(patience_s=0.0)
+
+
+def fitting(kv_b_per_token: float) -> int:
+    """Tokens of a conversation, where all at once take so many bytes a token.
+
+    >>> fitting(16 * 23_040), fitting(16 * 100), fitting(1e9)
+    (2912, 8192, 1024)
+    """
+    return max(_LEAST, min(_MOST, int(_CACHE_B // max(1.0, kv_b_per_token))))
+
+
+def energy_of(spent: Spent, meter: MeterInfo | None, since_s: float) -> dict[str, Any] | None:
+    """What a reply took, in figures; None where nothing was measured or modelled. since_s: when it was asked."""
+    if meter is None or spent.joules is None:
+        return None
+    return {
+        "joules": spent.joules,
+        "kind": meter.kind,
+        "grade": meter.grade,
+        "method": meter.name,
+        "covers": meter.covers,
+        "cpu_seconds": spent.cpu_s,
+        "seconds": time.monotonic() - since_s,
+    }

@@ -1,0 +1,206 @@
+"""Replies to prompts that come when they come: whoever is there is served by the same passes (continuous batching).
+
+    submit -> waiting -> a free sequence: its prompt is read -> a token of everybody in each pass -> its end
+    (any thread)         (all else in the session's own thread, in which llama.cpp computes)
+
+What happened in a pass is handed over at once, so that the web server is woken once a pass and not once a token.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Literal
+
+from halfwatt.core.errors import EnvironmentFault, HalfwattError
+from halfwatt.meters.shares import Shares, Spent
+from halfwatt.models.sampling import Sampling
+from halfwatt.runtimes.llamacpp_batched import BatchedSession, Turn
+
+Reason = Literal["stop", "length", "given up", "failed"]
+
+
+class Full(EnvironmentFault):
+    """As many wait as may."""
+
+
+class Draining(EnvironmentFault):
+    """It ends, and takes nothing more."""
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A prompt that waits, or is being answered.
+
+    each: is every token wanted as it comes, or all at the end? given_up: nobody waits for it any more, or for more
+    """
+
+    prompt: list[int]
+    sampling: Sampling
+    each: bool = False
+    given_up: bool = False
+    spent: Spent = field(default_factory=Spent)
+    turn: Turn | None = None
+    handed: int = 0  # tokens that were handed over
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a pass brought to one of those who asked."""
+
+    asked: Asked
+    ids: tuple[int, ...]
+    ended: Reason | None = None
+    fault: str = ""
+
+
+class LiveEngine:
+    """Serves one session until it is closed.
+
+    Args:
+        hand_over: gets all steps of a pass, in the session's thread
+        most_waiting: prompts that wait for a sequence
+    """
+
+    def __init__(
+        self, session: BatchedSession, shares: Shares, hand_over: Callable[[Sequence[Step]], None], most_waiting: int
+    ) -> None:
+        self._session, self._shares, self._hand_over, self._most_waiting = session, shares, hand_over, most_waiting
+        self._inbox, self._waiting = SimpleQueue[Asked | None](), deque[Asked]()
+        self._live: dict[Turn, Asked] = {}
+        self._lock, self._open, self._draining = threading.Lock(), 0, False
+        self.fault = ""  # what ended it
+        self._thread = threading.Thread(target=lambda: session.in_thread(self._serve), name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Replies in the making, and prompts that wait."""
+        making = len(self._live)
+        return making, max(0, self._open - making)
+
+    @property
+    def draining(self) -> bool:
+        """Was it told to end?"""
+        return self._draining
+
+    def submit(self, asked: Asked) -> None:
+        """Let it be answered.
+
+        Raises:
+            Full: too many wait. Draining: it was told to end. EnvironmentFault: it broke.
+        """
+        with self._lock:
+            if self.fault:
+                raise EnvironmentFault("the engine has stopped", got=self.fault)
+            if self._draining:
+                raise Draining("the server is shutting down")
+            if self._open >= self._session.slots + self._most_waiting:
+                raise Full(f"{self._open} replies are being made or waited for")
+            self._open += 1
+        self._inbox.put(asked)
+
+    def drain(self) -> None:
+        """Take nothing more; what was asked is answered."""
+        with self._lock:
+            self._draining = True
+
+    def close(self, patience_s: float) -> None:
+        """End once everything is answered, or after so long; what is left is given up."""
+        self.drain()
+        self._inbox.put(None)
+        self._thread.join(patience_s)
+        for asked in (*list(self._live.values()), *list(self._waiting)):
+            asked.given_up = True
+        self._thread.join()
+
+    def _serve(self) -> None:
+        try:
+            while self._collect():
+                steps = self._let_go()
+                self._read_prompts(steps)
+                if self._session.live:
+                    self._pass(steps)
+                self._tell(steps)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody shall wait for ever
+            with self._lock:
+                self.fault = str(error) or type(error).__name__
+            self._collect(block=False)
+            self._tell([Step(asked, (), "failed", self.fault) for asked in (*self._live.values(), *self._waiting)])
+
+    def _collect(self, block: bool = True) -> bool:
+        """Take in what was asked; asleep while there is nothing to do. False = it is over."""
+        idle = block and not self._live and not self._waiting
+        if idle:
+            self._shares.settle([])
+        ended = False
+        while idle or not self._inbox.empty():
+            asked = self._inbox.get()
+            if asked is None:
+                ended = True
+                break
+            self._waiting.append(asked)
+            if idle:
+                self._shares.settle([])
+            idle = False
+        if ended and (self._live or self._waiting):
+            self._inbox.put(None)
+        return not ended or bool(self._live or self._waiting)
+
+    def _let_go(self) -> list[Step]:
+        """Of those who gave up."""
+        if live := [asked for asked in self._live.values() if asked.given_up]:
+            self._settle()
+        for asked in live:
+            assert asked.turn is not None
+            self._session.close_turn(asked.turn)
+            del self._live[asked.turn]
+        waiting = [asked for asked in self._waiting if asked.given_up]
+        self._waiting = deque(asked for asked in self._waiting if not asked.given_up)
+        return [Step(asked, (), "given up") for asked in (*live, *waiting)]
+
+    def _read_prompts(self, steps: list[Step]) -> None:
+        while self._waiting and not self._session.is_full:
+            asked = self._waiting.popleft()
+            self._settle()
+            try:
+                asked.turn = self._session.open_turn(asked.prompt, asked.sampling)
+            except HalfwattError as error:
+                self._shares.settle([asked.spent])
+                steps.append(Step(asked, (), "failed", str(error)))
+                continue
+            self._shares.settle([asked.spent])
+            self._live[asked.turn] = asked
+            self._note(asked, steps)
+
+    def _pass(self, steps: list[Step]) -> None:
+        served = [self._live[turn] for turn in self._session.live]
+        self._session.advance()
+        if any(asked.turn is not None and asked.turn.over for asked in served):
+            self._shares.settle([asked.spent for asked in served])
+        for asked in served:
+            self._note(asked, steps)
+
+    def _note(self, asked: Asked, steps: list[Step]) -> None:
+        """What it has now that was not handed over, if that is wanted yet."""
+        turn = asked.turn
+        assert turn is not None
+        if turn.over:
+            del self._live[turn]
+        if not (turn.over or asked.each):
+            return
+        ids, asked.handed = tuple(turn.ids[asked.handed :]), len(turn.ids)
+        steps.append(Step(asked, ids, self._session.reason(turn) if turn.over else None))
+
+    def _settle(self) -> None:
+        self._shares.settle([asked.spent for asked in self._live.values()])
+
+    def _tell(self, steps: Sequence[Step]) -> None:
+        if over := sum(step.ended is not None for step in steps):
+            with self._lock:
+                self._open -= over
+        if steps:
+            self._hand_over(steps)

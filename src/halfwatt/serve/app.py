@@ -1,0 +1,255 @@
+"""The routes of the OpenAI protocol, and /health and /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+
+from halfwatt.api.live import Draining, Full, LiveModel
+from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError
+from halfwatt.serve.answers import Answer, Mailbox, TooLong
+from halfwatt.serve.metrics import Metrics
+from halfwatt.serve.protocol import ChatRequest, CompletionRequest, Shape, fault
+from halfwatt.serve.settings import ServeSettings
+
+T = TypeVar("T")
+_RETRY_S = 2
+_LONGEST_FAULT = 300  # characters: what was sent is not sent back
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the routes share."""
+
+    model: LiveModel
+    mailbox: Mailbox
+    metrics: Metrics
+    settings: ServeSettings
+
+    @property
+    def name(self) -> str:
+        """Of the model, for clients."""
+        return self.settings.name or self.model.name
+
+    def chat(self, request: ChatRequest) -> Answer:
+        """Raises BadInput, ModelError: it cannot be answered."""
+        tokenizer = self.model.tokenizer
+        dialogue = request.dialogue
+        tokenizer.refuse_special(dialogue)
+        return self._answer(request, tokenizer.prompt_ids(dialogue))
+
+    def completion(self, request: CompletionRequest) -> Answer:
+        """Raises BadInput: it cannot be answered."""
+        if not (ids := self.model.tokenizer.encode(request.text)):
+            raise BadInput("the prompt is empty")
+        return self._answer(request, ids)
+
+    def _answer(self, request: ChatRequest | CompletionRequest, prompt: list[int]) -> Answer:
+        if request.model not in (None, "", self.name):
+            raise NoSuchModel(f"there is no model {request.model[:100]!r}", hint=f"ask for {self.name}")
+        sampling = request.sampling(self.model.own, self.settings.reply, self.model.context)
+        return Answer(self.model, self.mailbox, prompt, sampling, request.stops, request.stream)
+
+
+class NoSuchModel(BadInput):
+    """Another one is served."""
+
+
+def make_app(desk: Desk) -> FastAPI:
+    """The application; `Guard` stands in front of it."""
+    app = FastAPI(title="halfwatt", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        return await _complete(desk, request, chat=True)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await _complete(desk, request, chat=False)
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        entry = {"id": desk.name, "object": "model", "created": 0, "owned_by": "halfwatt"}
+        return _json({"object": "list", "data": [entry]})
+
+    @app.get("/health")
+    async def health() -> Response:
+        engine = desk.model.engine
+        status = "failed" if engine.fault else "draining" if engine.draining else "ok"
+        return _json({"status": status}, 200 if status == "ok" else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(desk.metrics.text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.exception_handler(HTTPException)
+    async def no_route(_: Request, error: HTTPException) -> Response:
+        return _json(fault(str(error.detail), "invalid_request_error"), error.status_code)
+
+    return app
+
+
+async def _complete(desk: Desk, request: Request, *, chat: bool) -> Response:
+    try:
+        async with asyncio.timeout(desk.settings.patience):
+            answer, asked = await _read(desk, request, chat=chat)
+            pieces, shape = answer.pieces(), Shape.of(chat, desk.name)
+            if asked.stream:
+                first = await _unless_gone(request, anext(pieces, None))
+                chunks = _chunks(desk, answer, shape, pieces, first, usage=asked.wants_usage)
+                return StreamingResponse(chunks, media_type="text/event-stream", headers={"cache-control": "no-store"})
+            async with aclosing(pieces):
+                text = await _unless_gone(request, _whole(pieces))
+    except HalfwattError as error:
+        return _refusal(desk, error)
+    except TimeoutError:
+        return _ended(desk, _json(fault(_late(desk), "server_error", "timeout"), 504))
+    except _Gone:
+        return _ended(desk, Response(status_code=499))
+    _note(desk, answer)
+    return _ended(desk, _json(shape.whole(text, answer.reason, answer.usage, _beside(answer))))
+
+
+async def _read(desk: Desk, request: Request, *, chat: bool) -> tuple[Answer, ChatRequest | CompletionRequest]:
+    """Raises BadInput: it cannot be answered."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise BadInput("the body has to be JSON", hint="send Content-Type: application/json")
+    body = await request.body()
+    if chat:
+        return desk.chat(asked := ChatRequest.read(body)), asked
+    return desk.completion(text := CompletionRequest.read(body)), text
+
+
+async def _whole(pieces: AsyncIterator[str]) -> str:
+    return "".join([piece async for piece in pieces])
+
+
+async def _chunks(
+    desk: Desk, answer: Answer, shape: Shape, pieces: AsyncGenerator[str], first: str | None, *, usage: bool
+) -> AsyncIterator[bytes]:
+    """The reply as server-sent events."""
+    status = 499  # unless it comes to its end
+    try:
+        if (opening := shape.opening()) is not None:
+            yield _event(opening)
+        if first:
+            yield _event(shape.piece(first))
+        async with aclosing(pieces):
+            while (piece := await _in_time(pieces, answer.began_s + desk.settings.patience)) is not None:
+                yield _event(shape.piece(piece))
+        yield _event(shape.ending(answer.reason))
+        more = _beside(answer)
+        if usage:
+            yield _event(shape.account(answer.usage, more))
+        if more:
+            yield b": energy " + json.dumps(more["energy"]).encode() + b"\n\n"
+        yield b"data: [DONE]\n\n"
+        _note(desk, answer)
+        status = 200
+    except TimeoutError:
+        status = 504
+        yield _event(fault(_late(desk), "server_error", "timeout"))
+    except HalfwattError as error:
+        status = 500
+        yield _event(fault(str(error), "server_error"))
+    finally:
+        answer.asked.given_up = True
+        desk.metrics.ended(status)
+
+
+class _Gone(Exception):
+    """Nobody waits for the reply any more."""
+
+
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """What ``work`` brings; given up where the client hangs up before.
+
+    Raises:
+        _Gone: it did.
+    """
+    waiting, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        raise _Gone
+    finally:
+        for task in (waiting, gone):
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await gone
+
+
+async def _in_time(pieces: AsyncGenerator[str], until_s: float) -> str | None:
+    """The next one; None = there is no more. No time runs while a chunk is being sent: that is the protocol's to limit.
+
+    Raises:
+        TimeoutError: it is too late.
+    """
+    async with asyncio.timeout(until_s - time.monotonic()):
+        return await anext(pieces, None)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _note(desk: Desk, answer: Answer) -> None:
+    whole_s = time.monotonic() - answer.began_s
+    desk.metrics.replied(answer.first_s, whole_s, len(answer.prompt), answer.tokens)
+
+
+def _ended(desk: Desk, response: Response) -> Response:
+    desk.metrics.ended(response.status_code)
+    return response
+
+
+def _refusal(desk: Desk, error: HalfwattError) -> Response:
+    """What cannot be taken or made, as clients read it."""
+    match error:
+        case Full() | Draining():
+            status, kind, code = 503, "server_error", "overloaded"
+        case NoSuchModel():
+            status, kind, code = 404, "invalid_request_error", "model_not_found"
+        case TooLong():
+            status, kind, code = 400, "invalid_request_error", "context_length_exceeded"
+        case EnvironmentFault():
+            status, kind, code = 500, "server_error", "failed"
+        case _:
+            status, kind, code = 400, "invalid_request_error", "invalid"
+    response = _json(fault(str(error)[:_LONGEST_FAULT], kind, code), status)
+    if status == 503:
+        response.headers["retry-after"] = str(_RETRY_S)
+    return _ended(desk, response)
+
+
+def _late(desk: Desk) -> str:
+    return f"the reply took longer than {desk.settings.patience:g} s"
+
+
+def _beside(answer: Answer) -> dict[str, Any]:
+    """Beside the protocol's own fields."""
+    energy = answer.energy
+    return {} if energy is None else {"energy": energy}
+
+
+def _event(record: dict[str, Any]) -> bytes:
+    return b"data: " + _dumped(record) + b"\n\n"
+
+
+def _json(record: dict[str, Any], status: int = 200) -> Response:
+    return Response(_dumped(record), status, media_type="application/json")
+
+
+def _dumped(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -1,0 +1,89 @@
+"""What the server counts, for Prometheus. Names are OpenTelemetry's where it has one for the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from halfwatt.api.live import LiveModel
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_TOKENS = tuple(4**n for n in range(8))
+
+
+class Metrics:
+    """Of one server."""
+
+    def __init__(self, model: LiveModel) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Engine(model))
+        self._requests = Counter(
+            "halfwatt_requests", "Requests, by how they ended", ["status"], registry=self._registry
+        )
+        self._first = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From a request to its first token",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._whole = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From a request to the end of its reply",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._tokens = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens of a request",
+            ["gen_ai_token_type"],
+            buckets=_TOKENS,
+            registry=self._registry,
+        )
+
+    def ended(self, status: int) -> None:
+        """A request was answered, or refused."""
+        self._requests.labels(str(status)).inc()
+
+    def replied(self, first_s: float | None, whole_s: float, tokens_in: int, tokens_out: int) -> None:
+        """A reply came to its end."""
+        if first_s is not None:
+            self._first.observe(first_s)
+        self._whole.observe(whole_s)
+        self._tokens.labels("input").observe(tokens_in)
+        self._tokens.labels("output").observe(tokens_out)
+
+    @property
+    def text(self) -> bytes:
+        """As Prometheus reads it."""
+        return generate_latest(self._registry)
+
+
+class _Engine(Collector):
+    """What the engine and the meter know, read when it is asked for."""
+
+    def __init__(self, model: LiveModel) -> None:
+        self._model = model
+
+    def collect(self) -> Iterator[Metric]:
+        making, waiting = self._model.engine.load
+        yield GaugeMetricFamily("halfwatt_replies_in_the_making", "Replies that are made now", making)
+        yield GaugeMetricFamily("halfwatt_prompts_waiting", "Prompts that wait for a place", waiting)
+        spent, idle, meter = self._model.shares.all, self._model.shares.idle, self._model.meter
+        cpu = CounterMetricFamily("halfwatt_cpu_seconds", "CPU time of the server", labels=["state"])
+        cpu.add_metric(["serving"], spent.cpu_s - idle.cpu_s)
+        cpu.add_metric(["idle"], idle.cpu_s)
+        yield cpu
+        if meter is None or spent.joules is None:
+            return
+        measured = meter.kind == "measured"
+        name = "hw_energy_joules" if measured else "halfwatt_modelled_joules"
+        words = f"Joules, {meter.kind}, grade {meter.grade}: {meter.covers}"
+        joules = CounterMetricFamily(name, words, labels=["hw_id", "state"])
+        joules.add_metric([meter.name, "serving"], spent.joules - (idle.joules or 0.0))
+        joules.add_metric([meter.name, "idle"], idle.joules or 0.0)
+        yield joules

@@ -1,0 +1,242 @@
+"""The OpenAI protocol: what requests may hold, and what replies look like.
+
+What would change a reply and is not done here is refused by name, never dropped; what changes none is accepted.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from halfwatt.core.errors import BadInput
+from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.models.sampling import Sampling
+
+# Not done here, and the values that ask for nothing.
+NOT_DONE: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False, 0),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+ANYWAY = frozenset(  # changes no reply
+    {"metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"}
+    | {"service_tier", "store", "user"}
+)
+_TEXT = "text"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Part(_Strict):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Said(_Strict):
+    """A message."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+    name: str | None = None
+    refusal: None = None
+
+    @property
+    def message(self) -> Message:
+        """As the model's template takes it."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return Message("system" if self.role == "developer" else self.role, text)
+
+
+class StreamOptions(BaseModel):
+    """include_usage: a last chunk with what the reply took."""
+
+    include_usage: bool = False
+
+
+class Request(_Strict):
+    """What both kinds of request share."""
+
+    model: str | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    seed: int | None = None
+
+    @field_validator("temperature", "top_p", "min_p", "repetition_penalty", mode="before")
+    @classmethod
+    def _whole_too(cls, value: Any) -> Any:
+        return float(value) if type(value) is int else value
+
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """Raises BadInput: it is no such request; says why in one line."""
+        try:
+            fields = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise BadInput("the body is not JSON", got=str(error)[:100]) from None
+        if not isinstance(fields, dict):
+            raise BadInput("the body is not a JSON object", got=type(fields).__name__)
+        for name, neutral in NOT_DONE.items():
+            value = fields.pop(name, None)
+            if value is not None and value not in neutral:
+                raise BadInput(f"{name} is not done here", hint="leave it out")
+        try:
+            return cls.model_validate({name: value for name, value in fields.items() if name not in ANYWAY})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise BadInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts that end the reply before them."""
+        texts = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(filter(None, texts))
+
+    @property
+    def wants_usage(self) -> bool:
+        """Is what a streamed reply took wanted as a chunk?"""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self, own: Sampling, most: int, context: int) -> Sampling:
+        """The model's own way, where the request says nothing else; greedy where its temperature is 0.
+
+        most: tokens, whatever is asked for. Raises BadInput: more than fit the context are.
+        """
+        if self.longest is not None and self.longest > context:
+            raise BadInput(f"a reply of {self.longest} tokens", got=f"a context of {context}", hint="ask for fewer")
+        asked: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "seed": secrets.randbits(31) if self.seed is None else self.seed & 0x7FFFFFFF,
+            "max_new_tokens": min(most, self.longest or most),
+        }
+        return replace(own, **{name: value for name, value in asked.items() if value is not None})
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the reply may have."""
+        return self.max_tokens
+
+
+class ChatRequest(Request):
+    """/v1/chat/completions."""
+
+    messages: Annotated[list[Said], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """The newer of its two names, where both are given."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def dialogue(self) -> Dialogue:
+        """Raises BadInput: nothing is asked."""
+        messages = tuple(said.message for said in self.messages)
+        if messages[-1].role != "user":
+            raise BadInput("the last message has to be the user's", got=messages[-1].role)
+        return Dialogue("request", messages)
+
+
+class CompletionRequest(Request):
+    """/v1/completions: a text that the model goes on with."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+
+    @property
+    def text(self) -> str:
+        """The one."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the replies to one request look."""
+
+    chat: bool
+    model: str
+    id: str
+    created: int
+
+    @classmethod
+    def of(cls, chat: bool, model: str) -> Shape:
+        """With an id of its own."""
+        return cls(chat, model, f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}", int(time.time()))
+
+    def whole(self, text: str, reason: str, usage: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+        """A reply at once. more: beside the protocol's own fields."""
+        said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {_TEXT: text}
+        choice = {"index": 0, **said, "finish_reason": reason, "logprobs": None}
+        return self._with(self._object, choices=[choice], usage=usage, **more)
+
+    def opening(self) -> dict[str, Any] | None:
+        """The first chunk of a stream: who speaks."""
+        return self._chunk({"role": "assistant", "content": "", "refusal": None}, None) if self.chat else None
+
+    def piece(self, text: str) -> dict[str, Any]:
+        """Some text."""
+        return self._chunk({"content": text} if self.chat else text, None)
+
+    def ending(self, reason: str) -> dict[str, Any]:
+        """Why it ended."""
+        return self._chunk({} if self.chat else "", reason)
+
+    def account(self, usage: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+        """What it took."""
+        return self._with(self._chunked, choices=[], usage=usage, **more)
+
+    @property
+    def _object(self) -> str:
+        return "chat.completion" if self.chat else "text_completion"
+
+    @property
+    def _chunked(self) -> str:
+        return "chat.completion.chunk" if self.chat else "text_completion"
+
+    def _chunk(self, said: Any, reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, ("delta" if self.chat else _TEXT): said, "finish_reason": reason, "logprobs": None}
+        return self._with(self._chunked, choices=[choice])
+
+    def _with(self, kind: str, **fields: Any) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, **fields}
+
+
+def fault(text: str, kind: str, code: str | None = None) -> dict[str, Any]:
+    """An error as clients read it."""
+    return {"error": {"message": text, "type": kind, "param": None, "code": code}}

@@ -1,0 +1,173 @@
+"""From a model's name to a server that answers until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from halfwatt.api.live import LiveModel, open_live
+from halfwatt.core.errors import BadInput, EnvironmentFault
+from halfwatt.core.settings import RunSettings
+from halfwatt.serve.answers import Mailbox
+from halfwatt.serve.app import Desk, make_app
+from halfwatt.serve.guard import Guard, local_names
+from halfwatt.serve.metrics import Metrics
+from halfwatt.serve.settings import ServeSettings
+
+_BACKLOG = 128
+_HEAD_S = 10.0  # that a client has for the head of a request
+_STALL_S = 20.0  # that it may leave unread what was written
+_KEEP_S = 30  # that a connection is kept without one
+
+
+def serve(
+    model: str, settings: RunSettings, serving: ServeSettings, key: str | None, ready: Callable[[str], None]
+) -> None:
+    """Serve until SIGTERM or Ctrl-C; replies in the making get ``serving.drain`` seconds then.
+
+    key: that clients have to send; None = nobody has to; ready: gets the address, once requests are taken
+
+    Raises:
+        BadInput: others would reach it without a key, or the address is none. EnvironmentFault: the port is taken.
+    """
+    hosts = _hosts(serving.host, key)
+    listening = _listen(serving.host, serving.port)
+    mailbox = Mailbox()
+    with (
+        listening,
+        open_live(
+            model,
+            settings,
+            mailbox.hand_over,
+            users=serving.users,
+            waiting=serving.queue,
+            context=serving.context,
+        ) as live,
+    ):
+        desk = Desk(live, mailbox, Metrics(live), serving)
+        app = Guard(make_app(desk), key, hosts, serving.body)
+        host, port = listening.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+        async def answering() -> None:
+            mailbox.open(asyncio.get_running_loop())
+            ready(address)
+            await _until_told(app, listening, live, serving)
+
+        asyncio.run(answering())
+    if live.engine.fault:
+        raise EnvironmentFault("the engine has stopped", got=live.engine.fault)
+
+
+async def _until_told(app: Guard, listening: socket.socket, live: LiveModel, serving: ServeSettings) -> None:
+    server = http_server(app, serving)
+
+    def end() -> None:
+        server.force_exit = server.should_exit  # told twice: at once
+        server.should_exit = True
+        live.engine.drain()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    await server.serve(sockets=[listening])
+
+
+def http_server(app: Guard, serving: ServeSettings) -> uvicorn.Server:
+    """It is told to end by its ``should_exit``."""
+    config = uvicorn.Config(
+        app,
+        http=_ImpatientProtocol,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=serving.header,
+        timeout_keep_alive=_KEEP_S,
+        timeout_graceful_shutdown=max(1, round(serving.drain)),
+    )
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to us: it would raise them again in the end, and nothing would be tidied up."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None."""
+        yield
+
+
+class _ImpatientProtocol(H11Protocol):
+    """Hangs up on who does not come to the end of a request's head; the rest of its time is limited elsewhere."""
+
+    _hanging_up: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The time begins."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """It begins anew with each request, and ends with its head."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """No need any more."""
+        super().connection_lost(exc)
+        self._calm()
+
+    def pause_writing(self) -> None:
+        """Nor does it wait for ever for who reads no more."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(_STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """They read on."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._calm()
+        elif self._hanging_up is None:
+            self._hanging_up = self.loop.call_later(_HEAD_S, self.transport.close)
+
+    def _calm(self) -> None:
+        if self._hanging_up is not None:
+            self._hanging_up.cancel()
+            self._hanging_up = None
+
+
+def _hosts(host: str, key: str | None) -> frozenset[str] | None:
+    """Names by which it may be asked for; None = any, since a key is asked for too."""
+    try:
+        names = local_names(host)
+    except ValueError:
+        raise BadInput("--host is an address of this machine", got=host, hint="type --host 127.0.0.1") from None
+    if names is None and key is None:
+        how = "put a key into the environment variable HALFWATT_API_KEY, or type --host 127.0.0.1"
+        raise BadInput("other machines would reach the server without a key", got=host, hint=how)
+    return names if key is None else None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise EnvironmentFault(f"cannot listen on {host}, port {port}", got=str(error), hint="type --port 0") from None
+    return listening

@@ -1,0 +1,168 @@
+"""What clients get: the protocol's fields, streamed and not, the reply that the model would have given alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.formats.artifact import read_artifact
+from halfwatt.models.sampling import Sampling
+from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.llamacpp import LlamaCpp
+from tests.support.live_server import ASK, Client, serving, tiny_artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_artifact(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def client(artifact: Path) -> Iterator[Client]:
+    with serving(artifact) as client:
+        yield client
+
+
+def alone(artifact: Path, dialogue: Dialogue, tokens: int) -> str:
+    with LlamaCpp().open(read_artifact(artifact), OperatingPoint(threads=1)) as session:
+        return session.reply([dialogue], Sampling(max_new_tokens=tokens))[0].text
+
+
+def test_a_reply_is_the_models_own_with_what_it_took(client: Client, artifact: Path) -> None:
+    status, answer = client.ask(ASK)
+    assert status == 200
+    expected = alone(artifact, Dialogue("d", (Message("user", "Turn on the kitchen light"),)), 12)
+    (choice,) = answer["choices"]
+    assert choice["message"] == {"role": "assistant", "content": expected, "refusal": None}
+    assert answer["object"] == "chat.completion"
+    assert answer["model"] == "artifact"
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["completion_tokens"] <= 12
+    assert choice["finish_reason"] == ("length" if usage["completion_tokens"] == 12 else "stop")
+    energy = usage["energy"]
+    assert energy["cpu_seconds"] > 0
+    assert energy["kind"] in ("measured", "modelled")
+    assert energy["grade"] in "ABCDE"
+    assert answer["energy"]["energy_joules"] == energy["joules"] > 0
+
+
+def test_streamed_it_says_the_same(client: Client) -> None:
+    _, whole = client.ask(ASK)
+    events = client.stream(ASK | {"stream_options": {"include_usage": True}})
+    chunks = [event for event in events if isinstance(event, dict)]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    pieces = [c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"]]
+    assert "".join(pieces) == whole["choices"][0]["message"]["content"]
+    assert sum(bool(piece) for piece in pieces) > 1, "as it comes"
+    assert chunks[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    assert chunks[-1]["usage"]["energy"]["joules"] > 0
+    assert events[-1].startswith(": energy {"), "a comment, which other clients pass over"
+    plain = [event for event in client.stream(ASK) if isinstance(event, dict)]
+    assert not any("usage" in chunk for chunk in plain), "nobody asked for it"
+
+
+def test_the_next_turn_finds_its_prefix_in_the_cache(client: Client) -> None:
+    first = [{"role": "user", "content": "Is the garage door open or closed?"}]
+    _, answer = client.ask(ASK | {"messages": first})
+    said = answer["choices"][0]["message"]["content"]
+    then = [*first, {"role": "assistant", "content": said}, {"role": "user", "content": "And the light?"}]
+    _, second = client.ask(ASK | {"messages": then})
+    cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert answer["usage"]["prompt_tokens"] <= cached < second["usage"]["prompt_tokens"]
+
+
+def test_many_at_once_get_what_each_would_alone(client: Client) -> None:
+    asked = [ASK | {"messages": [{"role": "user", "content": f"Your order {n} was shipped"}]} for n in range(12)]
+    one_by_one = [client.ask(body)[1]["choices"][0]["message"]["content"] for body in asked]
+    with ThreadPoolExecutor(12) as pool:
+        together = [answer for _, answer in pool.map(client.ask, asked)]
+    assert [answer["choices"][0]["message"]["content"] for answer in together] == one_by_one
+    assert client.live.engine.load == (0, 0)
+
+
+def test_parts_add_up_to_the_whole(artifact: Path) -> None:
+    """Of CPU time and joules nothing is counted twice, and nothing lost."""
+    with serving(artifact) as client, ThreadPoolExecutor(8) as pool:
+        answers = [answer for _, answer in pool.map(client.ask, [ASK | {"max_tokens": 30}] * 8)]
+        spent, idle = client.live.shares.all, client.live.shares.idle
+        told = [answer["usage"]["energy"] for answer in answers]
+        assert sum(energy["cpu_seconds"] for energy in told) == pytest.approx(spent.cpu_s - idle.cpu_s)
+        if client.live.meter is not None and spent.joules is not None and idle.joules is not None:
+            assert sum(energy["joules"] for energy in told) == pytest.approx(spent.joules - idle.joules)
+
+
+def test_a_text_that_ends_the_reply_is_no_part_of_it(client: Client) -> None:
+    _, whole = client.ask(ASK | {"max_tokens": 40})
+    text = whole["choices"][0]["message"]["content"]
+    stop = text[len(text) // 2 :][:3]
+    _, stopped = client.ask(ASK | {"max_tokens": 40, "stop": [stop]})
+    assert stopped["choices"][0]["message"]["content"] == text[: text.index(stop)]
+    assert stopped["choices"][0]["finish_reason"] == "stop"
+    events = client.stream(ASK | {"max_tokens": 40, "stop": stop})
+    pieces = [e["choices"][0]["delta"].get("content", "") for e in events if isinstance(e, dict) and e["choices"]]
+    assert "".join(pieces) == text[: text.index(stop)]
+
+
+def test_a_text_is_gone_on_with_as_it_stands(client: Client) -> None:
+    status, answer = client.ask({"prompt": "The light", "max_tokens": 5, "temperature": 0}, "/v1/completions")
+    assert status == 200
+    assert answer["object"] == "text_completion"
+    assert answer["usage"]["prompt_tokens"] == len(client.live.tokenizer.encode("The light"))
+    assert answer["choices"][0]["text"]
+
+
+def test_the_same_seed_draws_the_same(client: Client) -> None:
+    drawn = ASK | {"temperature": 1.0, "seed": 3, "max_tokens": 20}
+    texts = [client.ask(drawn | more)[1]["choices"][0]["message"]["content"] for more in ({}, {}, {"seed": 4})]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"messages": []}, 400, "messages"),
+        (b"[]", 400, "not a JSON object"),
+        (b"{", 400, "not JSON"),
+        (ASK | {"tools": [{"type": "function"}]}, 400, "tools is not done here"),
+        (ASK | {"n": 2}, 400, "n is not done here"),
+        (ASK | {"response_format": {"type": "json_object"}}, 400, "response_format"),
+        (ASK | {"tempertaure": 1}, 400, "tempertaure"),
+        (ASK | {"temperature": -1}, 400, "temperature"),
+        (ASK | {"max_tokens": 0}, 400, "max_tokens"),
+        (ASK | {"model": "gpt-4"}, 404, "ask for artifact"),
+        ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, 400, "token of the template"),
+        ({"messages": [{"role": "assistant", "content": "Hi"}]}, 400, "has to be the user's"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "messages.0"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(client: Client, body: Any, status: int, says: str) -> None:
+    got, answer = client.ask(body)
+    assert got == status, answer
+    assert says in answer["error"]["message"]
+
+
+def test_what_asks_for_nothing_is_taken(client: Client) -> None:
+    quiet = {"n": 1, "logprobs": False, "tools": None, "user": "me", "presence_penalty": 0, "store": False}
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Turn on the "}, {"type": "text", "text": "light"}]}]
+    assert client.ask(ASK | quiet | {"messages": parts, "model": "artifact"})[0] == 200
+
+
+def test_other_routes(client: Client) -> None:
+    assert client.ask(path="/health") == (200, {"status": "ok"})
+    assert client.ask(path="/v1/models")[1]["data"][0]["id"] == "artifact"
+    assert client.ask(path="/elsewhere")[0] == 404
+    client.ask(ASK)
+    status, text = client.ask(path="/metrics")
+    assert status == 200
+    for name in ("gen_ai_server_time_to_first_token_seconds_count", "halfwatt_cpu_seconds_total", "halfwatt_requests"):
+        assert name in text
