@@ -166,3 +166,20 @@ def test_other_routes(client: Client) -> None:
     assert status == 200
     for name in ("gen_ai_server_time_to_first_token_seconds_count", "halfwatt_cpu_seconds_total", "halfwatt_requests"):
         assert name in text
+
+
+def test_the_original_beside_it_answers_by_its_name(artifact: Path, tmp_path: Path) -> None:
+    """Both at once: they take turns, and each is charged with its own passes."""
+    other = tiny_artifact(tmp_path)
+    with serving(artifact, beside=str(other)) as client, ThreadPoolExecutor(4) as pool:
+        listed = client.ask(path="/v1/models")[1]["data"]
+        assert [(entry["id"], entry["halfwatt"]["role"]) for entry in listed] == [
+            ("artifact", "optimized"),
+            ("original", "original"),
+        ]
+        bodies = [ASK | {"model": entry["id"], "max_tokens": 30} for entry in listed] * 2
+        answers = [answer for _, answer in pool.map(client.ask, bodies)]
+        assert [answer["model"] for answer in answers] == [body["model"] for body in bodies]
+        spent, idle = client.live.shares.all, client.live.shares.idle
+        told = sum(answer["usage"]["energy"]["cpu_seconds"] for answer in answers)
+        assert told == pytest.approx(spent.cpu_s - idle.cpu_s)

@@ -8,13 +8,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from halfwatt.api.live import LiveModel, open_live
+from halfwatt.api.live import LiveModel
 from halfwatt.core.settings import RunSettings
 from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import load
@@ -22,7 +22,7 @@ from halfwatt.serve.answers import Mailbox
 from halfwatt.serve.app import Desk, make_app
 from halfwatt.serve.guard import Guard, local_names
 from halfwatt.serve.metrics import Metrics
-from halfwatt.serve.server import http_server
+from halfwatt.serve.server import http_server, open_models
 from halfwatt.serve.settings import ServeSettings
 from tests.support import tiny_models as tiny
 
@@ -88,10 +88,11 @@ class Client:
 def serving(model: Path, key: str | None = None, **settings: Any) -> Iterator[Client]:
     """A server of a model or artifact; settings: of `ServeSettings`."""
     told, mailbox = ServeSettings(**({"users": 4, "reply": 64} | settings)), Mailbox()
-    with open_live(
-        str(model), RunSettings(), mailbox.hand_over, users=told.users, waiting=told.queue, context=told.context
-    ) as live:
-        app = Guard(make_app(Desk(live, mailbox, Metrics(live), told)), key, local_names("127.0.0.1"), told.body)
+    with ExitStack() as stack:
+        models = open_models(stack, str(model), RunSettings(), mailbox, told)
+        live = next(iter(models.values()))
+        desk = Desk(models, mailbox, Metrics(list(models.values())), told)
+        app = Guard(make_app(desk), key, local_names("127.0.0.1"), told.body)
         server, listening = http_server(app, told), socket.create_server(("127.0.0.1", 0))
 
         async def run() -> None:

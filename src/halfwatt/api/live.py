@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from halfwatt import demo
 from halfwatt.api.inputs import workplace
@@ -25,15 +25,20 @@ from halfwatt.runtimes.serving_process import open_session
 from halfwatt.runtimes.text_stream import TextStream
 from halfwatt.search.served import served
 
-__all__ = ["Asked", "Draining", "Full", "LiveModel", "Step", "TextStream", "energy_of", "open_live"]
+__all__ = ["Asked", "Draining", "Full", "LiveModel", "Places", "Step", "TextStream", "energy_of", "open_live"]
 
 _CACHE_B = 1 << 30  # of keys and values that all conversations together may take, where nobody says how long they get
 _LEAST, _MOST = 1024, 8192  # tokens of a conversation then
 
 
+Role = Literal["optimized", "original"]
+
+
 @dataclass(frozen=True, slots=True)
 class LiveModel:
     """What answers. own: its own way of choosing tokens; context: tokens of a conversation, reply included."""
+
+    role: Role
 
     name: str
     artifact: Artifact
@@ -45,41 +50,51 @@ class LiveModel:
     meter: MeterInfo | None  # None = nothing says what joules it takes
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How many may come. context: tokens of each conversation; None = as many as the model was made for and some memory
+    holds."""
+
+    users: int  # who are answered at once
+    waiting: int  # prompts, beside them
+    context: int | None = None
+
+
 @contextmanager
 def open_live(
     model: str,
     settings: RunSettings,
     hand_over: Callable[[Sequence[Step]], None],
-    *,
-    users: int,
-    waiting: int,
-    context: int | None,
+    places: Places,
+    beside: LiveModel | None = None,
 ) -> Iterator[LiveModel]:
-    """Load a model or an artifact, proved, and let it answer ``users`` at once while the block runs.
+    """Load a model or an artifact, proved, and let it answer while the block runs.
 
-    hand_over: gets what each pass brought, in another thread; waiting: prompts, beside them; context: tokens of each
-    conversation; None = as many as the model was made for and some memory holds
+    hand_over: gets what each pass brought, in another thread; beside: whose original it is; they take turns
 
     Raises:
         ModelError: it cannot be used. ExportDiffers: in llama.cpp it is another model. EnvironmentFault: no memory.
     """
-    if users < 1 or waiting < 0:
-        raise BadInput("a server answers one user at least", got=f"{users} users, {waiting} waiting")
+    if places.users < 1 or places.waiting < 0:
+        raise BadInput("a server answers one user at least", got=str(places))
     with workplace(settings) as (settings, cache, tools):
         spec = served(model, settings, cache, "llamacpp", demo.dialogues("tune").dialogues)
-        at = replace(spec.at, batch=max(2, users), speculation=None, reuse_prefix=True)  # a table guesses for one alone
+        at = replace(
+            spec.at, batch=max(2, places.users), speculation=None, reuse_prefix=True
+        )  # a table guesses for one alone
         form = ChatFormat.of_artifact(spec.artifact)
         with open_session(replace(spec, at=at)) as session:
             assert isinstance(session, BatchedSession)
-            tokens = min(context or fitting(spec.artifact.kv_b_per_token * at.batch), session.longest)
+            tokens = min(places.context or fitting(spec.artifact.kv_b_per_token * at.batch), session.longest)
             session.in_thread(lambda: session.reserve(tokens))
-            shares = Shares(tools, session.bytes_moved)
-            engine = LiveEngine(session, shares, hand_over, waiting)
+            shares = Shares(tools) if beside is None else beside.shares
+            shares.add(session.bytes_moved)
+            engine = LiveEngine(session, shares, hand_over, places.waiting)
+            role: Role = "optimized" if beside is None else "original"
             name = Path(model).resolve().name if Path(model).exists() else model
+            of = form.tokenizer, form.generation, session.room
             with closing(_Ending(engine)):
-                yield LiveModel(
-                    name, spec.artifact, form.tokenizer, form.generation, session.room, engine, shares, tools.info
-                )
+                yield LiveModel(role, name, spec.artifact, *of, engine, shares, shares.tools.info)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """What serving took, divided among the replies that were served: everything between two looks goes to somebody.
 
 Between two looks the same replies are served, each by every pass, so each takes an equal part of the CPU time, of the
-time and of the joules of the whole process, web server included. While nobody is served, it is idle.
+time and of the joules of the whole process, web server included. While nobody is served, it is idle. Where several
+models answer in one process they take turns (`Shares.turn`), or it could not be told which of them took what.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,20 +35,49 @@ class Spent:
         self.joules = None if joules is None or self.joules is None else self.joules + joules / parts
 
 
-class Shares:
-    """Looks at the clocks and at the meter, always from one thread.
+class Turnstile:
+    """A lock that lets through in the order of arrival: one that is taken again at once would keep all others out."""
 
-    idle: what was used while nobody was served; fault: why there are no joules any more
+    def __init__(self) -> None:
+        self._moved, self._next, self._through = threading.Condition(), 0, 0
+
+    def __enter__(self) -> None:
+        with self._moved:
+            mine, self._next = self._next, self._next + 1
+            self._moved.wait_for(lambda: self._through == mine)
+
+    def __exit__(self, *_: object) -> None:
+        with self._moved:
+            self._through += 1
+            self._moved.notify_all()
+
+
+class Shares:
+    """Looks at the clocks and at the meter.
+
+    turn: held by who works, and who settles; idle: what was used while nobody was served; fault: why there are no
+    joules any more
     """
 
-    def __init__(self, tools: Instruments, bytes_moved: Callable[[], int]) -> None:
-        """bytes_moved: by the model so far. Raises MeterError where the counter cannot be read."""
-        self._tools, self._bytes_moved = tools, bytes_moved
+    def __init__(self, tools: Instruments) -> None:
+        self.tools, self.turn = tools, Turnstile()
+        self._bytes_moved = list[Callable[[], int]]()
         self.idle, self.all, self.fault = Spent(), Spent(), ""
         self._use, self._joules = self._look()
 
+    def add(self, bytes_moved: Callable[[], int]) -> None:
+        """One more model. bytes_moved: by it so far."""
+        with self.turn:
+            self._bytes_moved.append(bytes_moved)
+            self._use, self._joules = self._look()
+
+    @property
+    def several(self) -> bool:
+        """Do several models take turns?"""
+        return len(self._bytes_moved) > 1
+
     def settle(self, served: Sequence[Spent]) -> None:
-        """Divide what was used since the last look."""
+        """Divide what was used since the last look, in one's turn."""
         before, joules_before = self._use, self._joules
         self._use, self._joules = self._look()
         use = self._use - before
@@ -56,11 +87,12 @@ class Shares:
             spent.take(use, joules, max(1, len(served)))
 
     def _look(self) -> tuple[Usage, float | None]:
-        use = Usage(time.process_time(), time.monotonic(), self._bytes_moved())
-        if self._tools.primary is None or self.fault:
+        moved = sum(bytes_moved() for bytes_moved in self._bytes_moved)
+        use = Usage(time.process_time(), time.monotonic(), moved)
+        if self.tools.primary is None or self.fault:
             return use, None
         try:
-            return use, self._tools.primary.read().joules
+            return use, self.tools.primary.read().joules
         except MeterError as error:
             self.fault = str(error)
             return use, None
@@ -68,5 +100,5 @@ class Shares:
     def _between(self, before: float | None, after: float | None, use: Usage) -> float | None:
         if before is not None and after is not None:
             return after - before
-        cores = self._tools.model and self._tools.model.cores
-        return modelled_joules(use, cores) if cores and self._tools.primary is None else None
+        cores = self.tools.model and self.tools.model.cores
+        return modelled_joules(use, cores) if cores and self.tools.primary is None else None

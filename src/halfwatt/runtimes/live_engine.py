@@ -133,18 +133,17 @@ class LiveEngine:
 
     def _collect(self, block: bool = True) -> bool:
         """Take in what was asked; asleep while there is nothing to do. False = it is over."""
-        idle = block and not self._live and not self._waiting
+        idle, ended = block and not self._live and not self._waiting, False
         if idle:
-            self._shares.settle([])
-        ended = False
+            self._settle()
         while idle or not self._inbox.empty():
             asked = self._inbox.get()
+            if idle:
+                self._settle()
             if asked is None:
                 ended = True
                 break
             self._waiting.append(asked)
-            if idle:
-                self._shares.settle([])
             idle = False
         if ended and (self._live or self._waiting):
             self._inbox.put(None)
@@ -166,21 +165,22 @@ class LiveEngine:
         while self._waiting and not self._session.is_full:
             asked = self._waiting.popleft()
             self._settle()
-            try:
-                asked.turn = self._session.open_turn(asked.prompt, asked.sampling)
-            except HalfwattError as error:
+            with self._shares.turn:
+                try:
+                    asked.turn = self._session.open_turn(asked.prompt, asked.sampling)
+                except HalfwattError as error:
+                    steps.append(Step(asked, (), "failed", str(error)))
                 self._shares.settle([asked.spent])
-                steps.append(Step(asked, (), "failed", str(error)))
-                continue
-            self._shares.settle([asked.spent])
-            self._live[asked.turn] = asked
-            self._note(asked, steps)
+            if asked.turn is not None:
+                self._live[asked.turn] = asked
+                self._note(asked, steps)
 
     def _pass(self, steps: list[Step]) -> None:
         served = [self._live[turn] for turn in self._session.live]
-        self._session.advance()
-        if any(asked.turn is not None and asked.turn.over for asked in served):
-            self._shares.settle([asked.spent for asked in served])
+        with self._shares.turn:
+            self._session.advance()
+            if self._shares.several or any(asked.turn is not None and asked.turn.over for asked in served):
+                self._shares.settle([asked.spent for asked in served])
         for asked in served:
             self._note(asked, steps)
 
@@ -196,7 +196,8 @@ class LiveEngine:
         steps.append(Step(asked, ids, self._session.reason(turn) if turn.over else None))
 
     def _settle(self) -> None:
-        self._shares.settle([asked.spent for asked in self._live.values()])
+        with self._shares.turn:
+            self._shares.settle([asked.spent for asked in self._live.values()])
 
     def _tell(self, steps: Sequence[Step]) -> None:
         if over := sum(step.ended is not None for step in steps):

@@ -54,8 +54,9 @@ class Mailbox:
 
 @dataclass(slots=True)
 class Answer:
-    """A reply while it comes. stops: texts that end it; they are not part of it."""
+    """A reply while it comes. name: of the model; stops: texts that end it; they are not part of it."""
 
+    name: str
     model: LiveModel
     mailbox: Mailbox
     prompt: list[int]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from halfwatt.api.live import Draining, Full, LiveModel
@@ -23,6 +25,14 @@ from halfwatt.serve.settings import ServeSettings
 
 T = TypeVar("T")
 _RETRY_S = 2
+_PAGE = Path(__file__).parent / "page"
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
 _LONGEST_FAULT = 300  # characters: what was sent is not sent back
 
 
@@ -30,34 +40,24 @@ _LONGEST_FAULT = 300  # characters: what was sent is not sent back
 class Desk:
     """What the routes share."""
 
-    model: LiveModel
+    models: Mapping[str, LiveModel]  # by the name that clients use, the one that answers by default first
     mailbox: Mailbox
     metrics: Metrics
     settings: ServeSettings
 
-    @property
-    def name(self) -> str:
-        """Of the model, for clients."""
-        return self.settings.name or self.model.name
+    def model(self, name: str | None) -> tuple[str, LiveModel]:
+        """Raises NoSuchModel: there is none of that name."""
+        known = name or next(iter(self.models))
+        if known not in self.models:
+            raise NoSuchModel(f"there is no model {known[:100]!r}", hint=f"ask for {' or '.join(self.models)}")
+        return known, self.models[known]
 
-    def chat(self, request: ChatRequest) -> Answer:
+    def answer(self, request: ChatRequest | CompletionRequest) -> Answer:
         """Raises BadInput, ModelError: it cannot be answered."""
-        tokenizer = self.model.tokenizer
-        dialogue = request.dialogue
-        tokenizer.refuse_special(dialogue)
-        return self._answer(request, tokenizer.prompt_ids(dialogue))
-
-    def completion(self, request: CompletionRequest) -> Answer:
-        """Raises BadInput: it cannot be answered."""
-        if not (ids := self.model.tokenizer.encode(request.text)):
-            raise BadInput("the prompt is empty")
-        return self._answer(request, ids)
-
-    def _answer(self, request: ChatRequest | CompletionRequest, prompt: list[int]) -> Answer:
-        if request.model not in (None, "", self.name):
-            raise NoSuchModel(f"there is no model {request.model[:100]!r}", hint=f"ask for {self.name}")
-        sampling = request.sampling(self.model.own, self.settings.reply, self.model.context)
-        return Answer(self.model, self.mailbox, prompt, sampling, request.stops, request.stream)
+        name, model = self.model(request.model)
+        prompt = request.prompt_ids(model.tokenizer)
+        sampling = request.sampling(model.own, self.settings.reply, model.context)
+        return Answer(name, model, self.mailbox, prompt, sampling, request.stops, request.stream)
 
 
 class NoSuchModel(BadInput):
@@ -78,18 +78,29 @@ def make_app(desk: Desk) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        entry = {"id": desk.name, "object": "model", "created": 0, "owned_by": "halfwatt"}
-        return _json({"object": "list", "data": [entry]})
+        entries = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "halfwatt", "halfwatt": {"role": model.role}}
+            for name, model in desk.models.items()
+        ]
+        return _json({"object": "list", "data": entries})
 
     @app.get("/health")
     async def health() -> Response:
-        engine = desk.model.engine
-        status = "failed" if engine.fault else "draining" if engine.draining else "ok"
+        engines = [model.engine for model in desk.models.values()]
+        failed, draining = any(engine.fault for engine in engines), any(engine.draining for engine in engines)
+        status = "failed" if failed else "draining" if draining else "ok"
         return _json({"status": status}, 200 if status == "ok" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(desk.metrics.text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/")
+    async def page() -> Response:
+        return FileResponse(_PAGE / "index.html", headers=_PAGE_HEADERS)
+
+    for name in ("page.css", "page.js", "words.js"):
+        app.get(f"/page/{name}")(partial(_file, _PAGE / name))
 
     @app.exception_handler(HTTPException)
     async def no_route(_: Request, error: HTTPException) -> Response:
@@ -98,11 +109,16 @@ def make_app(desk: Desk) -> FastAPI:
     return app
 
 
+async def _file(path: Path) -> Response:
+    return FileResponse(path, headers=_PAGE_HEADERS)
+
+
 async def _complete(desk: Desk, request: Request, *, chat: bool) -> Response:
     try:
         async with asyncio.timeout(desk.settings.patience):
-            answer, asked = await _read(desk, request, chat=chat)
-            pieces, shape = answer.pieces(), Shape.of(chat, desk.name)
+            asked = await _read(request, chat=chat)
+            answer = desk.answer(asked)
+            pieces, shape = answer.pieces(), Shape.of(chat, answer.name)
             if asked.stream:
                 first = await _unless_gone(request, anext(pieces, None))
                 chunks = _chunks(desk, answer, shape, pieces, first, usage=asked.wants_usage)
@@ -119,14 +135,12 @@ async def _complete(desk: Desk, request: Request, *, chat: bool) -> Response:
     return _ended(desk, _json(shape.whole(text, answer.reason, answer.usage, _beside(answer))))
 
 
-async def _read(desk: Desk, request: Request, *, chat: bool) -> tuple[Answer, ChatRequest | CompletionRequest]:
-    """Raises BadInput: it cannot be answered."""
+async def _read(request: Request, *, chat: bool) -> ChatRequest | CompletionRequest:
+    """Raises BadInput: it is no such request."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise BadInput("the body has to be JSON", hint="send Content-Type: application/json")
     body = await request.body()
-    if chat:
-        return desk.chat(asked := ChatRequest.read(body)), asked
-    return desk.completion(text := CompletionRequest.read(body)), text
+    return ChatRequest.read(body) if chat else CompletionRequest.read(body)
 
 
 async def _whole(pieces: AsyncIterator[str]) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -62,11 +64,11 @@ class Guard:
         if self.hosts is not None and _name_of(host) not in self.hosts:
             return 403, "the Host header names another server; ask for localhost"
         if self.key is not None and path not in PUBLIC:
-            given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+            given = _credential(headers.get(b"authorization", b""))
             if not hmac.compare_digest(given, self.key.encode()):
                 return 401, "no key, or another one; send it as: Authorization: Bearer KEY"
-        told = headers.get(b"content-length", b"0")
-        if not told.isdigit() or len(told) > 18 or int(told) > self.body:
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 18 or int(length) > self.body:
             return 413, self._too_long
         return None
 
@@ -103,6 +105,15 @@ def local_names(host: str) -> frozenset[str] | None:
     return None
 
 
+def _credential(header: bytes) -> bytes:
+    """A key as programs send it, or as the password that a browser asks for."""
+    scheme, _, rest = header.strip().partition(b" ")
+    if scheme.lower() == b"basic":
+        with suppress(ValueError):
+            return b64decode(rest, validate=True).partition(b":")[2]
+    return rest if scheme.lower() == b"bearer" else b""
+
+
 def _name_of(host: str) -> str:
     """Without its port: "[::1]:8080" is "::1"."""
     if host.startswith("["):
@@ -114,6 +125,6 @@ async def _answer(send: Send, status: int, text: str) -> None:
     body = json.dumps(fault(text, "invalid_request_error")).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
+        headers += [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="halfwatt"')]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

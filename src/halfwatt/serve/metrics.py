@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -19,9 +19,9 @@ _TOKENS = tuple(4**n for n in range(8))
 class Metrics:
     """Of one server."""
 
-    def __init__(self, model: LiveModel) -> None:
+    def __init__(self, models: Sequence[LiveModel]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Engine(model))
+        self._registry.register(_Engines(models))
         self._requests = Counter(
             "halfwatt_requests", "Requests, by how they ended", ["status"], registry=self._registry
         )
@@ -63,17 +63,18 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Engine(Collector):
-    """What the engine and the meter know, read when it is asked for."""
+class _Engines(Collector):
+    """What the engines and the meter know, read when it is asked for."""
 
-    def __init__(self, model: LiveModel) -> None:
-        self._model = model
+    def __init__(self, models: Sequence[LiveModel]) -> None:
+        self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        making, waiting = self._model.engine.load
+        making, waiting = map(sum, zip(*(model.engine.load for model in self._models), strict=True))
         yield GaugeMetricFamily("halfwatt_replies_in_the_making", "Replies that are made now", making)
         yield GaugeMetricFamily("halfwatt_prompts_waiting", "Prompts that wait for a place", waiting)
-        spent, idle, meter = self._model.shares.all, self._model.shares.idle, self._model.meter
+        first = self._models[0]
+        spent, idle, meter = first.shares.all, first.shares.idle, first.meter
         cpu = CounterMetricFamily("halfwatt_cpu_seconds", "CPU time of the server", labels=["state"])
         cpu.add_metric(["serving"], spent.cpu_s - idle.cpu_s)
         cpu.add_metric(["idle"], idle.cpu_s)

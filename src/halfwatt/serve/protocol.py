@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.models.sampling import Sampling
+from halfwatt.models.tokenizer import ChatTokenizer
 
 # Not done here, and the values that ask for nothing.
 NOT_DONE: Mapping[str, tuple[Any, ...]] = {
@@ -165,13 +166,14 @@ class ChatRequest(Request):
         """The newer of its two names, where both are given."""
         return self.max_completion_tokens or self.max_tokens
 
-    @property
-    def dialogue(self) -> Dialogue:
-        """Raises BadInput: nothing is asked."""
+    def prompt_ids(self, tokenizer: ChatTokenizer) -> list[int]:
+        """Raises BadInput: nothing is asked, or a text holds one of the template's tokens."""
         messages = tuple(said.message for said in self.messages)
         if messages[-1].role != "user":
             raise BadInput("the last message has to be the user's", got=messages[-1].role)
-        return Dialogue("request", messages)
+        dialogue = Dialogue("request", messages)
+        tokenizer.refuse_special(dialogue)
+        return tokenizer.prompt_ids(dialogue)
 
 
 class CompletionRequest(Request):
@@ -179,10 +181,11 @@ class CompletionRequest(Request):
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
 
-    @property
-    def text(self) -> str:
-        """The one."""
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+    def prompt_ids(self, tokenizer: ChatTokenizer) -> list[int]:
+        """Raises BadInput: it is empty."""
+        if not (ids := tokenizer.encode(self.prompt if isinstance(self.prompt, str) else self.prompt[0])):
+            raise BadInput("the prompt is empty")
+        return ids
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from halfwatt.api.live import LiveModel, open_live
+from halfwatt.api.live import LiveModel, Places, open_live
 from halfwatt.core.errors import BadInput, EnvironmentFault
 from halfwatt.core.settings import RunSettings
 from halfwatt.serve.answers import Mailbox
@@ -39,18 +39,9 @@ def serve(
     hosts = _hosts(serving.host, key)
     listening = _listen(serving.host, serving.port)
     mailbox = Mailbox()
-    with (
-        listening,
-        open_live(
-            model,
-            settings,
-            mailbox.hand_over,
-            users=serving.users,
-            waiting=serving.queue,
-            context=serving.context,
-        ) as live,
-    ):
-        desk = Desk(live, mailbox, Metrics(live), serving)
+    with listening, ExitStack() as stack:
+        models = open_models(stack, model, settings, mailbox, serving)
+        desk = Desk(models, mailbox, Metrics(list(models.values())), serving)
         app = Guard(make_app(desk), key, hosts, serving.body)
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -58,20 +49,36 @@ def serve(
         async def answering() -> None:
             mailbox.open(asyncio.get_running_loop())
             ready(address)
-            await _until_told(app, listening, live, serving)
+            await _until_told(app, listening, list(models.values()), serving)
 
         asyncio.run(answering())
-    if live.engine.fault:
-        raise EnvironmentFault("the engine has stopped", got=live.engine.fault)
+    if fault := next((live.engine.fault for live in models.values() if live.engine.fault), ""):
+        raise EnvironmentFault("the engine has stopped", got=fault)
 
 
-async def _until_told(app: Guard, listening: socket.socket, live: LiveModel, serving: ServeSettings) -> None:
+def open_models(
+    stack: ExitStack, model: str, settings: RunSettings, mailbox: Mailbox, serving: ServeSettings
+) -> dict[str, LiveModel]:
+    """The model, and its original where that is to be asked beside it, by the names that clients use."""
+    places = Places(serving.users, serving.queue, serving.context)
+    live = stack.enter_context(open_live(model, settings, mailbox.hand_over, places))
+    models = {serving.name or live.name: live}
+    if serving.beside is not None:
+        beside = stack.enter_context(open_live(serving.beside, settings, mailbox.hand_over, places, live))
+        models[beside.role if beside.name in models else beside.name] = beside
+    return models
+
+
+async def _until_told(
+    app: Guard, listening: socket.socket, models: Sequence[LiveModel], serving: ServeSettings
+) -> None:
     server = http_server(app, serving)
 
     def end() -> None:
         server.force_exit = server.should_exit  # told twice: at once
         server.should_exit = True
-        live.engine.drain()
+        for live in models:
+            live.engine.drain()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end)

@@ -15,6 +15,8 @@ class ServeSettings:
     """0 = any that is free."""
     name: str | None = None
     """What clients call the model; not given = its folder's name."""
+    beside: str | None = None
+    """The original, to be asked beside it under its own name: a model or an artifact."""
     users: int = 16
     """Replies that are made at once."""
     queue: int = 64
