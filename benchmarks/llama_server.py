@@ -34,13 +34,14 @@ def built(at: Path, progress: Progress) -> Path:
     progress(f"building llama.cpp's server of llama-cpp-python {release}")
     name = f"llama-cpp-python=={release}"
     download = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:")
-    subprocess.run([*download, "--no-build-isolation", "-d", folder, name], check=True)
+    subprocess.run([*download, "--no-build-isolation", "-d", str(folder), name], check=True)
     (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as sources:
         sources.extractall(folder, filter="data")
     (tree,) = folder.glob("*/vendor/llama.cpp")
-    options = ["-S", tree, "-B", folder / "build", *_KERNELS, *_LEAST, *_NO_PAGE]
+    build = str(folder / "build")
+    options = ["-S", str(tree), "-B", build, *_KERNELS, *_LEAST, *_NO_PAGE]
     subprocess.run(["cmake", *options], check=True, stdout=subprocess.DEVNULL)
-    make = ["cmake", "--build", folder / "build", "--target", "llama-server", "-j", "2"]
+    make = ["cmake", "--build", build, "--target", "llama-server", "-j", "2"]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
     return program
