@@ -65,7 +65,7 @@ def look(chromium: Any, language: str, width: int, scheme: str, out: Path) -> di
     for number, question in enumerate(QUESTIONS[language], start=1):
         page.keyboard.type(question)  # the field has the focus
         page.keyboard.press("Enter")
-        page.wait_for_function(f"document.querySelectorAll('li[data-cost]').length === {2 * number}")
+        page.locator("li[data-cost]").nth(2 * number - 1).wait_for()
         page.wait_for_selector("#send:not([disabled])")
     costs = [json.loads(item.get_attribute("data-cost")) for item in page.query_selector_all("li[data-cost]")]
     saved, grade = page.inner_text("#saved"), page.inner_text("#grade")

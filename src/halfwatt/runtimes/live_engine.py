@@ -3,12 +3,14 @@
     submit -> waiting -> a free sequence: its prompt is read -> a token of everybody in each pass -> its end
     (any thread)         (all else in the session's own thread, in which llama.cpp computes)
 
-What happened in a pass is handed over at once, so that the web server is woken once a pass and not once a token.
+A first token and an end are handed over at once, what comes between them forty times a second, for all together: to
+wake the web server for each token of a small model takes longer than the token.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from halfwatt.meters.shares import Shares, Spent
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.llamacpp_batched import BatchedSession, Turn
 
+PAUSE_S = 0.025  # in which tokens are gathered
 Reason = Literal["stop", "length", "given up", "failed"]
 
 
@@ -35,7 +38,7 @@ class Draining(EnvironmentFault):
 class Asked:
     """A prompt that waits, or is being answered.
 
-    each: is every token wanted as it comes, or all at the end? given_up: nobody waits for it any more, or for more
+    each: are tokens wanted as they come, or all at the end? given_up: nobody waits for it any more, or for more
     """
 
     prompt: list[int]
@@ -72,6 +75,7 @@ class LiveEngine:
         self._inbox, self._waiting = SimpleQueue[Asked | None](), deque[Asked]()
         self._live: dict[Turn, Asked] = {}
         self._lock, self._open, self._draining = threading.Lock(), 0, False
+        self._handed_s = 0.0  # when tokens were handed over last
         self.fault = ""  # what ended it
         self._thread = threading.Thread(target=lambda: session.in_thread(self._serve), name="engine", daemon=True)
         self._thread.start()
@@ -181,16 +185,19 @@ class LiveEngine:
             self._session.advance()
             if self._shares.several or any(asked.turn is not None and asked.turn.over for asked in served):
                 self._shares.settle([asked.spent for asked in served])
+        due = (now_s := time.monotonic()) - self._handed_s >= PAUSE_S
         for asked in served:
-            self._note(asked, steps)
+            self._note(asked, steps, due)
+        if due:
+            self._handed_s = now_s
 
-    def _note(self, asked: Asked, steps: list[Step]) -> None:
+    def _note(self, asked: Asked, steps: list[Step], due: bool = True) -> None:
         """What it has now that was not handed over, if that is wanted yet."""
         turn = asked.turn
         assert turn is not None
         if turn.over:
             del self._live[turn]
-        if not (turn.over or asked.each):
+        if not (turn.over or (asked.each and due)):
             return
         ids, asked.handed = tuple(turn.ids[asked.handed :]), len(turn.ids)
         steps.append(Step(asked, ids, self._session.reason(turn) if turn.over else None))
