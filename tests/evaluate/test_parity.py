@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.core.errors import BadInput
+from halfwatt.core.settings import Margins
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import parity
+from halfwatt.evaluate.gate import integrity_checks
 from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel, load
+from halfwatt.models.grid import round_activations
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.llamacpp_session import LlamaCppSession
@@ -135,3 +138,41 @@ def test_long_dialogues_are_cut_after_a_whole_reply(model: ChatModel, artifact: 
     assert 0 < record.tokens < 60 * one
     with pytest.raises(BadInput, match="fits the context"):
         check(model, artifact, (Dialogue("huge", (Message("user", "light " * 600), Message("assistant", "ok"))),))
+
+
+def test_what_rounding_activations_explains_is_asked_where_it_is_much(model: ChatModel, tmp_path: Path) -> None:
+    """Random weights are sensitive: what int8 activations change is beyond the margin, as on public models."""
+    small = Quantize(4, method="rtn").apply(model, StepContext(dialogues=()))
+    artifact = Gguf().write(small, tmp_path / "int4")
+    record = check(small, artifact)
+    assert record.kl_mean > parity._MUCH_KL or record.top1 < parity._MUCH_TOP1
+    assert record.kl_of_rounding is not None
+    assert 0.5 < record.kl_mean / record.kl_of_rounding < 2
+    assert all(c.verdict == "PASS" for c in integrity_checks(record, Margins()))
+    assert any("rounding of activations" in c.detail for c in integrity_checks(record, Margins()))
+
+
+def test_it_explains_no_fault(model: ChatModel, tmp_path: Path) -> None:
+    small = Quantize(4, method="rtn").apply(model, StepContext(dialogues=()))
+    artifact = Gguf().write(small, tmp_path / "int4")
+    name = "model.layers.0.mlp.up_proj.weight"
+    grid = small.grid[name]
+    wrong = replace(small, grid={**small.grid, name: replace(grid, scale=grid.scale * 1.1)})
+    verdicts = {c.verdict for c in integrity_checks(check(wrong, artifact), Margins())}
+    assert "FAIL" in verdicts, "a tenth of one matrix"
+
+
+def test_of_sixteen_bits_nothing_is_explained(model: ChatModel, artifact: Artifact) -> None:
+    other = replace(model, network=tiny.network("llama", seed=1))
+    assert check(other, artifact).kl_of_rounding is None
+
+
+def test_activations_are_rounded_as_ggml_rounds_them() -> None:
+    """Against its own words: a scale of a 127th of the largest, integers by that in float32, the scale kept as fp16."""
+    values = torch.randn(3, 64, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1e-3], [1.0], [1e3]])
+    values[0, :32] = 0
+    rounded = round_activations(values)
+    for row, other in zip(values.reshape(-1, 32).numpy(), rounded.reshape(-1, 32).numpy(), strict=True):
+        scale = np.float32(np.abs(row).max()) / np.float32(127)
+        q = np.round(row / scale) if scale else np.zeros_like(row)
+        assert np.abs(other - q * np.float32(np.float16(scale))).max() <= 1e-3 * scale

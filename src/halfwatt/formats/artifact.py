@@ -56,6 +56,8 @@ class Parity:
     top1: float  # share of tokens where both prefer the same; near ties of the model in memory count as the same
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()  # what other programs would read otherwise, and its runtime leaves out
+    kl_of_rounding: float | None = None  # that llama.cpp's rounding of activations explains; None = nothing to explain
+    top1_of_rounding: float | None = None  # share of tokens where both prefer the same for all that it changes
 
 
 ARTIFACT, GGUF_FILE, DRAFT_FILE = "artifact.json", "model.gguf", "draft.safetensors"

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from halfwatt.models.chat_model import ChatModel
-from halfwatt.models.grid import GridTensor, dequantize
+from halfwatt.models.grid import GridTensor, dequantize, round_activations
 from halfwatt.models.weights import Weight, device_of, sharing, weights
 
 _AT_ONCE = 1 << 24  # numbers of a matrix that are float32 at a time, 64 MB
@@ -42,8 +42,11 @@ class _Matrix:
         return nn.Parameter(rows.T if self.weight.transposed else rows, requires_grad=False)
 
 
-def exact_network(model: ChatModel) -> PreTrainedModel:
-    """For inference; shares its tensors with ``model``, of which nothing is changed."""
+def exact_network(model: ChatModel, *, rounded: bool = False) -> PreTrainedModel:
+    """For inference; shares its tensors with ``model``, of which nothing is changed.
+
+    rounded: what a matrix on the grid is multiplied by is rounded to int8 before, as llama.cpp does
+    """
     network = sharing(model.network)
     device = device_of(network)
     matrices = {id(w.parameter): _Matrix(w, model.grid.get(w.name), device) for w in weights(network)}
@@ -52,6 +55,8 @@ def exact_network(model: ChatModel) -> PreTrainedModel:
             if (matrix := matrices.get(id(parameter))) is None:
                 setattr(module, name, nn.Parameter(parameter.float(), requires_grad=False))
             else:
+                if rounded and matrix.grid is not None and not isinstance(module, nn.Embedding):
+                    module.register_forward_pre_hook(_round_inputs)
                 _compute_with(matrix, module, name, parameter)
         for name, buffer in list(module.named_buffers(recurse=False)):
             if buffer.is_floating_point():
@@ -69,6 +74,10 @@ def _compute_with(matrix: _Matrix, module: nn.Module, name: str, parameter: nn.P
     else:
         module.register_forward_pre_hook(partial(_lend, name, matrix))
     module.register_forward_hook(partial(_take_back, name, parameter), always_call=True)
+
+
+def _round_inputs(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (round_activations(inputs[0]), *inputs[1:])
 
 
 def _in_parts(matrix: _Matrix, module: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:

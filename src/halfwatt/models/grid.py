@@ -78,6 +78,17 @@ def dequantize(grid: GridTensor) -> torch.Tensor:
     return q.mul_(grid.scale.to(torch.float32)[..., None]).reshape(grid.q.shape)
 
 
+def round_activations(values: torch.Tensor) -> torch.Tensor:
+    """What llama.cpp multiplies a matrix on a grid by: groups of 32 along the last axis, each int8 by its largest.
+
+    As ``quantize_row_q8_0`` of ggml does it: the integers by the scale in float32, which is then kept as fp16.
+    """
+    groups = values.float().reshape(-1, GROUP)
+    largest = groups.abs().amax(1, keepdim=True)
+    q = (groups * (127 / largest).nan_to_num(0.0, posinf=0.0)).round()
+    return ((largest / 127).half().float() * q).reshape(values.shape)
+
+
 def limits(bits: Bits) -> tuple[int, int]:
     """The lowest and the highest integer of a grid."""
     return _LIMITS[bits]

@@ -183,6 +183,7 @@ def artifact_view(artifact: Artifact) -> Group:
     return Group(
         _text(f"{artifact.path}: {artifact.precision}, {size} MB, for {artifact.runtime}"),
         *(_text(line, "dim") for line in formatting.kept_lines(artifact.kept)),
+        *(_text(line, "dim") for line in formatting.rounding_lines(artifact.parity)),
         *(_text(remark) for remark in (artifact.parity.remarks if artifact.parity else ())),
     )
 

@@ -317,6 +317,15 @@ def kept_lines(layers: Sequence[KeptLayer]) -> list[str]:
     ]
 
 
+def rounding_lines(parity: Parity | None) -> list[str]:
+    """What the runtime loses beside the weights' own rounding, where it is much."""
+    if parity is None or parity.kl_of_rounding is None:
+        return []
+    return [
+        f"llama.cpp rounds what it multiplies integers by: KL {parity.kl_mean:.2g} nats a token, the weights' own apart"
+    ]
+
+
 def workload_line(profile: Profile) -> str:
     """What the figures per reply were measured on."""
     lengths = profile.prompt_tokens, profile.human_reply_tokens
