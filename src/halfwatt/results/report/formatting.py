@@ -19,6 +19,7 @@ from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate.gate import likelihood_check
 from halfwatt.evaluate.records import Claim, GateCheck, Measurement, Outside, Profile, QualityReport
 from halfwatt.evaluate.saving_explained import SavingExplained
+from halfwatt.formats.artifact import Parity
 from halfwatt.meters.base import Grade, MeterInfo
 from halfwatt.models.lineage import KeptLayer
 from halfwatt.results.payback import Ledger, Payback
