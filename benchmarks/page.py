@@ -61,12 +61,12 @@ def look(chromium: Any, language: str, width: int, scheme: str, out: Path) -> di
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
     page.goto("http://127.0.0.1:18082/")
-    page.wait_for_selector("ol")
+    page.wait_for_selector("[role=log]")
     for number, question in enumerate(QUESTIONS[language], start=1):
         page.keyboard.type(question)  # the field has the focus
         page.keyboard.press("Enter")
         page.locator("li[data-cost]").nth(2 * number - 1).wait_for()
-        page.wait_for_selector("#send:not([disabled])")
+        page.wait_for_selector("#send[aria-disabled=false]")
     costs = [json.loads(item.get_attribute("data-cost")) for item in page.query_selector_all("li[data-cost]")]
     saved, grade = page.inner_text("#saved"), page.inner_text("#grade")
     replies = len(QUESTIONS[language])

@@ -18,7 +18,7 @@ from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import Margins
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate import parity
-from halfwatt.evaluate.gate import integrity_checks
+from halfwatt.evaluate.integrity import integrity_checks
 from halfwatt.formats.artifact import Artifact, Parity
 from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import ChatModel, load

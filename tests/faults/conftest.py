@@ -32,7 +32,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(artifact: Path) -> Iterator[Client]:
-    with serving(artifact, reply=400) as client:
+    with serving(artifact, max_reply_tokens=400) as client:
         yield client
 
 

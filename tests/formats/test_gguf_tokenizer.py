@@ -15,7 +15,7 @@ from halfwatt.core.errors import ModelError
 from halfwatt.core.settings import Access, Margins
 from halfwatt.evaluate import parity
 from halfwatt.evaluate.examine import prove
-from halfwatt.evaluate.gate import integrity_checks
+from halfwatt.evaluate.integrity import integrity_checks
 from halfwatt.formats import gguf_tokenizer
 from halfwatt.formats.gguf import Gguf
 from halfwatt.formats.gguf_tokenizer import vocabulary

@@ -43,9 +43,9 @@ def test_equal_parts_and_all_of_it() -> None:
     shares.settle([])
     assert (one.joules, two.joules, shares.idle.joules) == (15, 5, 10)
     assert (one.bytes_b, two.bytes_b, shares.idle.bytes_b) == (900, 300, 600)
-    assert shares.all.joules == 30
-    assert one.cpu_s + two.cpu_s + shares.idle.cpu_s == pytest.approx(shares.all.cpu_s)
-    assert one.wall_s + two.wall_s + shares.idle.wall_s == pytest.approx(shares.all.wall_s)
+    assert shares.serving.joules == 20
+    assert one.cpu_s + two.cpu_s == pytest.approx(shares.serving.cpu_s)
+    assert one.wall_s + two.wall_s == pytest.approx(shares.serving.wall_s)
 
 
 def test_a_counter_that_breaks_leaves_no_joules_and_says_why() -> None:
@@ -55,7 +55,7 @@ def test_a_counter_that_breaks_leaves_no_joules_and_says_why() -> None:
     assert early.joules == 10
     shares.settle([early, late])
     shares.settle([late])
-    assert [spent.joules for spent in (early, late, shares.all)] == [None] * 3
+    assert [spent.joules for spent in (early, late, shares.serving)] == [None] * 3
     assert late.cpu_s > 0
     assert "fell" in shares.fault
 

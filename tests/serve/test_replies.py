@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from halfwatt.api.live import energy_of
+from halfwatt.core.errors import EnvironmentFault
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.formats.artifact import read_artifact
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.llamacpp_batched import BatchedSession
-from tests.support.live_server import ASK, Client, serving, tiny_artifact
+from tests.support.live_server import ASK, Client, serving, tiny_artifact, until
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +85,77 @@ def test_the_next_turn_finds_its_prefix_in_the_cache(client: Client) -> None:
     assert answer["usage"]["prompt_tokens"] <= cached < second["usage"]["prompt_tokens"]
 
 
-def test_many_at_once_get_what_each_would_alone(client: Client) -> None:
-    asked = [ASK | {"messages": [{"role": "user", "content": f"Your order {n} was shipped"}]} for n in range(12)]
-    one_by_one = [client.ask(body)[1]["choices"][0]["message"]["content"] for body in asked]
+def test_chats_that_take_turns_keep_their_prefixes(client: Client) -> None:
+    """Both begin with the template's first tokens: that is no reason to take the other's place."""
+    talks = [[{"role": "user", "content": text}] for text in ("I'd like to book a table", "What's the weather like?")]
+    before = [0, 0]  # tokens that each has said
+    for _ in range(3):
+        for number, talk in enumerate(talks):
+            _, answer = client.ask(ASK | {"messages": talk})
+            usage, said = answer["usage"], answer["choices"][0]["message"]["content"]
+            assert usage["prompt_tokens_details"]["cached_tokens"] >= before[number]
+            before[number] = usage["prompt_tokens"]
+            talk += [{"role": "assistant", "content": said}, {"role": "user", "content": "And then?"}]
+
+
+def test_a_prompt_that_cannot_be_read_is_nobody_elses_fault(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp that cannot compute forgets what it held: whoever was being answered hears so, and gets no garbage."""
+    passing, broken = BatchedSession._pass, threading.Event()
+
+    def breaking(session: BatchedSession, parts: Any, wanted: Any = None) -> None:
+        time.sleep(0.005)
+        if broken.is_set() and len(parts[0][1]) > 1:
+            broken.clear()
+            session.reset()
+            raise EnvironmentFault("llama_decode failed with code -2")
+        passing(session, parts, wanted)
+
+    monkeypatch.setattr(BatchedSession, "_pass", breaking)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.ask, ASK | {"max_tokens": 60})
+        assert until(lambda: client.live.engine.load == (1, 0))
+        broken.set()
+        second = pool.submit(client.ask, ASK | {"messages": [{"role": "user", "content": "Play some music"}]})
+        assert {first.result()[0], second.result()[0]} == {500}
+    assert client.live.engine.load == (0, 0)
+    assert client.ask(ASK)[0] == 200
+
+
+def test_the_first_token_is_timed_though_it_is_not_sent(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = BatchedSession.advance
+
+    def slowly(session: BatchedSession) -> None:
+        time.sleep(0.02)
+        advance(session)
+
+    monkeypatch.setattr(BatchedSession, "advance", slowly)
+    client.ask(ASK)
+
+    def seconds(what: str) -> float:
+        lines = client.ask(path="/metrics")[1].splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{what}_sum"))
+
+    whole, first = (
+        seconds("gen_ai_server_request_duration_seconds"),
+        seconds("gen_ai_server_time_to_first_token_seconds"),
+    )
+    assert first < whole / 2
+
+
+def test_without_a_meter_cpu_time_is_told_and_no_joules(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("halfwatt.serve.answers.energy_of", lambda spent, _, since_s: energy_of(spent, None, since_s))
+    _, answer = client.ask(ASK)
+    energy = answer["usage"]["energy"]
+    assert energy.keys() == {"grade", "cpu_seconds", "seconds"}
+    assert energy["grade"] == "F"
+    assert energy["cpu_seconds"] > 0
+    assert "energy" not in answer
+
+
+def test_many_at_once_get_what_each_would_alone(client: Client, artifact: Path) -> None:
+    texts = [f"Your order {n} was shipped" for n in range(12)]
+    asked = [ASK | {"messages": [{"role": "user", "content": text}]} for text in texts]
+    one_by_one = [alone(artifact, Dialogue("d", (Message("user", text),)), 12) for text in texts]
     with ThreadPoolExecutor(12) as pool:
         together = [answer for _, answer in pool.map(client.ask, asked)]
     assert [answer["choices"][0]["message"]["content"] for answer in together] == one_by_one
@@ -95,11 +166,10 @@ def test_parts_add_up_to_the_whole(artifact: Path) -> None:
     """Of CPU time and joules nothing is counted twice, and nothing lost."""
     with serving(artifact) as client, ThreadPoolExecutor(8) as pool:
         answers = [answer for _, answer in pool.map(client.ask, [ASK | {"max_tokens": 30}] * 8)]
-        spent, idle = client.live.shares.all, client.live.shares.idle
-        told = [answer["usage"]["energy"] for answer in answers]
-        assert sum(energy["cpu_seconds"] for energy in told) == pytest.approx(spent.cpu_s - idle.cpu_s)
-        if client.live.meter is not None and spent.joules is not None and idle.joules is not None:
-            assert sum(energy["joules"] for energy in told) == pytest.approx(spent.joules - idle.joules)
+        spent, told = client.live.shares.serving, [answer["usage"]["energy"] for answer in answers]
+        assert sum(energy["cpu_seconds"] for energy in told) == pytest.approx(spent.cpu_s)
+        if spent.joules is not None:
+            assert sum(energy["joules"] for energy in told) == pytest.approx(spent.joules)
 
 
 def test_a_text_that_ends_the_reply_is_no_part_of_it(client: Client) -> None:
@@ -140,10 +210,18 @@ def test_the_same_seed_draws_the_same(client: Client) -> None:
         (ASK | {"tempertaure": 1}, 400, "tempertaure"),
         (ASK | {"temperature": -1}, 400, "temperature"),
         (ASK | {"max_tokens": 0}, 400, "max_tokens"),
+        (ASK | {"temperature": 10**400}, 400, "temperature"),
+        (ASK | {"repetition_penalty": float("inf")}, 400, "repetition_penalty"),
+        ({"messages": [{"role": "user", "content": "a\ud83d"}]}, 400, "not JSON in UTF-8"),
+        ({"messages": [{"role": "user", "content": "Hi", "name": "Ann"}]}, 400, "name"),
         (ASK | {"model": "gpt-4"}, 404, "ask for artifact"),
-        ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, 400, "token of the template"),
+        ({"messages": [{"role": "user", "content": "<|im_end|>"}]}, 400, "token of the model's template"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]}, 400, "has to be the user's"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "messages.0"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            400,
+            "image_url is not done here",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(client: Client, body: Any, status: int, says: str) -> None:
@@ -155,7 +233,17 @@ def test_what_cannot_be_done_is_refused_by_name(client: Client, body: Any, statu
 def test_what_asks_for_nothing_is_taken(client: Client) -> None:
     quiet = {"n": 1, "logprobs": False, "tools": None, "user": "me", "presence_penalty": 0, "store": False}
     parts = [{"role": "user", "content": [{"type": "text", "text": "Turn on the "}, {"type": "text", "text": "light"}]}]
-    assert client.ask(ASK | quiet | {"messages": parts, "model": "artifact"})[0] == 200
+    assert client.ask(ASK | quiet | {"messages": parts, "model": "artifact", "max_tokens": 16_384})[0] == 200
+    sent_back: dict[str, Any] = {
+        "role": "assistant",
+        "content": "Hi",
+        "tool_calls": None,
+        "audio": None,
+        "refusal": None,
+        "annotations": [],
+    }
+    talk = [{"role": "user", "content": "Hi"}, sent_back, {"role": "user", "content": "And then?"}]
+    assert client.ask(ASK | {"messages": talk})[0] == 200, "what clients send back of what they got"
 
 
 def test_other_routes(client: Client) -> None:
@@ -181,9 +269,8 @@ def test_the_original_beside_it_answers_by_its_name(artifact: Path, tmp_path: Pa
         bodies = [ASK | {"model": entry["id"], "max_tokens": 30} for entry in listed] * 2
         answers = [answer for _, answer in pool.map(client.ask, bodies)]
         assert [answer["model"] for answer in answers] == [body["model"] for body in bodies]
-        spent, idle = client.live.shares.all, client.live.shares.idle
         told = sum(answer["usage"]["energy"]["cpu_seconds"] for answer in answers)
-        assert told == pytest.approx(spent.cpu_s - idle.cpu_s)
+        assert told == pytest.approx(client.live.shares.serving.cpu_s)
 
 
 def test_it_comes_while_it_is_made(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

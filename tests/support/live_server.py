@@ -87,12 +87,14 @@ class Client:
 @contextmanager
 def serving(model: Path, key: str | None = None, **settings: Any) -> Iterator[Client]:
     """A server of a model or artifact; settings: of `ServeSettings`."""
-    told, mailbox = ServeSettings(**({"users": 4, "reply": 64} | settings)), Mailbox()
+    told, mailbox = ServeSettings(**({"users": 4, "max_reply_tokens": 64} | settings)), Mailbox()
     with ExitStack() as stack:
         models = open_models(stack, str(model), RunSettings(), mailbox, told)
         live = next(iter(models.values()))
         desk = Desk(models, mailbox, Metrics(list(models.values())), told)
-        app = Guard(make_app(desk), key, local_names("127.0.0.1"), told.body)
+        app = Guard(
+            make_app(desk), key, local_names("127.0.0.1"), told.max_body_bytes, told.max_head_bytes, desk.metrics.ended
+        )
         server, listening = http_server(app, told), socket.create_server(("127.0.0.1", 0))
 
         async def run() -> None:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from halfwatt import demo
 from halfwatt.api.inputs import workplace
-from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import RunSettings
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.formats.artifact import Artifact
@@ -31,20 +30,16 @@ _CACHE_B = 1 << 30  # of keys and values that all conversations together may tak
 _LEAST, _MOST = 1024, 8192  # tokens of a conversation then
 
 
-Role = Literal["optimized", "original"]
-
-
 @dataclass(frozen=True, slots=True)
 class LiveModel:
-    """What answers. own: its own way of choosing tokens; context: tokens of a conversation, reply included."""
-
-    role: Role
+    """What answers. own: its own way of choosing tokens; context: tokens of a conversation with its reply."""
 
     name: str
     artifact: Artifact
     tokenizer: ChatTokenizer
     own: Sampling
     context: int
+    longest_token: int  # in characters
     engine: LiveEngine
     shares: Shares
     meter: MeterInfo | None  # None = nothing says what joules it takes
@@ -75,8 +70,6 @@ def open_live(
     Raises:
         ModelError: it cannot be used. ExportDiffers: in llama.cpp it is another model. EnvironmentFault: no memory.
     """
-    if places.users < 1 or places.waiting < 0:
-        raise BadInput("a server answers one user at least", got=str(places))
     with workplace(settings) as (settings, cache, tools):
         spec = served(model, settings, cache, "llamacpp", demo.dialogues("tune").dialogues)
         at = replace(
@@ -89,12 +82,12 @@ def open_live(
             session.in_thread(lambda: session.reserve(tokens))
             shares = Shares(tools) if beside is None else beside.shares
             shares.add(session.bytes_moved)
-            engine = LiveEngine(session, shares, hand_over, places.waiting)
-            role: Role = "optimized" if beside is None else "original"
+            engine = LiveEngine(session, shares, hand_over, users=places.users, waiting=places.waiting)
             name = Path(model).resolve().name if Path(model).exists() else model
-            of = form.tokenizer, form.generation, session.room
+            longest = max(map(len, form.tokenizer.hf.get_vocab()))
+            of = form.tokenizer, form.generation, session.room, longest
             with closing(_Ending(engine)):
-                yield LiveModel(role, name, spec.artifact, *of, engine, shares, shares.tools.info)
+                yield LiveModel(name, spec.artifact, *of, engine, shares, shares.tools.info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +107,10 @@ def fitting(kv_b_per_token: float) -> int:
     return max(_LEAST, min(_MOST, int(_CACHE_B // max(1.0, kv_b_per_token))))
 
 
-def energy_of(spent: Spent, meter: MeterInfo | None, since_s: float) -> dict[str, Any] | None:
-    """What a reply took, in figures; None where nothing was measured or modelled. since_s: when it was asked."""
+def energy_of(spent: Spent, meter: MeterInfo | None, since_s: float) -> dict[str, Any]:
+    """What a reply took, in figures; joules only where they were measured or modelled. since_s: when it was asked."""
+    figures = {"cpu_seconds": spent.cpu_s, "seconds": time.monotonic() - since_s}
     if meter is None or spent.joules is None:
-        return None
-    return {
-        "joules": spent.joules,
-        "kind": meter.kind,
-        "grade": meter.grade,
-        "method": meter.name,
-        "covers": meter.covers,
-        "cpu_seconds": spent.cpu_s,
-        "seconds": time.monotonic() - since_s,
-    }
+        return {"grade": "F"} | figures
+    whence = {"kind": meter.kind, "grade": meter.grade, "method": meter.name, "covers": meter.covers}
+    return {"joules": spent.joules} | whence | figures

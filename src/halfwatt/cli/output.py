@@ -38,7 +38,7 @@ def progress(text: str) -> None:
 
 def api_key() -> str | None:
     """What clients of a server have to send; an empty one is none."""
-    return os.environ.get("HALFWATT_API_KEY") or None
+    return os.environ.get("HALFWATT_API_KEY", "").strip() or None
 
 
 def complain(line: str) -> None:

@@ -23,7 +23,7 @@ from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.evaluate import parity
 from halfwatt.evaluate.facts import facts_of
 from halfwatt.evaluate.fit import fit_of_candidate, fit_of_reference, fit_requests
-from halfwatt.evaluate.gate import integrity_checks
+from halfwatt.evaluate.integrity import integrity_checks
 from halfwatt.evaluate.likelihood import TokenLogits, predicting, teacher_score
 from halfwatt.evaluate.records import Fit, QualityInputs, ScoredReply, TeacherScore
 from halfwatt.evaluate.replies import generate_replies

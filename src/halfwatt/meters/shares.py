@@ -55,14 +55,14 @@ class Turnstile:
 class Shares:
     """Looks at the clocks and at the meter.
 
-    turn: held by who works, and who settles; idle: what was used while nobody was served; fault: why there are no
-    joules any more
+    turn: held by who works, and who settles; serving, idle: what was used while somebody was served, and nobody; fault:
+    why there are no joules any more
     """
 
     def __init__(self, tools: Instruments) -> None:
         self.tools, self.turn = tools, Turnstile()
         self._bytes_moved = list[Callable[[], int]]()
-        self.idle, self.all, self.fault = Spent(), Spent(), ""
+        self.idle, self.serving, self.fault = Spent(), Spent(), ""
         self._use, self._joules = self._look()
 
     def add(self, bytes_moved: Callable[[], int]) -> None:
@@ -82,9 +82,9 @@ class Shares:
         self._use, self._joules = self._look()
         use = self._use - before
         joules = self._between(joules_before, self._joules, use)
-        self.all.take(use, joules, 1)
-        for spent in served or (self.idle,):
-            spent.take(use, joules, max(1, len(served)))
+        (self.serving if served else self.idle).take(use, joules, 1)
+        for spent in served:
+            spent.take(use, joules, len(served))
 
     def _look(self) -> tuple[Usage, float | None]:
         moved = sum(bytes_moved() for bytes_moved in self._bytes_moved)

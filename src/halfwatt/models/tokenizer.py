@@ -109,12 +109,11 @@ class ChatTokenizer:
         """Token ids of ``text`` as it stands: no special token is added, those in the text are recognised."""
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
-    def refuse_special(self, dialogue: Dialogue) -> None:
-        """Raises ModelError: a text holds a special token, which would be read as one."""
+    def special_in(self, dialogue: Dialogue) -> str | None:
+        """A special token that stands in a text, which would be read as one."""
         held = (self._special.search(message.content) for message in dialogue.messages)
-        if (special := next(filter(None, held), None)) is not None:
-            what = f"dialogue {dialogue.id}: its text holds {special[0]!r}, which is a token of the template"
-            raise ModelError(what, hint="write it otherwise, or remove the dialogue")
+        first = next(filter(None, held), None)
+        return None if first is None else first[0]
 
     def scored(self, dialogue: Dialogue) -> ScoredTokens:
         """Token ids of the whole dialogue, and which of them the assistant wrote.
@@ -126,7 +125,9 @@ class ChatTokenizer:
         Raises:
             ModelError: no turn counts, or a text holds a special token, which would be read as one.
         """
-        self.refuse_special(dialogue)
+        if (special := self.special_in(dialogue)) is not None:
+            what = f"dialogue {dialogue.id}: its text holds {special!r}, which is a token of the template"
+            raise ModelError(what, hint="write it otherwise, or remove the dialogue")
         text = self.render(dialogue, prompt=False)
         encoding = self.backend.encode(text, add_special_tokens=False)
         ids, offsets = list(encoding.ids), encoding.offsets

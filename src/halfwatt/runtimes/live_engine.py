@@ -13,16 +13,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Literal
 
-from halfwatt.core.errors import EnvironmentFault, HalfwattError
+from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError
 from halfwatt.meters.shares import Shares, Spent
 from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.llamacpp_batched import BatchedSession, Turn
 
 PAUSE_S = 0.025  # in which tokens are gathered
+_IDLE_LOOK_S = 10.0  # after so long without anybody it is noted what that took
 Reason = Literal["stop", "length", "given up", "failed"]
 
 
@@ -48,6 +50,7 @@ class Asked:
     spent: Spent = field(default_factory=Spent)
     turn: Turn | None = None
     handed: int = 0  # tokens that were handed over
+    first_s: float | None = None  # when its first token was there
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +68,20 @@ class LiveEngine:
 
     Args:
         hand_over: gets all steps of a pass, in the session's thread
-        most_waiting: prompts that wait for a sequence
+        users: who are answered at once, as many as the session has sequences at most; waiting: prompts beside them
     """
 
     def __init__(
-        self, session: BatchedSession, shares: Shares, hand_over: Callable[[Sequence[Step]], None], most_waiting: int
+        self,
+        session: BatchedSession,
+        shares: Shares,
+        hand_over: Callable[[Sequence[Step]], None],
+        *,
+        users: int,
+        waiting: int,
     ) -> None:
-        self._session, self._shares, self._hand_over, self._most_waiting = session, shares, hand_over, most_waiting
+        self._session, self._shares, self._hand_over = session, shares, hand_over
+        self._users, self._most = users, users + waiting
         self._inbox, self._waiting = SimpleQueue[Asked | None](), deque[Asked]()
         self._live: dict[Turn, Asked] = {}
         self._lock, self._open, self._draining = threading.Lock(), 0, False
@@ -102,10 +112,15 @@ class LiveEngine:
                 raise EnvironmentFault("the engine has stopped", got=self.fault)
             if self._draining:
                 raise Draining("the server is shutting down")
-            if self._open >= self._session.slots + self._most_waiting:
+            if self._open >= self._most:
                 raise Full(f"{self._open} replies are being made or waited for")
             self._open += 1
-        self._inbox.put(asked)
+            self._inbox.put(asked)
+
+    @property
+    def is_full(self) -> bool:
+        """Would another one be refused now?"""
+        return self._open >= self._most
 
     def drain(self) -> None:
         """Take nothing more; what was asked is answered."""
@@ -124,83 +139,111 @@ class LiveEngine:
     def _serve(self) -> None:
         try:
             while self._collect():
-                steps = self._let_go()
-                self._read_prompts(steps)
-                if self._session.live:
-                    self._pass(steps)
-                self._tell(steps)
+                self._tell(self._let_go())
+                self._read_a_prompt()
+                if self._live:
+                    self._pass()
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody shall wait for ever
             with self._lock:
                 self.fault = str(error) or type(error).__name__
-            self._collect(block=False)
+            self._take_in()
             self._tell([Step(asked, (), "failed", self.fault) for asked in (*self._live.values(), *self._waiting)])
 
-    def _collect(self, block: bool = True) -> bool:
+    def _collect(self) -> bool:
         """Take in what was asked; asleep while there is nothing to do. False = it is over."""
-        idle, ended = block and not self._live and not self._waiting, False
-        if idle:
+        ended = self._take_in()
+        while not (self._live or self._waiting or ended):
             self._settle()
-        while idle or not self._inbox.empty():
-            asked = self._inbox.get()
-            if idle:
+            with suppress(Empty):
+                ended = not self._accept(self._inbox.get(timeout=_IDLE_LOOK_S))
                 self._settle()
-            if asked is None:
-                ended = True
-                break
-            self._waiting.append(asked)
-            idle = False
         if ended and (self._live or self._waiting):
             self._inbox.put(None)
         return not ended or bool(self._live or self._waiting)
+
+    def _take_in(self) -> bool:
+        """All that is there; is it told to end?"""
+        with suppress(Empty):
+            while True:
+                if not self._accept(self._inbox.get_nowait()):
+                    return True
+        return False
+
+    def _accept(self, asked: Asked | None) -> bool:
+        if asked is not None:
+            self._waiting.append(asked)
+        return asked is not None
 
     def _let_go(self) -> list[Step]:
         """Of those who gave up."""
         if live := [asked for asked in self._live.values() if asked.given_up]:
             self._settle()
         for asked in live:
-            assert asked.turn is not None
-            self._session.close_turn(asked.turn)
-            del self._live[asked.turn]
-        waiting = [asked for asked in self._waiting if asked.given_up]
-        self._waiting = deque(asked for asked in self._waiting if not asked.given_up)
-        return [Step(asked, (), "given up") for asked in (*live, *waiting)]
+            self._close(asked)
+        waiting, self._waiting = self._waiting, deque[Asked]()
+        gone = list[Asked]()
+        for asked in waiting:  # looked at once: meanwhile others may give up
+            (gone if asked.given_up else self._waiting).append(asked)
+        return [Step(asked, (), "given up") for asked in (*live, *gone)]
 
-    def _read_prompts(self, steps: list[Step]) -> None:
-        while self._waiting and not self._session.is_full:
-            asked = self._waiting.popleft()
-            self._settle()
-            with self._shares.turn:
-                try:
-                    asked.turn = self._session.open_turn(asked.prompt, asked.sampling)
-                except HalfwattError as error:
-                    steps.append(Step(asked, (), "failed", str(error)))
-                self._shares.settle([asked.spent])
-            if asked.turn is not None:
-                self._live[asked.turn] = asked
-                self._note(asked, steps)
+    def _read_a_prompt(self) -> None:
+        """Of who waits longest, if there is a place. One between two passes: others want their next tokens."""
+        if not self._waiting or len(self._live) >= self._users:
+            return
+        asked = self._waiting.popleft()
+        self._settle()
+        with self._shares.turn:
+            try:
+                asked.turn = self._session.open_turn(asked.prompt, asked.sampling)
+            except BadInput as error:
+                self._tell([Step(asked, (), "failed", str(error))])
+                return
+            except HalfwattError as error:
+                self._tell([Step(asked, (), "failed", str(error)), *self._break_off(error)])
+                return
+            self._shares.settle([asked.spent])
+        self._live[asked.turn], asked.first_s = asked, time.monotonic()
+        self._tell(self._steps([asked], due=True))
 
-    def _pass(self, steps: list[Step]) -> None:
+    def _pass(self) -> None:
         served = [self._live[turn] for turn in self._session.live]
         with self._shares.turn:
-            self._session.advance()
+            try:
+                self._session.advance()
+            except HalfwattError as error:
+                self._tell(self._break_off(error))
+                return
             if self._shares.several or any(asked.turn is not None and asked.turn.over for asked in served):
                 self._shares.settle([asked.spent for asked in served])
         due = (now_s := time.monotonic()) - self._handed_s >= PAUSE_S
-        for asked in served:
-            self._note(asked, steps, due)
         if due:
             self._handed_s = now_s
+        self._tell(self._steps(served, due))
 
-    def _note(self, asked: Asked, steps: list[Step], due: bool = True) -> None:
-        """What it has now that was not handed over, if that is wanted yet."""
-        turn = asked.turn
-        assert turn is not None
-        if turn.over:
-            del self._live[turn]
-        if not (turn.over or (asked.each and due)):
-            return
-        ids, asked.handed = tuple(turn.ids[asked.handed :]), len(turn.ids)
-        steps.append(Step(asked, ids, self._session.reason(turn) if turn.over else None))
+    def _break_off(self, error: HalfwattError) -> list[Step]:
+        """All that is live: llama.cpp could not compute, and the session has forgotten what it held."""
+        live = list(self._live.values())
+        for asked in live:
+            self._close(asked)
+        return [Step(asked, (), "failed", str(error)) for asked in live]
+
+    def _close(self, asked: Asked) -> None:
+        assert asked.turn is not None
+        self._session.close_turn(asked.turn)
+        del self._live[asked.turn]
+
+    def _steps(self, served: Sequence[Asked], due: bool) -> list[Step]:
+        """What they have now that was not handed over, if that is wanted yet."""
+        steps = list[Step]()
+        for asked in served:
+            turn = asked.turn
+            assert turn is not None
+            if turn.over:
+                del self._live[turn]
+            if turn.over or (asked.each and due):
+                ids, asked.handed = tuple(turn.ids[asked.handed :]), len(turn.ids)
+                steps.append(Step(asked, ids, self._session.reason(turn) if turn.over else None))
+        return steps
 
     def _settle(self) -> None:
         with self._shares.turn:

@@ -53,6 +53,7 @@ class BatchedSession(LlamaCppSession):
         """See `LlamaCppSession`."""
         super().__init__(artifact, gguf, at, table, gpu=gpu)
         self.live = []
+        self._order = list(range(at.batch))  # sequences, the one that was used last at the end
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer the dialogues, as many at once as the operating point's batch.
@@ -85,14 +86,9 @@ class BatchedSession(LlamaCppSession):
 
     def open_turn(self, prompt: list[int], sampling: Sampling) -> Turn:
         """Read a prompt, in the free sequence that holds most of it, and choose the first token of its reply."""
-        free = set(range(self._at.batch)) - {turn.slot for turn in self.live}
         require_room(len(prompt), self.room)
         most = min(sampling.max_new_tokens, self.room - len(prompt))
-        shared = [common_prefix(held, prompt) for held in self._held]
-        slot = max(sorted(free), key=shared.__getitem__)
-        source = max(range(self._at.batch), key=shared.__getitem__)
-        if self._at.reuse_prefix and shared[source] - shared[slot] > _WORTH_COPYING:
-            self._copy(source, slot)
+        slot = self._place(prompt)
         cached, chain = self._prefill(slot, prompt), self._chain(prompt, sampling)
         turn = Turn(slot, prompt, cached, chain, most, [])
         self.live.append(turn)
@@ -142,14 +138,36 @@ class BatchedSession(LlamaCppSession):
         if len(turn.ids) >= turn.most or turn.ids[-1] in self._stops:
             self.close_turn(turn)
 
+    def _place(self, prompt: list[int]) -> int:
+        """A free sequence: one that goes on with what it holds, else the one that was used longest ago, with what
+        another sequence holds of the prompt."""
+        free = [slot for slot in self._order if slot not in {turn.slot for turn in self.live}]
+        shared = [common_prefix(held, prompt) for held in self._held]
+        slot = max(free, key=shared.__getitem__)
+        if not shared[slot] or shared[slot] < len(self._held[slot]) / 2:  # of another dialogue, which may go on too
+            slot = min(free, key=lambda each: (bool(self._held[each]), self._order.index(each)))
+        source = max(range(self._at.batch), key=shared.__getitem__)
+        if self._at.reuse_prefix and shared[source] - shared[slot] > _WORTH_COPYING:
+            self._copy(source, slot)
+        self._use(slot)
+        return slot
+
     def _close_ranks(self) -> None:
-        """Only sequences whose numbers follow each other pass together: the last ones move to where others ended."""
-        gaps = set(range(len(self.live))) - {turn.slot for turn in self.live}
+        """Only sequences whose numbers follow each other pass together: those apart move into the others' gaps."""
+        slots, count = {turn.slot for turn in self.live}, len(self.live)
+        starts = range(self._at.batch - count + 1)
+        start = max(starts, key=lambda first: (len(slots & set(range(first, first + count))), -first))
+        gaps = set(range(start, start + count)) - slots
         for turn in self.live:
-            if turn.slot >= len(self.live):
+            if not start <= turn.slot < start + count:
                 self._copy(turn.slot, slot := gaps.pop())
                 turn.slot = slot
+                self._use(slot)
         self.live.sort(key=lambda turn: turn.slot)
+
+    def _use(self, slot: int) -> None:
+        self._order.remove(slot)
+        self._order.append(slot)
 
     def _copy(self, source: int, slot: int) -> None:
         """Let a sequence hold what another one does: all of it, as llama.cpp copies."""

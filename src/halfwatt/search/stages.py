@@ -30,6 +30,7 @@ from halfwatt.core.settings import Margins, MeasurePlan
 from halfwatt.evaluate import energy_analysis, energy_protocol, gate
 from halfwatt.evaluate.energy_protocol import Arm, Run
 from halfwatt.evaluate.examine import parity_beside, teacher_scores
+from halfwatt.evaluate.integrity import integrity_checks
 from halfwatt.evaluate.records import (
     GateCheck,
     TeacherScore,
@@ -185,7 +186,7 @@ def _reads_too_much(order: ScreenOrder) -> str | None:
 def _failed_checks(lab: Lab, order: ScreenOrder) -> list[GateCheck]:
     """Of G0, without which no likelihood means anything; or of G1 and G2, on as many dialogues as they need."""
     own = parity_beside(lab.spec(order.candidate), lab.workload)
-    checks, scores = gate.integrity_checks(own, order.margins), tuple[TeacherScore, ...]()
+    checks, scores = integrity_checks(own, order.margins), tuple[TeacherScore, ...]()
     equal = gate.overall_verdict([check.verdict for check in checks]) == "PASS"
     for part in lab.parts() if equal else ():
         scores += likelihoods(part, order.reference, order.candidate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ class Mailbox:
     def hand_over(self, steps: Sequence[Step]) -> None:
         """For the engine."""
         assert self._loop is not None
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._deliver, steps)
 
     def box(self, asked: Asked) -> asyncio.Queue[Step]:
@@ -65,7 +66,6 @@ class Answer:
     each: bool
     asked: Asked = field(init=False)
     began_s: float = field(default_factory=time.monotonic)
-    first_s: float | None = None  # seconds to the first token
     tokens: int = 0
     reason: str = ""
 
@@ -87,8 +87,6 @@ class Answer:
             self.model.engine.submit(self.asked)
             while not self.reason:
                 step = await box.get()
-                if step.ids and self.first_s is None:
-                    self.first_s = time.monotonic() - self.began_s
                 self.tokens += len(step.ids)
                 piece = text.push(step.ids) + (text.rest() if step.ended else "")
                 said, stopped = held.let_through(piece, step.ended is not None)
@@ -105,6 +103,11 @@ class Answer:
             self.mailbox.close(self.asked)
 
     @property
+    def first_s(self) -> float | None:
+        """Seconds to its first token."""
+        return None if self.asked.first_s is None else self.asked.first_s - self.began_s
+
+    @property
     def usage(self) -> dict[str, Any]:
         """What it took, as clients read it."""
         spent, turn = self.asked.spent, self.asked.turn
@@ -115,14 +118,13 @@ class Answer:
             "total_tokens": len(self.prompt) + self.tokens,
             "prompt_tokens_details": {"cached_tokens": cached},
         }
-        energy = energy_of(spent, self.model.meter, self.began_s)
-        return counts if energy is None else counts | {"energy": energy}
+        return counts | {"energy": energy_of(spent, self.model.meter, self.began_s)}
 
     @property
     def energy(self) -> dict[str, Any] | None:
         """The joules under the names that clients of Neuralwatt's service read, beside the usage."""
         energy = energy_of(self.asked.spent, self.model.meter, self.began_s)
-        if energy is None:
+        if "joules" not in energy:
             return None
         joules, seconds = energy["joules"], energy["seconds"]
         return {

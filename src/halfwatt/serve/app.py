@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ _PAGE_HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
+_MUCH = 4000  # characters, which are read in a millisecond
 _LONGEST_FAULT = 300  # characters: what was sent is not sent back
 
 
@@ -52,11 +53,18 @@ class Desk:
             raise NoSuchModel(f"there is no model {known[:100]!r}", hint=f"ask for {' or '.join(self.models)}")
         return known, self.models[known]
 
-    def answer(self, request: ChatRequest | CompletionRequest) -> Answer:
-        """Raises BadInput, ModelError: it cannot be answered."""
+    async def answer(self, request: ChatRequest | CompletionRequest) -> Answer:
+        """Raises BadInput, ModelError: it cannot be answered. Full: nor could it wait."""
         name, model = self.model(request.model)
-        prompt = request.prompt_ids(model.tokenizer)
-        sampling = request.sampling(model.own, self.settings.reply, model.context)
+        if model.engine.is_full:
+            raise Full("as many replies are being made or waited for as may")
+        if request.characters > model.context * model.longest_token:
+            raise TooLong(f"{request.characters} characters", got=f"a context of {model.context} tokens")
+        if request.characters > _MUCH:  # to read it would keep all others waiting
+            prompt = await asyncio.to_thread(request.prompt_ids, model.tokenizer)
+        else:
+            prompt = request.prompt_ids(model.tokenizer)
+        sampling = request.sampling(model.own, self.settings.max_reply_tokens)
         return Answer(name, model, self.mailbox, prompt, sampling, request.stops, request.stream)
 
 
@@ -78,9 +86,11 @@ def make_app(desk: Desk) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> Response:
+        roles = ("optimized", "original") if len(desk.models) > 1 else ("model",)
         entries = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "halfwatt", "halfwatt": {"role": model.role}}
-            for name, model in desk.models.items()
+            {"id": name, "object": "model", "created": 0, "owned_by": "halfwatt"}
+            | {"halfwatt": {"role": role, "context": model.context}}
+            for role, (name, model) in zip(roles, desk.models.items(), strict=True)
         ]
         return _json({"object": "list", "data": entries})
 
@@ -115,9 +125,9 @@ async def _file(path: Path) -> Response:
 
 async def _complete(desk: Desk, request: Request, *, chat: bool) -> Response:
     try:
-        async with asyncio.timeout(desk.settings.patience):
+        async with asyncio.timeout(desk.settings.timeout_s):
             asked = await _read(request, chat=chat)
-            answer = desk.answer(asked)
+            answer = await desk.answer(asked)
             pieces, shape = answer.pieces(), Shape.of(chat, answer.name)
             if asked.stream:
                 first = await _unless_gone(request, anext(pieces, None))
@@ -126,13 +136,13 @@ async def _complete(desk: Desk, request: Request, *, chat: bool) -> Response:
             async with aclosing(pieces):
                 text = await _unless_gone(request, _whole(pieces))
     except HalfwattError as error:
-        return _refusal(desk, error)
+        return _refusal(error)
     except TimeoutError:
-        return _ended(desk, _json(fault(_late(desk), "server_error", "timeout"), 504))
+        return _json(fault(_late(desk), "server_error", "timeout"), 504)
     except _Gone:
-        return _ended(desk, Response(status_code=499))
+        return Response(status_code=499)
     _note(desk, answer)
-    return _ended(desk, _json(shape.whole(text, answer.reason, answer.usage, _beside(answer))))
+    return _json(shape.whole(text, answer.reason, answer.usage, _energy_field(answer)))
 
 
 async def _read(request: Request, *, chat: bool) -> ChatRequest | CompletionRequest:
@@ -151,33 +161,30 @@ async def _chunks(
     desk: Desk, answer: Answer, shape: Shape, pieces: AsyncGenerator[str], first: str | None, *, usage: bool
 ) -> AsyncIterator[bytes]:
     """The reply as server-sent events."""
-    status = 499  # unless it comes to its end
     try:
         if (opening := shape.opening()) is not None:
             yield _event(opening)
         if first:
             yield _event(shape.piece(first))
         async with aclosing(pieces):
-            while (piece := await _in_time(pieces, answer.began_s + desk.settings.patience)) is not None:
+            while (piece := await _in_time(pieces, answer.began_s + desk.settings.timeout_s)) is not None:
                 yield _event(shape.piece(piece))
         yield _event(shape.ending(answer.reason))
-        more = _beside(answer)
+        more = _energy_field(answer)
         if usage:
             yield _event(shape.account(answer.usage, more))
         if more:
             yield b": energy " + json.dumps(more["energy"]).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
         _note(desk, answer)
-        status = 200
     except TimeoutError:
-        status = 504
+        desk.metrics.broke()
         yield _event(fault(_late(desk), "server_error", "timeout"))
     except HalfwattError as error:
-        status = 500
+        desk.metrics.broke()
         yield _event(fault(str(error), "server_error"))
     finally:
         answer.asked.given_up = True
-        desk.metrics.ended(status)
 
 
 class _Gone(Exception):
@@ -199,8 +206,7 @@ async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
     finally:
         for task in (waiting, gone):
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            await gone
+        await asyncio.wait({waiting, gone})
 
 
 async def _in_time(pieces: AsyncGenerator[str], until_s: float) -> str | None:
@@ -220,15 +226,10 @@ async def _hung_up(request: Request) -> None:
 
 def _note(desk: Desk, answer: Answer) -> None:
     whole_s = time.monotonic() - answer.began_s
-    desk.metrics.replied(answer.first_s, whole_s, len(answer.prompt), answer.tokens)
+    desk.metrics.replied(answer.name, answer.first_s, whole_s, len(answer.prompt), answer.tokens)
 
 
-def _ended(desk: Desk, response: Response) -> Response:
-    desk.metrics.ended(response.status_code)
-    return response
-
-
-def _refusal(desk: Desk, error: HalfwattError) -> Response:
+def _refusal(error: HalfwattError) -> Response:
     """What cannot be taken or made, as clients read it."""
     match error:
         case Full() | Draining():
@@ -244,14 +245,14 @@ def _refusal(desk: Desk, error: HalfwattError) -> Response:
     response = _json(fault(str(error)[:_LONGEST_FAULT], kind, code), status)
     if status == 503:
         response.headers["retry-after"] = str(_RETRY_S)
-    return _ended(desk, response)
+    return response
 
 
 def _late(desk: Desk) -> str:
-    return f"the reply took longer than {desk.settings.patience:g} s"
+    return f"the reply took longer than {desk.settings.timeout_s:g} s"
 
 
-def _beside(answer: Answer) -> dict[str, Any]:
+def _energy_field(answer: Answer) -> dict[str, Any]:
     """Beside the protocol's own fields."""
     energy = answer.energy
     return {} if energy is None else {"energy": energy}

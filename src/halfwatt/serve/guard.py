@@ -32,34 +32,53 @@ class Guard:
     """Lets through to ``app`` what may pass.
 
     key: None = nobody needs one; hosts: names that a browser may have asked for, of a server for this machine alone, so
-    that a page elsewhere cannot reach it under a name of its own; None = any; body: bytes
+    that a page elsewhere cannot reach it under a name of its own; None = any; body, head: bytes; count: gets the status
+    of each answer, 499 where the client had gone before its end
     """
 
     app: App
     key: str | None
     hosts: frozenset[str] | None
     body: int
+    head: int
+    count: Callable[[int], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
         if scope["type"] != "http":
             return
+        status, ended = 499, False
+
+        async def counted(event: Event) -> None:
+            nonlocal status, ended
+            await send(event)
+            status = event.get("status", status)
+            ended = event["type"] == "http.response.body" and not event.get("more_body", False)
+
+        try:
+            await self._guarded(scope, receive, counted)
+        finally:
+            self.count(status if ended else 499)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
         if (refusal := self._refusal(scope["path"], headers)) is not None:
             await _answer(send, *refusal)
             return
         try:
             async with asyncio.timeout(_BODY_S):
-                body = await self._body(receive)
+                body = await _body(receive, self._most(scope["path"]))
         except TimeoutError:
             await _answer(send, 408, f"the body took longer than {_BODY_S:g} s")
             return
         if body is None:
-            await _answer(send, 413, self._too_long)
+            await _answer(send, 413, "the body is too long")
             return
         await self.app(scope, _replayed(body, receive), send)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+        if sum(len(name) + len(value) for name, value in headers.items()) > self.head:
+            return 431, f"the head is longer than {self.head} bytes"  # one that came at once was read whole
         host = headers.get(b"host", b"").decode("latin-1")
         if self.hosts is not None and _name_of(host) not in self.hosts:
             return 403, "the Host header names another server; ask for localhost"
@@ -68,24 +87,24 @@ class Guard:
             if not hmac.compare_digest(given, self.key.encode()):
                 return 401, "no key, or another one; send it as: Authorization: Bearer KEY"
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or len(length) > 18 or int(length) > self.body:
-            return 413, self._too_long
+        if not length.isdigit() or len(length) > 18 or int(length) > self._most(path):
+            return 413, f"the body is longer than {self._most(path)} bytes"
         return None
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """All of it; None = it is too long."""
-        body, more = bytearray(), True
-        while more:
-            event = await receive()
-            body += event.get("body", b"")
-            more = event["type"] == "http.request" and event.get("more_body", False)
-            if len(body) > self.body:
-                return None
-        return bytes(body)
+    def _most(self, path: str) -> int:
+        return 0 if path in PUBLIC else self.body
 
-    @property
-    def _too_long(self) -> str:
-        return f"the body is longer than {self.body} bytes"
+
+async def _body(receive: Receive, most: int) -> bytes | None:
+    """All of it; None = it is too long."""
+    body, more = bytearray(), True
+    while more:
+        event = await receive()
+        body += event.get("body", b"")
+        more = event["type"] == "http.request" and event.get("more_body", False)
+        if len(body) > most:
+            return None
+    return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

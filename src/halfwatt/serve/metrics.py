@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from halfwatt.api.live import LiveModel
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_MODEL = "gen_ai_request_model"
 _TOKENS = tuple(4**n for n in range(8))
 
 
@@ -25,37 +26,44 @@ class Metrics:
         self._requests = Counter(
             "halfwatt_requests", "Requests, by how they ended", ["status"], registry=self._registry
         )
+        self._broken = Counter("halfwatt_broken_streams", "Streams that ended with an error", registry=self._registry)
         self._first = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "From a request to its first token",
+            [_MODEL],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._whole = Histogram(
             "gen_ai_server_request_duration_seconds",
             "From a request to the end of its reply",
+            [_MODEL],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._tokens = Histogram(
             "gen_ai_client_token_usage",
             "Tokens of a request",
-            ["gen_ai_token_type"],
+            [_MODEL, "gen_ai_token_type"],
             buckets=_TOKENS,
             registry=self._registry,
         )
 
     def ended(self, status: int) -> None:
-        """A request was answered, or refused."""
+        """A request was answered, or refused; 499 = the client had gone."""
         self._requests.labels(str(status)).inc()
 
-    def replied(self, first_s: float | None, whole_s: float, tokens_in: int, tokens_out: int) -> None:
+    def broke(self) -> None:
+        """A stream ended with an error, long after its status was sent."""
+        self._broken.inc()
+
+    def replied(self, model: str, first_s: float | None, whole_s: float, tokens_in: int, tokens_out: int) -> None:
         """A reply came to its end."""
         if first_s is not None:
-            self._first.observe(first_s)
-        self._whole.observe(whole_s)
-        self._tokens.labels("input").observe(tokens_in)
-        self._tokens.labels("output").observe(tokens_out)
+            self._first.labels(model).observe(first_s)
+        self._whole.labels(model).observe(whole_s)
+        self._tokens.labels(model, "input").observe(tokens_in)
+        self._tokens.labels(model, "output").observe(tokens_out)
 
     @property
     def text(self) -> bytes:
@@ -74,17 +82,17 @@ class _Engines(Collector):
         yield GaugeMetricFamily("halfwatt_replies_in_the_making", "Replies that are made now", making)
         yield GaugeMetricFamily("halfwatt_prompts_waiting", "Prompts that wait for a place", waiting)
         first = self._models[0]
-        spent, idle, meter = first.shares.all, first.shares.idle, first.meter
+        serving, idle, meter = first.shares.serving, first.shares.idle, first.meter
         cpu = CounterMetricFamily("halfwatt_cpu_seconds", "CPU time of the server", labels=["state"])
-        cpu.add_metric(["serving"], spent.cpu_s - idle.cpu_s)
+        cpu.add_metric(["serving"], serving.cpu_s)
         cpu.add_metric(["idle"], idle.cpu_s)
         yield cpu
-        if meter is None or spent.joules is None:
+        if meter is None or serving.joules is None or idle.joules is None:
             return
         measured = meter.kind == "measured"
         name = "hw_energy_joules" if measured else "halfwatt_modelled_joules"
         words = f"Joules, {meter.kind}, grade {meter.grade}: {meter.covers}"
         joules = CounterMetricFamily(name, words, labels=["hw_id", "state"])
-        joules.add_metric([meter.name, "serving"], spent.joules - (idle.joules or 0.0))
-        joules.add_metric([meter.name, "idle"], idle.joules or 0.0)
+        joules.add_metric([meter.name, "serving"], serving.joules)
+        joules.add_metric([meter.name, "idle"], idle.joules)
         yield joules

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from halfwatt.core.errors import BadInput
 from halfwatt.dialogues.dialogue import Dialogue, Message
@@ -47,32 +47,40 @@ ANYWAY = frozenset(  # changes no reply
     | {"service_tier", "store", "user"}
 )
 _TEXT = "text"
+_MANY = 1_000_000  # tokens that nobody means
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Part(_Strict):
-    """A part of a message's content."""
-
-    type: Literal["text"]
-    text: str
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Said(_Strict):
     """A message."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
-    name: str | None = None
-    refusal: None = None
+    content: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _said_anyway(cls, fields: Any) -> Any:
+        """Clients send back what they got, with all that was empty in it."""
+        return {k: v for k, v in fields.items() if v not in (None, [])} if isinstance(fields, dict) else fields
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, value: Any) -> Any:
+        """Content may come in parts, of text alone."""
+        if not isinstance(value, list):
+            return value
+        kinds = [part.get("type") if isinstance(part, dict) else None for part in value]
+        if other := [kind for kind in kinds if kind != _TEXT]:
+            raise ValueError(f"{str(other[0])[:40]} is not done here")
+        return "".join(str(part.get(_TEXT, "")) for part in value)
 
     @property
     def message(self) -> Message:
         """As the model's template takes it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text)
+        return Message("system" if self.role == "developer" else self.role, self.content)
 
 
 class StreamOptions(BaseModel):
@@ -88,26 +96,27 @@ class Request(_Strict):
     stream: bool = False
     stream_options: StreamOptions | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=_MANY)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     seed: int | None = None
 
     @field_validator("temperature", "top_p", "min_p", "repetition_penalty", mode="before")
     @classmethod
     def _whole_too(cls, value: Any) -> Any:
-        return float(value) if type(value) is int else value
+        return float(value) if type(value) is int and abs(value) < _MANY else value
 
     @classmethod
     def read(cls, body: bytes) -> Self:
         """Raises BadInput: it is no such request; says why in one line."""
         try:
             fields = json.loads(body)
+            json.dumps(fields, ensure_ascii=False).encode()  # half a character is no text
         except (ValueError, RecursionError) as error:
-            raise BadInput("the body is not JSON", got=str(error)[:100]) from None
+            raise BadInput("the body is not JSON in UTF-8", got=str(error)[:100]) from None
         if not isinstance(fields, dict):
             raise BadInput("the body is not a JSON object", got=type(fields).__name__)
         for name, neutral in NOT_DONE.items():
@@ -121,6 +130,11 @@ class Request(_Strict):
             raise BadInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
     @property
+    def characters(self) -> int:
+        """Of what is to be read."""
+        raise NotImplementedError
+
+    @property
     def stops(self) -> tuple[str, ...]:
         """Texts that end the reply before them."""
         texts = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -131,13 +145,11 @@ class Request(_Strict):
         """Is what a streamed reply took wanted as a chunk?"""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self, own: Sampling, most: int, context: int) -> Sampling:
+    def sampling(self, own: Sampling, most: int) -> Sampling:
         """The model's own way, where the request says nothing else; greedy where its temperature is 0.
 
-        most: tokens, whatever is asked for. Raises BadInput: more than fit the context are.
+        most: tokens, whatever is asked for
         """
-        if self.longest is not None and self.longest > context:
-            raise BadInput(f"a reply of {self.longest} tokens", got=f"a context of {context}", hint="ask for fewer")
         asked: dict[str, Any] = {
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -159,12 +171,17 @@ class ChatRequest(Request):
     """/v1/chat/completions."""
 
     messages: Annotated[list[Said], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=_MANY)] | None = None
 
     @property
     def longest(self) -> int | None:
         """The newer of its two names, where both are given."""
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def characters(self) -> int:
+        """Of all messages."""
+        return sum(len(said.message.content) for said in self.messages)
 
     def prompt_ids(self, tokenizer: ChatTokenizer) -> list[int]:
         """Raises BadInput: nothing is asked, or a text holds one of the template's tokens."""
@@ -172,7 +189,9 @@ class ChatRequest(Request):
         if messages[-1].role != "user":
             raise BadInput("the last message has to be the user's", got=messages[-1].role)
         dialogue = Dialogue("request", messages)
-        tokenizer.refuse_special(dialogue)
+        if (special := tokenizer.special_in(dialogue)) is not None:
+            what = f"a message holds {special!r}, which is a token of the model's template"
+            raise BadInput(what, hint="write it otherwise")
         return tokenizer.prompt_ids(dialogue)
 
 
@@ -181,11 +200,17 @@ class CompletionRequest(Request):
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
 
+    @property
+    def characters(self) -> int:
+        """Of the text."""
+        return len(self.prompt if isinstance(self.prompt, str) else self.prompt[0])
+
     def prompt_ids(self, tokenizer: ChatTokenizer) -> list[int]:
-        """Raises BadInput: it is empty."""
-        if not (ids := tokenizer.encode(self.prompt if isinstance(self.prompt, str) else self.prompt[0])):
+        """After the token that texts begin with, where the model has one. Raises BadInput: it is empty."""
+        text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        if not text:
             raise BadInput("the prompt is empty")
-        return ids
+        return list(tokenizer.backend.encode(text, add_special_tokens=True).ids)
 
 
 @dataclass(frozen=True, slots=True)

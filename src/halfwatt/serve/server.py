@@ -20,16 +20,17 @@ from halfwatt.serve.guard import Guard, local_names
 from halfwatt.serve.metrics import Metrics
 from halfwatt.serve.settings import ServeSettings
 
-_BACKLOG = 128
 _HEAD_S = 10.0  # that a client has for the head of a request
 _STALL_S = 20.0  # that it may leave unread what was written
+_BESIDE = 256  # connections that ask for other things, or for nothing yet
+_LOOK_S = 1.0  # after so long it is seen that an engine has stopped
 _KEEP_S = 30  # that a connection is kept without one
 
 
 def serve(
     model: str, settings: RunSettings, serving: ServeSettings, key: str | None, ready: Callable[[str], None]
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; replies in the making get ``serving.drain`` seconds then.
+    """Serve until SIGTERM or Ctrl-C; replies in the making get ``serving.drain_s`` seconds then.
 
     key: that clients have to send; None = nobody has to; ready: gets the address, once requests are taken
 
@@ -42,7 +43,7 @@ def serve(
     with listening, ExitStack() as stack:
         models = open_models(stack, model, settings, mailbox, serving)
         desk = Desk(models, mailbox, Metrics(list(models.values())), serving)
-        app = Guard(make_app(desk), key, hosts, serving.body)
+        app = Guard(make_app(desk), key, hosts, serving.max_body_bytes, serving.max_head_bytes, desk.metrics.ended)
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -62,11 +63,14 @@ def open_models(
     """The model, and its original where that is to be asked beside it, by the names that clients use."""
     places = Places(serving.users, serving.queue, serving.context)
     live = stack.enter_context(open_live(model, settings, mailbox.hand_over, places))
-    models = {serving.name or live.name: live}
-    if serving.beside is not None:
-        beside = stack.enter_context(open_live(serving.beside, settings, mailbox.hand_over, places, live))
-        models[beside.role if beside.name in models else beside.name] = beside
-    return models
+    name = serving.name or live.name
+    if serving.beside is None:
+        return {name: live}
+    beside = stack.enter_context(open_live(serving.beside, settings, mailbox.hand_over, places, live))
+    other = beside.name if beside.name != name else "original"
+    if other == name:
+        raise BadInput(f"both models would be called {name}", hint="type another --name")
+    return {name: live, other: beside}
 
 
 async def _until_told(
@@ -80,9 +84,16 @@ async def _until_told(
         for live in models:
             live.engine.drain()
 
+    async def watch() -> None:
+        while not any(live.engine.fault for live in models):
+            await asyncio.sleep(_LOOK_S)
+        end()
+
+    watching = asyncio.create_task(watch())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end)
     await server.serve(sockets=[listening])
+    watching.cancel()
 
 
 def http_server(app: Guard, serving: ServeSettings) -> uvicorn.Server:
@@ -95,9 +106,10 @@ def http_server(app: Guard, serving: ServeSettings) -> uvicorn.Server:
         log_level="warning",
         access_log=False,
         server_header=False,
-        h11_max_incomplete_event_size=serving.header,
+        h11_max_incomplete_event_size=serving.max_head_bytes,
         timeout_keep_alive=_KEEP_S,
-        timeout_graceful_shutdown=max(1, round(serving.drain)),
+        limit_concurrency=serving.users + serving.queue + _BESIDE,
+        timeout_graceful_shutdown=max(1, round(serving.drain_s)),
     )
     return _Server(config)
 
@@ -132,6 +144,17 @@ class _ImpatientProtocol(H11Protocol):
         super().connection_lost(exc)
         self._calm()
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Nobody asked for long."""
+        super().timeout_keep_alive_handler()
+        self._hang_up()
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self._hang_up()
+
     def pause_writing(self) -> None:
         """Nor does it wait for ever for who reads no more."""
         super().pause_writing()
@@ -143,11 +166,16 @@ class _ImpatientProtocol(H11Protocol):
         if self._stalled is not None:
             self._stalled.cancel()
 
+    def _hang_up(self) -> None:
+        """A connection is closed when all is read that was written, which some never do."""
+        self.transport.close()
+        self.loop.call_later(_STALL_S, self.transport.abort)
+
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
             self._calm()
         elif self._hanging_up is None:
-            self._hanging_up = self.loop.call_later(_HEAD_S, self.transport.close)
+            self._hanging_up = self.loop.call_later(_HEAD_S, self._hang_up)
 
     def _calm(self) -> None:
         if self._hanging_up is not None:
@@ -173,8 +201,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        listening.listen(_BACKLOG)
     except (OSError, OverflowError) as error:
         listening.close()
-        raise EnvironmentFault(f"cannot listen on {host}, port {port}", got=str(error), hint="type --port 0") from None
+        raise EnvironmentFault(
+            f"cannot listen on {host}, port {port}", got=str(error), hint="type another --port"
+        ) from None
     return listening

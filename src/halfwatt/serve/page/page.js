@@ -2,7 +2,16 @@
 // One question to every model that the server has, one after the other; what each took, and what that saves.
 
 const at = (id) => document.getElementById(id);
-const state = { language: "en", models: [], talks: new Map(), totals: new Map(), both: 0, stopping: null };
+const state = { language: "en", models: [], talks: new Map(), totals: new Map(), asked: 0, stopping: null };
+
+function remembered(key, value) {
+  try {
+    if (value !== undefined) localStorage.setItem(key, value);
+    return localStorage.getItem(key);
+  } catch {
+    return null; // where storage is off
+  }
+}
 
 function words(key, values = {}) {
   return WORDS[state.language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
@@ -14,7 +23,7 @@ function figure(value) {
 
 function speak(language) {
   state.language = language in WORDS ? language : "en";
-  localStorage.setItem("language", state.language);
+  remembered("language", state.language);
   document.documentElement.lang = state.language === "zh" ? "zh-CN" : "en";
   for (const part of document.querySelectorAll("[data-words]")) part.textContent = words(part.dataset.words);
   for (const part of document.querySelectorAll("[data-label]")) part.ariaLabel = words(part.dataset.label);
@@ -25,11 +34,13 @@ function speak(language) {
   for (const model of state.models) {
     const section = columnOf(model);
     section.querySelector("h2").textContent = words(model.role);
-    section.querySelector("ol").ariaLabel = words("talk", { name: words(model.role) });
+    section.querySelector("[role=log]").ariaLabel = words("talk", { name: words(model.role) });
     for (const item of section.querySelectorAll("li[data-cost]")) {
       item.querySelector("small").textContent = costLine(JSON.parse(item.dataset.cost));
     }
-    for (const item of section.querySelectorAll("li.user")) item.ariaLabel = words("you");
+    for (const item of section.querySelectorAll("li")) {
+      item.querySelector(".speaker").textContent = `${words(item.className.includes("user") ? "you" : model.role)}: `;
+    }
   }
   showTotals();
 }
@@ -39,14 +50,34 @@ function columnOf(model) {
 }
 
 function startAnew() {
-  state.both = 0;
   for (const model of state.models) {
     state.talks.set(model.id, []);
-    state.totals.set(model.id, { replies: 0, joules: 0, cpu: 0 });
     columnOf(model).querySelector("ol").replaceChildren();
   }
   complain("");
-  showTotals();
+}
+
+function addItem(model, kind, text) {
+  const item = columnOf(model).querySelector("ol").appendChild(document.createElement("li"));
+  item.className = kind;
+  const speaker = item.appendChild(document.createElement("span"));
+  speaker.className = "speaker";
+  speaker.textContent = `${words(kind === "user" ? "you" : model.role)}: `;
+  const said = item.appendChild(document.createElement("span"));
+  said.lang = ""; // whatever was typed, or answered
+  said.textContent = text;
+  showEnd(model);
+  return item;
+}
+
+function showEnd(model, near = true) {
+  const log = columnOf(model).querySelector("[role=log]");
+  if (near) log.scrollTop = log.scrollHeight;
+}
+
+function readsTheEnd(model) {
+  const log = columnOf(model).querySelector("[role=log]");
+  return log.scrollHeight - log.scrollTop - log.clientHeight < 40;
 }
 
 function complain(text) {
@@ -58,48 +89,49 @@ function complain(text) {
 
 function costLine(cost) {
   const parts = [];
-  if (cost.energy) {
-    parts.push(words("energy", { joules: figure(cost.energy.joules) }), words("cpu", { ms: figure(1000 * cost.energy.cpu_seconds) }));
-  }
+  if (cost.energy?.joules !== undefined) parts.push(words("energy", { joules: figure(cost.energy.joules) }));
+  if (cost.energy) parts.push(words("cpu", { ms: figure(1000 * cost.energy.cpu_seconds) }));
   parts.push(words("seconds", { seconds: figure(cost.seconds) }), words("tokens", { tokens: cost.tokens }));
   if (cost.cached) parts.push(words("cached", { cached: cost.cached }));
   if (cost.reason === "length") parts.push(words("cut"));
-  if (cost.reason === "stopped") parts.push(words("stopped"));
   return parts.join(" · ");
 }
 
 function showTotals() {
-  const [first, second] = state.models.map((model) => state.totals.get(model.id));
-  const grade = first?.grade;
-  at("grade").textContent = !first?.replies ? "" : grade ? words("by_joules", { grade: words(grade) }) : words("by_cpu");
-  if (!first?.replies || (second && !state.both)) {
+  const totals = state.models.map((model) => state.totals.get(model.id));
+  const byJoules = totals.every((total) => total.joules !== null && total.grade !== "F");
+  const spent = totals.map((total) => (byJoules ? total.joules : total.cpu));
+  const inWords = (amount) => (byJoules ? words("energy", { joules: figure(amount) }) : words("cpu", { ms: figure(1000 * amount) }));
+  at("grade").textContent = !state.asked ? "" : byJoules ? words("by_joules", { grade: words(totals[0].grade) }) : words("by_cpu");
+  if (!state.asked || spent.some((amount) => !(amount > 0))) {
     at("saved").textContent = words("nothing");
-  } else if (!second) {
-    const cost = grade ? words("energy", { joules: figure(first.joules) }) : words("cpu", { ms: figure(1000 * first.cpu) });
-    at("saved").textContent = words("alone_total", { replies: first.replies, cost });
+  } else if (spent.length === 1) {
+    at("saved").textContent = words("alone_total", { replies: state.asked, cost: inWords(spent[0]) });
   } else {
-    const [own, other] = grade ? [first.joules, second.joules] : [first.cpu, second.cpu];
+    const [own, other] = spent;
     const share = new Intl.NumberFormat(state.language, { style: "percent", maximumFractionDigits: 1 }).format(1 - own / other);
-    const times = own < other ? other / own : own / other;
-    const shown = state.language === "zh" ? figure(times) : figure(times) + "x";
-    at("saved").textContent = words(own < other ? "saved" : "dearer", { replies: state.both, share, times: shown });
+    const times = figure(own < other ? other / own : own / other);
+    at("saved").textContent = words(own < other ? "saved" : "dearer", { replies: state.asked, share, times });
   }
 }
 
 function count(model, cost) {
   const total = state.totals.get(model.id);
-  total.replies += 1;
+  const joules = cost.energy?.joules;
   total.cpu += cost.energy?.cpu_seconds ?? 0;
-  total.joules += cost.energy?.joules ?? 0;
-  total.grade = cost.energy?.grade;
+  total.joules = joules === undefined || total.joules === null ? null : total.joules + joules;
+  total.grade = cost.energy?.grade ?? "F";
 }
 
 // --- asking ---
 
 async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
-    const lines = (rest + text).split("\n");
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
     rest = lines.pop();
     for (const line of lines) {
       if (line.startsWith("data: ") && line !== "data: [DONE]") yield JSON.parse(line.slice(6));
@@ -107,77 +139,88 @@ async function* events(response) {
   }
 }
 
-async function answer(model, signal) {
-  const talk = state.talks.get(model.id);
-  const log = columnOf(model).querySelector("ol");
-  const item = log.appendChild(document.createElement("li"));
-  const said = item.appendChild(document.createElement("span"));
-  const small = item.appendChild(document.createElement("small"));
-  const cost = { seconds: 0, tokens: 0, cached: 0, energy: null, reason: "stopped" };
-  const began = performance.now();
+async function post(body, signal) {
+  let response;
   try {
-    const body = { model: model.id, messages: talk, stream: true, stream_options: { include_usage: true } };
-    const response = await fetch("/v1/chat/completions", {
+    response = await fetch("v1/chat/completions", {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal,
     });
-    if (!response.ok) throw new Error((await response.json()).error.message);
-    for await (const event of events(response)) {
-      if (event.error) throw new Error(event.error.message);
-      const choice = event.choices[0];
-      if (choice?.delta.content) said.append(choice.delta.content);
-      if (choice?.finish_reason) cost.reason = choice.finish_reason;
-      if (event.usage) {
-        cost.tokens = event.usage.completion_tokens;
-        cost.cached = event.usage.prompt_tokens_details.cached_tokens;
-        cost.energy = event.usage.energy ?? null;
-      }
-      log.scrollTop = log.scrollHeight;
-    }
   } catch (error) {
-    if (error.name !== "AbortError") {
-      item.remove();
-      throw error instanceof TypeError ? new Error(words("lost")) : error;
+    throw error.name === "AbortError" ? error : new Error(words("lost"));
+  }
+  if (response.ok) return response;
+  const said = await response.json().catch(() => null);
+  throw new Error(said?.error?.message ?? `HTTP ${response.status}`);
+}
+
+async function answer(model, messages, signal) {
+  const item = addItem(model, "reply", "");
+  const said = item.lastElementChild;
+  const small = item.appendChild(document.createElement("small"));
+  const cost = { seconds: 0, tokens: 0, cached: 0, energy: null, reason: "" };
+  const began = performance.now();
+  const body = { model: model.id, messages, stream: true, stream_options: { include_usage: true } };
+  for await (const event of events(await post(body, signal))) {
+    if (event.error) throw new Error(event.error.message);
+    const near = readsTheEnd(model);
+    const choice = event.choices[0];
+    if (choice?.delta.content) said.append(choice.delta.content);
+    if (choice?.finish_reason) cost.reason = choice.finish_reason;
+    if (event.usage) {
+      cost.tokens = event.usage.completion_tokens;
+      cost.cached = event.usage.prompt_tokens_details.cached_tokens;
+      cost.energy = event.usage.energy ?? null;
     }
+    showEnd(model, near);
   }
   cost.seconds = (performance.now() - began) / 1000;
   item.dataset.cost = JSON.stringify(cost);
   small.textContent = costLine(cost);
-  log.scrollTop = log.scrollHeight;
-  talk.push({ role: "assistant", content: said.textContent });
-  return cost;
+  showEnd(model, true);
+  return { cost, text: said.textContent };
 }
 
+// All models answer, or the question is nobody's: their talks stay the same on one side.
 async function ask(text) {
   const stopping = (state.stopping = new AbortController());
   working(true);
   complain("");
-  for (const model of state.models) {
-    state.talks.get(model.id).push({ role: "user", content: text });
-    const item = columnOf(model).querySelector("ol").appendChild(document.createElement("li"));
-    item.className = "user";
-    item.ariaLabel = words("you");
-    item.textContent = text;
-  }
-  const costs = [];
+  for (const model of state.models) addItem(model, "user", text);
+  const question = { role: "user", content: text };
+  const answers = [];
   try {
-    for (const model of state.models) costs.push(await answer(model, stopping.signal));
-    if (costs.every((cost) => cost.reason !== "stopped")) {
-      costs.forEach((cost, place) => count(state.models[place], cost));
-      state.both += 1;
+    for (const model of state.models) {
+      answers.push(await answer(model, [...state.talks.get(model.id), question], stopping.signal));
     }
+    answers.forEach(({ cost, text: said }, place) => {
+      const model = state.models[place];
+      state.talks.get(model.id).push(question, { role: "assistant", content: said });
+      count(model, cost);
+    });
+    state.asked += 1;
   } catch (error) {
-    complain(error.message);
-    state.models.slice(costs.length).forEach((model) => state.talks.get(model.id).pop());
-    if (!costs.length) at("text").value = text;
+    if (error.name !== "AbortError") complain(error.message);
+    for (const model of state.models) strike(model);
+    at("text").value ||= text;
   }
   working(false);
   showTotals();
-  at("text").focus();
+  if (document.activeElement === document.body) at("text").focus();
+}
+
+function strike(model) {
+  const items = [...columnOf(model).querySelectorAll("li")];
+  const from = items.findLastIndex((item) => item.classList.contains("user"));
+  for (const item of items.slice(from)) item.classList.add("failed");
 }
 
 function working(busy) {
-  at("send").disabled = at("new").disabled = busy;
+  for (const id of ["send", "new"]) at(id).setAttribute("aria-disabled", String(busy));
   at("stop").hidden = !busy;
+}
+
+function isBusy() {
+  return at("send").getAttribute("aria-disabled") === "true";
 }
 
 function save() {
@@ -191,34 +234,39 @@ function save() {
 }
 
 async function start() {
+  let lost = false;
   try {
-    const listed = await (await fetch("/v1/models")).json();
+    const listed = await (await fetch("v1/models")).json();
     state.models = listed.data.map((entry) => ({ id: entry.id, role: entry.halfwatt.role }));
   } catch {
-    complain(words("lost"));
+    lost = true;
   }
   for (const model of state.models) {
     const section = at("column").content.cloneNode(true);
     section.querySelector(".name").textContent = model.id;
     at("columns").append(section);
+    state.totals.set(model.id, { joules: 0, cpu: 0, grade: "F" });
   }
   startAnew();
-  speak(localStorage.getItem("language") ?? navigator.language.slice(0, 2));
+  speak(remembered("language") ?? navigator.language.slice(0, 2));
+  if (lost) complain(words("lost"));
+  working(lost);
+  at("stop").hidden = true;
   at("ask").addEventListener("submit", (event) => {
     event.preventDefault();
     const text = at("text").value.trim();
-    if (!text || at("send").disabled) return;
+    if (!text || isBusy()) return;
     at("text").value = "";
     ask(text);
   });
   at("text").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229) {
       event.preventDefault();
       at("ask").requestSubmit();
     }
   });
   at("stop").addEventListener("click", () => state.stopping?.abort());
-  at("new").addEventListener("click", startAnew);
+  at("new").addEventListener("click", () => isBusy() || startAnew());
   at("export").addEventListener("click", save);
   for (const button of document.querySelectorAll("[data-language]")) {
     button.addEventListener("click", () => speak(button.dataset.language));
