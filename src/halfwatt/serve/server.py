@@ -49,8 +49,8 @@ def serve(
 
         async def answering() -> None:
             mailbox.open(asyncio.get_running_loop())
-            ready(address)
-            await _until_told(app, listening, list(models.values()), serving)
+            server = http_server(app, serving, lambda: ready(address))
+            await _until_told(server, listening, list(models.values()))
 
         asyncio.run(answering())
     if fault := next((live.engine.fault for live in models.values() if live.engine.fault), ""):
@@ -73,11 +73,7 @@ def open_models(
     return {name: live, other: beside}
 
 
-async def _until_told(
-    app: Guard, listening: socket.socket, models: Sequence[LiveModel], serving: ServeSettings
-) -> None:
-    server = http_server(app, serving)
-
+async def _until_told(server: uvicorn.Server, listening: socket.socket, models: Sequence[LiveModel]) -> None:
     def end() -> None:
         server.force_exit = server.should_exit  # told twice: at once
         server.should_exit = True
@@ -96,8 +92,8 @@ async def _until_told(
     watching.cancel()
 
 
-def http_server(app: Guard, serving: ServeSettings) -> uvicorn.Server:
-    """It is told to end by its ``should_exit``."""
+def http_server(app: Guard, serving: ServeSettings, ready: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """It is told to end by its ``should_exit``. ready: is called once connections are taken"""
     config = uvicorn.Config(
         app,
         http=_ImpatientProtocol,
@@ -111,11 +107,20 @@ def http_server(app: Guard, serving: ServeSettings) -> uvicorn.Server:
         limit_concurrency=serving.users + serving.queue + _BESIDE,
         timeout_graceful_shutdown=max(1, round(serving.drain_s)),
     )
-    return _Server(config)
+    return _Server(config, ready)
 
 
 class _Server(uvicorn.Server):
     """Leaves the signals to us: it would raise them again in the end, and nothing would be tidied up."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says when it is done."""
+        await super().startup(sockets)
+        self._ready()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
