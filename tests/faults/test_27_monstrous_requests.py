@@ -50,11 +50,12 @@ def test_a_long_body_in_chunks_is_refused_once_it_is_too_long(server: Client) ->
     assert server.ask(ASK)[0] == 200
 
 
-def test_a_long_head_is_refused(server: Client) -> None:
+@pytest.mark.parametrize("line", [b"X-%d: 1\r\n", b"X: %d\r\n"], ids=["of many names", "of one name"])
+def test_a_long_head_is_refused(line: bytes, server: Client) -> None:
     began_s = time.monotonic()
     with server.connect() as connection:
         with suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(10_000)) + b"\r\n")
+            connection.sendall(HEAD + b"".join(line % n for n in range(10_000)) + b"\r\n")
         answer = answered(connection)
     assert not answer or answer.split(b" ")[1] in (b"400", b"431")
     assert time.monotonic() - began_s < 5, "and hung up on"

@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import json
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -61,8 +61,7 @@ class Guard:
             self.count(status if ended else 499)
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        if (refusal := self._refusal(scope["path"], headers)) is not None:
+        if (refusal := self._refusal(scope["path"], scope["headers"])) is not None:
             await _answer(send, *refusal)
             return
         try:
@@ -76,9 +75,10 @@ class Guard:
             return
         await self.app(scope, _replayed(body, receive), send)
 
-    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
-        if sum(len(name) + len(value) for name, value in headers.items()) > self.head:
+    def _refusal(self, path: str, lines: Sequence[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+        if sum(len(name) + len(value) for name, value in lines) > self.head:
             return 431, f"the head is longer than {self.head} bytes"  # one that came at once was read whole
+        headers = {name.lower(): value for name, value in lines}
         host = headers.get(b"host", b"").decode("latin-1")
         if self.hosts is not None and _name_of(host) not in self.hosts:
             return 403, "the Host header names another server; ask for localhost"
