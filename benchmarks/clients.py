@@ -2,9 +2,10 @@
 
     .venv/bin/python -m benchmarks.clients ARTIFACT --out OUT
 
-Installs openai, langchain-openai, litellm and langchain-neuralwatt into an environment of their own (OUT/clients) and
-lets each ask a server of ARTIFACT, streamed and at once. Prints a row a client, last a JSON line; exits with 1 where a
-reply is not what the others got, or what it took is lost where the client keeps such fields.
+Installs openai, langchain-openai, litellm and langchain-neuralwatt into an environment of their own
+(benchmarks/peers/requirements/clients.txt) and lets each ask a server of ARTIFACT, streamed and at once. Prints a row
+a client, last a JSON line; exits with 1 where a reply is not what the others got, or what it took is lost where the
+client keeps such fields.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ladder import markdown, say
+from benchmarks.peers.environments import interpreter
 from benchmarks.serve import running
 
 PORT = 18083
-PACKAGES = ("openai==3.57.0", "langchain-openai==1.7.4", "litellm==1.110.2", "langchain-neuralwatt==0.1.0")
 PROGRAM = """
 import json, os, sys
 url, model = sys.argv[1:]
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    python = _environment(arguments.out / "clients")
+    python = interpreter("clients", arguments.out, say)
     command = [sys.executable, "-m", "halfwatt.cli.main", "serve", arguments.artifact, "--port", PORT, "--name", "it"]
     with running("halfwatt", command, PORT, arguments.out / "server.log"):
         url = f"http://127.0.0.1:{PORT}/v1"
@@ -89,16 +90,6 @@ def main() -> None:
     print(markdown(rows))
     print(json.dumps(seen))
     sys.exit(len(texts) != 1 or bool(lost) or not seen["openai, second turn"]["cached"])
-
-
-def _environment(folder: Path) -> Path:
-    python = folder / "bin" / "python"
-    if not (folder / ".ready").exists():
-        say("installing the clients")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        (folder / ".ready").touch()
-    return python
 
 
 if __name__ == "__main__":

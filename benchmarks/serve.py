@@ -26,7 +26,7 @@ from urllib.request import urlopen
 import numpy as np
 import psutil
 
-from benchmarks.ladder import markdown, say
+from benchmarks.ladder import markdown, plain, say
 from benchmarks.llama_server import built
 from halfwatt.core.statistics import log_ratio
 from halfwatt.dialogues.dialogue import Dialogue
@@ -187,7 +187,7 @@ def _row(blocks: dict[str, list[Block]]) -> dict[str, object]:
     ours, theirs = blocks.values()
     a, b = ([block.cpu_s / block.replies for block in each] for each in (ours, theirs))
     c, d = ([block.cpu_s / block.tokens for block in each] for each in (ours, theirs))
-    row: dict[str, object] = {"cpu_s_ratio_a_reply": vars_of(log_ratio(a, b)), "a_token": vars_of(log_ratio(c, d))}
+    row: dict[str, object] = {"cpu_s_ratio_a_reply": plain(log_ratio(a, b)), "a_token": plain(log_ratio(c, d))}
     for name, each in blocks.items():
         first_s = [s for block in each for s in block.first_s]
         row[name] = {
@@ -200,11 +200,6 @@ def _row(blocks: dict[str, list[Block]]) -> dict[str, object]:
             "memory_b": [block.memory_b for block in each],
         }
     return row
-
-
-def vars_of(estimate: object) -> dict[str, float]:
-    """An estimate's figures."""
-    return {name: getattr(estimate, name) for name in ("mean", "lo", "hi")}
 
 
 def _joules(blocks: Sequence[Block]) -> float | None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from halfwatt.runtimes.llamacpp_batched import BatchedSession
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny
-from tests.support.live_server import Client, serving, tiny_artifact
+from tests.support.live_server import Client, serving, slow_passes, tiny_artifact
 
 
 @pytest.fixture
@@ -38,11 +36,4 @@ def server(artifact: Path) -> Iterator[Client]:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass of a tiny model takes as long as one of a large model."""
-    advance = BatchedSession.advance
-
-    def slowly(session: BatchedSession) -> None:
-        time.sleep(0.01)
-        advance(session)
-
-    monkeypatch.setattr(BatchedSession, "advance", slowly)
+    slow_passes(monkeypatch, 0.01)

@@ -19,7 +19,7 @@ from halfwatt.models.sampling import Sampling
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
 from halfwatt.runtimes.llamacpp_batched import BatchedSession
-from tests.support.live_server import ASK, Client, serving, tiny_artifact, until
+from tests.support.live_server import ASK, Client, serving, slow_passes, tiny_artifact, until
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +122,7 @@ def test_a_prompt_that_cannot_be_read_is_nobody_elses_fault(client: Client, monk
 
 
 def test_the_first_token_is_timed_though_it_is_not_sent(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    advance = BatchedSession.advance
-
-    def slowly(session: BatchedSession) -> None:
-        time.sleep(0.02)
-        advance(session)
-
-    monkeypatch.setattr(BatchedSession, "advance", slowly)
+    slow_passes(monkeypatch, 0.02)
     client.ask(ASK)
 
     def seconds(what: str) -> float:
@@ -274,13 +268,7 @@ def test_the_original_beside_it_answers_by_its_name(artifact: Path, tmp_path: Pa
 
 
 def test_it_comes_while_it_is_made(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    advance = BatchedSession.advance
-
-    def slowly(session: BatchedSession) -> None:
-        time.sleep(0.03)
-        advance(session)
-
-    monkeypatch.setattr(BatchedSession, "advance", slowly)
+    slow_passes(monkeypatch, 0.03)
     pieces = [
         e
         for e in client.stream(ASK)

@@ -14,15 +14,16 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from halfwatt.api.live import LiveModel
 from halfwatt.core.settings import RunSettings
 from halfwatt.formats.gguf import Gguf
 from halfwatt.models.chat_model import load
+from halfwatt.runtimes.llamacpp_batched import BatchedSession
 from halfwatt.serve.answers import Mailbox
-from halfwatt.serve.app import Desk, make_app
-from halfwatt.serve.guard import Guard, local_names
-from halfwatt.serve.metrics import Metrics
-from halfwatt.serve.server import http_server, open_models
+from halfwatt.serve.guard import local_names
+from halfwatt.serve.server import guarded_app, http_server, open_models
 from halfwatt.serve.settings import ServeSettings
 from tests.support import tiny_models as tiny
 
@@ -37,6 +38,17 @@ def raw_request(body: dict[str, Any]) -> bytes:
     raw = json.dumps(body).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw
+
+
+def slow_passes(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let a pass of a tiny model take as long as one of a large model."""
+    advance = BatchedSession.advance
+
+    def slowly(session: BatchedSession) -> None:
+        time.sleep(seconds)
+        advance(session)
+
+    monkeypatch.setattr(BatchedSession, "advance", slowly)
 
 
 def until(so: Callable[[], bool], patience_s: float = 10.0) -> bool:
@@ -91,10 +103,7 @@ def serving(model: Path, key: str | None = None, **settings: Any) -> Iterator[Cl
     with ExitStack() as stack:
         models = open_models(stack, str(model), RunSettings(), mailbox, told)
         live = next(iter(models.values()))
-        desk = Desk(models, mailbox, Metrics(list(models.values())), told)
-        app = Guard(
-            make_app(desk), key, local_names("127.0.0.1"), told.max_body_bytes, told.max_head_bytes, desk.metrics.ended
-        )
+        app = guarded_app(models, mailbox, told, key, local_names("127.0.0.1"))
         server, listening = http_server(app, told), socket.create_server(("127.0.0.1", 0))
 
         async def run() -> None:

@@ -14,7 +14,6 @@ from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate.requests import ChatFormat
 from halfwatt.meters.base import MeterInfo, Usage
 from halfwatt.meters.discover import Instruments
-from halfwatt.meters.modelled import modelled_joules
 from halfwatt.runtimes.base import Reply, Session
 from halfwatt.runtimes.serving_process import open_session
 from halfwatt.search.served import served
@@ -87,8 +86,7 @@ def _joules(tools: Instruments, counted_j: float | None, use: Usage) -> float | 
     """By the counter since it showed ``counted_j``, else by the model of ``use``; None without either."""
     if tools.primary is not None and counted_j is not None:
         return tools.primary.read().joules - counted_j
-    cores = tools.model and tools.model.cores
-    return modelled_joules(use, cores) if cores else None
+    return tools.modelled_joules(use)
 
 
 def _usage(session: Session) -> Usage:

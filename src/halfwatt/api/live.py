@@ -13,7 +13,6 @@ from halfwatt import demo
 from halfwatt.api.inputs import workplace
 from halfwatt.core.settings import RunSettings
 from halfwatt.evaluate.requests import ChatFormat
-from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import MeterInfo
 from halfwatt.meters.shares import Shares, Spent
 from halfwatt.models.sampling import Sampling
@@ -35,14 +34,17 @@ class LiveModel:
     """What answers. own: its own way of choosing tokens; context: tokens of a conversation with its reply."""
 
     name: str
-    artifact: Artifact
     tokenizer: ChatTokenizer
     own: Sampling
     context: int
     longest_token: int  # in characters
     engine: LiveEngine
     shares: Shares
-    meter: MeterInfo | None  # None = nothing says what joules it takes
+
+    @property
+    def meter(self) -> MeterInfo | None:
+        """None = nothing says what joules it takes."""
+        return self.shares.tools.info
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,12 @@ def open_live(
     """
     with workplace(settings) as (settings, cache, tools):
         spec = served(model, settings, cache, "llamacpp", demo.dialogues("tune").dialogues)
-        at = replace(
-            spec.at, batch=max(2, places.users), speculation=None, reuse_prefix=True
-        )  # a table guesses for one alone
+        # Without guesses: those are for one alone.
+        at = replace(spec.at, batch=max(2, places.users), speculation=None, reuse_prefix=True)
         form = ChatFormat.of_artifact(spec.artifact)
         with open_session(replace(spec, at=at)) as session:
             assert isinstance(session, BatchedSession)
-            tokens = min(places.context or fitting(spec.artifact.kv_b_per_token * at.batch), session.longest)
+            tokens = places.context or fitting(spec.artifact.kv_b_per_token * at.batch)
             session.in_thread(lambda: session.reserve(tokens))
             shares = Shares(tools) if beside is None else beside.shares
             shares.add(session.bytes_moved)
@@ -86,16 +87,8 @@ def open_live(
             name = Path(model).resolve().name if Path(model).exists() else model
             longest = max(map(len, form.tokenizer.hf.get_vocab()))
             of = form.tokenizer, form.generation, session.room, longest
-            with closing(_Ending(engine)):
-                yield LiveModel(name, spec.artifact, *of, engine, shares, shares.tools.info)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    engine: LiveEngine
-
-    def close(self) -> None:
-        self.engine.close(patience_s=0.0)
+            with closing(engine):
+                yield LiveModel(name, *of, engine, shares)
 
 
 def fitting(kv_b_per_token: float) -> int:

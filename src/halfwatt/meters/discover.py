@@ -19,7 +19,7 @@ from pathlib import Path
 from halfwatt.core.errors import MeterError
 from halfwatt.core.machine import cores
 from halfwatt.meters import hwmon, modelled, nvml, rapl
-from halfwatt.meters.base import EnergyMeter, Finding, MeterInfo
+from halfwatt.meters.base import EnergyMeter, Finding, MeterInfo, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,11 @@ class Instruments:
     def infos(self) -> tuple[MeterInfo, ...]:
         """All of them, that of the joules first."""
         return tuple(info for info in (self.info, *(meter.info for meter in self.others)) if info is not None)
+
+    def modelled_joules(self, use: Usage) -> float | None:
+        """By the model of ``use``; None = there is a counter, or no model of this device."""
+        cores = self.model and self.model.cores
+        return modelled.modelled_joules(use, cores) if cores else None
 
     def close(self) -> None:
         """Close every meter; some keep a thread."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from halfwatt.core.errors import MeterError
 from halfwatt.meters.base import Usage
 from halfwatt.meters.discover import Instruments
-from halfwatt.meters.modelled import modelled_joules
 
 
 @dataclass(slots=True)
@@ -100,5 +99,4 @@ class Shares:
     def _between(self, before: float | None, after: float | None, use: Usage) -> float | None:
         if before is not None and after is not None:
             return after - before
-        cores = self.tools.model and self.tools.model.cores
-        return modelled_joules(use, cores) if cores and self.tools.primary is None else None
+        return self.tools.modelled_joules(use)

@@ -112,7 +112,7 @@ class LiveEngine:
                 raise EnvironmentFault("the engine has stopped", got=self.fault)
             if self._draining:
                 raise Draining("the server is shutting down")
-            if self._open >= self._most:
+            if self.is_full:
                 raise Full(f"{self._open} replies are being made or waited for")
             self._open += 1
             self._inbox.put(asked)
@@ -127,11 +127,10 @@ class LiveEngine:
         with self._lock:
             self._draining = True
 
-    def close(self, patience_s: float) -> None:
-        """End once everything is answered, or after so long; what is left is given up."""
+    def close(self) -> None:
+        """End; what is being answered, or waits, is given up."""
         self.drain()
         self._inbox.put(None)
-        self._thread.join(patience_s)
         for asked in (*list(self._live.values()), *list(self._waiting)):
             asked.given_up = True
         self._thread.join()

@@ -74,16 +74,6 @@ class BatchedSession(LlamaCppSession):
         self.reset()
         return (yield from super().stream(dialogue, sampling))
 
-    @property
-    def slots(self) -> int:
-        """Replies that can be in the making at once."""
-        return self._at.batch
-
-    @property
-    def is_full(self) -> bool:
-        """Are as many replies in the making as the batch holds?"""
-        return len(self.live) == self._at.batch
-
     def open_turn(self, prompt: list[int], sampling: Sampling) -> Turn:
         """Read a prompt, in the free sequence that holds most of it, and choose the first token of its reply."""
         require_room(len(prompt), self.room)
@@ -122,7 +112,7 @@ class BatchedSession(LlamaCppSession):
         turns = dict[int, Turn]()
         try:
             while waiting or self.live:
-                if waiting and not self.is_full:
+                if waiting and len(self.live) < self._at.batch:
                     number = waiting.popleft()
                     turns[number] = self.open_turn(prompts[number], samplings[number])
                 else:

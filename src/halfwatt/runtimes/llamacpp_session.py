@@ -87,7 +87,7 @@ class LlamaCppSession:
         for i in range(at_once):
             self._batch.n_seq_id[i] = 1  # each token is of one sequence
         self._size = 0
-        self._make_room(min(self.longest, _FIRST_CONTEXT // at.batch))
+        self.reserve(_FIRST_CONTEXT // at.batch)
 
     def reply(self, batch: Sequence[Dialogue], sampling: Sampling) -> list[Reply]:
         """Answer each dialogue, one after the other.
@@ -206,7 +206,7 @@ class LlamaCppSession:
         """reply: tokens of the longest."""
         longest = max(map(len, prompts))
         require_room(longest, self.longest)
-        self._make_room(min(self.longest, longest + reply))
+        self.reserve(longest + reply)
 
     def _prefill(self, slot: int, prompt: list[int]) -> int:
         """Bring a sequence to hold exactly ``prompt``; returns how many of its tokens were there already."""

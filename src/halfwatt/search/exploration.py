@@ -52,11 +52,11 @@ def explore(
         with store.trial() as trial:
             recipe = propose(trial)
             known = store.outcome_of_recipe(recipe.name)
-            new = known is None and (store.was_asked_for(trial) or fits(trial))
-            repeats = 0 if new else repeats + 1
-            if known is None and not new:
+            if known is None and not (store.was_asked_for(trial) or fits(trial)):
+                repeats += 1
                 store.decline(trial)
                 continue
+            repeats = 0 if known is None else repeats + 1
             trial.set_user_attr(RECIPE, recipe.name)
             store.finish(trial, assess(recipe) if known is None else known)
     return finished_recipes(store, propose)

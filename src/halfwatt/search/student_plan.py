@@ -41,7 +41,7 @@ _KEPT = (3, 2, 4, 8)  # of the original's blocks, in order of trial: in equal ti
 COMPARABLE = 3_000_000  # in a first lesson
 _PASSES = 24.0  # over the dialogues, at most
 _A_PARAMETER = 0.75  # tokens
-CUT_S = 1.35  # s that a cut student takes for a token that the original reads in 1 s: to learn, and to ask its part
+_CUT_S = 1.35  # s that a cut student takes for a token that the original reads in 1 s
 _FRESH_SHARE, _BESIDE_CUT = 0.7, 0.2  # of the budget's time
 _ASKING_SHARE = 0.15  # of the time of fresh students
 
@@ -100,6 +100,10 @@ class StudentPlan:
     students: int
     prospects: tuple[Prospect, ...]
 
+    def lesson_s(self, number: int) -> float:
+        """Seconds of the lesson of a round."""
+        return self.first_s * float(RATE**number)
+
     def lessons(self, prospect: Prospect, until: int) -> tuple[float, ...]:
         """Passes over the dialogues of each round up to round ``until``."""
         whole = sum(RATE**k for k in range(self.rounds))
@@ -151,6 +155,11 @@ class Paces:
     block_parameters: int = 0
     other_parameters: int = 0  # embedding, head and last norm, with the students' vocabulary
 
+    @property
+    def cut_s(self) -> float:
+        """Seconds that a student that was cut takes for a token: to learn, and to ask the original its part."""
+        return _CUT_S * self.asking_s
+
     def with_blocks(self, count: int) -> int:
         """Parameters of a student that begins with so many of the original's blocks."""
         return self.other_parameters + count * self.block_parameters
@@ -176,7 +185,7 @@ class TeachingPlan:
     @classmethod
     def of(cls, seconds: float, paces: Paces) -> TeachingPlan:
         """Fresh students take most of the time, unless the original is read so fast that cutting it pays."""
-        cut = plan_teaching(seconds, CUT_S * paces.asking_s, paces.tokens)
+        cut = plan_teaching(seconds, paces.cut_s, paces.tokens)
         share = _FRESH_SHARE if cut is None else _BESIDE_CUT
         asked = min(1.0, _ASKING_SHARE * share * seconds / (paces.tokens * paces.asking_s))
         return cls(seconds, paces, Curriculum(cut, plan_students(share * seconds, paces), float(f"{asked:.1g}")))

@@ -24,7 +24,7 @@ from halfwatt.search.build import asking
 from halfwatt.search.job import Job
 from halfwatt.search.lab import Lab
 from halfwatt.search.search_space import ASKED, BASE, FRESH, ROUND, STUDENT
-from halfwatt.search.student_plan import CUT_S, SIZES, Curriculum, Pace, Paces, TeachingPlan, parameters
+from halfwatt.search.student_plan import SIZES, Curriculum, Pace, Paces, TeachingPlan, parameters
 from halfwatt.search.successive_halving import RATE, StudentRound, promote
 from halfwatt.search.trial_store import RECIPE, TrialStore, outcome_of
 
@@ -114,7 +114,7 @@ def enqueue_next_rounds(
             store.enqueue(dict(student.decisions), {ROUND: student.round + 1})
     if (plan := curriculum.fresh) is not None:
         left_s += _SLACK * budget.seconds
-        students = [replace(s, next_s=plan.first_s * RATE ** (s.round + 1)) for s in _rounds(store, FRESH)]
+        students = [replace(s, next_s=plan.lesson_s(s.round + 1)) for s in _rounds(store, FRESH)]
         for student in promote(students, plan.rounds, least_cost, left_s, least=int(plan.students == 1)):
             asked = {ASKED: curriculum.asked} if student.recipe and knows_more(student.recipe) else {}
             store.enqueue(dict(student.decisions), {ROUND: student.round + 1} | asked)
@@ -124,9 +124,9 @@ def lesson_s(plan: TeachingPlan, trial: Trial) -> float:
     """Seconds that a plan gives the last lesson of what a trial decided; 0 = nobody is taught."""
     base, number = trial.params.get(BASE), int(trial.user_attrs.get(ROUND, 0))
     if base == FRESH and plan.curriculum.fresh is not None:
-        return plan.curriculum.fresh.first_s * float(RATE**number)
+        return plan.curriculum.fresh.lesson_s(number)
     if base == STUDENT and plan.curriculum.cut is not None:
-        return plan.curriculum.cut.epochs * float(RATE**number) * plan.paces.tokens * CUT_S * plan.paces.asking_s
+        return plan.curriculum.cut.epochs * float(RATE**number) * plan.paces.tokens * plan.paces.cut_s
     return 0.0
 
 

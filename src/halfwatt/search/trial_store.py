@@ -53,7 +53,8 @@ class TrialStore:
         """Open them, or begin. Workers side by side need a seed each, or they propose the same. joules: a cumulative
         counter; None where none measures. Raises BadInput where the journal is damaged in its middle, EnvironmentFault
         where there is no such database or no driver for it."""
-        self._counter, self._joules_before = joules, joules()
+        self._counter = joules
+        self._joules_before: float | None = None  # of the trial that is under way
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage, sampler = _opened(where), optuna.samplers.TPESampler(seed=seed)
         self._study = optuna.create_study(storage=self._storage, study_name=name, sampler=sampler, load_if_exists=True)

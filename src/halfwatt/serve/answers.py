@@ -10,12 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from halfwatt.api.live import Asked, LiveModel, Step, TextStream, energy_of
-from halfwatt.core.errors import BadInput, EnvironmentFault
-from halfwatt.models.sampling import Sampling
-
-
-class TooLong(BadInput):
-    """The conversation leaves no room for a reply."""
+from halfwatt.core.errors import EnvironmentFault
 
 
 class Broken(EnvironmentFault):
@@ -41,7 +36,8 @@ class Mailbox:
 
     def box(self, asked: Asked) -> asyncio.Queue[Step]:
         """Of one who asks."""
-        return self._boxes.setdefault(asked, asyncio.Queue())
+        box = self._boxes[asked] = asyncio.Queue[Step]()
+        return box
 
     def close(self, asked: Asked) -> None:
         """Whatever still comes is nobody's."""
@@ -60,20 +56,11 @@ class Answer:
     name: str
     model: LiveModel
     mailbox: Mailbox
-    prompt: list[int]
-    sampling: Sampling
+    asked: Asked
     stops: tuple[str, ...]
-    each: bool
-    asked: Asked = field(init=False)
     began_s: float = field(default_factory=time.monotonic)
     tokens: int = 0
     reason: str = ""
-
-    def __post_init__(self) -> None:
-        if len(self.prompt) >= self.model.context:
-            room = f"{self.model.context} for prompt and reply"
-            raise TooLong(f"the prompt has {len(self.prompt)} tokens", got=room, hint="shorten the conversation")
-        self.asked = Asked(self.prompt, self.sampling, self.each or bool(self.stops))
 
     async def pieces(self) -> AsyncGenerator[str]:
         """Its text; whoever stops listening ends it.
@@ -110,30 +97,30 @@ class Answer:
     @property
     def usage(self) -> dict[str, Any]:
         """What it took, as clients read it."""
-        spent, turn = self.asked.spent, self.asked.turn
-        cached = 0 if turn is None else turn.cached
-        counts = {
-            "prompt_tokens": len(self.prompt),
-            "completion_tokens": self.tokens,
-            "total_tokens": len(self.prompt) + self.tokens,
-            "prompt_tokens_details": {"cached_tokens": cached},
-        }
-        return counts | {"energy": energy_of(spent, self.model.meter, self.began_s)}
-
-    @property
-    def energy(self) -> dict[str, Any] | None:
-        """The joules under the names that clients of Neuralwatt's service read, beside the usage."""
-        energy = energy_of(self.asked.spent, self.model.meter, self.began_s)
-        if "joules" not in energy:
-            return None
-        joules, seconds = energy["joules"], energy["seconds"]
+        read, turn = len(self.asked.prompt), self.asked.turn
         return {
-            "energy_joules": joules,
-            "energy_kwh": joules / 3.6e6,
-            "avg_power_watts": joules / seconds if seconds > 0 else None,
-            "duration_seconds": seconds,
-            "attribution_method": f"{energy['kind']}, grade {energy['grade']}: equal parts of every pass",
+            "prompt_tokens": read,
+            "completion_tokens": self.tokens,
+            "total_tokens": read + self.tokens,
+            "prompt_tokens_details": {"cached_tokens": 0 if turn is None else turn.cached},
+            "energy": energy_of(self.asked.spent, self.model.meter, self.began_s),
         }
+
+
+def as_neuralwatt(energy: dict[str, Any]) -> dict[str, Any]:
+    """The energy of a usage once more, beside it, under the names that clients of Neuralwatt's service read; nothing
+    where there are no joules."""
+    if "joules" not in energy:
+        return {}
+    joules, seconds = energy["joules"], energy["seconds"]
+    figures = {
+        "energy_joules": joules,
+        "energy_kwh": joules / 3.6e6,
+        "avg_power_watts": joules / seconds if seconds > 0 else None,
+        "duration_seconds": seconds,
+        "attribution_method": f"{energy['kind']}, grade {energy['grade']}: equal parts of every pass",
+    }
+    return {"energy": figures}
 
 
 async def _last(box: asyncio.Queue[Step]) -> None:

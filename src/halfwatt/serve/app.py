@@ -16,9 +16,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from halfwatt.api.live import Draining, Full, LiveModel
+from halfwatt.api.live import Asked, Draining, Full, LiveModel
 from halfwatt.core.errors import BadInput, EnvironmentFault, HalfwattError
-from halfwatt.serve.answers import Answer, Mailbox, TooLong
+from halfwatt.serve.answers import Answer, Mailbox, as_neuralwatt
 from halfwatt.serve.metrics import Metrics
 from halfwatt.serve.protocol import ChatRequest, CompletionRequest, Shape, fault
 from halfwatt.serve.settings import ServeSettings
@@ -64,12 +64,20 @@ class Desk:
             prompt = await asyncio.to_thread(request.prompt_ids, model.tokenizer)
         else:
             prompt = request.prompt_ids(model.tokenizer)
+        if len(prompt) >= model.context:
+            room = f"{model.context} for prompt and reply"
+            raise TooLong(f"the prompt has {len(prompt)} tokens", got=room, hint="shorten the conversation")
         sampling = request.sampling(model.own, self.settings.max_reply_tokens)
-        return Answer(name, model, self.mailbox, prompt, sampling, request.stops, request.stream)
+        asked = Asked(prompt, sampling, request.stream or bool(request.stops))
+        return Answer(name, model, self.mailbox, asked, request.stops)
 
 
 class NoSuchModel(BadInput):
     """Another one is served."""
+
+
+class TooLong(BadInput):
+    """The conversation leaves no room for a reply."""
 
 
 def make_app(desk: Desk) -> FastAPI:
@@ -131,7 +139,7 @@ async def _complete(desk: Desk, request: Request, *, chat: bool) -> Response:
             pieces, shape = answer.pieces(), Shape.of(chat, answer.name)
             if asked.stream:
                 first = await _unless_gone(request, anext(pieces, None))
-                chunks = _chunks(desk, answer, shape, pieces, first, usage=asked.wants_usage)
+                chunks = _chunks(desk, answer, shape, pieces, first, account=asked.wants_usage)
                 return StreamingResponse(chunks, media_type="text/event-stream", headers={"cache-control": "no-store"})
             async with aclosing(pieces):
                 text = await _unless_gone(request, _whole(pieces))
@@ -142,7 +150,8 @@ async def _complete(desk: Desk, request: Request, *, chat: bool) -> Response:
     except _Gone:
         return Response(status_code=499)
     _note(desk, answer)
-    return _json(shape.whole(text, answer.reason, answer.usage, _energy_field(answer)))
+    usage = answer.usage
+    return _json(shape.whole(text, answer.reason, usage, as_neuralwatt(usage["energy"])))
 
 
 async def _read(request: Request, *, chat: bool) -> ChatRequest | CompletionRequest:
@@ -158,7 +167,7 @@ async def _whole(pieces: AsyncIterator[str]) -> str:
 
 
 async def _chunks(
-    desk: Desk, answer: Answer, shape: Shape, pieces: AsyncGenerator[str], first: str | None, *, usage: bool
+    desk: Desk, answer: Answer, shape: Shape, pieces: AsyncGenerator[str], first: str | None, *, account: bool
 ) -> AsyncIterator[bytes]:
     """The reply as server-sent events."""
     try:
@@ -170,9 +179,10 @@ async def _chunks(
             while (piece := await _in_time(pieces, answer.began_s + desk.settings.timeout_s)) is not None:
                 yield _event(shape.piece(piece))
         yield _event(shape.ending(answer.reason))
-        more = _energy_field(answer)
-        if usage:
-            yield _event(shape.account(answer.usage, more))
+        usage = answer.usage
+        more = as_neuralwatt(usage["energy"])
+        if account:
+            yield _event(shape.account(usage, more))
         if more:
             yield b": energy " + json.dumps(more["energy"]).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
@@ -226,7 +236,7 @@ async def _hung_up(request: Request) -> None:
 
 def _note(desk: Desk, answer: Answer) -> None:
     whole_s = time.monotonic() - answer.began_s
-    desk.metrics.replied(answer.name, answer.first_s, whole_s, len(answer.prompt), answer.tokens)
+    desk.metrics.replied(answer.name, answer.first_s, whole_s, len(answer.asked.prompt), answer.tokens)
 
 
 def _refusal(error: HalfwattError) -> Response:
@@ -250,12 +260,6 @@ def _refusal(error: HalfwattError) -> Response:
 
 def _late(desk: Desk) -> str:
     return f"the reply took longer than {desk.settings.timeout_s:g} s"
-
-
-def _energy_field(answer: Answer) -> dict[str, Any]:
-    """Beside the protocol's own fields."""
-    energy = answer.energy
-    return {} if energy is None else {"energy": energy}
 
 
 def _event(record: dict[str, Any]) -> bytes:

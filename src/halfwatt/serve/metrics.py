@@ -27,27 +27,13 @@ class Metrics:
             "halfwatt_requests", "Requests, by how they ended", ["status"], registry=self._registry
         )
         self._broken = Counter("halfwatt_broken_streams", "Streams that ended with an error", registry=self._registry)
-        self._first = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "From a request to its first token",
-            [_MODEL],
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._first = self._histogram(
+            "gen_ai_server_time_to_first_token_seconds", "From a request to its first token", _SECONDS
         )
-        self._whole = Histogram(
-            "gen_ai_server_request_duration_seconds",
-            "From a request to the end of its reply",
-            [_MODEL],
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._whole = self._histogram(
+            "gen_ai_server_request_duration_seconds", "From a request to the end of its reply", _SECONDS
         )
-        self._tokens = Histogram(
-            "gen_ai_client_token_usage",
-            "Tokens of a request",
-            [_MODEL, "gen_ai_token_type"],
-            buckets=_TOKENS,
-            registry=self._registry,
-        )
+        self._tokens = self._histogram("gen_ai_client_token_usage", "Tokens of a request", _TOKENS, "gen_ai_token_type")
 
     def ended(self, status: int) -> None:
         """A request was answered, or refused; 499 = the client had gone."""
@@ -64,6 +50,10 @@ class Metrics:
         self._whole.labels(model).observe(whole_s)
         self._tokens.labels(model, "input").observe(tokens_in)
         self._tokens.labels(model, "output").observe(tokens_out)
+
+    def _histogram(self, name: str, words: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        """By model, and ``labels``."""
+        return Histogram(name, words, [_MODEL, *labels], buckets=buckets, registry=self._registry)
 
     @property
     def text(self) -> bytes:

@@ -130,11 +130,6 @@ class Request(_Strict):
             raise BadInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
     @property
-    def characters(self) -> int:
-        """Of what is to be read."""
-        raise NotImplementedError
-
-    @property
     def stops(self) -> tuple[str, ...]:
         """Texts that end the reply before them."""
         texts = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -198,19 +193,24 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """/v1/completions: a text that the model goes on with."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: str
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        """It may come as a list of one."""
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
 
     @property
     def characters(self) -> int:
         """Of the text."""
-        return len(self.prompt if isinstance(self.prompt, str) else self.prompt[0])
+        return len(self.prompt)
 
     def prompt_ids(self, tokenizer: ChatTokenizer) -> list[int]:
         """After the token that texts begin with, where the model has one. Raises BadInput: it is empty."""
-        text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-        if not text:
+        if not self.prompt:
             raise BadInput("the prompt is empty")
-        return list(tokenizer.backend.encode(text, add_special_tokens=True).ids)
+        return list(tokenizer.backend.encode(self.prompt, add_special_tokens=True).ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import uvicorn
@@ -42,8 +42,7 @@ def serve(
     mailbox = Mailbox()
     with listening, ExitStack() as stack:
         models = open_models(stack, model, settings, mailbox, serving)
-        desk = Desk(models, mailbox, Metrics(list(models.values())), serving)
-        app = Guard(make_app(desk), key, hosts, serving.max_body_bytes, serving.max_head_bytes, desk.metrics.ended)
+        app = guarded_app(models, mailbox, serving, key, hosts)
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -71,6 +70,19 @@ def open_models(
     if other == name:
         raise BadInput(f"both models would be called {name}", hint="type another --name")
     return {name: live, other: beside}
+
+
+def guarded_app(
+    models: Mapping[str, LiveModel],
+    mailbox: Mailbox,
+    serving: ServeSettings,
+    key: str | None,
+    hosts: frozenset[str] | None,
+) -> Guard:
+    """The routes, with their guard in front."""
+    metrics = Metrics(list(models.values()))
+    app = make_app(Desk(models, mailbox, metrics, serving))
+    return Guard(app, key, hosts, serving.max_body_bytes, serving.max_head_bytes, metrics.ended)
 
 
 async def _until_told(server: uvicorn.Server, listening: socket.socket, models: Sequence[LiveModel]) -> None:
