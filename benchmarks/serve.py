@@ -32,7 +32,7 @@ from halfwatt.core.statistics import log_ratio
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.formats.artifact import GGUF_FILE
-from halfwatt.runtimes.servable import read_operating_point
+from halfwatt.runtimes.base import read_operating_point
 
 SLOTS, CONTEXT, LONGEST = 16, 1024, 96  # replies at once, tokens of a conversation, of a reply
 

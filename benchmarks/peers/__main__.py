@@ -35,7 +35,7 @@ from halfwatt.dialogues.dialogue import DialogueSet
 from halfwatt.formats.artifact import read_artifact
 from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.models.chat_model import load
-from halfwatt.runtimes.servable import read_operating_point
+from halfwatt.runtimes.base import read_operating_point
 from halfwatt.search.build import build_artifact
 from halfwatt.search.lab import Contender
 

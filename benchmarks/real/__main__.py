@@ -38,7 +38,7 @@ from halfwatt.formats.registry import load_model
 from halfwatt.meters.discover import instruments
 from halfwatt.models.chat_model import ChatModel
 from halfwatt.results.result import Result, parse
-from halfwatt.runtimes.servable import read_operating_point
+from halfwatt.runtimes.base import read_operating_point
 from halfwatt.search.budget import parse_budget
 from halfwatt.search.lab import Contender
 

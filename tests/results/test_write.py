@@ -18,7 +18,7 @@ from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.results.report.html import render_html
 from halfwatt.results.result import Result, parse
 from halfwatt.results.write import EXAMPLES, write_results
-from halfwatt.runtimes.servable import read_operating_point
+from halfwatt.runtimes.base import read_operating_point
 from halfwatt.search.candidate import CandidateResult
 from halfwatt.search.job import Job
 from halfwatt.search.optimize import Outcome, Selection

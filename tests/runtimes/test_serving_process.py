@@ -17,9 +17,9 @@ from halfwatt.core.settings import Access
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import read_artifact
 from halfwatt.models.sampling import Sampling
-from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.base import OperatingPoint, write_operating_point
 from halfwatt.runtimes.llamacpp import LlamaCpp
-from halfwatt.runtimes.servable import servable, write_operating_point
+from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec
 from tests.support import taught_students as taught
 from tests.support import tiny_models as tiny

@@ -32,8 +32,9 @@ from halfwatt.search import successive_halving
 from halfwatt.search.candidate import CandidateResult, order_of
 from halfwatt.search.exploration import BEST_SO_FAR, Assessor, search_recipes
 from halfwatt.search.job import Job
+from halfwatt.search.judgement import dialogues_to_judge
 from halfwatt.search.lab import Contender, Lab
-from halfwatt.search.optimize import Selection, best, dialogues_to_judge, lost_outside
+from halfwatt.search.optimize import Selection, best, lost_outside
 from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stages import build
 from halfwatt.search.teaching import teaching_plan

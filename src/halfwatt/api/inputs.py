@@ -13,15 +13,17 @@ from halfwatt.core.errors import BadInput
 from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet, Split
 from halfwatt.dialogues.readers import read_dialogues
-from halfwatt.dialogues.splits import by_source, split_set
+from halfwatt.dialogues.splits import SealedSplit, by_source, split_set
 from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.runtimes.registry import serving_device
+from halfwatt.search.job import OtherKind
 
 MIN_TEST = 200  # dialogues that the gate wants at least
 FRACTIONS: dict[Split, float] = {"train": 0.3, "tune": 0.3, "test": 0.4}  # of few dialogues, by first user turn
 LARGE: dict[Split, float] = {"tune": 0.15, "test": 0.25}  # of many: students live on what is left to learn from
 LEAST: dict[Split, int] = {"tune": 150, "test": MIN_TEST}  # if there are so many
 MOST: dict[Split, int] = {"tune": 1000, "test": 2000}  # the gate needs no more to be sure
+OTHER: dict[Split, float] = {"tune": 0.4, "test": 0.6}  # of another kind, from which nothing is learned
 OUTSIDE = 64  # dialogues of each other kind, at most
 
 Dialogues = str | Path | DialogueSet | None
@@ -84,6 +86,28 @@ def outside_dialogues(dialogues: Dialogues, settings: RunSettings) -> dict[str, 
     if settings.search.outside is None and _are_demos(dialogues):
         return {}
     return by_source(dialogue_set("demo", settings.search.outside, "tune", settings), OUTSIDE)
+
+
+def other_kind(dialogues: Dialogues, settings: RunSettings, seal: Path) -> OtherKind | None:
+    """What users ask beside the user's own kind, for a cascade; None = none is wanted. Nothing is learned from it.
+
+    Raises:
+        BadInput: there are none, or too few to choose on one part and judge on another.
+    """
+    search = settings.search
+    if search.cascade is None:
+        return None
+    if not 0 < search.cascade < 1:
+        raise BadInput("the share of other dialogues is between 0 and 1", got=f"{search.cascade:g}")
+    if search.outside is None and _are_demos(dialogues):
+        raise BadInput("--cascade needs dialogues of another kind", hint="pass --outside FILE")
+    whole = dialogue_set("demo", search.outside, "tune", settings)
+    tune, test = (min(MOST[split], round(share * len(whole))) for split, share in OTHER.items())
+    parts = split_set(whole, {"tune": tune, "test": test}, seed=settings.seed)
+    if min(len(parts[split]) for split in OTHER) < 2:
+        hint = f"give at least {round(MIN_TEST / OTHER['test'])}, so that {MIN_TEST} are left for the gate"
+        raise BadInput(f"{len(whole)} dialogues of another kind are too few", hint=hint)
+    return OtherKind(parts["tune"], SealedSplit(parts["test"], seal), search.cascade)
 
 
 @contextmanager

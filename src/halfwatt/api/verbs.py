@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from halfwatt import demo
-from halfwatt.api.inputs import Dialogues, dialogues_to_ask, outside_dialogues, splits, workplace
+from halfwatt.api.inputs import Dialogues, dialogues_to_ask, other_kind, outside_dialogues, splits, workplace
 from halfwatt.api.quantized_model import Quantized
 from halfwatt.compress.quantize.quantize import Quantize
 from halfwatt.compress.recipe import Recipe, default_recipes, read_recipe
@@ -117,6 +117,7 @@ def optimize(
             settings=settings,
             train=parts["train"],
             outside=outside,
+            other=other_kind(dialogues, settings, folder / "stages" / "test-opened-other.json"),
             recipes=ladder if search.recipe is None else (read_recipe(search.recipe),),
             name=None if isinstance(model, ChatModel) or search.budget is None else name,
         )

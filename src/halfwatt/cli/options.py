@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -33,16 +34,20 @@ def flags(kind: type[T]) -> type[T]:
     return flat(dataclass(frozen=True, kw_only=True)(kind))
 
 
-def read_share(_kind: Any, tokens: Any) -> float:
-    """``1%`` or ``0.01`` as 0.01."""
-    text: str = tokens[0].value
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 0.5:
-        raise BadInput("--max-loss is a share between 0 and 50 %", got=text, hint="type --max-loss 1%")
-    return value
+def read_share(flag: str, most: int, example: str) -> Callable[[Any, Any], float]:
+    """Reads ``1%`` or ``0.01`` as 0.01. most: percent that ``flag`` stays below"""
+
+    def read(_kind: Any, tokens: Any) -> float:
+        text: str = tokens[0].value
+        try:
+            value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            value = -1.0
+        if not 0 < value < most / 100:
+            raise BadInput(f"{flag} is a share between 0 and {most} %", got=text, hint=f"type {flag} {example}")
+        return value
+
+    return read
 
 
 _LOSS = "Perplexity that may be lost, such as 1% (the gate's default is 2%)."
@@ -50,7 +55,8 @@ _PRECISION = "Of the products in training; auto = bf16 where the device computes
 Model = Annotated[
     str, Parameter(help="A Hugging Face folder or hub id, a .gguf file, a folder made by halfwatt, or 'demo'.")
 ]
-MaxLoss = Annotated[float | None, Parameter(converter=read_share, help=_LOSS)]
+MaxLoss = Annotated[float | None, Parameter(converter=read_share("--max-loss", 50, "1%"), help=_LOSS)]
+Cascade = Annotated[float | None, Parameter(converter=read_share("--cascade", 95, "20%"))]
 OutFolder = Annotated[Path, Parameter(alias="-o", help="Folder for the results.")]
 RaplRoot = Annotated[str | None, Parameter(help="A powercap tree, for containers and guests.")]
 Runtime = Annotated[RuntimeChoice, Parameter(help="auto = as commonly run.")]
@@ -101,6 +107,7 @@ class SearchFlags(SearchSettings):
     candidates: Annotated[tuple[Path, ...], Parameter(name="--candidate")] = ()
     recipe: ExistingFile | None = None
     outside: Path | None = None
+    cascade: Cascade = None
 
 
 @flags

@@ -148,6 +148,14 @@ def sha256_files(folder: Path, names: Collection[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def link_or_copy(source: Path | str, to: Path | str) -> None:
+    """No second copy on the same disk."""
+    try:
+        os.link(Path(source).resolve(), to)
+    except OSError:
+        shutil.copyfile(source, to)
+
+
 def require_space(folder: Path, need_b: int) -> None:
     """Check the free space of the disk under ``folder``, which need not exist yet.
 

@@ -16,7 +16,7 @@ from halfwatt.core.types import Progress
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-RuntimeName = Literal["torch_eager", "llamacpp"]  # the rows of `halfwatt.runtimes.registry`
+RuntimeName = Literal["torch_eager", "llamacpp", "cascade"]  # the rows of `halfwatt.runtimes.registry`
 RuntimeChoice = Literal["auto", "torch_eager", "llamacpp"]  # auto = as commonly run
 
 
@@ -129,6 +129,8 @@ class SearchSettings:
     """TOML: measure this chain of steps; None = the fixed list of recipes, or what a search proposes."""
     outside: Path | None = None
     """Other chats: what a model made for yours lost on them; None = the demo's."""
+    cascade: float | None = None
+    """Put a student in front of the original, for traffic of which such a share is like the --outside chats."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from halfwatt.evaluate import energy_analysis
-from halfwatt.evaluate.records import Claim, ClaimVerdict, QualityReport, Window
+from halfwatt.evaluate.gate import both_hold
+from halfwatt.evaluate.records import Claim, ClaimVerdict, Mixed, QualityReport, Window
 from halfwatt.meters.base import MeterInfo
 
 _SENTENCES: dict[ClaimVerdict, str] = {
@@ -17,8 +18,16 @@ _SENTENCES: dict[ClaimVerdict, str] = {
 }
 
 
-def make_claim(windows: Sequence[Window], meter: MeterInfo | None, report: QualityReport, candidate: str) -> Claim:
+def make_claim(
+    windows: Sequence[Window],
+    meter: MeterInfo | None,
+    report: QualityReport,
+    candidate: str,
+    mixed: Mixed | None = None,
+) -> Claim:
     """What the final run proves: arms "B0", where there is one, "B1" and "winner", which is ``candidate``.
+
+    mixed: of a cascade, which has to hold on the other kind of dialogue too; its windows are of mixed traffic
 
     A saving is claimed only when the gate says PASS and the interval of the ratio to B1 excludes 1.
     """
@@ -26,13 +35,14 @@ def make_claim(windows: Sequence[Window], meter: MeterInfo | None, report: Quali
     vs_b1 = energy_analysis.ratio("B1", "winner", windows, cpu_s)
     energy_vs_b1 = energy_analysis.energy_ratio("B1", "winner", windows, meter)
     commonly = any(window.arm == "B0" for window in windows)
-    verdict: ClaimVerdict = report.verdict
+    verdict: ClaimVerdict = both_hold(report, mixed)
+    dialogues = report.dialogues + (mixed.quality.dialogues if mixed else 0)
     if candidate == "B1" or (verdict == "PASS" and not (energy_vs_b1 or vs_b1).lo > 1):
         verdict = "NO PROVEN SAVING"
     return Claim(
         verdict=verdict,
         about=candidate,
-        sentence=_SENTENCES[verdict].format(candidate=candidate, dialogues=report.dialogues),
+        sentence=_SENTENCES[verdict].format(candidate=candidate, dialogues=dialogues),
         grade="F" if meter is None else meter.grade,
         kind=None if meter is None else meter.kind,
         cpu_s_ratio_vs_B0=energy_analysis.ratio("B0", "winner", windows, cpu_s) if commonly else None,

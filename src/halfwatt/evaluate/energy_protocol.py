@@ -90,7 +90,8 @@ def measure(
         prompts = prompts_of(dialogues)
         others = sum(map(len, prompts)) / (2 * plan.min_blocks)  # no block of the least number asks what another asked
         replies = min(recorder.window_s / recorder.warm_up(dialogues, sampling), others)
-        chunks = cycle(balanced_chunks(prompts, replies, random.Random(workload.seed)))
+        draw = random.Random(workload.seed)
+        chunks = cycle(balanced_chunks(prompts, replies, draw, by_source=workload.of_two_kinds))
         recorder.idle("loaded_idle")
         start_s, decisive, longest_s = time.monotonic(), [arm.name for arm in arms if not arm.context], 0.0
         for block in range(plan.max_blocks):

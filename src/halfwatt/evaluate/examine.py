@@ -24,7 +24,7 @@ from halfwatt.evaluate import parity
 from halfwatt.evaluate.facts import facts_of
 from halfwatt.evaluate.fit import fit_of_candidate, fit_of_reference, fit_requests
 from halfwatt.evaluate.integrity import integrity_checks
-from halfwatt.evaluate.likelihood import TokenLogits, predicting, teacher_score
+from halfwatt.evaluate.likelihood import TokenLogits, predicting, sum_of_scores, teacher_score
 from halfwatt.evaluate.records import Fit, QualityInputs, ScoredReply, TeacherScore
 from halfwatt.evaluate.replies import generate_replies
 from halfwatt.evaluate.requests import Workload
@@ -33,8 +33,11 @@ from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.sampling import read_sampling
 from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 from halfwatt.models.vocabulary_map import VocabularyMap
-from halfwatt.runtimes.base import Session
+from halfwatt.runtimes.base import OperatingPoint, Session
+from halfwatt.runtimes.cascade import Cascade, Cascading
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_session
+
+_Asked = Session | ServingProcess
 
 
 def prove(model: ChatModel, spec: ServingSpec, dialogues: Sequence[Dialogue]) -> Artifact:
@@ -141,6 +144,32 @@ def parity_beside(candidate: ServingSpec, workload: Workload) -> Parity:
     return reference_parity(candidate.artifact.parity, workload, candidate.artifact.path)
 
 
+def parity_of_both(student: Artifact, original: Artifact, workload: Workload) -> Parity:
+    """The record of a cascade: each part equal to its model, and the student reads and stops as the original does.
+
+    Raises:
+        ModelError: one was never checked.
+    """
+    own, other = (parity_beside(ServingSpec(part, OperatingPoint()), workload) for part in (student, original))
+    rounding = [p.kl_of_rounding for p in (own, other) if p.kl_of_rounding is not None]
+    rounded_top1 = [p.top1_of_rounding for p in (own, other) if p.top1_of_rounding is not None]
+    return Parity(
+        dialogues=min(own.dialogues, other.dialogues),
+        tokens=min(own.tokens, other.tokens),
+        token_ids_equal=own.token_ids_equal and other.token_ids_equal,
+        template_equal=own.template_equal and other.template_equal,
+        eos_equal=own.eos_equal and other.eos_equal,
+        finite=own.finite and other.finite,
+        kl_mean=max(own.kl_mean, other.kl_mean),
+        kl_max=max(own.kl_max, other.kl_max),
+        top1=min(own.top1, other.top1),
+        problems=(*own.problems, *other.problems),
+        remarks=tuple(dict.fromkeys((*own.remarks, *other.remarks))),
+        kl_of_rounding=max(rounding, default=None),
+        top1_of_rounding=min(rounded_top1, default=None),
+    )
+
+
 def reference_parity(own: Parity, workload: Workload, folder: Path) -> Parity:
     """Join to the parity record whether the candidate reads and stops as the reference does.
 
@@ -189,23 +218,51 @@ def _rendered_ids(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[int]:
 def teacher_scores(
     reference: ServingSpec, candidate: ServingSpec, workload: Workload, progress: Progress
 ) -> tuple[TeacherScore, ...]:
-    """Both models over the same turns in lockstep, so that no logits have to be stored."""
-    theirs, ours = workload.tokenizer, ChatTokenizer.load(candidate.artifact.path)
-    vocabulary = VocabularyMap.between(theirs, ours)
+    """Both models over the same turns in lockstep, so that no logits have to be stored. Of a cascade its student is
+    asked, where that answers; elsewhere it is the reference."""
+    router = None
+    if candidate.artifact.runtime == Cascading.name:
+        cascade = Cascade.read(candidate.artifact)
+        router, candidate = cascade.router, replace(candidate, artifact=cascade.student.artifact)
     scores = []
     with _open_logits(reference) as ref, _open_logits(candidate) as cand:
+        pair = _Pair(ref, cand, workload.tokenizer, ChatTokenizer.load(candidate.artifact.path))
         for count, dialogue in enumerate(workload.dialogues, start=1):
-            whole = _token_logits(ref, theirs, dialogue)
-            # without a vocabulary of its own the ids are the reference's, or G0 has failed it
-            own = _token_logits(cand, theirs if vocabulary is None else ours, dialogue)
-            scores.append(teacher_score(dialogue.id, whole, own, vocabulary))
+            by_candidate = [
+                router is None or not router.asks_original(dialogue.before(turn)) for turn in dialogue.assistant_turns
+            ]
+            if len(set(by_candidate)) == 1:
+                scores.append(pair.score(dialogue, by_candidate[0]))
+            else:  # each turn as it is asked
+                talks = [dialogue.before(turn + 1) for turn in dialogue.assistant_turns]
+                turns = zip(talks, by_candidate, strict=True)
+                scores.append(sum_of_scores([pair.score(talk, answers, last=True) for talk, answers in turns]))
             if count % 50 == 0:
                 progress(f"likelihoods: {count / len(workload.dialogues):.0%}")
     return tuple(scores)
 
 
-def _token_logits(model: Session | ServingProcess, chat: ChatTokenizer, dialogue: Dialogue) -> TokenLogits:
+class _Pair:
+    """Reference and candidate, asked for logits side by side."""
+
+    def __init__(self, ref: _Asked, cand: _Asked, theirs: ChatTokenizer, ours: ChatTokenizer) -> None:
+        self._ref, self._cand, self._theirs = ref, cand, theirs
+        self._vocabulary = VocabularyMap.between(theirs, ours)
+        # without a vocabulary of its own the ids are the reference's, or G0 has failed it
+        self._ours = theirs if self._vocabulary is None else ours
+
+    def score(self, dialogue: Dialogue, by_candidate: bool, *, last: bool = False) -> TeacherScore:
+        """by_candidate: else it is the reference beside itself; last: of the last reply alone"""
+        whole = _token_logits(self._ref, self._theirs, dialogue, last=last)
+        if not by_candidate:
+            return teacher_score(dialogue.id, whole, whole)
+        own = _token_logits(self._cand, self._ours, dialogue, last=last)
+        return teacher_score(dialogue.id, whole, own, self._vocabulary)
+
+
+def _token_logits(model: _Asked, chat: ChatTokenizer, dialogue: Dialogue, *, last: bool) -> TokenLogits:
     tokens = chat.scored(dialogue)
+    tokens = tokens.of_last_reply() if last else tokens
     return TokenLogits(tokens, model.logits(dialogue, predicting(tokens).tolist()), chat.eos_ids)
 
 

@@ -36,6 +36,7 @@ from halfwatt.evaluate.records import (
     Facts,
     Fit,
     GateCheck,
+    Mixed,
     QualityInputs,
     QualityReport,
     ScoredReply,
@@ -94,6 +95,12 @@ def overall_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     if "FAIL" in verdicts or not verdicts:
         return "FAIL"
     return "PASS" if all(v == "PASS" for v in verdicts) else "INCONCLUSIVE"
+
+
+def both_hold(quality: QualityReport, mixed: Mixed | None) -> Verdict:
+    """The verdict on a candidate; a cascade has to answer the other kind of dialogue as well."""
+    reports = [quality] if mixed is None else [quality, mixed.quality]
+    return overall_verdict([report.verdict for report in reports])
 
 
 def statistical_checks(

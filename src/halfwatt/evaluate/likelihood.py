@@ -14,7 +14,8 @@ Pure. In float64, a few rows at a time. What the sums mean is decided in `halfwa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,20 @@ def teacher_score(
         stay_ref=_staying(ref_eos[~ref_ends]),
         stay_cand=_staying(eos[~ends]),
     )
+
+
+def sum_of_scores(scores: Sequence[TeacherScore]) -> TeacherScore:
+    """Of parts of one dialogue, as if they had been read together."""
+    first, *others = scores
+    summed: dict[str, Any] = {f.name: getattr(first, f.name) for f in fields(TeacherScore)}
+    for other in others:
+        for name, value in summed.items():
+            if name not in ("dialogue", "kl_max", "compared") and value is not None:
+                summed[name] = value + getattr(other, name)
+    compared = sum(s.tokens if s.compared is None else s.compared for s in scores)
+    summed["kl_max"] = max(s.kl_max for s in scores)
+    summed["compared"] = None if compared == summed["tokens"] else compared
+    return TeacherScore(**summed)
 
 
 def token_scores(dialogue: str, side: TokenLogits) -> tuple[Floats, Floats, NDArray[np.bool_]]:

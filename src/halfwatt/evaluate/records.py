@@ -194,6 +194,22 @@ class Outside:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixed:
+    """How a cascade does on traffic of which a share is of another kind than its student was taught."""
+
+    share: float  # of the dialogues
+    nats_per_byte: float  # of surprisal, beyond which the original is asked
+    surprisals: tuple[tuple[float, ...], tuple[float, ...]]  # of the prompt of each reply: the user's own, the other
+    quality: QualityReport  # of the other kind, on the same split
+
+    @property
+    def asked(self) -> tuple[float, float]:
+        """Share of the replies that the original gives: of the user's own kind, of the other."""
+        own, other = (sum(s > self.nats_per_byte for s in kind) / max(1, len(kind)) for kind in self.surprisals)
+        return own, other
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """The headline: baseline over winner, so 15 means fifteen times less."""
 

@@ -82,6 +82,7 @@ class Workload:
     seed: int = 0  # of the order in which the dialogues are asked
     fit_dialogues: int = 0  # that G7 asks about, at most, and tokens of each reply; 0 = it is not asked
     fit_tokens: int = 0
+    of_two_kinds: bool = False  # by the source of its dialogues; each block of a measuring run has both in their shares
 
     @property
     def greedy(self) -> Sampling:
@@ -159,25 +160,53 @@ def make_workload(
     return Workload(tuple(dialogues), tokenizer, chat_format.generation, cap, tuple(notes), *how)
 
 
+def mixed_workload(own: Workload, other: Workload, share: float) -> Workload:
+    """Dialogues of two kinds, as many as there are where ``share`` of all is of the other.
+
+    Raises:
+        BadInput: fewer than two of either kind are left.
+    """
+    count = min(len(own.dialogues), int(len(other.dialogues) * (1 - share) / share))
+    others = min(len(other.dialogues), round(count * share / (1 - share)))
+    if min(count, others) < 2:
+        got = f"{len(own.dialogues)} of the user's own, {len(other.dialogues)} others"
+        raise BadInput(f"too few dialogues for a mixture with {share:.0%} of another kind", got=got)
+    some = [replace(d, source="own") for d in own.dialogues[:count]]
+    some += [replace(d, id=f"other {d.id}", source="other") for d in other.dialogues[:others]]
+    cap = max(own.cap, other.cap)
+    return replace(own, dialogues=tuple(some), cap=cap, notes=(), of_two_kinds=True).shuffled()
+
+
 def prompts_of(dialogues: Sequence[Dialogue]) -> list[list[Dialogue]]:
     """Per dialogue of a workload, the prompt of each of its replies, in order."""
     return [[d.before(turn) for turn in d.assistant_turns] for d in dialogues]
 
 
-def balanced_chunks(prompts: Sequence[Sequence[Dialogue]], replies: float, draw: random.Random) -> list[list[Dialogue]]:
+def balanced_chunks(
+    prompts: Sequence[Sequence[Dialogue]], replies: float, draw: random.Random, *, by_source: bool = False
+) -> list[list[Dialogue]]:
     """Whole dialogues in groups of about ``replies`` replies, two dialogues or more; each group is like the whole.
 
     The order in which dialogues come says nothing: files are often sorted by source. Ranked by length and dealt out at
     random, one of each rank to a group, every group holds short and long ones in the same shares.
+
+    by_source: every group holds as many of the rarest source as every other, one at least, and of the others in their
+        shares; an answer may cost a hundred times more there
     """
     total = sum(len(turns) for turns in prompts)
     count = max(1, min(len(prompts) // 2, round(total / max(1.0, replies))))
     ranked = sorted(prompts, key=lambda turns: sum(len(m.content) for m in turns[-1].messages))
+    sources = [ranked]
+    if by_source:
+        groups = {name: [t for t in ranked if t[0].source == name] for name in sorted({t[0].source for t in ranked})}
+        sources = sorted(groups.values(), key=len)
+        count = max(1, len(sources[0]) // -(-len(sources[0]) // count))
     chunks: list[list[Dialogue]] = [[] for _ in range(count)]
-    for start in range(0, len(ranked), count):
-        rank = ranked[start : start + count]
-        for chunk, turns in zip(draw.sample(chunks, len(rank)), rank, strict=True):
-            chunk += turns
+    for own in sources:
+        for start in range(0, len(own), count):
+            rank = own[start : start + count]
+            for chunk, turns in zip(draw.sample(chunks, len(rank)), rank, strict=True):
+                chunk += turns
     return chunks
 
 

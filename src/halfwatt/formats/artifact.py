@@ -62,6 +62,8 @@ class Parity:
 
 ARTIFACT, GGUF_FILE, DRAFT_FILE = "artifact.json", "model.gguf", "draft.safetensors"
 """Names in an artifact's folder: its record, its weights where they are GGUF, its table of drafts."""
+CASCADE_FILE = "cascade.json"
+"""In a cascade's, which holds two artifacts."""
 
 
 def home_of(source: Path) -> Path:
@@ -81,5 +83,5 @@ def read_artifact(folder: Path) -> Artifact:
         ModelError: the record is damaged, or another program's.
     """
     artifact = read_own(folder / ARTIFACT, Artifact)
-    holds_model = (folder / GGUF_FILE).exists() or (folder / "config.json").exists()
+    holds_model = any((folder / name).exists() for name in (GGUF_FILE, "config.json", CASCADE_FILE))
     return replace(artifact, path=folder) if holds_model else artifact

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 from gguf import GGMLQuantizationType as Type
 from transformers import PreTrainedModel
 
-from halfwatt.core.files import new_folder, sha256_file
+from halfwatt.core.files import link_or_copy, new_folder, sha256_file
 from halfwatt.formats.artifact import GGUF_FILE, Artifact, write_artifact
 from halfwatt.formats.gguf import PRECISIONS, Gguf, Tensor, parts_of, write_companions
 from halfwatt.formats.gguf_file import GgufFile, lineage_of, loaded_from
@@ -54,7 +52,7 @@ def as_given(model: ChatModel, folder: Path) -> Artifact:
         sizes[tensor.kind] += tensor.data.nbytes
     [(most, _)] = sizes.most_common(1)
     with new_folder(folder) as part:
-        _link(model.source, part / GGUF_FILE)
+        link_or_copy(model.source, part / GGUF_FILE)
         write_companions(model, part)
         artifact = Artifact(
             path=folder,
@@ -90,11 +88,3 @@ def _kv_numbers(keys: dict[str, Any]) -> int:
     kept = keys.get("attention.head_count_kv", heads)
     kept = sum(kept) if isinstance(kept, list) else kept * keys["block_count"]
     return int(kept * (keys.get("attention.key_length", size) + keys.get("attention.value_length", size)))
-
-
-def _link(source: Path, to: Path) -> None:
-    """No second copy on the same disk."""
-    try:
-        os.link(source.resolve(), to)
-    except OSError:
-        shutil.copyfile(source, to)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import and_
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,14 @@ class ScoredTokens:
     ids: tuple[int, ...]
     reply: tuple[bool, ...]
     end: tuple[bool, ...]
+
+    def of_last_reply(self) -> ScoredTokens:
+        """With no other turn counted."""
+        ends = [at for at, is_end in enumerate(self.end) if is_end]
+        after = ends[-2] if len(ends) > 1 else -1
+        last = [at > after for at in range(len(self.ids))]
+        reply, end = (tuple(map(and_, flags, last)) for flags in (self.reply, self.end))
+        return ScoredTokens(self.ids, reply, end)
 
 
 MOST_ASIDE = 0.01  # share of the dialogues that may be left out so

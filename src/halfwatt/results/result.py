@@ -13,7 +13,16 @@ from halfwatt.core.estimate import Estimate
 from halfwatt.core.json_records import from_json
 from halfwatt.core.settings import Margins
 from halfwatt.dialogues.dialogue import Dialogue
-from halfwatt.evaluate.records import Claim, Measurement, Outside, Profile, QualityInputs, QualityReport, Window
+from halfwatt.evaluate.records import (
+    Claim,
+    Measurement,
+    Mixed,
+    Outside,
+    Profile,
+    QualityInputs,
+    QualityReport,
+    Window,
+)
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import Finding, MeterInfo
 from halfwatt.meters.cost import Cost
@@ -43,6 +52,7 @@ class Raw:
     quality_inputs: QualityInputs | None  # of the candidate that the claim is about, on the test split
     special_tokens: tuple[str, ...] = ()  # what the gate counts as leaked template tokens
     trials: tuple[TrialReadings, ...] = ()  # of the candidates on the tune split
+    other: QualityInputs | None = None  # of a cascade, on the other kind of dialogue, sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,7 @@ class Result:
     profile: Profile | None = None  # of the test split
     took: Cost | None = None  # building, measuring and judging all of it; trainings stand in their artifacts
     plan: TeachingPlan | None = None  # what the search expected to teach; None = nobody
+    mixed: Mixed | None = None  # of a cascade, sealed: the final run's windows are of mixed traffic
     repaid: Ledger | None = None  # None: the claim is about B1, or the run did not write down what it took
 
 

@@ -57,9 +57,10 @@ def meter_of(measurement: Measurement, meters: Sequence[MeterInfo]) -> MeterInfo
 
 
 def explained(result: Result) -> SavingExplained | None:
-    """What the claim's saving over B1 comes from; None = it is about B1 itself, or too few replies are there."""
+    """What the claim's saving over B1 comes from; None = it is about B1 itself, or too few replies are there.
+    Of a cascade no reply costs what another one does."""
     inputs = result.raw.quality_inputs
-    if inputs is None or result.claim.about == result.baselines.B1.name:
+    if inputs is None or result.mixed is not None or result.claim.about == result.baselines.B1.name:
         return None
     with suppress(BadInput):
         return explain_saving("B1", "winner", result.raw.windows, inputs)
@@ -134,6 +135,7 @@ def proven(result: Result, trial: Trial) -> Trial:
         trial,
         energy=arms(result)["winner"],
         quality=result.final_quality,
+        mixed=result.mixed,
         cpu_s_ratio_vs_B1=result.claim.cpu_s_ratio_vs_B1,
         energy_ratio_vs_B1=result.claim.energy_ratio_vs_B1,
     )

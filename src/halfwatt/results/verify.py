@@ -17,11 +17,11 @@ from halfwatt.core.errors import BadInput
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.claim import make_claim
 from halfwatt.evaluate.gate import judge
-from halfwatt.evaluate.records import QualityInputs, QualityReport, Window
+from halfwatt.evaluate.records import Mixed, QualityInputs, QualityReport, Window
 from halfwatt.meters.base import MeterInfo
 from halfwatt.results.payback import ledger
 from halfwatt.results.result import Result, parse
-from halfwatt.results.tables import meter, readings
+from halfwatt.results.tables import champion, meter, readings
 
 TOLERANCE = 1e-9  # relative: the same arithmetic on the same readings
 
@@ -77,8 +77,13 @@ def _records(result: Result) -> Iterator[tuple[str, Any, Any]]:
     yield "final_quality", result.final_quality, report
     for outside in result.outside:
         yield f"outside.{outside.kind}", outside.quality, _judged(result, outside.inputs, outside.quality)
-    about = result.claim.about
-    yield "claim", result.claim, make_claim(windows, info, report, about)
+    about, mixed = result.claim.about, result.mixed
+    if mixed is not None:
+        mixed = _mixed(result, mixed, result.raw.other)
+        yield "mixed", result.mixed, mixed
+    elif champion(result).mixed is not None:
+        raise BadInput("the result holds no verdict on the other kind of dialogue", hint="it was changed")
+    yield "claim", result.claim, make_claim(windows, info, report, about, mixed)
     b0, b1 = result.baselines.B0, result.baselines.B1
     if b0 is None:
         yield "baselines.B0", "absent", "measured" if any(window.arm == "B0" for window in windows) else "absent"
@@ -105,6 +110,8 @@ def _trial_records(result: Result, info: MeterInfo | None) -> Iterator[tuple[str
         energy = energy_analysis.energy_ratio("B1", trial.name, read.windows, info)
         yield f"{where}.energy_ratio_vs_B1", trial.energy_ratio_vs_B1, energy
         yield f"{where}.quality", trial.quality, _judged(result, read.quality_inputs, trial.quality)
+        if trial.mixed is not None:
+            yield f"{where}.mixed", trial.mixed, _mixed(result, trial.mixed, read.other)
 
 
 def _modelled_readings(
@@ -124,6 +131,12 @@ def _judged(result: Result, inputs: QualityInputs, like: QualityReport) -> Quali
     if any(check.room is not None for check in like.checks):
         return fresh
     return replace(fresh, checks=tuple(replace(c, room=None) for c in fresh.checks))  # older files do not hold it
+
+
+def _mixed(result: Result, mixed: Mixed, inputs: QualityInputs | None) -> Mixed:
+    if inputs is None:
+        raise BadInput("the result holds no quality readings of the other kind of dialogue", hint="it was changed")
+    return replace(mixed, quality=_judged(result, inputs, mixed.quality))
 
 
 def _leaves(where: str, stored: Any, fresh: Any) -> Iterator[tuple[str, Any, Any]]:

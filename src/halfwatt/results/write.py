@@ -18,7 +18,7 @@ from halfwatt.results.provenance import Provenance
 from halfwatt.results.report.card import licence_of, model_card
 from halfwatt.results.report.html import render_html
 from halfwatt.results.result import SCHEMA, Baselines, Example, Raw, Result
-from halfwatt.runtimes.servable import write_operating_point
+from halfwatt.runtimes.base import write_operating_point
 from halfwatt.search.job import Job
 from halfwatt.search.optimize import Outcome
 
@@ -60,6 +60,7 @@ def _make_result(outcome: Outcome, job: Job, provenance: Provenance) -> Result:
             quality_inputs=outcome.inputs,
             special_tokens=job.model.tokenizer.special_tokens,
             trials=tuple(candidate.readings for candidate in selection.candidates),
+            other=outcome.other,
         ),
         events=(*outcome.notes, *final.events),
         examples=_examples(outcome.inputs, outcome.test),
@@ -67,6 +68,7 @@ def _make_result(outcome: Outcome, job: Job, provenance: Provenance) -> Result:
         profile=workload_profile(outcome.test, search.users, search.replies_per_hour),
         took=outcome.cost,
         plan=outcome.plan,
+        mixed=outcome.mixed,
         repaid=ledger(outcome.claim.about, trials, outcome.measured, outcome.cost, search.replies_per_hour),
     )
 

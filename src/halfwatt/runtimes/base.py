@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from halfwatt.core.errors import BadInput
+from halfwatt.core.files import write_atomic
+from halfwatt.core.json_records import read_own, to_json
 from halfwatt.core.settings import RuntimeName
 from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.formats.artifact import Artifact
@@ -16,6 +19,8 @@ from halfwatt.models.sampling import Sampling
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+OPERATING_POINT = "operating_point.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +123,18 @@ def one_by_one(session: Session, prompts: Sequence[Dialogue], samplings: Sequenc
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """How many leading ids are the same."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def read_operating_point(folder: Path) -> OperatingPoint:
+    """The operating point stored beside the artifact; the runtime's defaults when there is none.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    path = folder / OPERATING_POINT
+    return read_own(path, OperatingPoint) if path.exists() else OperatingPoint()
+
+
+def write_operating_point(folder: Path, at: OperatingPoint) -> None:
+    """Store ``at`` beside the artifact, for `chat`, `measure` and `compare`."""
+    write_atomic(folder / OPERATING_POINT, to_json(at).encode())

@@ -40,10 +40,17 @@ def _llamacpp(access: Access) -> Runtime:
     return LlamaCpp(access.device)
 
 
-# The first is how models are commonly run.
+def _cascade(access: Access) -> Runtime:
+    from halfwatt.runtimes.cascade import Cascading
+
+    return Cascading(_llamacpp(access))
+
+
+# The first is how models are commonly run; a cascade is what `optimize` makes of two artifacts.
 RUNTIMES = (
     RuntimeEntry("torch_eager", "transformers", "transformers_folder", False, _transformers_eager),
     RuntimeEntry("llamacpp", "llama-cpp-python", "gguf", True, _llamacpp),
+    RuntimeEntry("cascade", "llama-cpp-python", "gguf", True, _cascade),
 )
 
 

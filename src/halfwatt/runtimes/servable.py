@@ -5,32 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from halfwatt.core.files import write_atomic
-from halfwatt.core.json_records import read_own, to_json
 from halfwatt.core.settings import Access, RuntimeChoice
 from halfwatt.formats import registry as formats
 from halfwatt.formats.artifact import ARTIFACT, read_artifact
 from halfwatt.formats.gguf_given import as_given, is_gguf
-from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.runtimes.base import OperatingPoint, read_operating_point
 from halfwatt.runtimes.registry import by_name
 from halfwatt.runtimes.serving_process import ServingSpec
-
-OPERATING_POINT = "operating_point.json"
-
-
-def read_operating_point(folder: Path) -> OperatingPoint:
-    """The operating point stored beside the artifact; the runtime's defaults when there is none.
-
-    Raises:
-        ModelError: it is damaged.
-    """
-    path = folder / OPERATING_POINT
-    return read_own(path, OperatingPoint) if path.exists() else OperatingPoint()
-
-
-def write_operating_point(folder: Path, at: OperatingPoint) -> None:
-    """Store ``at`` beside the artifact, for `chat`, `measure` and `compare`."""
-    write_atomic(folder / OPERATING_POINT, to_json(at).encode())
 
 
 def servable(name: str, access: Access, cache: Path, runtime: RuntimeChoice = "auto") -> ServingSpec:

@@ -21,6 +21,15 @@ from halfwatt.models.chat_model import ChatModel
 
 
 @dataclass(frozen=True, slots=True)
+class OtherKind:
+    """Dialogues that the users have beside their own kind; ``share`` of all their traffic is such."""
+
+    tune: DialogueSet
+    test: SealedSplit
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One optimisation: a model, its traffic, and where to work."""
 
@@ -32,6 +41,7 @@ class Job:
     settings: RunSettings = field(default_factory=RunSettings)
     train: DialogueSet | None = None  # what steps may learn from
     outside: Mapping[str, DialogueSet] = field(default_factory=dict)  # other kinds of dialogue, by name
+    other: OtherKind | None = None  # of traffic that a student in front of the original is wanted for
     recipes: tuple[Recipe, ...] = field(default_factory=default_recipes)  # tried besides what a search proposes
     name: str | None = None  # by which a build process gets the model; None = recipes are built in this process
 
@@ -52,8 +62,9 @@ class Job:
 
     def identity(self) -> dict[str, str]:
         """What makes two runs the same run."""
-        settings = self.settings
-        return {
+        settings, other = self.settings, self.other
+        mixed = {} if other is None else {"cascade": f"{other.share} {other.tune.sha256} {other.test.sha256}"}
+        return mixed | {
             "model": self.model.sha256,
             "recipes": repr(self.recipes),
             "budget": repr(settings.search.budget),

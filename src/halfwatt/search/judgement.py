@@ -7,21 +7,31 @@ judge    a candidate, a reference -> what the gate read, and what it says of it
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from statistics import NormalDist
+
+import numpy as np
 
 from halfwatt.core.machine import cores
 from halfwatt.core.settings import Margins
 from halfwatt.evaluate import gate
 from halfwatt.evaluate.examine import Yardstick, examine, examine_fit, examine_likelihood
 from halfwatt.evaluate.fit import fit_of_people, fit_of_reference
-from halfwatt.evaluate.records import Fit, QualityInputs, QualityReport, ScoredReply
+from halfwatt.evaluate.records import Fit, GateCheck, QualityInputs, QualityReport, ScoredReply
 from halfwatt.evaluate.replies import generate_replies, shard_size
 from halfwatt.formats.artifact import Artifact
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.served import judging
 from halfwatt.search.stages import AS_COMMONLY_RUN, BuildOrder, build, likelihoods
+
+MIN_JUDGED = 200  # dialogues of the sealed split, if there are so many
+Z_95, Z_90 = 1.645, 1.282  # normal quantiles
+_MISSED = 0.1  # of runs may end undecided
+_MOST_MORE = ((Z_95 + Z_90) / Z_95) ** 2  # (M - m) / se = z_95 on the tune split is inside again in 90 % of runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ def judge(lab: Lab, order: JudgeOrder) -> Judgement:
         only_fit = report is not None and all(c.verdict == "PASS" for c in report.checks if c.layer != "G7")
         more = _read(part, order, 0 if only_fit else order.answered)
         inputs = more if inputs is None else inputs.and_more(more)
-        report = gate.judge(inputs, split=lab.split, margins=order.margins, special=special, seed=seed)
+        report = gate.judge(inputs, split=lab.name, margins=order.margins, special=special, seed=seed)
         if report.verdict != "INCONCLUSIVE":
             break
     assert inputs is not None, "a workload has dialogues"
@@ -104,7 +114,7 @@ class RepliesOrder:
 
 def reference_replies(lab: Lab, order: RepliesOrder) -> tuple[ScoredReply, ...]:
     """The reference's own replies to some of the lab's dialogues."""
-    label = f"original's replies, {lab.split} split, from {order.start} on"
+    label = f"original's replies, {lab.name} split, from {order.start} on"
     some, size = lab.workload.requests()[order.start : order.stop], shard_size(len(lab.workload.dialogues))
     return generate_replies(lab.spec(order.reference), some, lab.say, label, size=size)
 
@@ -152,3 +162,37 @@ def judge_named(lab: Lab) -> Contender | None:
         return judging(name, lab.job.settings, lab.job.out / "judge", lab.workload.dialogues).artifact
 
     return Contender("judge", lab.store.run("judge_named", name, Artifact, served_once), OperatingPoint())
+
+
+def dialogues_to_judge(tuned: QualityReport | None, most: int) -> tuple[int, int]:
+    """Of the sealed split, fixed before any of it is looked at: see `_more`.
+
+    tuned: the verdict on the tune split; None = the champion is the reference itself. most: there are
+    Returns: dialogues that the reference answers too, and all of which G7 asks.
+    """
+    if tuned is None or tuned.verdict != "PASS":
+        return most, most
+    about_fit = [c for c in tuned.checks if c.layer == "G7"]
+    fit = max((c.estimate.n for c in about_fit if c.estimate), default=0)
+    beside_original = any(c.room is None for c in about_fit)  # alone: then it has to answer all that are asked
+    more = _more([c for c in tuned.checks if c.layer != "G7"]), _MOST_MORE if beside_original else _more(about_fit)
+    counts = zip((tuned.dialogues, fit), more, strict=True)
+    answered, fitted = (min(most, max(MIN_JUDGED, math.ceil(n * times))) for n, times in counts)
+    fitted = max(answered, fitted)
+    return fitted if beside_original else answered, fitted
+
+
+def _more(checks: Sequence[GateCheck]) -> float:
+    """Times the tune split's dialogues on which all of ``checks`` hold on the sealed split in 90 % of runs.
+
+    A bound that was z standard errors inside its margin there is inside it on r times as many with the probability
+    Phi((z - z_95 / sqrt(r)) / sqrt(1 + 1 / r)): both splits' errors count (the predictive power of Spiegelhalter and
+    Freedman 1986). The chances to miss are added up. A bound that was just inside asks for any number: then, as if it
+    were the truth, `_MOST_MORE`.
+    """
+    inside = [Z_95 * (1 + check.room) for check in checks if check.room is not None]
+    for more in np.geomspace(0.1, _MOST_MORE, 60):
+        away = ((z - Z_95 / math.sqrt(more)) / math.sqrt(1 + 1 / more) for z in inside)
+        if sum(NormalDist().cdf(-distance) for distance in away) <= _MISSED:
+            return float(more)
+    return _MOST_MORE

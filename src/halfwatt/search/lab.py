@@ -47,6 +47,7 @@ class Lab:
     workload: Workload
     split: str
     threads: int | None = None  # of a build; None = one a core
+    kind: str = ""  # of dialogue, where it is not the user's own
 
     @classmethod
     def of(cls, job: Job, store: StageStore, dialogues: DialogueSet, split: str) -> Lab:
@@ -71,7 +72,12 @@ class Lab:
     def run(self, stage: Callable[[Lab, Order], Outcome], order: Order) -> Outcome:
         """What a stage came to for this order: as it is stored, or computed and stored."""
         kind: type[Outcome] = get_type_hints(stage)["return"]
-        return self.store.run(stage.__name__, (self.split, order), kind, lambda: stage(self, order))
+        return self.store.run(stage.__name__, (self.name, order), kind, lambda: stage(self, order))
+
+    @property
+    def name(self) -> str:
+        """Of what is asked here, for people and for what is kept."""
+        return ", ".join(filter(None, (self.split, self.kind)))
 
     def spec(self, contender: Contender) -> ServingSpec:
         """As something to be served."""

@@ -13,12 +13,8 @@ verdicts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist
-
-import numpy as np
 
 from halfwatt.compress.base import Stage
 from halfwatt.compress.recipe import Recipe
@@ -27,7 +23,7 @@ from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate import energy_analysis
 from halfwatt.evaluate.claim import make_claim
 from halfwatt.evaluate.energy_protocol import Run
-from halfwatt.evaluate.records import Claim, GateCheck, Measurement, Outside, QualityInputs, QualityReport
+from halfwatt.evaluate.records import Claim, Measurement, Mixed, Outside, QualityInputs, QualityReport
 from halfwatt.evaluate.requests import Workload
 from halfwatt.formats.artifact import home_of
 from halfwatt.formats.gguf_given import is_gguf
@@ -35,9 +31,10 @@ from halfwatt.meters.cost import Cost
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.search.build import AS_GIVEN
 from halfwatt.search.candidate import CandidateResult, Rivals, order_of, try_candidate
+from halfwatt.search.cascade import Kinds, judge_both, try_cascades
 from halfwatt.search.exploration import BEST_SO_FAR, agreed_plan, search_recipes
 from halfwatt.search.job import Job
-from halfwatt.search.judgement import JudgeOrder, judge, judge_named
+from halfwatt.search.judgement import Judgement, JudgeOrder, dialogues_to_judge, judge, judge_named
 from halfwatt.search.lab import Contender, Lab
 from halfwatt.search.search_space import require_distinct
 from halfwatt.search.stage_store import StageStore
@@ -45,11 +42,6 @@ from halfwatt.search.stages import AS_COMMONLY_RUN, MeasureOrder, TuneOrder, bui
 from halfwatt.search.student_plan import TeachingPlan
 from halfwatt.search.teaching import teaching_plan
 from halfwatt.search.trial import Trial
-
-MIN_JUDGED = 200  # dialogues of the sealed split, if there are so many
-Z_95, Z_90 = 1.645, 1.282  # normal quantiles
-_MISSED = 0.1  # of runs may end undecided
-_MOST_MORE = ((Z_95 + Z_90) / Z_95) ** 2  # (M - m) / se = z_95 on the tune split is inside again in 90 % of runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +69,8 @@ class Outcome:
     test: Workload
     notes: tuple[str, ...]
     outside: tuple[Outside, ...] = ()
+    mixed: Mixed | None = None  # of a cascade
+    other: QualityInputs | None = None  # of a cascade, on the other kind of dialogue
     cost: Cost = field(default_factory=Cost)  # all of it but the trainings
     plan: TeachingPlan | None = None  # None = nobody was to be taught
 
@@ -100,7 +94,12 @@ def optimize(job: Job) -> Outcome:
     job = replace(job, recipes=(*job.recipes, *search_recipes(lab, reference, plan)))
     with job.turn():
         candidates = tuple(try_candidate(lab, recipe, Rivals(reference)) for recipe in job.recipes)
-        selection = Selection(b0, b1, candidates, best([c.trial for c in candidates]) or b1)
+        contenders = candidates
+        if job.other is not None:  # what answers the user's own kind alone is none for this traffic
+            kinds = Kinds.of(job, store, job.other, lab)
+            contenders = tuple(try_cascades(kinds, reference, candidates))
+            candidates += contenders
+        selection = Selection(b0, b1, candidates, best([c.trial for c in contenders]) or b1)
         form = () if b1.reason is None else (f"B1 is {b1.reason}",)
         outcome = _prove(job, store, selection, (*form, *lab.workload.notes))
         (job.out / BEST_SO_FAR).unlink(missing_ok=True)
@@ -148,9 +147,9 @@ def best(trials: Sequence[Trial]) -> Trial | None:
     """
     rank = {"PASS": 0, "INCONCLUSIVE": 1}
     able = (
-        (rank[t.quality.verdict], -_saving(t).mean, t)
+        (rank[t.verdict], -_saving(t).mean, t)
         for t in trials
-        if t.status == "done" and t.quality is not None and t.quality.verdict in rank and _saving(t).lo > 1
+        if t.status == "done" and t.verdict in rank and _saving(t).lo > 1
     )
     return min(able, key=lambda item: item[:2], default=(0, 0.0, None))[2]
 
@@ -171,11 +170,11 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
     )
     lab = Lab.of(job, store, job.test.open(champion.artifact.sha256), "test")
     b1 = Contender.of(selection.b1)
-    run = lab.run(measure, MeasureOrder(arms, settings.protocol.final, context=len(baselines) - 1))
-    answered, judged = dialogues_to_judge(selection.champion.quality, len(lab.workload.dialogues))
-    order = JudgeOrder(b1, champion, settings.margins, answered=answered)
-    judgement = replace(lab.part(0, judged), split="test").run(judge, order)
-    claim = make_claim(run.windows, run.meter, judgement.report, champion.name)
+    kinds = None if job.other is None else Kinds.of(job, store, job.other, lab, champion.artifact.sha256)
+    where = lab if kinds is None else kinds.mixed
+    run = where.run(measure, MeasureOrder(arms, settings.protocol.final, context=len(baselines) - 1))
+    judgement, other, mixed = _judge_sealed(lab, kinds, b1, selection.champion)
+    claim = make_claim(run.windows, run.meter, judgement.report, champion.name, mixed)
     measured = {arm.name: energy_analysis.measurement(arm.name, run.windows, run.meter) for arm in arms}
     delivered = selection.champion if claim.verdict == "PASS" else selection.b1
     b0 = None if selection.b0 is None else replace(selection.b0, energy=measured["B0"])
@@ -189,46 +188,34 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
         delivered=delivered,
         recipe=_recipe_of(delivered, job),
         test=lab.workload,
+        mixed=mixed,
+        other=None if other is None else other.inputs,
         notes=tuple(dict.fromkeys(notes + lab.workload.notes)),  # both splits tell what their file lost
     )
 
 
-def dialogues_to_judge(tuned: QualityReport | None, most: int) -> tuple[int, int]:
-    """Of the sealed split, fixed before any of it is looked at: see `_more`.
-
-    tuned: the verdict on the tune split; None = the champion is the reference itself. most: there are
-    Returns: dialogues that the reference answers too, and all of which G7 asks.
-    """
-    if tuned is None or tuned.verdict != "PASS":
-        return most, most
-    about_fit = [c for c in tuned.checks if c.layer == "G7"]
-    fit = max((c.estimate.n for c in about_fit if c.estimate), default=0)
-    beside_original = any(c.room is None for c in about_fit)  # alone: then it has to answer all that are asked
-    more = _more([c for c in tuned.checks if c.layer != "G7"]), _MOST_MORE if beside_original else _more(about_fit)
-    counts = zip((tuned.dialogues, fit), more, strict=True)
-    answered, fitted = (min(most, max(MIN_JUDGED, math.ceil(n * times))) for n, times in counts)
-    fitted = max(answered, fitted)
-    return fitted if beside_original else answered, fitted
+def _judge_sealed(
+    lab: Lab, kinds: Kinds | None, b1: Contender, champion: Trial
+) -> tuple[Judgement, Judgement | None, Mixed | None]:
+    """The gate on the sealed split, of a cascade on the other kind of dialogue as well."""
+    contender, margins = Contender.of(champion), lab.job.settings.margins
+    answered, own = _sealed_part(lab, champion.quality)
+    if kinds is None or champion.mixed is None:
+        return own.run(judge, JudgeOrder(b1, contender, margins, answered=answered)), None, None
+    others, other = _sealed_part(kinds.other, champion.mixed.quality)
+    return judge_both(replace(kinds, own=own, other=other), b1, contender, (answered, others))
 
 
-def _more(checks: Sequence[GateCheck]) -> float:
-    """Times the tune split's dialogues on which all of ``checks`` hold on the sealed split in 90 % of runs.
-
-    A bound that was z standard errors inside its margin there is inside it on r times as many with the probability
-    Phi((z - z_95 / sqrt(r)) / sqrt(1 + 1 / r)): both splits' errors count (the predictive power of Spiegelhalter and
-    Freedman 1986). The chances to miss are added up. A bound that was just inside asks for any number: then, as if it
-    were the truth, `_MOST_MORE`.
-    """
-    inside = [Z_95 * (1 + check.room) for check in checks if check.room is not None]
-    for more in np.geomspace(0.1, _MOST_MORE, 60):
-        away = ((z - Z_95 / math.sqrt(more)) / math.sqrt(1 + 1 / more) for z in inside)
-        if sum(NormalDist().cdf(-distance) for distance in away) <= _MISSED:
-            return float(more)
-    return _MOST_MORE
+def _sealed_part(lab: Lab, tuned: QualityReport | None) -> tuple[int, Lab]:
+    """Dialogues that the reference answers too, and all that are asked."""
+    answered, judged = dialogues_to_judge(tuned, len(lab.workload.dialogues))
+    return answered, replace(lab.part(0, judged), split="test")
 
 
 def lost_outside(job: Job, store: StageStore, selection: Selection) -> tuple[Outside, ...]:
     """What the champion lost on other kinds of dialogue, where its recipe cut or trained weights by the user's own."""
+    if selection.champion.mixed is not None:  # it was judged on them
+        return ()
     champion, reference = Contender.of(selection.champion), Contender.of(selection.b1)
     rounded = all(step.stage >= Stage.NUMERICS for step in _recipe_of(selection.champion, job).steps)
     if rounded and not champion.artifact.spent:

@@ -30,7 +30,7 @@ def served(
         ModelError: the model cannot be used. ExportDiffers: in its runtime it is another model.
     """
     spec = servable(name, settings.access, cache, runtime)
-    if spec.artifact.runtime == "llamacpp":  # as commonly run it is the model itself
+    if spec.artifact.runtime in ("llamacpp", "cascade"):  # as commonly run it is the model itself
         spec = proved(name, spec, settings, proof)
         require_equal(spec.artifact, settings.margins)
     return spec

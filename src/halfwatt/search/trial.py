@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from halfwatt.core.estimate import Estimate
-from halfwatt.evaluate.records import Measurement, QualityInputs, QualityReport, Window
+from halfwatt.evaluate.gate import both_hold
+from halfwatt.evaluate.records import Measurement, Mixed, QualityInputs, QualityReport, Verdict, Window
 from halfwatt.formats.artifact import Artifact
 from halfwatt.runtimes.base import OperatingPoint
 
@@ -34,6 +35,14 @@ class Trial:
     cpu_s_ratio_vs_B1: Estimate | None = None
     energy_ratio_vs_B1: Estimate | None = None
     tried: tuple[Served, ...] = ()  # `at` was chosen among these
+    mixed: Mixed | None = None  # of a cascade, whose energy and ratios are those of mixed traffic
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The gate's, of a cascade on both kinds of dialogue; None = it was not judged."""
+        if self.quality is None:
+            return None
+        return both_hold(self.quality, self.mixed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +52,4 @@ class TrialReadings:
     trial: str
     windows: tuple[Window, ...]
     quality_inputs: QualityInputs | None
+    other: QualityInputs | None = None  # of a cascade, on the other kind of dialogue

@@ -98,7 +98,8 @@ class Answer:
     def usage(self) -> dict[str, Any]:
         """What it took, as clients read it."""
         read, turn = len(self.asked.prompt), self.asked.turn
-        return {
+        answered_by = {"answered_by": self.model.role} if self.model.role else {}
+        return answered_by | {
             "prompt_tokens": read,
             "completion_tokens": self.tokens,
             "total_tokens": read + self.tokens,

@@ -56,20 +56,23 @@ class Desk:
     async def answer(self, request: ChatRequest | CompletionRequest) -> Answer:
         """Raises BadInput, ModelError: it cannot be answered. Full: nor could it wait."""
         name, model = self.model(request.model)
-        if model.engine.is_full:
+        if all(engine.is_full for engine in model.engines):
             raise Full("as many replies are being made or waited for as may")
-        if request.characters > model.context * model.longest_token:
-            raise TooLong(f"{request.characters} characters", got=f"a context of {model.context} tokens")
-        if request.characters > _MUCH:  # to read it would keep all others waiting
-            prompt = await asyncio.to_thread(request.prompt_ids, model.tokenizer)
-        else:
-            prompt = request.prompt_ids(model.tokenizer)
-        if len(prompt) >= model.context:
-            room = f"{model.context} for prompt and reply"
+        if request.characters > model.room * model.longest_token:
+            raise TooLong(f"{request.characters} characters", got=f"a context of {model.room} tokens")
+
+        def read() -> tuple[LiveModel, list[int]]:
+            speaker = model.answering(request.dialogue)
+            return speaker, request.prompt_ids(speaker.tokenizer)
+
+        much = request.characters > _MUCH  # to read it would keep all others waiting
+        speaker, prompt = await asyncio.to_thread(read) if much else read()
+        if len(prompt) >= speaker.context:
+            room = f"{speaker.context} for prompt and reply"
             raise TooLong(f"the prompt has {len(prompt)} tokens", got=room, hint="shorten the conversation")
-        sampling = request.sampling(model.own, self.settings.max_reply_tokens)
+        sampling = request.sampling(speaker.own, self.settings.max_reply_tokens)
         asked = Asked(prompt, sampling, request.stream or bool(request.stops))
-        return Answer(name, model, self.mailbox, asked, request.stops)
+        return Answer(name, speaker, self.mailbox, asked, request.stops)
 
 
 class NoSuchModel(BadInput):
@@ -97,14 +100,14 @@ def make_app(desk: Desk) -> FastAPI:
         roles = ("optimized", "original") if len(desk.models) > 1 else ("model",)
         entries = [
             {"id": name, "object": "model", "created": 0, "owned_by": "halfwatt"}
-            | {"halfwatt": {"role": role, "context": model.context}}
+            | {"halfwatt": {"role": role, "context": model.room}}
             for role, (name, model) in zip(roles, desk.models.items(), strict=True)
         ]
         return _json({"object": "list", "data": entries})
 
     @app.get("/health")
     async def health() -> Response:
-        engines = [model.engine for model in desk.models.values()]
+        engines = [engine for model in desk.models.values() for engine in model.engines]
         failed, draining = any(engine.fault for engine in engines), any(engine.draining for engine in engines)
         status = "failed" if failed else "draining" if draining else "ok"
         return _json({"status": status}, 200 if status == "ok" else 503)

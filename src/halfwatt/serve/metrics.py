@@ -68,7 +68,8 @@ class _Engines(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        making, waiting = map(sum, zip(*(model.engine.load for model in self._models), strict=True))
+        loads = (engine.load for model in self._models for engine in model.engines)
+        making, waiting = map(sum, zip(*loads, strict=True))
         yield GaugeMetricFamily("halfwatt_replies_in_the_making", "Replies that are made now", making)
         yield GaugeMetricFamily("halfwatt_prompts_waiting", "Prompts that wait for a place", waiting)
         first = self._models[0]

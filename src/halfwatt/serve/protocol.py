@@ -178,12 +178,17 @@ class ChatRequest(Request):
         """Of all messages."""
         return sum(len(said.message.content) for said in self.messages)
 
-    def prompt_ids(self, tokenizer: ChatTokenizer) -> list[int]:
-        """Raises BadInput: nothing is asked, or a text holds one of the template's tokens."""
+    @property
+    def dialogue(self) -> Dialogue:
+        """Raises BadInput: nothing is asked."""
         messages = tuple(said.message for said in self.messages)
         if messages[-1].role != "user":
             raise BadInput("the last message has to be the user's", got=messages[-1].role)
-        dialogue = Dialogue("request", messages)
+        return Dialogue("request", messages)
+
+    def prompt_ids(self, tokenizer: ChatTokenizer) -> list[int]:
+        """Raises BadInput: nothing is asked, or a text holds one of the template's tokens."""
+        dialogue = self.dialogue
         if (special := tokenizer.special_in(dialogue)) is not None:
             what = f"a message holds {special!r}, which is a token of the model's template"
             raise BadInput(what, hint="write it otherwise")
@@ -200,6 +205,11 @@ class CompletionRequest(Request):
     def _one(cls, value: Any) -> Any:
         """It may come as a list of one."""
         return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    @property
+    def dialogue(self) -> None:
+        """It is none."""
+        return
 
     @property
     def characters(self) -> int:

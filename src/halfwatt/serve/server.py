@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from halfwatt.api.live import LiveModel, Places, open_live
+from halfwatt.api.live import LiveEngine, LiveModel, Places, open_live
 from halfwatt.core.errors import BadInput, EnvironmentFault
 from halfwatt.core.settings import RunSettings
 from halfwatt.serve.answers import Mailbox
@@ -52,8 +52,12 @@ def serve(
             await _until_told(server, listening, list(models.values()))
 
         asyncio.run(answering())
-    if fault := next((live.engine.fault for live in models.values() if live.engine.fault), ""):
+    if fault := next((engine.fault for engine in _engines(models.values()) if engine.fault), ""):
         raise EnvironmentFault("the engine has stopped", got=fault)
+
+
+def _engines(models: Iterable[LiveModel]) -> list[LiveEngine]:
+    return [engine for live in models for engine in live.engines]
 
 
 def open_models(
@@ -89,11 +93,11 @@ async def _until_told(server: uvicorn.Server, listening: socket.socket, models: 
     def end() -> None:
         server.force_exit = server.should_exit  # told twice: at once
         server.should_exit = True
-        for live in models:
-            live.engine.drain()
+        for engine in _engines(models):
+            engine.drain()
 
     async def watch() -> None:
-        while not any(live.engine.fault for live in models):
+        while not any(engine.fault for engine in _engines(models)):
             await asyncio.sleep(_LOOK_S)
         end()
 

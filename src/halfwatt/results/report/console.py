@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from halfwatt.core.json_records import to_json
+from halfwatt.evaluate.gate import both_hold
 from halfwatt.evaluate.records import Measurement, Outside, QualityReport
 from halfwatt.formats.artifact import Artifact
 from halfwatt.meters.base import Finding
@@ -60,6 +61,7 @@ def result_view(result: Result, out: Path) -> Group:
         *(_text(remark, "dim") for remark in remarks if remark),
         *([_text(f"{about} on other kinds of dialogue, against B1:", "bold")] if result.outside else ()),
         *map(_outside, result.outside),
+        *(map(_text, formatting.mixed_lines(result.mixed)) if result.mixed else ()),
         Text(),
         _ratios(result),
         _verdict(result.claim.verdict, result.claim.sentence),
@@ -102,7 +104,9 @@ def _gate_cell(row: Row) -> Text:
         return Text(row.trial.status, style="red")
     if (quality := row.trial.quality) is None:
         return Text("reference" if row.title != "candidate" else formatting.ABSENT, style="dim")
-    return _stacked(quality.verdict, f"{quality.split} split", VERDICT_STYLE[quality.verdict])
+    verdict, mixed = both_hold(quality, row.trial.mixed), row.trial.mixed
+    where = f"{quality.split} split" + (", both kinds" if mixed else "")
+    return _stacked(verdict, where, VERDICT_STYLE[verdict])
 
 
 def _outside(outside: Outside) -> Text:

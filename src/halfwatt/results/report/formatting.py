@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from halfwatt.core.estimate import Estimate
 from halfwatt.evaluate.gate import likelihood_check
-from halfwatt.evaluate.records import Claim, GateCheck, Measurement, Outside, Profile, QualityReport
+from halfwatt.evaluate.records import Claim, GateCheck, Measurement, Mixed, Outside, Profile, QualityReport
 from halfwatt.evaluate.saving_explained import SavingExplained
 from halfwatt.formats.artifact import Parity
 from halfwatt.meters.base import Grade, MeterInfo
@@ -241,13 +241,24 @@ def plan_lines(result: Result) -> list[str]:
     """What the search expected to teach, and what became of each student that it taught."""
     lines = [] if result.plan is None else [f"planned: {line}" for line in result.plan.lines]
     for trial in result.trials if lines else ():
-        if trial.artifact is None or not any(step.startswith("Distil(") for step in trial.recipe):
+        taught = trial.mixed is None and any(step.startswith("Distil(") for step in trial.recipe)
+        if trial.artifact is None or not taught:
             continue
         minutes, saving = sum(cost.wall_s for cost in trial.artifact.spent) / 60, trial.cpu_s_ratio_vs_B1
         saved = "" if saving is None else f", {saving.mean:.3g}x fewer CPU-seconds than B1"
         verdict = trial.status if trial.quality is None else trial.quality.verdict
         lines.append(f"taught: {trial.name}, {minutes:.0f} minutes{saved}, {verdict} on the tune split")
     return lines
+
+
+def mixed_lines(mixed: Mixed) -> tuple[str, str]:
+    """Of which traffic a cascade's figures are, and how much of it its original answers."""
+    own, other = mixed.asked
+    return (
+        f"the traffic: {mixed.share:.0%} of the dialogues are of another kind than the student was taught",
+        f"the original answers {own:.1%} of what is asked of the own kind and {other:.1%} of the other: whatever "
+        f"surprises by more than {mixed.nats_per_byte:.3g} nats a byte",
+    )
 
 
 def outside_line(outside: Outside) -> str:

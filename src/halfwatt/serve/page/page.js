@@ -88,7 +88,7 @@ function complain(text) {
 // --- what it took ---
 
 function costLine(cost) {
-  const parts = [];
+  const parts = cost.by ? [words(`by_${cost.by}`)] : [];
   if (cost.energy?.joules !== undefined) parts.push(words("energy", { joules: figure(cost.energy.joules) }));
   if (cost.energy) parts.push(words("cpu", { ms: figure(1000 * cost.energy.cpu_seconds) }));
   parts.push(words("seconds", { seconds: figure(cost.seconds) }), words("tokens", { tokens: cost.tokens }));
@@ -157,7 +157,7 @@ async function answer(model, messages, signal) {
   const item = addItem(model, "reply", "");
   const said = item.lastElementChild;
   const small = item.appendChild(document.createElement("small"));
-  const cost = { seconds: 0, tokens: 0, cached: 0, energy: null, reason: "" };
+  const cost = { seconds: 0, tokens: 0, cached: 0, energy: null, reason: "", by: "" };
   const began = performance.now();
   const body = { model: model.id, messages, stream: true, stream_options: { include_usage: true } };
   for await (const event of events(await post(body, signal))) {
@@ -170,6 +170,7 @@ async function answer(model, messages, signal) {
       cost.tokens = event.usage.completion_tokens;
       cost.cached = event.usage.prompt_tokens_details.cached_tokens;
       cost.energy = event.usage.energy ?? null;
+      cost.by = event.usage.answered_by ?? "";
     }
     showEnd(model, near);
   }
