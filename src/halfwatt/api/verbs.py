@@ -36,6 +36,7 @@ from halfwatt.models.grid import Bits, ScaleSearch
 from halfwatt.results.provenance import provenance
 from halfwatt.results.result import Comparison, Measured, Result
 from halfwatt.results.write import write_results
+from halfwatt.runtimes.cascade import Cascading
 from halfwatt.runtimes.servable import servable
 from halfwatt.runtimes.serving_process import ServingSpec
 from halfwatt.search import predict
@@ -172,6 +173,8 @@ def compare(
     with workplace(settings) as (settings, cache, tools):
         traffic = dialogues_to_ask(names[0], dialogues, settings)
         a = served(names[0], settings, cache / "a", runtime, traffic.dialogues)
+        if a.artifact.runtime == Cascading.name:
+            raise BadInput("a cascade is no reference", hint="name its original in its place, and it as the candidate")
         b = with_own_template(settings, lambda own: servable(names[1], own.access, cache / "b", runtime))
         judged_by = (
             judging(settings.judge, settings, cache / "judge", traffic.dialogues)
