@@ -233,7 +233,9 @@ def _remark(check: GateCheck) -> str:
 def run_remark(rows: Sequence[Row]) -> str:
     """Which rows were measured apart; empty where all were measured together."""
     apart = any(row.run == "tune" and row.trial.energy for row in rows)
+    mixed = any(row.trial.mixed for row in rows)
     own = "Rows judged on the tune split were measured in a run of their own against B1"
+    own += ", those in front of the original and the final run on mixed traffic" if mixed else ""
     return f"{own}; all others together, interleaved, on the sealed test split." if apart else ""
 
 
