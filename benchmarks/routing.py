@@ -23,6 +23,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ def by_student(session: LlamaCppSession) -> dict[str, Statistic]:
         nats = -sum(log_p[row, encoding.ids[i]] for row, i in enumerate(own))
         return float(nats / len(said.encode()))
 
+    @cache
     def first_tokens(dialogue: Dialogue) -> tuple[float, float]:
         ids, chosen, entropy = tokenizer.prompt_ids(dialogue), list[float](), list[float]()
         for _ in range(FIRST):
