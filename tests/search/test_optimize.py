@@ -203,7 +203,8 @@ def test_the_sealed_number_is_fixed_by_the_tune_split() -> None:
     assert dialogues_to_judge(report, 2000) == (634, 634)
     assert dialogues_to_judge(report, 500) == (500, 500)
     assert dialogues_to_judge(replace(report, dialogues=10), 2000) == (200, 200)
-    assert dialogues_to_judge(replace(report, verdict="INCONCLUSIVE"), 2000) == (2000, 2000)
+    open_one = replace(bound, verdict="INCONCLUSIVE")
+    assert dialogues_to_judge(replace(report, checks=(exact, open_one), verdict="INCONCLUSIVE"), 2000) == (2000, 2000)
     assert dialogues_to_judge(None, 2000) == (2000, 2000)
 
 
@@ -213,6 +214,17 @@ def test_what_fits_is_asked_of_more_where_it_took_more() -> None:
     assert dialogues_to_judge(report, 2000) == (317, 1267)
     assert dialogues_to_judge(report, 1000) == (317, 1000)
     assert dialogues_to_judge(replace(report, dialogues=500), 2000) == (1584, 1584)
+
+
+def test_where_only_what_fits_is_open_people_are_asked_of_all_that_there_are() -> None:
+    """The original's replies are what judging takes, and it has answered enough for all other checks."""
+    plain = GateCheck("G1", "likelihood", "PASS", Estimate(0.0, -0.1, 0.1, "nats", 200), "", "", room=0.0)
+    fits = GateCheck("G7", "fits", "INCONCLUSIVE", Estimate(0.0, -0.1, 0.1, "share", 992), "", "")
+    report = QualityReport("tune", "INCONCLUSIVE", (plain, fits), 200, 0, 0, None, None)
+    assert dialogues_to_judge(report, 2000) == (634, 2000)
+    assert dialogues_to_judge(report, 500) == (500, 500)
+    undecided = replace(plain, verdict="INCONCLUSIVE")
+    assert dialogues_to_judge(replace(report, checks=(undecided, fits)), 2000) == (2000, 2000)
 
 
 @pytest.mark.parametrize("rooms", [(0.5,), (1.0,), (2.0,), (1.0, 1.5, 3.0)])

@@ -170,12 +170,17 @@ def dialogues_to_judge(tuned: QualityReport | None, most: int) -> tuple[int, int
     tuned: the verdict on the tune split; None = the champion is the reference itself. most: there are
     Returns: dialogues that the reference answers too, and all of which G7 asks.
     """
-    if tuned is None or tuned.verdict != "PASS":
+    if tuned is None:
         return most, most
-    about_fit = [c for c in tuned.checks if c.layer == "G7"]
+    others = [check for check in tuned.checks if check.layer != "G7"]
+    about_fit = [check for check in tuned.checks if check.layer == "G7"]
+    if any(check.verdict != "PASS" for check in others):
+        return most, most
+    if any(check.verdict != "PASS" for check in about_fit):  # people are asked of all: that takes none of its replies
+        return min(most, max(MIN_JUDGED, math.ceil(tuned.dialogues * _more(others)))), most
     fit = max((c.estimate.n for c in about_fit if c.estimate), default=0)
     beside_original = any(c.room is None for c in about_fit)  # alone: then it has to answer all that are asked
-    more = _more([c for c in tuned.checks if c.layer != "G7"]), _MOST_MORE if beside_original else _more(about_fit)
+    more = _more(others), _MOST_MORE if beside_original else _more(about_fit)
     counts = zip((tuned.dialogues, fit), more, strict=True)
     answered, fitted = (min(most, max(MIN_JUDGED, math.ceil(n * times))) for n, times in counts)
     fitted = max(answered, fitted)
