@@ -14,7 +14,7 @@ from tests.support import taught_students as taught
 from tests.support.whole_runs import halfwatt, read
 
 WEATHER = ("rain", "snow", "sun", "wind", "fog", "hail", "frost", "storm")
-TOWNS = ("Oslo", "Turin", "Porto", "Ghent", "Minsk")
+TOWNS = ("Oslo", "Turin", "Porto", "Ghent", "Minsk", "Split", "Ulm", "Cork")
 RECIPE = """name = "student"
 [[step]]
 use = "prune"
@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (folder / "student.toml").write_text(RECIPE)
     files = taught.chats(folder, own), taught.chats(folder / "other", other)
     out = folder / "out"
-    line: list[str | Path] = ["optimize", model, "-d", files[0], "--outside", files[1], "--cascade", "30%"]
+    line: list[str | Path] = ["optimize", model, "-d", files[0], "--outside", files[1], "--cascade", "45%"]
     line += ["--max-loss", "40%"]
     done = halfwatt(*line, "--recipe", folder / "student.toml", "-o", out, "--json")
     assert done.returncode in (0, 1), done.stderr
@@ -67,7 +67,7 @@ def trial_of(run: Run) -> dict[str, Any]:
 def test_it_is_judged_on_both_kinds_and_measured_on_their_mixture(run: Run) -> None:
     trial, alone = trial_of(run), run.result["trials"][0]
     assert trial["name"].startswith("student, before the original, up to ")
-    assert trial["mixed"]["share"] == 0.3
+    assert trial["mixed"]["share"] == 0.45
     assert {c["verdict"] for c in trial["quality"]["checks"] if c["layer"] == "G0"} == {"PASS"}
     assert trial["mixed"]["quality"]["split"] == "tune, the other kind"
     assert trial["mixed"]["quality"]["verdict"] != "FAIL", "the original answers what the student was not taught"
@@ -107,10 +107,15 @@ def test_other_verbs_know_it_as_one_artifact(run: Run) -> None:
 
 def test_what_has_to_be_said_for_it(run: Run, tmp_path: Path) -> None:
     line: list[str | Path] = ["optimize", "demo", "-o", tmp_path / "out"]
+    nobody = typed.halfwatt(*line, "--cascade", "20%")
+    assert nobody.returncode == 2
+    assert "--cascade puts a student in front; pass --budget 60m, so that there is one, or --recipe" in nobody.stderr
+    line += ["--budget", "10m"]
     done = typed.halfwatt(*line, "--cascade", "20%")
     assert done.returncode == 2
     assert "--cascade needs dialogues of another kind; pass --outside FILE" in done.stderr
     assert "--cascade is a share between 0 and 95 %" in typed.halfwatt(*line, "--cascade", "0").stderr
-    few = typed.halfwatt(*line, "--cascade", "20%", "--outside", taught.chats(tmp_path, other_kind()[:2]))
-    assert "2 dialogues of another kind are too few" in few.stderr
+    few = typed.halfwatt(*line, "--cascade", "20%", "--outside", taught.chats(tmp_path, other_kind()[:20]))
+    assert "too few dialogues for traffic with 20% of another kind (found: " in few.stderr
+    assert "; give more dialogues: 14 of each are the least in a part that judges" in few.stderr
     assert not (tmp_path / "out").exists()

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from halfwatt.dialogues.dialogue import Dialogue, Message
+from halfwatt.evaluate import examine
 from halfwatt.evaluate.examine import parity_beside, teacher_scores
 from halfwatt.evaluate.likelihood import sum_of_scores
 from halfwatt.evaluate.records import TeacherScore
 from halfwatt.formats.artifact import Artifact, read_artifact
-from halfwatt.runtimes.serving_process import ServingSpec
+from halfwatt.formats.gguf import Gguf
+from halfwatt.models.chat_model import load
+from halfwatt.runtimes.base import Session, write_operating_point
+from halfwatt.runtimes.serving_process import ServingSpec, open_session
+from tests.support import tiny_models as tiny
 from tests.support.cascades import AT, SAID, tiny_cascade, workload_of
 
 ELSE = "Quelle heure est-il, 5 ou 6?"
@@ -73,3 +80,42 @@ def test_it_is_equal_to_its_models_where_both_parts_are(cascade: Artifact) -> No
     known = parity_beside(spec, workload_of(original, [talk(SAID[0])]))
     assert (known.problems, known.finite, known.template_equal, known.eos_equal) == ((), True, True, True)
     assert known.kl_mean < 1e-3
+
+
+def test_beside_another_reference_its_own_original_is_asked(cascade: Artifact, tmp_path: Path) -> None:
+    """Another model of the same words is not the one that answers."""
+    foreign = Gguf().write(load(tiny.folder(tmp_path, seed=2)), tmp_path / "foreign")
+    workload = workload_of(foreign, [talk(ELSE)])
+    original = ServingSpec(read_artifact(cascade.path / "original"), AT)
+    (score,) = teacher_scores(ServingSpec(foreign, AT), ServingSpec(cascade, AT), workload, print)
+    (beside,) = teacher_scores(ServingSpec(foreign, AT), original, workload, print)
+    assert score == beside
+    assert score.nll_cand != pytest.approx(score.nll_ref)
+
+
+def test_each_is_asked_with_the_cache_that_it_is_served_with(
+    cascade: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its coarseness changes what is likely; a tiny model's heads are too small for one, so it is not opened."""
+    coarse, asked = tmp_path / "coarse", list[int]()
+    shutil.copytree(cascade.path, coarse)
+    write_operating_point(coarse / "student", replace(AT, kv_bits=4))
+
+    def opened(spec: ServingSpec) -> AbstractContextManager[Session]:
+        asked.append(spec.at.kv_bits)
+        return open_session(replace(spec, at=AT))
+
+    monkeypatch.setattr(examine, "_open_logits", opened)
+    scores(cascade, coarse, talk(SAID[0]))
+    assert asked == [16, 4]
+
+
+def test_a_student_that_reads_otherwise_fails_on_the_dialogues_that_are_judged(
+    cascade: Artifact, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(cascade.path, damaged)
+    (damaged / "student" / "chat_template.jinja").write_text("{{ messages }}")
+    spec = ServingSpec(replace(cascade, path=damaged), AT)
+    original = read_artifact(cascade.path / "original")
+    assert not parity_beside(spec, workload_of(original, [talk(SAID[0])])).template_equal

@@ -144,3 +144,28 @@ def test_an_artifact_without_a_context_length_cannot_be_asked(tmp_path: Path) ->
     artifact = Artifact(tmp_path, "llamacpp", "f16", 1, 1, 1, "", ())
     with pytest.raises(ModelError, match="tells no context length"):
         ChatFormat.of_artifact(artifact)
+
+
+def of_kinds(own: int, other: int) -> list[list[Dialogue]]:
+    """Prompts of as many dialogues, of different lengths."""
+    kinds = [("own", n) for n in range(own)] + [("other", n) for n in range(other)]
+    return [[Dialogue(f"{kind}{n}", (Message("user", "x" * (1 + n)),), kind)] for kind, n in kinds]
+
+
+@pytest.mark.parametrize(("own", "other", "replies", "chunks", "each"), [(120, 30, 5, 30, 1), (120, 30, 10, 15, 2)])
+def test_each_chunk_has_both_kinds_in_their_shares(own: int, other: int, replies: int, chunks: int, each: int) -> None:
+    """An answer to the other kind may cost a hundred times more: one more in a chunk would say something else."""
+    dealt = balanced_chunks(of_kinds(own, other), replies, random.Random(0), by_source=True)
+    counts = [[sum(d.source == kind for d in chunk) for kind in ("own", "other")] for chunk in dealt]
+    assert counts == [[own // chunks, each]] * chunks
+
+
+@pytest.mark.parametrize("other", range(14, 60))
+def test_no_block_of_the_least_number_has_to_ask_again(other: int) -> None:
+    """Fourteen halves of other prompts each, whatever is left over."""
+    prompts = of_kinds(4 * other, other)
+    dealt = balanced_chunks(prompts, len(prompts) / 14, random.Random(0), by_source=True)
+    assert len(dealt) >= 14
+    assert len({sum(d.source == "other" for d in chunk) for chunk in dealt}) == 1
+    asked = [d.id for chunk in dealt for d in chunk]
+    assert len(set(asked)) == len(asked) >= 0.9 * len(prompts)

@@ -64,6 +64,7 @@ def outcome_of(like: Result, artifact: Path, model: ChatModel, replies: int = 30
         recipe=Recipe("int4", (Quantize(4),)),
         test=Workload(dialogues, model.tokenizer, model.generation, 32, ()),
         notes=("a note",),
+        traffic=Workload(dialogues, model.tokenizer, model.generation, 32, ()),
         cost=like.took,
     )
 

@@ -67,6 +67,17 @@ def test_only_whole_passes_and_its_own_cpu_time_count(spec: ServingSpec, asked: 
     assert done.tokens_out <= 12 * done.replies
 
 
+def test_a_fresh_pass_finds_nothing_of_the_one_before(spec: ServingSpec, asked: list[Dialogue]) -> None:
+    """One prompt alone would be answered from its own cache in each pass but the first."""
+    with ServingProcess(spec) as process:
+        kept, fresh = (process.run(asked[:1], GREEDY, min_s=0.05, fresh=fresh) for fresh in (False, True))
+    assert kept.passes > 1
+    assert fresh.passes > 1
+    assert kept.tokens_cached > 0
+    assert fresh.tokens_cached == 0
+    assert fresh.replies_sha256 == kept.replies_sha256
+
+
 def test_the_same_prompts_have_the_same_fingerprint(spec: ServingSpec, asked: list[Dialogue]) -> None:
     with ServingProcess(spec) as worker:
         a, b = (worker.run(asked, GREEDY).replies_sha256 for _ in range(2))

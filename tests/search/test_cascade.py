@@ -8,19 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from halfwatt.core.errors import BadInput
 from halfwatt.core.estimate import Estimate
 from halfwatt.dialogues.dialogue import Dialogue, DialogueSet, Message
 from halfwatt.dialogues.splits import SealedSplit
+from halfwatt.evaluate import requests
 from halfwatt.evaluate.records import Fit, Mixed, QualityInputs, QualityReport, ScoredReply, TeacherScore, Verdict
 from halfwatt.formats.artifact import Parity
 from halfwatt.meters.cost import Cost
 from halfwatt.runtimes.cascade import Cascade
 from halfwatt.search import cascade
 from halfwatt.search.candidate import CandidateResult
-from halfwatt.search.cascade import Kinds, routed, surprisals_of, try_cascades
+from halfwatt.search.cascade import CascadeOrder, Kinds, routed, surprisals_of, try_cascades
 from halfwatt.search.job import OtherKind
 from halfwatt.search.judgement import Judgement, JudgeOrder
-from halfwatt.search.optimize import best
+from halfwatt.search.lab import Contender
+from halfwatt.search.optimize import Selection, _prove, best
 from halfwatt.search.trial import Trial, TrialReadings
 from tests.search.conftest import PLAIN, Ground
 from tests.support.scripted_lab import saves
@@ -108,6 +111,11 @@ def student_of(ground: Ground, verdict: Verdict) -> CandidateResult:
     return CandidateResult(trial, TrialReadings("student", (), QualityInputs(PARITY, (), replies, replies)), saving)
 
 
+@pytest.fixture(autouse=True)
+def _few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "LEAST_OF_A_KIND", 2)
+
+
 def kinds_of(ground: Ground, folder: Path, verdict: Callable[[JudgeOrder], Verdict]) -> Kinds:
     """Nothing is measured or judged: what was built saves four times, and ``verdict`` says what the gate says."""
 
@@ -118,8 +126,8 @@ def kinds_of(ground: Ground, folder: Path, verdict: Callable[[JudgeOrder], Verdi
         return Judgement(read, report)
 
     lab = ground.lab(folder, {"measure": saves(4.0), "judge": judged})
-    other = OtherKind(strangers(8), SealedSplit(strangers(8), folder / "seal"), 0.3)
-    job = replace(lab.job, out=folder, other=other)
+    other = OtherKind(strangers(8), SealedSplit(strangers(8), folder / "other-seal"), 0.3)
+    job = replace(lab.job, out=folder, other=other, test=SealedSplit(lab.job.tune, folder / "seal"))
     return Kinds.of(job, lab.store, other, replace(lab, job=job))
 
 
@@ -175,3 +183,55 @@ def test_a_mixture_has_both_in_their_shares(ground: Ground, tmp_path: Path) -> N
     assert (own, other) == (10, 8)
     assert (len(mixed), count) == (14, 4)
     assert len({d.id for d in mixed}) == len(mixed)
+
+
+def test_too_few_of_a_kind_are_refused_with_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "LEAST_OF_A_KIND", 14)
+    assert requests.mixture(1000, 200, 0.2) == (800, 200)
+    assert requests.mixture(55, 900, 0.2) == (55, 14)
+    found = r"found: 53 of your own and 900 others leave 53 and 13\); give more dialogues: 14 of each"
+    with pytest.raises(BadInput, match=found):
+        requests.mixture(53, 900, 0.2)
+
+
+def test_the_sealed_verdict_is_on_both_kinds_and_its_figures_on_their_mixture(
+    ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was chosen meets B1 on the mixture of both sealed splits, which are opened for it."""
+    monkeypatch.setattr(cascade, "_verdict", lambda *_: "PASS")
+    kinds = kinds_of(ground, tmp_path, lambda _: "PASS")
+    job = kinds.own.job
+    (chosen,) = try_cascades(kinds, ground.b1, [student_of(ground, "FAIL")])
+    b1 = Trial("B1", (), "done", None, ground.b1.artifact, PLAIN, None, None)
+    outcome = _prove(job, kinds.own.store, Selection(None, b1, (chosen,), chosen.trial), ())
+    assert outcome.claim.verdict == "PASS"
+    assert outcome.claim.about == outcome.delivered.name == chosen.trial.name
+    assert outcome.mixed is not None
+    assert outcome.mixed.quality.verdict == "PASS"
+    assert outcome.other is not None
+    assert outcome.traffic.of_two_kinds
+    assert {d.source for d in outcome.traffic.dialogues} == {"own", "other"}
+    assert job.other is not None
+    assert job.other.test.seal.exists()
+    with pytest.raises(BadInput, match="was opened already"):
+        job.other.test.open("another")
+
+
+def test_without_a_cascade_the_final_run_is_on_the_users_own_traffic(ground: Ground, tmp_path: Path) -> None:
+    """None passed: nothing of the other kind is opened, and no figure is of a mixture."""
+    kinds = kinds_of(ground, tmp_path, lambda _: "PASS")
+    b1 = Trial("B1", (), "done", None, ground.b1.artifact, PLAIN, None, None)
+    outcome = _prove(kinds.own.job, kinds.own.store, Selection(None, b1, (), b1), ())
+    assert outcome.claim.verdict == "NO PROVEN SAVING"
+    assert (outcome.mixed, outcome.other, outcome.traffic.of_two_kinds) == (None, None, False)
+    assert kinds.own.job.other is not None
+    assert not kinds.own.job.other.test.seal.exists()
+
+
+def test_it_is_whole_or_not_there(ground: Ground, tmp_path: Path) -> None:
+    """With its parity record, whenever it is killed."""
+    kinds = kinds_of(ground, tmp_path, lambda _: "PASS")
+    student = Contender.of(student_of(ground, "PASS").trial)
+    artifact = cascade.cascade(kinds.own, CascadeOrder(student, ground.b1, 0.5, ""))
+    assert artifact.parity is not None
+    assert cascade.cascade(kinds.own, CascadeOrder(student, ground.b1, 0.5, "")) == artifact

@@ -11,13 +11,14 @@ from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.dialogues.dialogue import Dialogue, Message
 from halfwatt.evaluate.examine import parity_of_both, prove
 from halfwatt.evaluate.requests import ChatFormat, Workload
-from halfwatt.formats.artifact import Artifact, write_artifact
+from halfwatt.formats.artifact import Artifact
 from halfwatt.formats.gguf import Gguf
 from halfwatt.models.bigram_model import BigramModel
 from halfwatt.models.chat_model import ChatModel, load
 from halfwatt.models.sampling import Sampling
+from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import OperatingPoint
-from halfwatt.runtimes.cascade import Member, write_cascade
+from halfwatt.runtimes.cascade import Cascade, Member, Router, write_cascade
 from halfwatt.runtimes.serving_process import ServingSpec
 from tests.support import tiny_models as tiny
 
@@ -49,8 +50,6 @@ def tiny_cascade(into: Path, limit: float = LIMIT) -> Artifact:
 
     student, original = member(own, "student"), member(whole, "original")
     words = BigramModel.counted(map(own.tokenizer.encode, SAID), own.tokenizer.vocab_size)
-    artifact = write_cascade(student, original, words, limit, into / "cascade")
+    router = Router(words, ChatTokenizer.load(student.artifact.path), student.artifact.context or 0, limit)
     parity = parity_of_both(student.artifact, original.artifact, workload_of(original.artifact, tiny.dialogues()))
-    record = replace(artifact, parity=parity)
-    write_artifact(record, into / "cascade")
-    return record
+    return write_cascade(Cascade(student, original, router), parity, into / "cascade")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from halfwatt.core.settings import RunSettings
 from halfwatt.dialogues.dialogue import DialogueSet, Split
 from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.dialogues.splits import SealedSplit, by_source, split_set
+from halfwatt.evaluate.requests import mixture
 from halfwatt.meters.discover import Instruments, instruments
 from halfwatt.runtimes.registry import serving_device
 from halfwatt.search.job import OtherKind
@@ -88,25 +89,29 @@ def outside_dialogues(dialogues: Dialogues, settings: RunSettings) -> dict[str, 
     return by_source(dialogue_set("demo", settings.search.outside, "tune", settings), OUTSIDE)
 
 
-def other_kind(dialogues: Dialogues, settings: RunSettings, seal: Path) -> OtherKind | None:
+def other_kind(
+    dialogues: Dialogues, own: Mapping[Split, DialogueSet], settings: RunSettings, seal: Path
+) -> OtherKind | None:
     """What users ask beside the user's own kind, for a cascade; None = none is wanted. Nothing is learned from it.
 
     Raises:
-        BadInput: there are none, or too few to choose on one part and judge on another.
+        BadInput: there are none, or too few of either kind to choose on one part and judge on another; or nobody is to
+            be taught.
     """
     search = settings.search
     if search.cascade is None:
         return None
     if not 0 < search.cascade < 1:
         raise BadInput("the share of other dialogues is between 0 and 1", got=f"{search.cascade:g}")
+    if search.budget is None and search.recipe is None:
+        raise BadInput("--cascade puts a student in front", hint="pass --budget 60m, so that there is one, or --recipe")
     if search.outside is None and _are_demos(dialogues):
         raise BadInput("--cascade needs dialogues of another kind", hint="pass --outside FILE")
     whole = dialogue_set("demo", search.outside, "tune", settings)
     tune, test = (min(MOST[split], round(share * len(whole))) for split, share in OTHER.items())
     parts = split_set(whole, {"tune": tune, "test": test}, seed=settings.seed)
-    if min(len(parts[split]) for split in OTHER) < 2:
-        hint = f"give at least {round(MIN_TEST / OTHER['test'])}, so that {MIN_TEST} are left for the gate"
-        raise BadInput(f"{len(whole)} dialogues of another kind are too few", hint=hint)
+    for split in OTHER:
+        mixture(len(own[split]), len(parts[split]), search.cascade)
     return OtherKind(parts["tune"], SealedSplit(parts["test"], seal), search.cascade)
 
 

@@ -74,6 +74,11 @@ class LiveModel:
         return self.context if self.behind is None else max(self.context, self.behind.context)
 
     @property
+    def longest_word(self) -> int:
+        """Characters of the longest token that one of them reads."""
+        return self.longest_token if self.behind is None else max(self.longest_token, self.behind.longest_token)
+
+    @property
     def meter(self) -> MeterInfo | None:
         """None = nothing says what joules it takes."""
         return self.shares.tools.info

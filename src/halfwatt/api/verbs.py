@@ -118,12 +118,13 @@ def optimize(
             settings=settings,
             train=parts["train"],
             outside=outside,
-            other=other_kind(dialogues, settings, folder / "stages" / "test-opened-other.json"),
+            other=other_kind(dialogues, parts, settings, folder / "stages" / "test-opened-other.json"),
             recipes=ladder if search.recipe is None else (read_recipe(search.recipe),),
             name=None if isinstance(model, ChatModel) or search.budget is None else name,
         )
         read_from = "given in Python" if isinstance(dialogues, DialogueSet) else str(dialogues or "demo")
-        origin = provenance(settings, name, job.model.sha256, read_from, *parts.values())
+        other = {} if job.other is None else job.other.hashes
+        origin = provenance(settings, name, job.model.sha256, read_from, *parts.values(), other=other)
         return write_results(run_search(job), job, origin)
 
 

@@ -81,7 +81,7 @@ def measure(
     dialogues, sampling = workload.dialogues, workload.greedy
     if len(dialogues) < 2:
         raise BadInput("measuring needs two or more dialogues", got=str(len(dialogues)))
-    recorder = _Recorder(plan, tools, progress, workload.seed)
+    recorder = _Recorder(plan, tools, progress, workload.seed, fresh=workload.of_two_kinds)
     with ExitStack() as stack:
         recorder.idle("bare_idle")
         for arm in arms:
@@ -112,7 +112,11 @@ def measure(
 class _Recorder:
     """Reads the windows of one run and keeps them with what happened."""
 
-    def __init__(self, plan: MeasurePlan, tools: Instruments, progress: Progress, seed: int) -> None:
+    def __init__(
+        self, plan: MeasurePlan, tools: Instruments, progress: Progress, seed: int, *, fresh: bool = False
+    ) -> None:
+        """fresh: each pass over a window's prompts begins with empty caches"""
+        self._fresh = fresh
         self.plan, self.tools, self.progress = plan, tools, progress
         self.workers: dict[str, ServingProcess] = {}
         self.windows: list[Window] = []
@@ -169,7 +173,7 @@ class _Recorder:
         return all(math.log(ratio.hi / ratio.lo) / 2 <= self.plan.half_width for ratio in ratios)
 
     def _work(self, name: str, block: int, phase: Phase, prompts: Sequence[Dialogue], sampling: Sampling) -> None:
-        work = partial(self.workers[name].run, prompts, sampling, min_s=self.shortest_s)
+        work = partial(self.workers[name].run, prompts, sampling, min_s=self.shortest_s, fresh=self._fresh)
         self._keep_clean(lambda: self._window(name, block, phase, work))
 
     def _rest(self) -> RunCounts:

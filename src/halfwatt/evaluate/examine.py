@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from halfwatt.models.sampling import read_sampling
 from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 from halfwatt.models.vocabulary_map import VocabularyMap
 from halfwatt.runtimes.base import OperatingPoint, Session
-from halfwatt.runtimes.cascade import Cascade, Cascading
+from halfwatt.runtimes.cascade import STUDENT, Cascade, Cascading, Member
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_session
 
 _Asked = Session | ServingProcess
@@ -141,7 +141,9 @@ def parity_beside(candidate: ServingSpec, workload: Workload) -> Parity:
     """Its record, joined to whether it reads and stops as the reference. Raises ModelError where it has none."""
     if candidate.artifact.parity is None:
         raise ModelError(f"{candidate.artifact.path} has no parity record", hint="build it again")
-    return reference_parity(candidate.artifact.parity, workload, candidate.artifact.path)
+    folder = candidate.artifact.path
+    own = reference_parity(candidate.artifact.parity, workload, folder)
+    return reference_parity(own, workload, folder / STUDENT) if candidate.artifact.runtime == Cascading.name else own
 
 
 def parity_of_both(student: Artifact, original: Artifact, workload: Workload) -> Parity:
@@ -218,43 +220,56 @@ def _rendered_ids(tokenizer: ChatTokenizer, dialogue: Dialogue) -> list[int]:
 def teacher_scores(
     reference: ServingSpec, candidate: ServingSpec, workload: Workload, progress: Progress
 ) -> tuple[TeacherScore, ...]:
-    """Both models over the same turns in lockstep, so that no logits have to be stored. Of a cascade its student is
-    asked, where that answers; elsewhere it is the reference."""
-    router = None
+    """Both models over the same turns in lockstep, so that no logits have to be stored. Of a cascade each turn is by
+    whom it is for; where that is the reference itself, it is asked once."""
+    router, behind = None, None
     if candidate.artifact.runtime == Cascading.name:
         cascade = Cascade.read(candidate.artifact)
-        router, candidate = cascade.router, replace(candidate, artifact=cascade.student.artifact)
+        router, candidate = cascade.router, _member(cascade.student, candidate)
+        if cascade.original.artifact.sha256 != reference.artifact.sha256:
+            behind = _member(cascade.original, candidate)
     scores = []
-    with _open_logits(reference) as ref, _open_logits(candidate) as cand:
-        pair = _Pair(ref, cand, workload.tokenizer, ChatTokenizer.load(candidate.artifact.path))
+    with ExitStack() as stack:
+        ref = stack.enter_context(_open_logits(reference))
+        cand = stack.enter_context(_open_logits(candidate))
+        theirs = workload.tokenizer
+        by_candidate = _Pair(ref, cand, theirs, ChatTokenizer.load(candidate.artifact.path))
+        by_original = _Pair(ref, None, theirs, theirs)
+        if behind is not None:
+            other = stack.enter_context(_open_logits(behind))
+            by_original = _Pair(ref, other, theirs, ChatTokenizer.load(behind.artifact.path))
         for count, dialogue in enumerate(workload.dialogues, start=1):
-            by_candidate = [
-                router is None or not router.asks_original(dialogue.before(turn)) for turn in dialogue.assistant_turns
-            ]
-            if len(set(by_candidate)) == 1:
-                scores.append(pair.score(dialogue, by_candidate[0]))
+            prompts = [dialogue.before(turn) for turn in dialogue.assistant_turns]
+            pairs = [by_original if router and router.asks_original(prompt) else by_candidate for prompt in prompts]
+            if len(set(pairs)) == 1:
+                scores.append(pairs[0].score(dialogue))
             else:  # each turn as it is asked
                 talks = [dialogue.before(turn + 1) for turn in dialogue.assistant_turns]
-                turns = zip(talks, by_candidate, strict=True)
-                scores.append(sum_of_scores([pair.score(talk, answers, last=True) for talk, answers in turns]))
+                turns = zip(pairs, talks, strict=True)
+                scores.append(sum_of_scores([pair.score(talk, last=True) for pair, talk in turns]))
             if count % 50 == 0:
                 progress(f"likelihoods: {count / len(workload.dialogues):.0%}")
     return tuple(scores)
 
 
-class _Pair:
-    """Reference and candidate, asked for logits side by side."""
+def _member(member: Member, cascade: ServingSpec) -> ServingSpec:
+    """One of the two, as it is asked for logits: with the cache that it is served with."""
+    return replace(cascade, artifact=member.artifact, at=replace(cascade.at, kv_bits=member.at.kv_bits))
 
-    def __init__(self, ref: _Asked, cand: _Asked, theirs: ChatTokenizer, ours: ChatTokenizer) -> None:
+
+class _Pair:
+    """Reference and candidate, asked for logits side by side; without one it is the reference beside itself."""
+
+    def __init__(self, ref: _Asked, cand: _Asked | None, theirs: ChatTokenizer, ours: ChatTokenizer) -> None:
         self._ref, self._cand, self._theirs = ref, cand, theirs
         self._vocabulary = VocabularyMap.between(theirs, ours)
         # without a vocabulary of its own the ids are the reference's, or G0 has failed it
         self._ours = theirs if self._vocabulary is None else ours
 
-    def score(self, dialogue: Dialogue, by_candidate: bool, *, last: bool = False) -> TeacherScore:
-        """by_candidate: else it is the reference beside itself; last: of the last reply alone"""
+    def score(self, dialogue: Dialogue, *, last: bool = False) -> TeacherScore:
+        """last: of the last reply alone"""
         whole = _token_logits(self._ref, self._theirs, dialogue, last=last)
-        if not by_candidate:
+        if self._cand is None:
             return teacher_score(dialogue.id, whole, whole)
         own = _token_logits(self._cand, self._ours, dialogue, last=last)
         return teacher_score(dialogue.id, whole, own, self._vocabulary)
@@ -266,7 +281,7 @@ def _token_logits(model: _Asked, chat: ChatTokenizer, dialogue: Dialogue, *, las
     return TokenLogits(tokens, model.logits(dialogue, predicting(tokens).tolist()), chat.eos_ids)
 
 
-def _open_logits(spec: ServingSpec) -> AbstractContextManager[Session] | AbstractContextManager[ServingProcess]:
+def _open_logits(spec: ServingSpec) -> AbstractContextManager[_Asked]:
     """In this process, where the artifact can be loaded here."""
     return ServingProcess(_on_all_cores(spec)) if spec.command else open_session(_on_all_cores(spec))
 

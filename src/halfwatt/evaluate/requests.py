@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 CAP_OVER_HUMAN = 2  # of the cap on a reply over the 99th percentile of the human ones
+LEAST_OF_A_KIND = 14  # dialogues, of traffic of two kinds: one in each half of a final run's least blocks
 _BRIEF = 64  # tokens of a reply that tell ways of serving one model apart
 
 
@@ -160,21 +161,28 @@ def make_workload(
     return Workload(tuple(dialogues), tokenizer, chat_format.generation, cap, tuple(notes), *how)
 
 
-def mixed_workload(own: Workload, other: Workload, share: float) -> Workload:
-    """Dialogues of two kinds, as many as there are where ``share`` of all is of the other.
+def mixture(own: int, other: int, share: float) -> tuple[int, int]:
+    """How many of so many dialogues of two kinds there are, where ``share`` of all is of the other.
 
     Raises:
-        BadInput: fewer than two of either kind are left.
+        BadInput: fewer of either than the halves of a final run's blocks, which would ask the same again.
     """
-    count = min(len(own.dialogues), int(len(other.dialogues) * (1 - share) / share))
-    others = min(len(other.dialogues), round(count * share / (1 - share)))
-    if min(count, others) < 2:
-        got = f"{len(own.dialogues)} of the user's own, {len(other.dialogues)} others"
-        raise BadInput(f"too few dialogues for a mixture with {share:.0%} of another kind", got=got)
+    count = min(own, int(other * (1 - share) / share))
+    others = round(count * share / (1 - share))
+    if min(count, others) < LEAST_OF_A_KIND:
+        got = f"{own} of your own and {other} others leave {count} and {others}"
+        hint = f"give more dialogues: {LEAST_OF_A_KIND} of each are the least in a part that judges"
+        raise BadInput(f"too few dialogues for traffic with {share:.0%} of another kind", got=got, hint=hint)
+    return count, others
+
+
+def mixed_workload(own: Workload, other: Workload, share: float) -> Workload:
+    """Dialogues of two kinds, as many as there are where ``share`` of all is of the other. Raises as `mixture`."""
+    count, others = mixture(len(own.dialogues), len(other.dialogues), share)
     some = [replace(d, source="own") for d in own.dialogues[:count]]
     some += [replace(d, id=f"other {d.id}", source="other") for d in other.dialogues[:others]]
-    cap = max(own.cap, other.cap)
-    return replace(own, dialogues=tuple(some), cap=cap, notes=(), of_two_kinds=True).shuffled()
+    cap, notes = max(own.cap, other.cap), tuple(dict.fromkeys((*own.notes, *other.notes)))
+    return replace(own, dialogues=tuple(some), cap=cap, notes=notes, of_two_kinds=True).shuffled()
 
 
 def prompts_of(dialogues: Sequence[Dialogue]) -> list[list[Dialogue]]:
@@ -190,17 +198,21 @@ def balanced_chunks(
     The order in which dialogues come says nothing: files are often sorted by source. Ranked by length and dealt out at
     random, one of each rank to a group, every group holds short and long ones in the same shares.
 
-    by_source: every group holds as many of the rarest source as every other, one at least, and of the others in their
-        shares; an answer may cost a hundred times more there
+    by_source: each group holds equally many of the rarest source, one at least though the group is smaller or larger
+        for it, and of the others as many as any other group, give or take one; an answer may cost a hundred times more
+        there. What of the rarest is left over is left out.
     """
     total = sum(len(turns) for turns in prompts)
     count = max(1, min(len(prompts) // 2, round(total / max(1.0, replies))))
     ranked = sorted(prompts, key=lambda turns: sum(len(m.content) for m in turns[-1].messages))
     sources = [ranked]
     if by_source:
-        groups = {name: [t for t in ranked if t[0].source == name] for name in sorted({t[0].source for t in ranked})}
-        sources = sorted(groups.values(), key=len)
-        count = max(1, len(sources[0]) // -(-len(sources[0]) // count))
+        names = sorted({turns[0].source for turns in ranked})
+        rarest, *others = sorted(([t for t in ranked if t[0].source == name] for name in names), key=len)
+        each = max(1, len(rarest) // count)
+        count = len(rarest) // each
+        some = sorted(draw.sample(range(len(rarest)), each * count))  # still by length
+        sources = [[rarest[n] for n in some], *others]
     chunks: list[list[Dialogue]] = [[] for _ in range(count)]
     for own in sources:
         for start in range(0, len(own), count):

@@ -61,7 +61,8 @@ def verify_file(path: Path) -> Verification:
         hint = "it was changed since its run"
         raise BadInput(f"{path} is damaged", got=f"{type(error).__name__} {error}", hint=hint) from error
     differences = [Difference(where, str(a), str(b)) for where, a, b in pairs if not _same(a, b)]
-    replies = len(result.raw.quality_inputs.replies_cand) if result.raw.quality_inputs else 0
+    read = filter(None, (result.raw.quality_inputs, result.raw.other))
+    replies = sum(len(inputs.replies_cand) for inputs in read)
     return Verification(str(path), len(pairs), len(result.raw.windows), replies, tuple(differences))
 
 
@@ -77,12 +78,9 @@ def _records(result: Result) -> Iterator[tuple[str, Any, Any]]:
     yield "final_quality", result.final_quality, report
     for outside in result.outside:
         yield f"outside.{outside.kind}", outside.quality, _judged(result, outside.inputs, outside.quality)
-    about, mixed = result.claim.about, result.mixed
+    about, mixed = result.claim.about, _mixed_again(result)
     if mixed is not None:
-        mixed = _mixed(result, mixed, result.raw.other)
-        yield "mixed", result.mixed, mixed
-    elif champion(result).mixed is not None:
-        raise BadInput("the result holds no verdict on the other kind of dialogue", hint="it was changed")
+        yield from _mixed_records(result, mixed)
     yield "claim", result.claim, make_claim(windows, info, report, about, mixed)
     b0, b1 = result.baselines.B0, result.baselines.B1
     if b0 is None:
@@ -131,6 +129,22 @@ def _judged(result: Result, inputs: QualityInputs, like: QualityReport) -> Quali
     if any(check.room is not None for check in like.checks):
         return fresh
     return replace(fresh, checks=tuple(replace(c, room=None) for c in fresh.checks))  # older files do not hold it
+
+
+def _mixed_again(result: Result) -> Mixed | None:
+    """Of a result about a cascade."""
+    if result.mixed is not None:
+        return _mixed(result, result.mixed, result.raw.other)
+    if champion(result).mixed is not None:
+        raise BadInput("the result holds no verdict on the other kind of dialogue", hint="it was changed")
+    return None
+
+
+def _mixed_records(result: Result, mixed: Mixed) -> Iterator[tuple[str, Any, Any]]:
+    yield "mixed", result.mixed, mixed
+    tuned = champion(result).mixed
+    for name in ("share", "nats_per_byte"):  # as it was chosen
+        yield f"mixed.{name}", getattr(mixed, name), None if tuned is None else getattr(tuned, name)
 
 
 def _mixed(result: Result, mixed: Mixed, inputs: QualityInputs | None) -> Mixed:

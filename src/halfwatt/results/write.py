@@ -65,7 +65,7 @@ def _make_result(outcome: Outcome, job: Job, provenance: Provenance) -> Result:
         events=(*outcome.notes, *final.events),
         examples=_examples(outcome.inputs, outcome.test),
         outside=outcome.outside,
-        profile=workload_profile(outcome.test, search.users, search.replies_per_hour),
+        profile=workload_profile(outcome.traffic, search.users, search.replies_per_hour),
         took=outcome.cost,
         plan=outcome.plan,
         mixed=outcome.mixed,

@@ -30,6 +30,7 @@ from halfwatt.formats.artifact import (
     DRAFT_FILE,
     GGUF_FILE,
     Artifact,
+    Parity,
     read_artifact,
     write_artifact,
 )
@@ -135,24 +136,22 @@ def _parts(folder: Path) -> tuple[str, str]:
     return STUDENT, ORIGINAL
 
 
-def write_cascade(
-    student: Member, original: Member, words: BigramModel, nats_per_byte: float, folder: Path
-) -> Artifact:
-    """Link or copy both into one folder, which can be moved anywhere. It has no parity record yet.
+def write_cascade(cascade: Cascade, parity: Parity | None, folder: Path) -> Artifact:
+    """Link or copy both into one folder, which can be moved anywhere.
 
     Raises:
         BadInput: ``folder`` exists already. EnvironmentFault: the disk is full.
     """
-    own, other = student.artifact, original.artifact
+    own, other, limit = cascade.student.artifact, cascade.original.artifact, cascade.router.nats_per_byte
     with new_folder(folder) as part:
-        for name, member in ((STUDENT, student), (ORIGINAL, original)):
+        for name, member in ((STUDENT, cascade.student), (ORIGINAL, cascade.original)):
             shutil.copytree(member.artifact.path, part / name, copy_function=link_or_copy)
             write_operating_point(part / name, member.at)
         for file in other.path.iterdir():
             if file.name not in _OF_A_PART:
                 shutil.copyfile(file, part / file.name)
-        write_bigrams(words, part / WORDS_FILE)
-        threshold = Threshold(nats_per_byte, own.sha256, other.sha256, sha256_file(part / WORDS_FILE))
+        write_bigrams(cascade.router.words, part / WORDS_FILE)
+        threshold = Threshold(limit, own.sha256, other.sha256, sha256_file(part / WORDS_FILE))
         write_atomic(part / CASCADE_FILE, to_json(threshold).encode())
         artifact = Artifact(
             path=folder,
@@ -162,10 +161,11 @@ def write_cascade(
             weights_read_b=own.weights_read_b,
             kv_b_per_token=own.kv_b_per_token + other.kv_b_per_token,
             sha256=sha256_file(part / CASCADE_FILE),
-            lineage=(*own.lineage, f"answers up to {nats_per_byte:.4g} nats a byte, {other.precision} the rest"),
+            lineage=(*own.lineage, f"answers up to {limit:.4g} nats a byte, {other.precision} the rest"),
             kept=own.kept,
             context=other.context,
             spent=own.spent,
+            parity=parity,
         )
         write_artifact(artifact, part)
     return artifact

@@ -146,8 +146,8 @@ class LlamaCppSession:
         self._make_room(min(self.longest, tokens))
 
     def reset(self) -> None:
-        """Empty the KV cache."""
-        llama.llama_memory_clear(llama.llama_get_memory(self._context), True)
+        """Empty the KV cache; what lies there is not overwritten, which takes longer than a small model's reply."""
+        llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
         self._forget()
 
     def sync(self) -> None:

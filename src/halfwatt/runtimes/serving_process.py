@@ -80,6 +80,7 @@ class _Order:
     prompts: tuple[Dialogue, ...] = ()
     samplings: tuple[Sampling, ...] = ()
     min_s: float = 0.0
+    fresh: bool = False
     file: Path | None = None
     rows: tuple[int, ...] | None = None
     texts: tuple[str, ...] = ()
@@ -98,9 +99,15 @@ class ServingProcess(ChildProcess):
             self.close()
             raise
 
-    def run(self, prompts: Sequence[Dialogue], sampling: Sampling, *, min_s: float = 0.0) -> RunCounts:
-        """Answer all prompts in order, again and again until ``min_s`` seconds are over; whole passes only."""
-        return self._ask(_Order("run", prompts=tuple(prompts), samplings=(sampling,), min_s=min_s), RunCounts)
+    def run(
+        self, prompts: Sequence[Dialogue], sampling: Sampling, *, min_s: float = 0.0, fresh: bool = False
+    ) -> RunCounts:
+        """Answer all prompts in order, again and again until ``min_s`` seconds are over; whole passes only.
+
+        fresh: each pass begins with an empty cache: a single dialogue would be answered from its own
+        """
+        order = _Order("run", prompts=tuple(prompts), samplings=(sampling,), min_s=min_s, fresh=fresh)
+        return self._ask(order, RunCounts)
 
     def replies(self, prompts: Sequence[Dialogue], samplings: Sequence[Sampling]) -> list[Reply]:
         """One reply a prompt, each with its own sampling."""
@@ -179,7 +186,7 @@ class _CountedSession:
 
     def do(self, order: _Order) -> Any:
         if order.verb == "run":
-            return self._run(order.prompts, order.samplings[0], order.min_s)
+            return self._run(order)
         if order.verb == "replies":
             self._session.reset()
             return tuple(self._session.replies(order.prompts, order.samplings))
@@ -195,14 +202,16 @@ class _CountedSession:
     def _usage(self) -> Usage:
         return Usage(time.process_time(), self._wall_s, self._session.bytes_moved())
 
-    def _run(self, prompts: tuple[Dialogue, ...], sampling: Sampling, min_s: float) -> RunCounts:
+    def _run(self, order: _Order) -> RunCounts:
         self._session.sync()
         before, started = self._usage(), time.monotonic()
         first: list[Reply] = []
-        batches, counts, passes = in_batches(prompts, self._batch), [0, 0, 0, 0], 0
-        while passes == 0 or time.monotonic() - started < min_s:
+        batches, counts, passes = in_batches(order.prompts, self._batch), [0, 0, 0, 0], 0
+        while passes == 0 or time.monotonic() - started < order.min_s:
+            if order.fresh:
+                self._session.reset()
             for batch in batches:
-                for reply in self._session.reply(batch, sampling):
+                for reply in self._session.reply(batch, order.samplings[0]):
                     figures = (1, reply.tokens_in, reply.tokens_cached, len(reply.token_ids))
                     counts = [a + b for a, b in zip(counts, figures, strict=True)]
                     if passes == 0:

@@ -18,11 +18,11 @@ from halfwatt.evaluate import energy_analysis, gate
 from halfwatt.evaluate.examine import parity_of_both
 from halfwatt.evaluate.records import Mixed, QualityInputs, TeacherScore
 from halfwatt.evaluate.requests import Workload, mixed_workload
-from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact, write_artifact
+from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
 from halfwatt.models.bigram_model import BigramModel
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import OperatingPoint
-from halfwatt.runtimes.cascade import Cascade, Member, Router, write_cascade
+from halfwatt.runtimes.cascade import TOO_LONG, Cascade, Member, Router, write_cascade
 from halfwatt.search.candidate import CandidateResult
 from halfwatt.search.job import Job, OtherKind
 from halfwatt.search.judgement import Judgement, JudgeOrder, judge
@@ -81,9 +81,8 @@ class CascadeOrder:
 def try_cascades(kinds: Kinds, reference: Contender, students: Sequence[CandidateResult]) -> list[CandidateResult]:
     """The cascades that were tried, the one that passed last. None where nothing was taught."""
     lab, tried = kinds.own, list[CandidateResult]()
-    if lab.job.model.tokenizer.opens_thinking:
-        lab.say("no cascade: the original thinks before it answers, and its student does not")
-        return []
+    if not any(map(_can_lead, students)):
+        lab.say("no cascade: no student was taught, measured and asked for replies that saves anything")
     choices = [choice for student in students if _can_lead(student) for choice in _choices(kinds, reference, student)]
     for choice in sorted(choices, key=lambda choice: choice.cost)[:MOST_TRIED]:
         result = _try(kinds, reference, choice)
@@ -117,7 +116,7 @@ def _choices(kinds: Kinds, reference: Contender, student: CandidateResult) -> It
     surprisals = [surprisals_of(router, kind.workload) for kind in (kinds.own, kinds.other)]
     before = 0.0
     for kept in KEPT:
-        limit = float(f"{np.quantile(list(surprisals[0].values()), kept):.4g}")  # it is a part of a name
+        limit = float(f"{np.quantile([s for s in surprisals[0].values() if s < TOO_LONG], kept):.4g}")  # for its name
         asked = [float(np.mean([s > limit for s in known.values()])) for known in surprisals]
         to_original = (1 - kinds.share) * asked[0] + kinds.share * asked[1]
         cost = to_original + (1 - to_original) / _saving(student)
@@ -181,10 +180,9 @@ def cascade(lab: Lab, order: CascadeOrder) -> Artifact:
     folder = lab.job.out / "artifacts" / f"cascade-{hash_of(order)}"
     if not (folder / ARTIFACT).exists():  # else it was written by a run that was killed before it was noted
         student, original = (Member(c.artifact, c.at) for c in (order.student, order.original))
-        words = router_of(lab.job, student.artifact).words
-        written = write_cascade(student, original, words, order.nats_per_byte, folder)
-        record = replace(written, parity=parity_of_both(student.artifact, original.artifact, lab.workload))
-        write_artifact(record, folder)
+        router = router_of(lab.job, student.artifact, order.nats_per_byte)
+        parity = parity_of_both(student.artifact, original.artifact, lab.workload)
+        write_cascade(Cascade(student, original, router), parity, folder)
     return read_artifact(folder)
 
 

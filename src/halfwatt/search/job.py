@@ -28,6 +28,11 @@ class OtherKind:
     test: SealedSplit
     share: float
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of both, by name."""
+        return {"tune, the other kind": self.tune.sha256, "test, the other kind": self.test.sha256}
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -174,17 +174,18 @@ def dialogues_to_judge(tuned: QualityReport | None, most: int) -> tuple[int, int
         return most, most
     others = [check for check in tuned.checks if check.layer != "G7"]
     about_fit = [check for check in tuned.checks if check.layer == "G7"]
-    if any(check.verdict != "PASS" for check in others):
+    alone = any(check.verdict == "PASS" and check.room is None for check in about_fit)  # it holds beside the original
+    undecided = any(check.verdict != "PASS" for check in about_fit)
+    if any(check.verdict != "PASS" for check in others) or (undecided and alone):
         return most, most
-    if any(check.verdict != "PASS" for check in about_fit):  # people are asked of all: that takes none of its replies
+    if undecided:  # people are asked of all: that takes none of its replies
         return min(most, max(MIN_JUDGED, math.ceil(tuned.dialogues * _more(others)))), most
     fit = max((c.estimate.n for c in about_fit if c.estimate), default=0)
-    beside_original = any(c.room is None for c in about_fit)  # alone: then it has to answer all that are asked
-    more = _more(others), _MOST_MORE if beside_original else _more(about_fit)
+    more = _more(others), _MOST_MORE if alone else _more(about_fit)
     counts = zip((tuned.dialogues, fit), more, strict=True)
     answered, fitted = (min(most, max(MIN_JUDGED, math.ceil(n * times))) for n, times in counts)
     fitted = max(answered, fitted)
-    return fitted if beside_original else answered, fitted
+    return fitted if alone else answered, fitted
 
 
 def _more(checks: Sequence[GateCheck]) -> float:

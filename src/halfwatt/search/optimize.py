@@ -43,6 +43,8 @@ from halfwatt.search.student_plan import TeachingPlan
 from halfwatt.search.teaching import teaching_plan
 from halfwatt.search.trial import Trial
 
+_NO_CASCADE = "leave --cascade out"
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -68,6 +70,7 @@ class Outcome:
     recipe: Recipe  # of what is delivered
     test: Workload
     notes: tuple[str, ...]
+    traffic: Workload  # of the final run: of a cascade mixed, else the test split
     outside: tuple[Outside, ...] = ()
     mixed: Mixed | None = None  # of a cascade
     other: QualityInputs | None = None  # of a cascade, on the other kind of dialogue
@@ -79,6 +82,8 @@ def optimize(job: Job) -> Outcome:
     """Choose on the tune split, prove on the sealed one. Raises BadInput where the output folder holds another run,
     MeterError and TaintedRun where nothing could be measured."""
     require_distinct([step.folder for step in job.adopted])
+    if job.other is not None and job.model.tokenizer.opens_thinking:
+        raise BadInput("no student stands in front of an original that thinks before it answers", hint=_NO_CASCADE)
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():
@@ -170,7 +175,9 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
     )
     lab = Lab.of(job, store, job.test.open(champion.artifact.sha256), "test")
     b1 = Contender.of(selection.b1)
-    kinds = None if job.other is None else Kinds.of(job, store, job.other, lab, champion.artifact.sha256)
+    kinds = None
+    if job.other is not None and selection.champion.mixed is not None:
+        kinds = Kinds.of(job, store, job.other, lab, champion.artifact.sha256)
     where = lab if kinds is None else kinds.mixed
     run = where.run(measure, MeasureOrder(arms, settings.protocol.final, context=len(baselines) - 1))
     judgement, other, mixed = _judge_sealed(lab, kinds, b1, selection.champion)
@@ -190,7 +197,8 @@ def _prove(job: Job, store: StageStore, selection: Selection, notes: tuple[str, 
         test=lab.workload,
         mixed=mixed,
         other=None if other is None else other.inputs,
-        notes=tuple(dict.fromkeys(notes + lab.workload.notes)),  # both splits tell what their file lost
+        notes=tuple(dict.fromkeys(notes + where.workload.notes)),  # both splits tell what their file lost
+        traffic=where.workload,
     )
 
 

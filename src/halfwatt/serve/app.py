@@ -58,7 +58,7 @@ class Desk:
         name, model = self.model(request.model)
         if all(engine.is_full for engine in model.engines):
             raise Full("as many replies are being made or waited for as may")
-        if request.characters > model.room * model.longest_token:
+        if request.characters > model.room * model.longest_word:
             raise TooLong(f"{request.characters} characters", got=f"a context of {model.room} tokens")
 
         def read() -> tuple[LiveModel, list[int]]:

@@ -26,6 +26,7 @@ from halfwatt.results.payback import Ledger, Payback
 from halfwatt.results.result import Result
 from halfwatt.results.tables import Row, absolute_joules, paybacks
 from halfwatt.runtimes.base import OperatingPoint
+from halfwatt.search.trial import Trial
 
 DASH = ABSENT = "\N{EN DASH}"
 
@@ -350,6 +351,11 @@ def workload_line(profile: Profile) -> str:
         + (f"; {profile.users} users ask at once" if profile.users > 1 else "")
         + (f"; {profile.replies_per_hour:,g} replies an hour" if profile.replies_per_hour else "")
     )
+
+
+def serving(trial: Trial) -> str:
+    """How a trial is served."""
+    return operating_point(trial.at) if trial.mixed is None else "each part as it is served best"
 
 
 def operating_point(at: OperatingPoint, *, brief: bool = False) -> str:
