@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from halfwatt.core.errors import BadInput, EnvironmentFault, RunLocked
-from halfwatt.core.files import locked, new_folder, require_space, sha256_file, sha256_files, turn, write_atomic
+from halfwatt.core.files import (
+    link_or_copy,
+    locked,
+    new_folder,
+    require_space,
+    sha256_file,
+    sha256_files,
+    turn,
+    write_atomic,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -198,3 +207,20 @@ def test_what_was_created_for_nothing_is_removed_and_what_was_there_stays(tmp_pa
     with locked(tmp_path / "mine" / "a"):
         (tmp_path / "mine" / "a" / "result").write_text("")
     assert (tmp_path / "mine" / "a" / "result").exists()
+
+
+def test_what_a_library_makes_private_is_as_the_umask_says(tmp_path: Path) -> None:
+    """In a new folder; a file that is linked there is somebody's own, and stays as it is."""
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"x")
+    theirs.chmod(0o600)
+    before = os.umask(0o027)
+    try:
+        with new_folder(tmp_path / "new") as part:
+            (part / "inside").mkdir()
+            (part / "inside" / "private").touch(0o600)
+            link_or_copy(theirs, part / "linked")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new" / "inside" / "private").stat().st_mode & 0o777 == 0o640
+    assert theirs.stat().st_mode & 0o777 == 0o600

@@ -34,8 +34,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as out:
             out.write(data)
             out.flush()
-            os.umask(mask := os.umask(0o022))  # it can only be read by setting it
-            os.fchmod(out.fileno(), 0o666 & ~mask)  # mkstemp makes private files
+            os.fchmod(out.fileno(), _usual_mode())  # mkstemp makes private files
             os.fsync(out.fileno())
         os.replace(name, path)
     except BaseException as error:
@@ -61,6 +60,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield part
         for entry in [*part.rglob("*"), part]:
+            if entry.is_file() and entry.stat().st_nlink == 1:  # else it is somebody's own file
+                entry.chmod(_usual_mode())  # safetensors 0.8 makes private files
             _fsync(entry)
         os.replace(part, path)
     except BaseException as error:
@@ -187,6 +188,12 @@ def _sweep(path: Path) -> None:
         pid = part.name[len(start) : -len(_PART)]
         if pid.isdigit() and (int(pid) == os.getpid() or not pid_exists(int(pid))):
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _usual_mode() -> int:
+    """Of a new file, as the user's umask says."""
+    os.umask(mask := os.umask(0o022))  # it can only be read by setting it
+    return 0o666 & ~mask
 
 
 def _fsync(path: Path) -> None:

@@ -195,7 +195,7 @@ class Outside:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """How a cascade does on traffic of which a share is of another kind than its student was taught."""
+    """How a cascade does on traffic of which a share is of another kind than the user's own."""
 
     share: float  # of the dialogues
     nats_per_byte: float  # of surprisal, beyond which the original is asked

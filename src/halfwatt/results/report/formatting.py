@@ -258,7 +258,7 @@ def mixed_lines(mixed: Mixed) -> tuple[str, str]:
     """Of which traffic a cascade's figures are, and how much of it its original answers."""
     own, other = mixed.asked
     return (
-        f"the traffic: {mixed.share:.0%} of the dialogues are of another kind than the student was taught",
+        f"the traffic: {mixed.share:.0%} of the dialogues are of another kind than the user's own",
         f"the original answers {own:.1%} of what is asked of the own kind and {other:.1%} of the other: whatever "
         f"surprises by more than {mixed.nats_per_byte:.3g} nats a byte",
     )
