@@ -90,7 +90,7 @@ def test_files_and_functions_stay_readable(path: Path) -> None:
 
 
 def test_the_house_stays_small() -> None:
-    assert sum(path.read_text().count("\n") for path in modules()) <= 24_400
+    assert sum(path.read_text().count("\n") for path in modules()) <= 24_500
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
