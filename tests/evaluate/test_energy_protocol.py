@@ -59,7 +59,10 @@ class ScriptedWorker:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def run(self, prompts: Sequence[Dialogue], sampling: Sampling, *, min_s: float = 0.0) -> RunCounts:
+    def run(
+        self, prompts: Sequence[Dialogue], sampling: Sampling, *, min_s: float = 0.0, fresh: bool = False
+    ) -> RunCounts:
+        self.fresh = fresh
         self.asked.append(([p.id for p in prompts], sampling.max_new_tokens))
         n = len(prompts)
         before = self.used
@@ -230,10 +233,15 @@ def test_a_continuous_counter_repeats_nothing_and_a_stepping_one_fills_its_windo
     run = ScriptedWorker.run
 
     def noting(
-        self: ScriptedWorker, prompts: Sequence[Dialogue], sampling: Sampling, *, min_s: float = 0.0
+        self: ScriptedWorker,
+        prompts: Sequence[Dialogue],
+        sampling: Sampling,
+        *,
+        min_s: float = 0.0,
+        fresh: bool = False,
     ) -> RunCounts:
         asked.append(min_s)
-        return run(self, prompts, sampling, min_s=min_s)
+        return run(self, prompts, sampling, min_s=min_s, fresh=fresh)
 
     monkeypatch.setattr(ScriptedWorker, "run", noting)
     plan = MeasurePlan(2, 2, window_s=4.0, limit_s=0.0, prefill=False)

@@ -58,6 +58,57 @@ def test_the_same_figures_follow_without_them(old: bytes, tmp_path: Path) -> Non
     assert outcome.figures == 1103
 
 
+def of_a_cascade(record: Record) -> Record:
+    """As if its claim were about one: of both kinds of dialogue the same was read. The claim itself is another then."""
+    about = record["claim"]["about"] = "int8"
+    mixed = {"share": 0.2, "nats_per_byte": 0.5, "surprisals": [[0.1, 0.6], [0.9]]}
+    (trial,) = (trial for trial in record["trials"] if trial["name"] == about)
+    (read,) = (read for read in record["raw"]["trials"] if read["trial"] == about)
+    trial["mixed"] = mixed | {"quality": json.loads(json.dumps(trial["quality"]))}
+    read["other"] = read["quality_inputs"]
+    record["mixed"] = mixed | {"quality": json.loads(json.dumps(record["final_quality"]))}
+    record["raw"]["other"] = record["raw"]["quality_inputs"]
+    return record
+
+
+def _other_share(record: Record) -> None:
+    record["mixed"]["share"] = 0.3
+
+
+def _other_threshold(record: Record) -> None:
+    record["mixed"]["nats_per_byte"] = 0.4
+
+
+def _other_verdict(record: Record) -> None:
+    record["mixed"]["quality"]["checks"][8]["verdict"] = "FAIL"
+
+
+def _tuned_verdict(record: Record) -> None:
+    next(trial for trial in record["trials"] if trial["mixed"])["mixed"]["quality"]["verdict"] = "FAIL"
+
+
+@pytest.mark.parametrize("change", [_other_share, _other_threshold, _other_verdict, _tuned_verdict])
+def test_what_a_cascade_came_to_follows_too(change: Callable[[Record], None], old: bytes, tmp_path: Path) -> None:
+    record = of_a_cascade(without_readings(json.loads(old)))
+    outcome = verified(json.dumps(record), tmp_path)
+    before = {difference.where for difference in outcome.differences}
+    assert all(where.startswith("claim.") for where in before), "the test's own doing"
+    assert outcome.replies == 2 * 153
+    change(record)
+    (new,) = {difference.where for difference in verified(json.dumps(record), tmp_path).differences} - before
+    assert "mixed" in new
+
+
+def test_a_cascade_without_its_other_half_is_refused(old: bytes, tmp_path: Path) -> None:
+    record = of_a_cascade(without_readings(json.loads(old)))
+    del record["raw"]["other"]
+    with pytest.raises(BadInput, match="holds no quality readings of the other kind of dialogue"):
+        verified(json.dumps(record), tmp_path)
+    del record["mixed"]
+    with pytest.raises(BadInput, match="holds no verdict on the other kind of dialogue"):
+        verified(json.dumps(record), tmp_path)
+
+
 def test_an_old_result_is_written_as_a_new_one(old: bytes) -> None:
     result = parse(old)
     assert [info.cores for info in result.meters] == [2]
