@@ -190,7 +190,7 @@ def cascade(lab: Lab, order: CascadeOrder) -> Artifact:
 def _try(kinds: Kinds, reference: Contender, choice: Choice) -> CandidateResult:
     """Build, measure and judge one; kept as a whole."""
     lab, student = kinds.own, Contender.of(choice.student.trial)
-    name = f"{student.name}, before the original, up to {choice.nats_per_byte:g} nats a byte"
+    name = f"cascade at {choice.nats_per_byte:g}: {student.name}"  # what tells it apart first: plots cut long names
     order = CascadeOrder(student, reference, choice.nats_per_byte, lab.job.step_context().fingerprint)
 
     def compute() -> CandidateResult:
