@@ -22,7 +22,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from halfwatt.dialogues.dialogue import Dialogue
 from halfwatt.dialogues.readers import read_dialogues
 from halfwatt.dialogues.splits import split_set
 from halfwatt.formats.artifact import read_artifact
-from halfwatt.models.bigram_model import BigramModel, surprisal
+from halfwatt.models.bigram_model import BigramModel, surprisal, words_said
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.llamacpp import LlamaCpp
@@ -48,13 +48,9 @@ LONGEST = 900  # tokens of a prompt that is asked
 Statistic = Callable[[Dialogue], float]
 
 
-def words_of(dialogues: Sequence[Dialogue]) -> Iterator[str]:
-    return (m.content.strip() for d in dialogues for m in d.messages if m.role == "user")
-
-
 def by_words(tokenizer: ChatTokenizer, train: Sequence[Dialogue]) -> dict[str, Statistic]:
     """Statistics that need no pass."""
-    texts = list(map(tokenizer.encode, words_of(train)))
+    texts = [tokenizer.encode(text) for dialogue in train for text in words_said(dialogue)]
     model = BigramModel.counted(texts, tokenizer.vocab_size)
     single = Counter(token for text in texts for token in text)
     kinds, total = len(single), single.total()
@@ -66,14 +62,14 @@ def by_words(tokenizer: ChatTokenizer, train: Sequence[Dialogue]) -> dict[str, S
         return model.nats(tokenizer.encode(text)) / (1 + len(text.encode()))
 
     def unigrams(dialogue: Dialogue) -> float:
-        said = list(words_of([dialogue]))
+        said = words_said(dialogue)
         nats = -sum(alone(token) for text in said for token in tokenizer.encode(text))
         return nats / sum(1 + len(text.encode()) for text in said)
 
     return {
         "words": lambda d: surprisal(model, tokenizer.encode, d),
         "last words": lambda d: per_byte(d.messages[-1].content.strip()),
-        "most surprising words": lambda d: max(map(per_byte, words_of([d]))),
+        "most surprising words": lambda d: max(map(per_byte, words_said(d))),
         "unigrams": unigrams,
     }
 

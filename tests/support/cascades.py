@@ -9,7 +9,8 @@ from pathlib import Path
 from halfwatt.compress.base import StepContext
 from halfwatt.compress.vocabulary_trim import Trim
 from halfwatt.dialogues.dialogue import Dialogue, Message
-from halfwatt.evaluate.examine import parity_of_both, prove
+from halfwatt.evaluate.examine import prove
+from halfwatt.evaluate.parity import parity_of_both
 from halfwatt.evaluate.requests import ChatFormat, Workload
 from halfwatt.formats.artifact import Artifact
 from halfwatt.formats.gguf import Gguf
@@ -51,5 +52,6 @@ def tiny_cascade(into: Path, limit: float = LIMIT) -> Artifact:
     student, original = member(own, "student"), member(whole, "original")
     words = BigramModel.counted(map(own.tokenizer.encode, SAID), own.tokenizer.vocab_size)
     router = Router(words, ChatTokenizer.load(student.artifact.path), student.artifact.context or 0, limit)
-    parity = parity_of_both(student.artifact, original.artifact, workload_of(original.artifact, tiny.dialogues()))
+    records = [member.artifact.parity for member in (student, original)]
+    parity = parity_of_both(*(record for record in records if record is not None))
     return write_cascade(Cascade(student, original, router), parity, into / "cascade")

@@ -64,19 +64,24 @@ class LiveModel:
         return self.behind if dialogue is None or self.router.asks_original(dialogue) else self
 
     @property
+    def speakers(self) -> tuple[LiveModel, ...]:
+        """Itself, and the original behind it."""
+        return (self,) if self.behind is None else (self, self.behind)
+
+    @property
     def engines(self) -> tuple[LiveEngine, ...]:
-        """Its own, and that of the original behind it."""
-        return (self.engine,) if self.behind is None else (self.engine, self.behind.engine)
+        """Of all of them."""
+        return tuple(speaker.engine for speaker in self.speakers)
 
     @property
     def room(self) -> int:
         """Tokens of the longest conversation that one of them takes."""
-        return self.context if self.behind is None else max(self.context, self.behind.context)
+        return max(speaker.context for speaker in self.speakers)
 
     @property
     def longest_word(self) -> int:
         """Characters of the longest token that one of them reads."""
-        return self.longest_token if self.behind is None else max(self.longest_token, self.behind.longest_token)
+        return max(speaker.longest_token for speaker in self.speakers)
 
     @property
     def meter(self) -> MeterInfo | None:

@@ -59,9 +59,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
+        mode = _usual_mode()
         for entry in [*part.rglob("*"), part]:
             if entry.is_file() and entry.stat().st_nlink == 1:  # else it is somebody's own file
-                entry.chmod(_usual_mode())  # safetensors 0.8 makes private files
+                entry.chmod(mode)  # safetensors 0.8 makes private files
             _fsync(entry)
         os.replace(part, path)
     except BaseException as error:

@@ -33,7 +33,7 @@ from halfwatt.models.chat_model import ChatModel
 from halfwatt.models.sampling import read_sampling
 from halfwatt.models.tokenizer import ChatTokenizer, without_odd
 from halfwatt.models.vocabulary_map import VocabularyMap
-from halfwatt.runtimes.base import OperatingPoint, Session
+from halfwatt.runtimes.base import Session
 from halfwatt.runtimes.cascade import STUDENT, Cascade, Cascading, Member
 from halfwatt.runtimes.serving_process import ServingProcess, ServingSpec, open_session
 
@@ -144,32 +144,6 @@ def parity_beside(candidate: ServingSpec, workload: Workload) -> Parity:
     folder = candidate.artifact.path
     own = reference_parity(candidate.artifact.parity, workload, folder)
     return reference_parity(own, workload, folder / STUDENT) if candidate.artifact.runtime == Cascading.name else own
-
-
-def parity_of_both(student: Artifact, original: Artifact, workload: Workload) -> Parity:
-    """The record of a cascade: each part equal to its model, and the student reads and stops as the original does.
-
-    Raises:
-        ModelError: one was never checked.
-    """
-    own, other = (parity_beside(ServingSpec(part, OperatingPoint()), workload) for part in (student, original))
-    rounding = [p.kl_of_rounding for p in (own, other) if p.kl_of_rounding is not None]
-    rounded_top1 = [p.top1_of_rounding for p in (own, other) if p.top1_of_rounding is not None]
-    return Parity(
-        dialogues=min(own.dialogues, other.dialogues),
-        tokens=min(own.tokens, other.tokens),
-        token_ids_equal=own.token_ids_equal and other.token_ids_equal,
-        template_equal=own.template_equal and other.template_equal,
-        eos_equal=own.eos_equal and other.eos_equal,
-        finite=own.finite and other.finite,
-        kl_mean=max(own.kl_mean, other.kl_mean),
-        kl_max=max(own.kl_max, other.kl_max),
-        top1=min(own.top1, other.top1),
-        problems=(*own.problems, *other.problems),
-        remarks=tuple(dict.fromkeys((*own.remarks, *other.remarks))),
-        kl_of_rounding=max(rounding, default=None),
-        top1_of_rounding=min(rounded_top1, default=None),
-    )
 
 
 def reference_parity(own: Parity, workload: Workload, folder: Path) -> Parity:

@@ -196,3 +196,24 @@ def _same_ids(stored: ChatTokenizer, dialogue: Dialogue, ids: Sequence[int]) -> 
         return stored.scored(dialogue).ids == tuple(ids)
     except ModelError:
         return False
+
+
+def parity_of_both(own: Parity, other: Parity) -> Parity:
+    """The record of a cascade by those of its two parts: each has to be equal to its model. Pure."""
+    rounding = [p.kl_of_rounding for p in (own, other) if p.kl_of_rounding is not None]
+    rounded_top1 = [p.top1_of_rounding for p in (own, other) if p.top1_of_rounding is not None]
+    return Parity(
+        dialogues=min(own.dialogues, other.dialogues),
+        tokens=min(own.tokens, other.tokens),
+        token_ids_equal=own.token_ids_equal and other.token_ids_equal,
+        template_equal=own.template_equal and other.template_equal,
+        eos_equal=own.eos_equal and other.eos_equal,
+        finite=own.finite and other.finite,
+        kl_mean=max(own.kl_mean, other.kl_mean),
+        kl_max=max(own.kl_max, other.kl_max),
+        top1=min(own.top1, other.top1),
+        problems=(*own.problems, *other.problems),
+        remarks=tuple(dict.fromkeys((*own.remarks, *other.remarks))),
+        kl_of_rounding=max(rounding, default=None),
+        top1_of_rounding=min(rounded_top1, default=None),
+    )

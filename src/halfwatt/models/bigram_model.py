@@ -60,9 +60,14 @@ def _pairs(text: Sequence[int], edge: int) -> Iterable[Pair]:
     return pairwise((edge, *text, edge))
 
 
+def words_said(dialogue: Dialogue) -> list[str]:
+    """What the person says in a dialogue, text by text: what is counted, and what is asked about."""
+    return [message.content.strip() for message in dialogue.messages if message.role == "user"]
+
+
 def surprisal(model: BigramModel, encode: Callable[[str], Sequence[int]], dialogue: Dialogue) -> float:
     """Nats a byte of all that the person has said so far; a short "yes, please" says little by itself."""
-    said = [message.content.strip() for message in dialogue.messages if message.role == "user"]
+    said = words_said(dialogue)
     return sum(model.nats(encode(text)) for text in said) / max(1, sum(1 + len(text.encode()) for text in said))
 
 

@@ -116,7 +116,9 @@ class Cascade:
             ModelError: a part is missing, or is not the one that the threshold was chosen for.
         """
         folder = artifact.path
-        members = [Member(read_artifact(folder / name), read_operating_point(folder / name)) for name in _parts(folder)]
+        _require_whole(folder)
+        parts = (folder / STUDENT, folder / ORIGINAL)
+        members = [Member(read_artifact(part), read_operating_point(part)) for part in parts]
         threshold = read_own(folder / CASCADE_FILE, Threshold)
         hashes = (*(member.artifact.sha256 for member in members), sha256_file(folder / WORDS_FILE))
         known = threshold.student, threshold.original, threshold.words
@@ -129,11 +131,10 @@ class Cascade:
         return cls(student, original, router)
 
 
-def _parts(folder: Path) -> tuple[str, str]:
+def _require_whole(folder: Path) -> None:
     for name in (f"{STUDENT}/{ARTIFACT}", f"{ORIGINAL}/{ARTIFACT}", CASCADE_FILE, WORDS_FILE):
         if not (folder / name).exists():
             raise ModelError(f"{folder} is no whole cascade: {name} is missing", hint="make it again")
-    return STUDENT, ORIGINAL
 
 
 def write_cascade(cascade: Cascade, parity: Parity | None, folder: Path) -> Artifact:

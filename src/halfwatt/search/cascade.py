@@ -15,11 +15,11 @@ import numpy as np
 
 from halfwatt.core.settings import Margins
 from halfwatt.evaluate import energy_analysis, gate
-from halfwatt.evaluate.examine import parity_of_both
+from halfwatt.evaluate.parity import parity_of_both
 from halfwatt.evaluate.records import Mixed, QualityInputs, TeacherScore
 from halfwatt.evaluate.requests import Workload, mixed_workload
 from halfwatt.formats.artifact import ARTIFACT, Artifact, read_artifact
-from halfwatt.models.bigram_model import BigramModel
+from halfwatt.models.bigram_model import BigramModel, words_said
 from halfwatt.models.tokenizer import ChatTokenizer
 from halfwatt.runtimes.base import OperatingPoint
 from halfwatt.runtimes.cascade import TOO_LONG, Cascade, Member, Router, write_cascade
@@ -165,7 +165,7 @@ def _as_reference(score: TeacherScore) -> TeacherScore:
 def router_of(job: Job, student: Artifact, nats_per_byte: float = 0.0) -> Router:
     """By the words of the dialogues that it was taught on, in its own tokens."""
     tokenizer = ChatTokenizer.load(student.path)
-    said = (m.content.strip() for d in job.step_context().dialogues for m in d.messages if m.role == "user")
+    said = (text for dialogue in job.step_context().dialogues for text in words_said(dialogue))
     words = BigramModel.counted(map(tokenizer.encode, said), tokenizer.vocab_size)
     return Router(words, tokenizer, student.context or job.model.context, nats_per_byte)
 
@@ -182,8 +182,10 @@ def cascade(lab: Lab, order: CascadeOrder) -> Artifact:
     if not (folder / ARTIFACT).exists():  # else it was written by a run that was killed before it was noted
         student, original = (Member(c.artifact, c.at) for c in (order.student, order.original))
         router = router_of(lab.job, student.artifact, order.nats_per_byte)
-        parity = parity_of_both(student.artifact, original.artifact, lab.workload)
-        write_cascade(Cascade(student, original, router), parity, folder)
+        own, other = student.artifact.parity, original.artifact.parity
+        assert own is not None
+        assert other is not None, "both were proved before they were measured"
+        write_cascade(Cascade(student, original, router), parity_of_both(own, other), folder)
     return read_artifact(folder)
 
 

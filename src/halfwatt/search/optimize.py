@@ -43,8 +43,6 @@ from halfwatt.search.student_plan import TeachingPlan
 from halfwatt.search.teaching import teaching_plan
 from halfwatt.search.trial import Trial
 
-_NO_CASCADE = "leave --cascade out"
-
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -83,7 +81,9 @@ def optimize(job: Job) -> Outcome:
     MeterError and TaintedRun where nothing could be measured."""
     require_distinct([step.folder for step in job.adopted])
     if job.other is not None and job.model.tokenizer.opens_thinking:
-        raise BadInput("no student stands in front of an original that thinks before it answers", hint=_NO_CASCADE)
+        raise BadInput(
+            "no student stands in front of an original that thinks before it answers", hint="leave --cascade out"
+        )
     store = StageStore(job.out / "stages", job.identity(), job.tools.primary)
     lab = Lab.of(job, store, job.tune, "tune")
     with job.turn():
